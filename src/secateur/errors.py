@@ -1,0 +1,33 @@
+"""The errors a user can meet: one line each, saying what was given, what is wrong and what would work.
+
+The command line prints `error: <message>` and exits with 2 (the user's mistake) or 1 (ours). Library
+callers catch `SecateurError`.
+"""
+
+from __future__ import annotations
+
+
+class SecateurError(Exception):
+    """Anything Secateur refuses. The message is one line for a person."""
+
+    exit_code = 2
+
+
+class InputError(SecateurError):
+    """A path, a flag, a recipe or a file that can't be used as given."""
+
+
+class UnsupportedModelError(SecateurError):
+    """A checkpoint whose architecture is unknown, or whose cut no loader would accept."""
+
+
+class ResourceError(SecateurError):
+    """The machine lacks the disk or the memory for what was asked."""
+
+    exit_code = 1
+
+
+class VerificationError(SecateurError):
+    """A saved checkpoint doesn't compute what the model in memory computed."""
+
+    exit_code = 1

@@ -1,0 +1,162 @@
+"""Architectures as data: where a decoder layer keeps its attention heads, its FFN channels and its experts.
+
+Everything else (sites, surgery, the streaming walk, the saved configuration) is derived from this table
+and from the modules that `transformers` builds, so supporting one more architecture is one more `Family`
+of about ten lines. See docs/adding-an-architecture.md.
+
+Paths are module paths below one decoder layer, exactly as `transformers` names them in memory. A matrix
+may be fused: `stacked` means its output rows hold q, then k, then v (or gate, then up); `interleaved`
+means they hold q, k and v of head 0, then of head 1, and so on (GPT-NeoX).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from secateur.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where the heads live. `q`, `k`, `v` are separate Linears unless `fused` names the one that holds all."""
+
+    path: str = "self_attn"
+    q: str = "q_proj"
+    k: str = "k_proj"
+    v: str = "v_proj"
+    o: str = "o_proj"
+    fused: str | None = None
+    layout: str = "stacked"
+    width_norms: tuple[str, ...] = ()  # RMS norms over the whole q (first) or k (second) width: OLMo 2
+
+
+@dataclass(frozen=True)
+class Ffn:
+    """Where the channels live: `up` are the Linears that write them (gate and up), `down` reads them."""
+
+    path: str = "mlp"
+    up: tuple[str, ...] = ("gate_proj", "up_proj")
+    down: str = "down_proj"
+    stacked: bool = False  # one Linear holds gate rows, then up rows
+    width_key: str = "intermediate_size"
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Expert weights as 3-D parameters (experts, out, in): `up` holds gate rows, then up rows."""
+
+    path: str = "mlp.experts"
+    up: str = "gate_up_proj"
+    down: str = "down_proj"
+    router: str = "mlp.gate"
+    width_key: str = "intermediate_size"
+    count_key: str = "num_local_experts"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    - `heads`: which head counts the stock class accepts when every layer has the same: `any` (explicit
+      head_dim), `divides_hidden` (the count must divide hidden_size), `fixed` (the class derives head_dim
+      from hidden_size / heads, so a different count needs the bundled modelling file).
+    - `relabel`: the `model_type` that computes the same and takes any head count.
+    - `bias_flags`: reader Linear -> config flag that gives it a bias (and its siblings, which get zeros).
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    layers: str = "model.layers"
+    attention: Attention = field(default_factory=Attention)
+    ffn: Ffn = field(default_factory=Ffn)
+    experts: Experts | None = None
+    heads: str = "any"
+    relabel: str | None = None
+    bias_flags: tuple[tuple[str, str], ...] = ()
+    causal: bool = True
+
+
+_ATTENTION_BIAS = (("self_attn.o_proj", "attention_bias"),)
+_BOTH_BIASES = (("self_attn.o_proj", "attention_bias"), ("mlp.down_proj", "mlp_bias"))
+
+FAMILIES: tuple[Family, ...] = (
+    Family("Llama", ("llama",), heads="divides_hidden", relabel="mistral", bias_flags=_BOTH_BIASES),
+    Family("Mistral", ("mistral", "ministral")),
+    Family("Qwen2", ("qwen2",)),
+    Family("Qwen3", ("qwen3",), bias_flags=_ATTENTION_BIAS),
+    Family("Gemma", ("gemma",), heads="divides_hidden", bias_flags=_ATTENTION_BIAS),
+    Family("Gemma 2", ("gemma2",), heads="divides_hidden", bias_flags=_ATTENTION_BIAS),
+    Family("Gemma 3 (text)", ("gemma3_text",), heads="divides_hidden", bias_flags=_ATTENTION_BIAS),
+    Family(
+        "Phi-3",
+        ("phi3",),
+        attention=Attention(fused="qkv_proj"),
+        ffn=Ffn(up=("gate_up_proj",), stacked=True),
+    ),
+    Family(
+        "OLMo 2",
+        ("olmo2", "olmo3"),
+        attention=Attention(width_norms=("q_norm", "k_norm")),
+        bias_flags=_ATTENTION_BIAS,
+    ),
+    Family("Granite", ("granite",), bias_flags=_BOTH_BIASES),
+    Family("SmolLM3", ("smollm3",), bias_flags=_BOTH_BIASES),
+    Family(
+        "GPT-2",
+        ("gpt2",),
+        layers="transformer.h",
+        attention=Attention(path="attn", fused="c_attn", o="c_proj"),
+        ffn=Ffn(up=("c_fc",), down="c_proj", width_key="n_inner"),
+        heads="fixed",
+    ),
+    Family(
+        "OPT",
+        ("opt",),
+        layers="model.decoder.layers",
+        attention=Attention(o="out_proj"),
+        ffn=Ffn(path="", up=("fc1",), down="fc2", width_key="ffn_dim"),
+        heads="fixed",
+    ),
+    Family(
+        "GPT-NeoX",
+        ("gpt_neox",),
+        layers="gpt_neox.layers",
+        attention=Attention(path="attention", fused="query_key_value", layout="interleaved", o="dense"),
+        ffn=Ffn(up=("dense_h_to_4h",), down="dense_4h_to_h"),
+        heads="fixed",
+    ),
+    Family("Mixtral", ("mixtral",), experts=Experts()),
+    Family(
+        "Qwen3-MoE",
+        ("qwen3_moe",),
+        experts=Experts(width_key="moe_intermediate_size", count_key="num_experts"),
+        bias_flags=_ATTENTION_BIAS,
+    ),
+    Family(
+        "BERT",
+        ("bert",),
+        layers="bert.encoder.layer",
+        attention=Attention(path="attention", q="self.query", k="self.key", v="self.value", o="output.dense"),
+        ffn=Ffn(path="", up=("intermediate.dense",), down="output.dense"),
+        heads="fixed",
+        causal=False,
+    ),
+)
+
+
+def family_of(config: Any) -> Family:
+    """The row of the table for a `transformers` configuration."""
+    for family in FAMILIES:
+        if config.model_type in family.model_types:
+            return family
+    known = ", ".join(t for family in FAMILIES for t in family.model_types)
+    raise UnsupportedModelError(
+        f"architecture '{config.model_type}' is not in the table (known: {known}); "
+        "a new one is about ten lines: docs/adding-an-architecture.md"
+    )
+
+
+def join(*parts: str) -> str:
+    """Joins module path parts, leaving empty ones out: join('', 'fc1') == 'fc1'."""
+    return ".".join(part for part in parts if part)

@@ -1,0 +1,106 @@
+"""One view of a weight matrix as (out_features, in_features), whatever module stores it.
+
+`nn.Linear` stores that; GPT-2's `Conv1D` stores the transpose; a mixture-of-experts layer stores one
+slice per expert of a 3-D parameter. Methods see W; only this file knows the difference.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from secateur.model.families import Family, join
+
+_EXPERT = re.compile(r"^(.*)\[(\d+)\]$")
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """True for GPT-2's Conv1D, whose weight is (in, out)."""
+    return isinstance(module, Conv1D)
+
+
+def submodule(root: nn.Module, path: str) -> nn.Module | None:
+    """The module at `path`, or None where this layer has none."""
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def parameter_shape(layer: nn.Module, linear: str) -> tuple[int, int]:
+    """(out_features, in_features) of the Linear at `linear`."""
+    module = layer.get_submodule(linear)
+    rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
+    return (int(columns), int(rows)) if is_transposed(module) else (int(rows), int(columns))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A weight matrix of one layer, read and written as W (out_features, in_features).
+
+    Args:
+        name: path below the layer; `mlp.experts.down_proj[3]` is expert 3 of a 3-D parameter.
+        source: name of the Linear whose input statistics this one shares (q, k and v read one tensor).
+    """
+
+    layer: nn.Module
+    name: str
+    source: str
+
+    @property
+    def _parameter(self) -> nn.Parameter:
+        match = _EXPERT.match(self.name)
+        return self.layer.get_parameter(match[1] if match else f"{self.name}.weight")
+
+    @property
+    def _stored(self) -> torch.Tensor:
+        match = _EXPERT.match(self.name)
+        if match:
+            return self._parameter.data[int(match[2])]
+        data = self._parameter.data
+        return data.T if is_transposed(self.layer.get_submodule(self.name)) else data
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return tuple(self._stored.shape)  # type: ignore[return-value]
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """A float32 copy of W, (out_features, in_features)."""
+        return self._stored.to(torch.float32, copy=True)
+
+    @weight.setter
+    def weight(self, value: torch.Tensor) -> None:
+        self._stored.copy_(value.to(self._stored.dtype))
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The bias parameter's data (out_features,), or None."""
+        if _EXPERT.match(self.name):
+            return None
+        bias = getattr(self.layer.get_submodule(self.name), "bias", None)
+        return None if bias is None else bias.data
+
+
+def linears_of(layer: nn.Module, family: Family) -> list[Linear]:
+    """The prunable weight matrices of one decoder layer, in the order in which data reaches them.
+
+    Embeddings, the head, norms and routers are left alone: a router is tiny and decides everything.
+    """
+    a, f = family.attention, family.ffn
+    writers = [a.fused] if a.fused else [a.q, a.k, a.v]
+    names = [(join(a.path, n), join(a.path, writers[0])) for n in writers]
+    names.append((join(a.path, a.o), join(a.path, a.o)))
+    if family.experts is not None and submodule(layer, family.experts.path) is not None:
+        e = family.experts
+        count = layer.get_parameter(f"{e.path}.{e.down}").shape[0]
+        for part in (e.up, e.down):
+            names += [(f"{e.path}.{part}[{i}]",) * 2 for i in range(count)]
+    else:
+        names += [(join(f.path, n), join(f.path, f.up[0])) for n in f.up]
+        names.append((join(f.path, f.down), join(f.path, f.down)))
+    return [Linear(layer, name, source) for name, source in names]

@@ -1,0 +1,215 @@
+"""Sites: what can be removed from a decoder layer, in equal units, and which weights each unit owns.
+
+    Site(kind="channel", layer=3, units=172, ...)   172 FFN channels of layer 3
+    site.cuts                                       the parameter slices that one unit owns
+    site.reader                                     the Linear that consumes the units
+
+A site knows nothing about scores; a cut knows nothing about models. Both are derived from `families`
+and the shapes of one layer, so they are the same for a layer on disk, on the meta device or in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from secateur.model.families import Family, join
+from secateur.model.linears import is_transposed, parameter_shape, submodule
+
+KINDS = ("weight", "channel", "query_head", "kv_group", "attention", "ffn", "layer")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Unit u owns entries [offset + u*width, offset + (u+1)*width) of `axis` of `parameter`.
+
+    Args:
+        parameter: path below the layer, e.g. `mlp.gate_proj.weight`.
+        expert: index on axis 0 of a 3-D expert parameter; `axis` then counts the axes behind it.
+        rescale: the parameter is an RMS-norm gain over all units, so removing units from it must
+            multiply the rest by sqrt(kept / units) to leave their outputs as they were with zeros.
+    """
+
+    parameter: str
+    axis: int
+    width: int = 1
+    offset: int = 0
+    expert: int | None = None
+    rescale: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """A set of equal units of one layer.
+
+    Args:
+        groups: units come in this many equal runs, and each run must keep the same number (query heads
+            inside their KV groups).
+        reader: path of the Linear that consumes the units; `mlp.experts.down_proj[3]` for expert 3.
+        width: inputs of the reader per unit.
+        fixed: parameters that go only when all units go (biases of the reader).
+    """
+
+    kind: str
+    layer: int
+    units: int
+    cuts: tuple[Cut, ...]
+    reader: str
+    width: int
+    params_per_unit: int
+    groups: int = 1
+    expert: int | None = None
+
+    @property
+    def name(self) -> str:
+        suffix = "" if self.expert is None else f"[{self.expert}]"
+        return f"layers.{self.layer}.{self.kind}{suffix}"
+
+
+def sites_of(layer: nn.Module, family: Family, index: int, head_dim: int) -> list[Site]:
+    """Every site of one decoder layer: channels, query heads, KV groups, sub-blocks, the layer itself.
+
+    Args:
+        layer: the module, on any device (shapes only are read).
+        index: its place among the layers.
+        head_dim: inputs of the attention output Linear per query head.
+    """
+    return [
+        *_attention_sites(layer, family, index, head_dim),
+        *_channel_sites(layer, family, index),
+        *_whole_sites(layer, family, index),
+    ]
+
+
+def _attention_sites(layer: nn.Module, family: Family, index: int, head_dim: int) -> Iterator[Site]:
+    a = family.attention
+    reader = join(a.path, a.o)
+    heads = parameter_shape(layer, reader)[1] // head_dim
+    if a.fused is not None:
+        fused = join(a.path, a.fused)
+        rows = parameter_shape(layer, fused)[0] // head_dim
+        kv_heads = heads if a.layout == "interleaved" else (rows - heads) // 2
+    else:
+        kv_heads = parameter_shape(layer, join(a.path, a.k))[0] // head_dim
+    group = heads // kv_heads
+    q_cuts, kv_cuts = _head_cuts(layer, family, heads, kv_heads, head_dim)
+    read = _matrix_cut(layer, reader, 1, head_dim)
+    if group > 1:
+        cuts = (*q_cuts, read)
+        yield _site("query_head", layer, index, heads, cuts, reader, head_dim, groups=kv_heads)
+    cuts = (*(_widen(c, group) for c in q_cuts), *kv_cuts, _widen(read, group))
+    yield _site("kv_group", layer, index, kv_heads, cuts, reader, head_dim * group)
+
+
+def _head_cuts(
+    layer: nn.Module, family: Family, heads: int, kv_heads: int, head_dim: int
+) -> tuple[list[Cut], list[Cut]]:
+    """What one query head, and what one KV head, owns of the Linears (and norms) that write q, k and v."""
+    a = family.attention
+    if a.fused is not None and a.layout == "interleaved":
+        return [], _rows(layer, join(a.path, a.fused), 3 * head_dim)
+    if a.fused is not None:
+        fused, q_end, k_end = join(a.path, a.fused), heads * head_dim, (heads + kv_heads) * head_dim
+        q = _rows(layer, fused, head_dim)
+        kv = [*_rows(layer, fused, head_dim, q_end), *_rows(layer, fused, head_dim, k_end)]
+        return q, kv
+    q = _rows(layer, join(a.path, a.q), head_dim)
+    kv = [*_rows(layer, join(a.path, a.k), head_dim), *_rows(layer, join(a.path, a.v), head_dim)]
+    for norm, cuts in zip(a.width_norms, (q, kv), strict=False):
+        cuts.append(Cut(f"{join(a.path, norm)}.weight", 0, head_dim, rescale=True))
+    return q, kv
+
+
+def _channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
+    if family.experts is not None and submodule(layer, family.experts.path) is not None:
+        yield from _expert_channel_sites(layer, family, index)
+        return
+    f = family.ffn
+    reader = join(f.path, f.down)
+    units = parameter_shape(layer, reader)[1]
+    cuts: list[Cut] = []
+    for name in f.up:
+        writer = join(f.path, name)
+        cuts += _rows(layer, writer, 1)
+        if f.stacked:
+            cuts += _rows(layer, writer, 1, units)
+    cuts.append(_matrix_cut(layer, reader, 1, 1))
+    yield _site("channel", layer, index, units, tuple(cuts), reader, 1)
+
+
+def _expert_channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
+    e = family.experts
+    assert e is not None
+    up, down = f"{e.path}.{e.up}", f"{e.path}.{e.down}"
+    experts, _, units = layer.get_parameter(down).shape
+    for i in range(experts):
+        cuts = (Cut(up, 0, expert=i), Cut(up, 0, offset=units, expert=i), Cut(down, 1, expert=i))
+        yield _site("channel", layer, index, units, cuts, f"{down}[{i}]", 1, expert=i)
+
+
+def _whole_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
+    """Sites of one unit: the attention sub-block, the FFN sub-block, the layer. They own whole parameters."""
+    a, f = family.attention, family.ffn
+    attention_reader = join(a.path, a.o)
+    attention_writers = [join(a.path, n) for n in ([a.fused] if a.fused else [a.q, a.k, a.v])]
+    yield _whole("attention", layer, index, [*attention_writers, attention_reader], attention_reader)
+    if family.experts is not None and submodule(layer, family.experts.path) is not None:
+        e = family.experts
+        ffn_modules, ffn_reader = [e.path, e.router], f"{e.path}.{e.down}"
+    else:
+        ffn_reader = join(f.path, f.down)
+        ffn_modules = [*(join(f.path, n) for n in f.up), ffn_reader]
+    yield _whole("ffn", layer, index, ffn_modules, ffn_reader)
+    yield _whole("layer", layer, index, [""], ffn_reader)
+
+
+def _whole(kind: str, layer: nn.Module, index: int, modules: list[str], reader: str) -> Site:
+    cuts = []
+    for path in modules:
+        module = layer.get_submodule(path) if path else layer
+        for name, parameter in module.named_parameters():
+            cuts.append(Cut(join(path, name), 0, parameter.shape[0]))
+    params = sum(layer.get_parameter(c.parameter).numel() for c in cuts)
+    return Site(kind, index, 1, tuple(cuts), reader, 1, params)
+
+
+def _matrix_cut(layer: nn.Module, linear: str, axis: int, width: int, offset: int = 0) -> Cut:
+    """A cut of a Linear's weight along logical axis 0 (outputs) or 1 (inputs), whatever its storage."""
+    stored = 1 - axis if is_transposed(layer.get_submodule(linear)) else axis
+    return Cut(f"{linear}.weight", stored, width, offset)
+
+
+def _rows(layer: nn.Module, linear: str, width: int, offset: int = 0) -> list[Cut]:
+    """Output rows of a Linear and, where it has one, the matching entries of its bias."""
+    cuts = [_matrix_cut(layer, linear, 0, width, offset)]
+    if getattr(layer.get_submodule(linear), "bias", None) is not None:
+        cuts.append(Cut(f"{linear}.bias", 0, width, offset))
+    return cuts
+
+
+def _widen(cut: Cut, times: int) -> Cut:
+    return Cut(cut.parameter, cut.axis, cut.width * times, cut.offset, cut.expert, cut.rescale)
+
+
+def _site(
+    kind: str,
+    layer: nn.Module,
+    index: int,
+    units: int,
+    cuts: tuple[Cut, ...],
+    reader: str,
+    width: int,
+    groups: int = 1,
+    expert: int | None = None,
+) -> Site:
+    params = sum(_entries(layer.get_parameter(c.parameter), c) for c in cuts)
+    return Site(kind, index, units, cuts, reader, width, params, groups, expert)
+
+
+def _entries(parameter: torch.Tensor, cut: Cut) -> int:
+    shape = list(parameter.shape[1:] if cut.expert is not None else parameter.shape)
+    shape[cut.axis] = cut.width
+    return int(torch.Size(shape).numel())

@@ -1,0 +1,157 @@
+"""Cutting: zero the units of a site, or remove them so that the layer gets smaller.
+
+Both take the units to keep. `zero` leaves every shape alone and is the definition of what a cut means;
+`remove` must give a layer that computes the same to rounding, and the tests hold it to that for every
+family.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import UnsupportedModelError
+from secateur.model.linears import is_transposed
+from secateur.model.sites import Cut, Site
+
+
+def zero(layer: nn.Module, site: Site, keep: torch.Tensor) -> None:
+    """Sets all weights of the units that go to zero, in place.
+
+    Args:
+        keep: bool (units,), True = stays.
+    """
+    gone = (~keep).nonzero().flatten().tolist()
+    for cut in site.cuts:
+        parameter = layer.get_parameter(cut.parameter)
+        target = parameter.data if cut.expert is None else parameter.data[cut.expert]
+        for unit in gone:
+            target.narrow(cut.axis, cut.offset + unit * cut.width, cut.width).zero_()
+
+
+def remove(layer: nn.Module, cuts: list[tuple[Site, torch.Tensor]]) -> None:
+    """Takes the units out of the layer's parameters, in place; the layer's own sizes are updated.
+
+    Args:
+        cuts: (site, keep bool (units,)) for sites of this layer. Query heads and KV groups of one layer
+            are taken one after the other, so give them in one call each; expert sites that share a 3-D
+            parameter must come together and keep equally many units.
+
+    Raises:
+        UnsupportedModelError: experts of one layer would keep different numbers of channels, or the
+            KV groups of one layer different numbers of query heads.
+    """
+    selections: dict[str, list[tuple[Cut, torch.Tensor]]] = defaultdict(list)
+    for site, keep in cuts:
+        _check_even(site, keep)
+        for cut in site.cuts:
+            selections[cut.parameter].append((cut, keep))
+    for name, chosen in selections.items():
+        _replace(layer, name, _select(layer.get_parameter(name).data, chosen))
+
+
+def _check_even(site: Site, keep: torch.Tensor) -> None:
+    per_group = keep.view(site.groups, -1).sum(dim=1)
+    if int(per_group.min()) != int(per_group.max()):
+        raise UnsupportedModelError(
+            f"{site.name}: each of the {site.groups} KV groups must keep equally many query heads, "
+            f"the plan keeps {per_group.tolist()}"
+        )
+
+
+def _select(parameter: torch.Tensor, chosen: list[tuple[Cut, torch.Tensor]]) -> torch.Tensor:
+    """The parameter without the entries that the cuts remove."""
+    if chosen[0][0].expert is not None:
+        parts = []
+        for expert in range(parameter.shape[0]):
+            own = [(_without_expert(c), k) for c, k in chosen if c.expert == expert]
+            parts.append(_select(parameter[expert], own) if own else parameter[expert])
+        if len({tuple(p.shape) for p in parts}) > 1:
+            raise UnsupportedModelError(
+                "the experts of one layer share one 3-D tensor, so all of them must keep equally many "
+                f"channels; the plan keeps {[tuple(p.shape) for p in parts]}"
+            )
+        return torch.stack(parts)
+    by_axis: dict[int, torch.Tensor] = {}
+    scale = 1.0
+    for cut, keep in chosen:
+        alive = by_axis.setdefault(cut.axis, torch.ones(parameter.shape[cut.axis], dtype=torch.bool))
+        span = slice(cut.offset, cut.offset + keep.numel() * cut.width)
+        alive[span] &= keep.cpu().repeat_interleave(cut.width)
+        if cut.rescale:
+            scale *= math.sqrt(int(keep.sum()) / keep.numel())
+    for axis, alive in by_axis.items():
+        parameter = parameter.index_select(axis, alive.nonzero().flatten().to(parameter.device))
+    return parameter * scale if scale != 1.0 else parameter.clone()
+
+
+def _without_expert(cut: Cut) -> Cut:
+    return Cut(cut.parameter, cut.axis, cut.width, cut.offset)
+
+
+def _replace(layer: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Puts a parameter of another shape in place and updates the sizes that its module states."""
+    path, _, leaf = name.rpartition(".")
+    module = layer.get_submodule(path)
+    setattr(module, leaf, nn.Parameter(value.contiguous(), requires_grad=False))
+    if leaf != "weight" or value.dim() != 2:
+        if hasattr(module, "intermediate_dim") and leaf == "down_proj":
+            module.intermediate_dim = value.shape[2]  # type: ignore[assignment]
+        return
+    if is_transposed(module):
+        module.nx, module.nf = value.shape  # type: ignore[assignment]
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = value.shape
+
+
+def set_heads(attention: nn.Module, heads: int, kv_heads: int, head_dim: int) -> None:
+    """Tells an attention module its new head counts, under whatever names its class keeps them.
+
+    Args:
+        attention: any `transformers` attention module whose projections have been cut.
+    """
+    known: dict[str, int] = {
+        "num_heads": heads,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "num_key_value_groups": heads // kv_heads,
+        "split_size": heads * head_dim,
+        "all_head_size": heads * head_dim,
+    }
+    for module in attention.modules():
+        for name, value in known.items():
+            if isinstance(getattr(module, name, None), int):
+                setattr(module, name, value)
+        config: Any = getattr(module, "config", None)
+        if config is not None and hasattr(config, "num_attention_heads"):
+            # Phi-3 reads the count from its configuration at every call; the copy is this layer's own.
+            module.config = copy.copy(config)
+            module.config.num_attention_heads = heads
+            if hasattr(config, "num_key_value_heads"):
+                module.config.num_key_value_heads = kv_heads
+
+
+def silence(layer: nn.Module, site: Site) -> None:
+    """Zeroes the reader of a whole sub-block, weights and bias: it then adds nothing to the stream."""
+    path = site.reader
+    parameter = layer.get_parameter(path) if path.endswith("_proj") and _is_parameter(layer, path) else None
+    if parameter is not None:
+        parameter.data.zero_()
+        return
+    module = layer.get_submodule(path)
+    for tensor in (module.weight, module.bias):
+        if tensor is not None:
+            tensor.data.zero_()  # type: ignore[union-attr]
+
+
+def _is_parameter(layer: nn.Module, path: str) -> bool:
+    try:
+        layer.get_parameter(path)
+    except AttributeError:
+        return False
+    return True
