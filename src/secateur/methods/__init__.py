@@ -1,0 +1,18 @@
+"""One paper a file, pure functions of tensors. `METHODS` lists them all; nothing registers itself."""
+
+from __future__ import annotations
+
+from secateur.methods import block_influence, leave_one_out, magnitude, obs, sparsegpt, wanda
+from secateur.methods.contract import Method, Solution, prune_weight
+from secateur.methods.units import Units
+
+METHODS: dict[str, Method] = {
+    "magnitude": magnitude.METHOD,
+    "wanda": wanda.METHOD,
+    "sparsegpt": sparsegpt.METHOD,
+    "obs": obs.METHOD,
+    "block_influence": block_influence.METHOD,
+    "leave_one_out": leave_one_out.METHOD,
+}
+
+__all__ = ["METHODS", "Method", "Solution", "Units", "prune_weight"]

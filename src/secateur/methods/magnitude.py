@@ -1,0 +1,34 @@
+"""Magnitude pruning (Han et al. 2015, https://arxiv.org/abs/1506.02626): small weights matter least.
+
+Weights: |W_ij|, compared over the whole matrix. Units: the L2 norm of all parameters that a unit owns
+(Li et al. 2017, https://arxiv.org/abs/1608.08710, over the coupled group instead of one filter).
+No calibration data is used.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, linalg
+
+from secateur.methods.contract import Method
+from secateur.methods.units import Units
+from secateur.numerics.moments import Moments
+
+
+def score(W: Tensor, moments: Moments | None = None) -> Tensor:
+    """|W|, (out, in) fp32."""
+    return W.float().abs()
+
+
+def score_units(units: Units) -> Tensor:
+    """‖group_u‖₂, (units,) fp64."""
+    return linalg.vector_norm(units.group.float(), dim=1).cpu().double()
+
+
+METHOD = Method(
+    name="magnitude",
+    title="Magnitude",
+    paper="https://arxiv.org/abs/1506.02626",
+    score=score,
+    scope="matrix",
+    score_units=score_units,
+)

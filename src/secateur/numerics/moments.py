@@ -1,0 +1,185 @@
+"""Streaming statistics of the inputs of one Linear.
+
+What is kept are sums (count, sum, sum of squares, XᵀX), so that batches add up, processes add up with one
+all-reduce, and nothing has to be revisited. The means that methods read are derived from the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from secateur.errors import SecateurError
+
+NEEDS = frozenset({"mean", "rms", "gram", "cross"})
+
+# Columns of XᵀX that are accumulated at once. Only blocks on and above the diagonal are computed: for wide
+# inputs that saves close to half of the work, and up to this width it is one plain matmul.
+GRAM_BLOCK = 1024
+
+T = TypeVar("T")
+
+
+class Moments:
+    """Statistics over all tokens seen of inputs X (tokens, features).
+
+    Args:
+        features: width of the inputs.
+        needs: any of `mean`, `rms`, `gram`, `cross`; `gram` brings `rms` along (its diagonal).
+        device: where the sums live, and where `update` expects (or moves) its batches.
+        target_features: width of the second stream for `cross`; equal to `features` unless given.
+
+    Sums of first and second powers are fp64 (fp32 on devices without it); XᵀX is fp32 and each batch is
+    multiplied in fp32. With no token seen, every statistic is zero.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        needs: frozenset[str],
+        device: torch.device | str | None = None,
+        target_features: int | None = None,
+    ) -> None:
+        unknown = needs - NEEDS
+        if unknown:
+            raise SecateurError(f"moments {sorted(unknown)} are unknown; known are {sorted(NEEDS)}")
+        self.features = features
+        self.target_features = target_features or features
+        self.needs = needs
+        self.device = torch.device(device or "cpu")
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
+
+        def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+        self._count = zeros(dtype=torch.int64)
+        self._sums: dict[str, Tensor] = {}
+        if "mean" in needs:
+            self._sums["mean"] = zeros(features, dtype=wide)
+        if "rms" in needs:
+            self._sums["rms"] = zeros(features, dtype=wide)
+        if "gram" in needs:
+            self._sums["gram"] = zeros(features, features, dtype=torch.float32)
+        if "cross" in needs:
+            self._sums["cross"] = zeros(self.target_features, features, dtype=torch.float32)
+            self._sums["target"] = zeros(self.target_features, dtype=wide)
+        self._memo: dict[str, object] = {}
+
+    def __repr__(self) -> str:
+        return f"Moments(features={self.features}, n={self.n}, needs={sorted(self.needs)})"
+
+    @torch.no_grad()
+    def update(self, x: Tensor, target_x: Tensor | None = None) -> None:
+        """Add a batch x (..., features); with need `cross` also its counterpart target_x
+        (..., target_features), token for token: the dense model's inputs, say, where x are the pruned one's.
+        """
+        x = self._rows(x, self.features, "x")
+        self._memo.clear()
+        self._count += x.shape[0]
+        if "mean" in self._sums:
+            self._sums["mean"] += x.sum(0, dtype=self._sums["mean"].dtype)
+        if "rms" in self._sums:
+            self._sums["rms"] += x.square().sum(0, dtype=self._sums["rms"].dtype)
+        if "gram" in self._sums:
+            gram = self._sums["gram"]
+            for start in range(0, self.features, GRAM_BLOCK):
+                stop = min(start + GRAM_BLOCK, self.features)
+                gram[:stop, start:stop].addmm_(x[:, :stop].T, x[:, start:stop])
+        if "cross" in self._sums:
+            if target_x is None:
+                raise ValueError("moments with the need 'cross' take target_x in every update")
+            target_x = self._rows(target_x, self.target_features, "target_x")
+            self._sums["cross"].addmm_(target_x.T, x)
+            self._sums["target"] += target_x.sum(0, dtype=self._sums["target"].dtype)
+
+    def _rows(self, x: Tensor, features: int, name: str) -> Tensor:
+        if x.shape[-1] != features:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; its last axis should be {features}")
+        return x.detach().reshape(-1, features).to(self.device, torch.float32)
+
+    def merge(self, other: Moments) -> None:
+        """Add another's sums, as if its batches had been seen here."""
+        if other.needs != self.needs or other.features != self.features:
+            raise ValueError(f"cannot merge {other} into {self}")
+        self._memo.clear()
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            mine += theirs.to(mine.device)
+
+    def tensors(self) -> list[Tensor]:
+        """The raw sums, in a fixed order; all-reduce them in place (sum) before the first read."""
+        return [self._count, *self._sums.values()]
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """`make()`, remembered until the next update. Linears that share their input (q, k, v) share the
+        Moments, and so the factor of the Gram matrix, which costs as much as the solve itself."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]  # type: ignore[return-value]
+
+    def _sum(self, need: str) -> Tensor:
+        if need not in self._sums:
+            raise SecateurError(
+                f"moments hold {sorted(self.needs)} only; ask for '{need}' before calibrating"
+            )
+        return self._sums[need]
+
+    @property
+    def n(self) -> int:
+        """Tokens seen."""
+        return int(self._count)
+
+    @property
+    def _divisor(self) -> int:
+        return max(self.n, 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], (features,) fp32."""
+        return (self._sum("mean") / self._divisor).float()
+
+    @property
+    def second_moment(self) -> Tensor:
+        """E[x²] per feature, (features,) fp32."""
+        if "rms" not in self._sums and "gram" in self._sums:
+            return self._sums["gram"].diagonal() / self._divisor
+        return (self._sum("rms") / self._divisor).float()
+
+    @property
+    def rms(self) -> Tensor:
+        """√E[x²], (features,) fp32: the norm of a feature over the tokens, divided by √n."""
+        return self.second_moment.sqrt()
+
+    @property
+    def var(self) -> Tensor:
+        """E[x²] - E[x]², biased, never below zero, (features,) fp32."""
+        square = self._sum("rms") if "rms" in self._sums else self._sum("gram").diagonal()
+        mean = self._sum("mean") / self._divisor
+        return (square / self._divisor - mean.square()).clamp_min(0).float()
+
+    @property
+    def gram(self) -> Tensor:
+        """XᵀX / n, (features, features) fp32, a fresh tensor at each read."""
+        gram = self._sum("gram") / self._divisor
+        for start in range(GRAM_BLOCK, self.features, GRAM_BLOCK):
+            stop = min(start + GRAM_BLOCK, self.features)
+            gram[start:stop, :start] = gram[:start, start:stop].T
+        return gram
+
+    @property
+    def covariance(self) -> Tensor:
+        """E[x xᵀ] - E[x] E[x]ᵀ, (features, features) fp32. Needs `gram` and `mean`."""
+        mean = self.mean
+        return self.gram.addr_(mean, mean, alpha=-1)
+
+    @property
+    def cross(self) -> Tensor:
+        """E[target_x xᵀ], (target_features, features) fp32: W @ cross is the target's cross moment."""
+        return self._sum("cross") / self._divisor
+
+    @property
+    def target_mean(self) -> Tensor:
+        """E[target_x], (target_features,) fp32. Comes with `cross`."""
+        return (self._sum("target") / self._divisor).float()

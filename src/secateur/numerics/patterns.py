@@ -1,0 +1,123 @@
+"""Shapes of zeros: which entries of a weight stay, given a score for each.
+
+Counts are exact and ties never depend on the machine: of equal scores the lower index stays.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError
+
+
+def removed_count(count: int, sparsity: float) -> int:
+    """How many of `count` entries go at this sparsity: the nearest whole number, halves up."""
+    return min(count, math.floor(count * sparsity + 0.5))
+
+
+def check_scores(scores: Tensor) -> None:
+    """InputError where a score is NaN: it has no rank."""
+    if bool(torch.isnan(scores).any()):
+        raise InputError("scores hold NaN; check the weights and the calibration activations for overflow")
+
+
+def keep_best(scores: Tensor, removed: int) -> Tensor:
+    """Mask (True = keep) over the last axis without its `removed` lowest scores; exact, ties by index."""
+    check_scores(scores)
+    size = scores.shape[-1]
+    if removed <= 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    if removed >= size:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    # Selecting is linear in the size where a stable sort is not; only ties at the threshold need their order.
+    threshold = scores.kthvalue(removed, dim=-1, keepdim=True).values
+    mask = scores > threshold
+    tied = scores == threshold
+    missing = size - removed - mask.sum(-1, keepdim=True)
+    if bool((missing > 0).any()):
+        mask |= tied & (tied.cumsum(-1) <= missing)
+    return mask
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """`free`: any entry may be zero. `N:M`: of each M consecutive inputs of a row, N stay (sparsity 1 - N/M).
+
+    >>> Pattern.parse("2:4").sparsity
+    0.5
+    >>> str(Pattern.parse("free"))
+    'free'
+    """
+
+    kept: int | None = None
+    of: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """`free` or `N:M` with 0 < N < M; InputError otherwise."""
+        if text.strip().lower() == "free":
+            return cls()
+        found = re.fullmatch(r"\s*(\d+):(\d+)\s*", text)
+        if not found or not 0 < int(found[1]) < int(found[2]):
+            raise InputError(f"pattern '{text}' is unknown; use free or N:M with 0 < N < M, for example 2:4")
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return "free" if self.of is None else f"{self.kept}:{self.of}"
+
+    @property
+    def free(self) -> bool:
+        return self.of is None
+
+    @property
+    def sparsity(self) -> float | None:
+        """The fraction that the pattern itself removes; None where it is free."""
+        return None if self.of is None or self.kept is None else 1 - self.kept / self.of
+
+    def validate(self, in_features: int, name: str) -> None:
+        """InputError unless M divides the width of the Linear called `name`."""
+        if self.of is not None and in_features % self.of:
+            raise InputError(
+                f"pattern {self} does not fit {name}: its {in_features} inputs are no multiple of {self.of}; "
+                f"use another pattern or exclude this layer"
+            )
+
+    def mask(self, scores: Tensor, sparsity: float = 0.0, scope: str = "row") -> Tensor:
+        """Mask (out, in), True = keep, of the best scores (out, in).
+
+        Free patterns remove `removed_count` entries of each row (scope `row`) or of the whole (scope
+        `matrix`); N:M ignores `sparsity` and `scope`.
+        """
+        if self.of is not None:
+            return self._grouped(scores)
+        if scope == "row":
+            return keep_best(scores, removed_count(scores.shape[-1], sparsity))
+        if scope == "matrix":
+            return keep_best(scores.flatten(), removed_count(scores.numel(), sparsity)).view_as(scores)
+        raise ValueError(f"scope '{scope}' is unknown; known are row, matrix")
+
+    def _grouped(self, scores: Tensor) -> Tensor:
+        # Ranks by comparing pairs: for groups this small far faster than sorting, and ties are plain to see.
+        assert self.of is not None
+        assert self.kept is not None
+        self.validate(scores.shape[-1], "the weight")
+        check_scores(scores)
+        members = scores.unflatten(-1, (-1, self.of)).unbind(-1)
+        better = [torch.zeros_like(members[0], dtype=torch.int16) for _ in members]
+        for i in range(self.of):
+            for j in range(i + 1, self.of):
+                first_wins = members[i] >= members[j]
+                better[j] += first_wins
+                better[i] += ~first_wins
+        return torch.stack([rank < self.kept for rank in better], dim=-1).flatten(-2)
+
+    def holds(self, mask: Tensor) -> bool:
+        """Whether a mask (out, in) keeps at most N of each M; always so for `free`."""
+        if self.of is None:
+            return True
+        return bool((mask.unflatten(-1, (-1, self.of)).sum(-1) <= self.kept).all())
