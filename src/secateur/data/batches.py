@@ -1,0 +1,93 @@
+"""Calibration sequences: the one protocol by which text becomes the token batches of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.data.corpus import Corpus
+from secateur.data.tokens import check_ids, tokenize
+from secateur.errors import InputError
+
+__all__ = ["Calibration", "calibration_batches", "tokenize"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Token sequences to calibrate on, and some of the same source to check on.
+
+    tokens         int64 (n, length), n <= the samples asked for
+    held_out       int64 (m, length), none of them in `tokens`; m may be 0 where the source is short
+    sha256         of `tokens`: length, then the ids as little-endian int64
+    source         name of the corpus
+    source_sha256  of what was read from it
+    notes          what a report should say, for example that there were fewer sequences than asked for
+    """
+
+    tokens: Tensor
+    held_out: Tensor
+    sha256: str
+    source: str
+    source_sha256: str
+    notes: tuple[str, ...] = ()
+
+
+def calibration_batches(
+    corpus: Corpus,
+    tokenizer: Any | None,
+    samples: int = 128,
+    length: int = 512,
+    seed: int = 0,
+    held_out: int = 32,
+    vocab_size: int | None = None,
+) -> Calibration:
+    """Draw `samples` sequences of `length` tokens from a corpus, and up to `held_out` others.
+
+    All documents, each with its BOS, are joined in order and cut into pieces of `length` tokens; what is left
+    over is dropped. The pieces are permuted by a CPU generator with `seed`, so the draw is the same on every
+    machine. The first `samples` are for calibration, the next `held_out` are the held-out ones.
+
+    Args:
+        vocab_size: ids at or above it are refused. Default: the tokenizer's size, where there is one.
+
+    Raises:
+        InputError: less text than one sequence, an id outside the vocabulary, or a number below 1.
+    """
+    for flag, value in (("samples", samples), ("length", length)):
+        if value < 1:
+            raise InputError(f"--{flag} {value} is too small; give 1 or more")
+    documents = tokenize(corpus, tokenizer)
+    limit = vocab_size if vocab_size is not None else len(tokenizer) if tokenizer is not None else None
+    if limit is not None:
+        check_ids(documents, limit, corpus.name)
+    joined = torch.tensor(list(chain.from_iterable(documents)), dtype=torch.int64)
+    pieces = joined[: len(joined) // length * length].view(-1, length)
+    if not len(pieces):
+        raise InputError(
+            f"{corpus.name} has {len(joined)} tokens, less than one sequence of {length};"
+            f" use --length {len(joined)} or less, or more text"
+        )
+    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(seed))
+    tokens = pieces[order[:samples]].contiguous()
+    others = pieces[order[samples : samples + held_out]].contiguous()
+    return Calibration(
+        tokens, others, _digest(tokens), corpus.name, corpus.sha256, _notes(corpus, tokens, samples)
+    )
+
+
+def _notes(corpus: Corpus, tokens: Tensor, samples: int) -> tuple[str, ...]:
+    if len(tokens) == samples:
+        return corpus.notes
+    few = f"{corpus.name} gives {len(tokens)} sequences of {tokens.shape[1]} tokens; {samples} were asked for"
+    return (*corpus.notes, few)
+
+
+def _digest(tokens: Tensor) -> str:
+    digest = hashlib.sha256(f"{tokens.shape[1]}:".encode())
+    digest.update(tokens.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,110 @@
+"""What a data source gives: documents as text, or documents that are token ids already."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from secateur.errors import InputError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents of one source. Exactly one of `documents` and `ids` is set.
+
+    name       the source as the user wrote it
+    sha256     of what was read: the bytes of a file, else the documents, each after its length
+    documents  texts, none of them blank
+    ids        token ids of documents that came tokenised, none of them empty
+    stream     True when the source is one running text, without borders between documents
+    notes      what a report should say about the reading, for example that only the first part was read
+    """
+
+    name: str
+    sha256: str
+    documents: tuple[str, ...] | None = None
+    ids: tuple[tuple[int, ...], ...] | None = None
+    stream: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def from_rows(
+    name: str,
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    sha256: str | None = None,
+    notes: tuple[str, ...] = (),
+) -> Corpus:
+    """Corpus of rows that hold `text` (a string) or `input_ids` (a list of integers), one document a row.
+
+    The first row says which of the two; `text` wins where a row has both. Blank documents are left out.
+    `rows` yields (where, row); `where` names the row in an error, for example "line 3".
+
+    Raises:
+        InputError: a row without the field, with a value of another type, or no document at all.
+    """
+    field, texts, ids = "", [], []
+    for where, row in rows:
+        field = field or next((key for key in ("text", "input_ids") if key in row), "")
+        if not field or field not in row:
+            wanted = f"{field!r}" if field else "'text' (or 'input_ids')"
+            have = ", ".join(repr(key) for key in row) or "none"
+            raise InputError(f"{name}: {where} has no {wanted} field; its fields: {have}")
+        value = row[field]
+        if field == "text":
+            if _text(name, where, value).strip():
+                texts.append(value)
+        elif _ids(name, where, value):
+            ids.append(tuple(value))
+    if not texts and not ids:
+        raise InputError(f"{name}: no document with any text in it; one non-empty document is the least")
+    documents = tuple(texts) if texts else None
+    tokens = tuple(ids) if ids else None
+    return Corpus(name, sha256 or _digest(documents, tokens), documents, tokens, notes=notes)
+
+
+def from_texts(name: str, texts: Iterable[str]) -> Corpus:
+    """Corpus of documents that are in memory already."""
+    return from_rows(name, ((f"document {n}", {"text": text}) for n, text in enumerate(texts, 1)))
+
+
+def _text(name: str, where: str, value: Any) -> str:
+    if value is None:  # how parquet says "missing"
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"{name}: 'text' of {where} is {_kind(value)}; it must be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{name}: 'text' of {where} holds half a surrogate pair; it is not valid Unicode"
+        ) from None
+    return value
+
+
+def _ids(name: str, where: str, value: Any) -> bool:
+    if value is None:
+        return False
+    if not isinstance(value, list) or not all(type(token) is int for token in value):
+        raise InputError(
+            f"{name}: 'input_ids' of {where} is {_kind(value)}; it must be a flat list of integers"
+        )
+    return bool(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        odd = next((item for item in value if type(item) is not int), None)
+        return f"a list that holds {_kind(odd)}"
+    names = {str: "a string", int: "a number", float: "a number", bool: "true or false", dict: "an object"}
+    return names.get(type(value), "null" if value is None else type(value).__name__)
+
+
+def _digest(documents: tuple[str, ...] | None, ids: tuple[tuple[int, ...], ...] | None) -> str:
+    digest = hashlib.sha256()
+    for document in documents or ids or ():
+        data = document.encode() if isinstance(document, str) else ",".join(map(str, document)).encode()
+        digest.update(f"{len(data)}:".encode())  # so that ["ab"] and ["a", "b"] differ
+        digest.update(data)
+    return digest.hexdigest()

@@ -1,0 +1,140 @@
+"""Opens the data that a user names: a file, the standard library's text, or a data set of the hub.
+
+FILE.jsonl             one JSON object a line with `text`, or with `input_ids` (tokenised already)
+FILE.txt               one running text
+FILE.parquet           a column `text` or `input_ids`, one document a row
+stdlib[:prose|:code]   text of the running Python installation; without a domain, both
+[ORG/]NAME[:CONFIG][:SPLIT]  a data set of the Hugging Face hub; the only case that uses the network
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from secateur.data import hub, stdlib
+from secateur.data.corpus import Corpus, from_rows, from_texts
+from secateur.data.stdlib import Split
+from secateur.errors import InputError
+
+KINDS = ".jsonl, .txt or .parquet"
+
+
+def load_corpus(spec: str, split: Split = "train") -> Corpus:
+    """Read the documents that `spec` names (see the head of this file for its forms).
+
+    Args:
+        spec: a path, `stdlib`, or a hub id. An existing path always wins over a hub id of the same name.
+        split: "train" for calibration, "held_out" for evaluation. A file is one thing and ignores it;
+            `stdlib` and a hub id without a split of its own choose by it.
+
+    Raises:
+        InputError: the source is missing, empty, not UTF-8, malformed, or has no document in it.
+    """
+    if spec == "stdlib" or spec.startswith("stdlib:"):
+        return _stdlib(spec, split)
+    path = Path(spec).expanduser()
+    if _is(path, "dir"):
+        raise InputError(f"{spec} is a folder; give one {KINDS} file in it")
+    if _is(path, "exists"):
+        return _file(spec, path)
+    if hub.is_hub_id(spec):
+        return hub.load(spec, split)
+    raise InputError(f"data file {spec!r} does not exist; give a {KINDS} file, or use 'stdlib'")
+
+
+def _is(path: Path, what: str) -> bool:
+    try:
+        return path.is_dir() if what == "dir" else path.exists()
+    except (OSError, ValueError):  # too long for a name, or holds a null byte
+        return False
+
+
+def _stdlib(spec: str, split: Split) -> Corpus:
+    domain = spec.partition(":")[2]
+    if spec != "stdlib" and domain not in get_args(stdlib.Domain):
+        raise InputError(f"{spec!r} names no domain of stdlib; use stdlib, stdlib:prose or stdlib:code")
+    domains = [name for name in get_args(stdlib.Domain) if domain in ("", name)]
+    return from_texts(spec, [text for name in domains for text in stdlib.documents(name, split)])
+
+
+def _file(spec: str, path: Path) -> Corpus:
+    readers = {".jsonl": _jsonl, ".txt": _txt, ".parquet": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{spec} is no data file that can be read; give a {KINDS} file")
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{spec} is empty; give a file with at least one document")
+        return reader(spec, path)
+    except OSError as error:
+        raise InputError(f"{spec} can't be read: {error.strerror or error}") from None
+
+
+def _txt(spec: str, path: Path) -> Corpus:
+    raw = path.read_bytes()
+    text = _utf8(spec, raw)
+    if not text.strip():
+        raise InputError(f"{spec} holds nothing but white space; give a file with text")
+    return Corpus(spec, hashlib.sha256(raw).hexdigest(), documents=(text,), stream=True)
+
+
+def _jsonl(spec: str, path: Path) -> Corpus:
+    raw = path.read_bytes()
+    text = _utf8(spec, raw)
+
+    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a string may hold U+2028
+            if line.strip():
+                yield f"line {number}", _object(spec, number, line)
+
+    return from_rows(spec, rows(), hashlib.sha256(raw).hexdigest())
+
+
+def _object(spec: str, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        reason = str(error).replace(": line 1 ", ", ")
+        raise InputError(f"{spec}: line {number} is not JSON ({reason}); write one object a line") from None
+    except RecursionError:
+        raise InputError(f'{spec}: line {number} is nested too deeply; write {{"text": "..."}}') from None
+    if not isinstance(row, dict):
+        raise InputError(f'{spec}: line {number} is not a JSON object; write {{"text": "..."}}')
+    return row
+
+
+def _utf8(spec: str, raw: bytes) -> str:
+    try:
+        return raw.decode().removeprefix("\ufeff")  # some editors put a byte order mark first
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        byte = f"byte {error.start} (line {line}) is 0x{raw[error.start]:02x}"
+        raise InputError(f"{spec} is not UTF-8: {byte}; convert the file to UTF-8") from None
+
+
+def _parquet(spec: str, path: Path) -> Corpus:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(
+            f'{spec}: reading .parquet needs pyarrow; run pip install "secateur[data]"'
+        ) from None
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = list(file.schema_arrow.names)
+            columns = [name for name in ("text", "input_ids") if name in names][:1]
+            if not columns:
+                have = ", ".join(map(repr, names)) or "none"
+                raise InputError(f"{spec}: no 'text' (or 'input_ids') column; its columns: {have}")
+            batches = file.iter_batches(columns=columns)
+            values = [row for batch in batches for row in batch.to_pylist()]
+    except pyarrow.ArrowException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{spec} is not a whole parquet file: {reason}") from None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return from_rows(spec, ((f"row {n}", row) for n, row in enumerate(values, 1)), digest)

@@ -1,0 +1,126 @@
+"""Documents as token ids, BOS first, and how many bytes of text any run of those tokens stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.data.corpus import Corpus
+from secateur.errors import InputError
+
+BATCH = 256  # documents a call: the Rust tokenizers work on them in parallel
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One document. `ends[i]` = UTF-8 bytes of the text up to the end of token i, BOS counting none.
+
+    `ends` is None where the source came tokenised or the tokenizer can't tell positions.
+    """
+
+    ids: list[int]
+    ends: NDArray[np.float64] | None = None
+
+
+def tokenize(corpus: Corpus, tokenizer: Any | None) -> list[list[int]]:
+    """Token ids of each document, with one BOS first if the tokenizer has a BOS token.
+
+    Documents that came tokenised are given back as they are: nothing is added to them.
+
+    Raises:
+        InputError: the corpus is text and there is no tokenizer.
+    """
+    if corpus.ids is not None:
+        return [list(ids) for ids in corpus.ids]
+    return [ids for batch in _encoded(corpus, tokenizer) for ids in batch["input_ids"]]
+
+
+def tokenize_with_bytes(corpus: Corpus, tokenizer: Any | None) -> list[Tokens]:
+    """As `tokenize`, with the byte position of each token. For evaluation, which reports bits per byte."""
+    if corpus.ids is not None:
+        return [Tokens(list(ids)) for ids in corpus.ids]
+    found: list[Tokens] = []
+    for batch in _encoded(corpus, tokenizer, positions=getattr(tokenizer, "is_fast", False)):
+        offsets = batch.get("offset_mapping") or [None] * len(batch["input_ids"])
+        for ids, spans, text in zip(batch["input_ids"], offsets, batch["texts"], strict=True):
+            found.append(Tokens(ids, None if spans is None else _byte_ends(text, spans)))
+    return found
+
+
+def span_bytes(tokens: Tokens, first: int, last: int, tokenizer: Any | None) -> float | None:
+    """UTF-8 bytes of the text behind tokens first .. last - 1 of a document, or None if nothing can tell.
+
+    Exact where a token ends between characters, and where a character is cut in byte tokens. Where the cut
+    splits a character and a byte-level BPE merge crosses its border, up to 3 bytes off.
+    """
+    if tokens.ends is not None:
+        before = tokens.ends[first - 1] if first else 0.0
+        return float(tokens.ends[last - 1] - before) if last > first else 0.0
+    if tokenizer is None:
+        return None
+    # From one token earlier, as a decoder may strip the white space that a text begins with.
+    start = max(first - 1, 0)
+    whole, before_it = tokens.ids[start:last], tokens.ids[start:first]
+    return float(_decoded_bytes(whole, tokenizer) - _decoded_bytes(before_it, tokenizer))
+
+
+def check_ids(documents: list[list[int]], vocab_size: int, name: str) -> None:
+    """Raise InputError if a token id isn't one of the model's `vocab_size` (a CUDA kernel would just die)."""
+    for number, ids in enumerate(documents, 1):
+        if ids and (min(ids) < 0 or max(ids) >= vocab_size):
+            odd = min(ids) if min(ids) < 0 else max(ids)
+            raise InputError(
+                f"{name}: document {number} has token id {odd}, but the model knows 0..{vocab_size - 1};"
+                " use data and a tokenizer made for this model"
+            )
+
+
+def _encoded(corpus: Corpus, tokenizer: Any | None, positions: bool = False) -> Iterator[dict[str, Any]]:
+    if tokenizer is None:
+        raise InputError(f"{corpus.name} is text and the model has no tokenizer; give data with 'input_ids'")
+    documents, bos = corpus.documents or (), tokenizer.bos_token_id
+    for start in range(0, len(documents), BATCH):
+        texts = list(documents[start : start + BATCH])
+        # Without the tokenizer's own special tokens: some add BOS, some don't, some add an EOS too.
+        batch = tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=positions,
+            verbose=False,  # documents may be longer than the context; they are cut later
+        )
+        rows, spans = batch["input_ids"], batch.get("offset_mapping")
+        for index, ids in enumerate(rows):
+            if bos is not None and ids[:1] != [bos]:  # a text may spell its BOS out
+                ids.insert(0, bos)
+                if spans is not None:
+                    spans[index].insert(0, (0, 0))
+        yield {"texts": texts, "input_ids": rows, "offset_mapping": spans}
+
+
+def _byte_ends(text: str, spans: list[tuple[int, int]]) -> NDArray[np.float64]:
+    """Byte positions from character positions. Tokens that share their characters share the bytes evenly."""
+    if not spans:
+        return np.zeros(0)
+    start, end = np.asarray(spans, dtype=np.int64).reshape(-1, 2).T
+    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+    bytes_at = np.concatenate([[0], np.cumsum(widths)])
+    new = np.ones(len(start), dtype=bool)
+    new[1:] = (start[1:] != start[:-1]) | (end[1:] != end[:-1])
+    group = np.cumsum(new) - 1
+    sizes = np.bincount(group)
+    position = np.arange(len(start)) - np.flatnonzero(new)[group] + 1
+    first, last = bytes_at[start], bytes_at[end]
+    ends = np.maximum.accumulate(first + (last - first) * position / sizes[group])
+    ends[-1] = bytes_at[-1]  # white space that a tokenizer drops at the end belongs to the text it predicted
+    return ends
+
+
+def _decoded_bytes(ids: list[int], tokenizer: Any) -> int:
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return len(text.encode(errors="replace"))
