@@ -7,6 +7,8 @@ returned.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -57,17 +59,29 @@ def damped_cholesky(
     """
     if not bool(torch.isfinite(G).all()):
         raise SecateurError("the Gram matrix is not finite; the activations overflow; calibrate in fp32")
-    wide = wide_dtype(G.device)
+    for used, attempt in attempts(G.shape[0], damping, dtype, G.device):
+        factor, failed = torch.linalg.cholesky_ex(damped(G, used, attempt))
+        if not bool(failed):
+            return factor, used
+    raise not_positive_definite(G.shape[0])
+
+
+def attempts(
+    features: int, damping: float, dtype: torch.dtype | None, device: torch.device
+) -> Iterator[tuple[float, torch.dtype]]:
+    """The (damping, dtype) to try in turn for a factor of this many inputs."""
+    wide = wide_dtype(device)
     if dtype is None:
-        dtype = torch.float32 if G.shape[0] <= FP32_CONDITION * damping else wide
+        dtype = torch.float32 if features <= FP32_CONDITION * damping else wide
     while damping <= LAST_DAMPING:
         for attempt in dict.fromkeys((dtype, wide)):
-            factor, failed = torch.linalg.cholesky_ex(damped(G, damping, attempt))
-            if not bool(failed) and bool(torch.isfinite(factor.diagonal()).all()):
-                return factor, damping
+            yield damping, attempt
         damping = max(damping * 10, FIRST_DAMPING)
-    raise SecateurError(
-        f"the Gram matrix ({G.shape[0]} inputs) is not positive definite even with damping {LAST_DAMPING:g}; "
+
+
+def not_positive_definite(features: int) -> SecateurError:
+    return SecateurError(
+        f"the Gram matrix ({features} inputs) is not positive definite even with damping {LAST_DAMPING:g}; "
         f"use more calibration data"
     )
 
