@@ -34,8 +34,8 @@ def submodule(root: nn.Module, path: str) -> nn.Module | None:
 def parameter_shape(layer: nn.Module, linear: str) -> tuple[int, int]:
     """(out_features, in_features) of the Linear at `linear`."""
     module = layer.get_submodule(linear)
-    rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
-    return (int(columns), int(rows)) if is_transposed(module) else (int(rows), int(columns))  # type: ignore[arg-type]
+    rows, columns = layer.get_parameter(f"{linear}.weight").shape
+    return (columns, rows) if is_transposed(module) else (rows, columns)
 
 
 @dataclass(frozen=True)

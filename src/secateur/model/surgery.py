@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from secateur.errors import UnsupportedModelError
-from secateur.model.linears import is_transposed
+from secateur.model.linears import is_transposed, submodule
 from secateur.model.sites import Cut, Site
 
 
@@ -128,30 +128,18 @@ def set_heads(attention: nn.Module, heads: int, kv_heads: int, head_dim: int) ->
             if isinstance(getattr(module, name, None), int):
                 setattr(module, name, value)
         config: Any = getattr(module, "config", None)
-        if config is not None and hasattr(config, "num_attention_heads"):
+        if config is not None:
             # Phi-3 reads the count from its configuration at every call; the copy is this layer's own.
-            module.config = copy.copy(config)
-            module.config.num_attention_heads = heads
+            own: Any = copy.copy(config)
+            own.num_attention_heads = heads
             if hasattr(config, "num_key_value_heads"):
-                module.config.num_key_value_heads = kv_heads
+                own.num_key_value_heads = kv_heads
+            module.config = own
 
 
 def silence(layer: nn.Module, site: Site) -> None:
     """Zeroes the reader of a whole sub-block, weights and bias: it then adds nothing to the stream."""
-    path = site.reader
-    parameter = layer.get_parameter(path) if path.endswith("_proj") and _is_parameter(layer, path) else None
-    if parameter is not None:
-        parameter.data.zero_()
-        return
-    module = layer.get_submodule(path)
-    for tensor in (module.weight, module.bias):
-        if tensor is not None:
-            tensor.data.zero_()  # type: ignore[union-attr]
-
-
-def _is_parameter(layer: nn.Module, path: str) -> bool:
-    try:
-        layer.get_parameter(path)
-    except AttributeError:
-        return False
-    return True
+    module = submodule(layer, site.reader)
+    tensors = [layer.get_parameter(site.reader)] if module is None else list(module.parameters())
+    for tensor in tensors:
+        tensor.data.zero_()

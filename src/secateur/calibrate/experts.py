@@ -1,0 +1,56 @@
+"""Inputs of expert matrices, which have no module of their own to hook.
+
+The experts of a layer live in two 3-D parameters and one forward loop. The inputs of each expert are
+recomputed here from what that loop is called with: the hidden states and the router's choice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+_NAME = re.compile(r"^(.*)\.(\w+)\[(\d+)\]$")
+
+
+def expert_inputs(layer: nn.Module, names: set[str], see: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
+    """Hooks the experts modules that `names` (such as `mlp.experts.down_proj[3]`) belong to.
+
+    Args:
+        see: called with (name, inputs (tokens routed to that expert, in)).
+    """
+    wanted: dict[str, dict[tuple[str, int], str]] = {}
+    for name in names:
+        match = _NAME.match(name)
+        if match:
+            wanted.setdefault(match[1], {})[(match[2], int(match[3]))] = name
+    return [
+        layer.get_submodule(path).register_forward_pre_hook(_hook(parts, see), with_kwargs=True)
+        for path, parts in wanted.items()
+    ]
+
+
+def _hook(parts: dict[tuple[str, int], str], see: Callable[[str, Tensor], None]) -> Callable[..., None]:
+    def hook(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        hidden, chosen = args[0], args[1]
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        for expert in sorted({expert for _, expert in parts}):
+            token = (chosen == expert).any(dim=-1).nonzero().flatten()
+            x = flat[token]
+            up_name = parts.get(("gate_up_proj", expert))
+            down_name = parts.get(("down_proj", expert))
+            inner = None
+            if down_name is not None:
+                gate, up = nn.functional.linear(x, module.gate_up_proj[expert]).chunk(2, dim=-1)
+                inner = module.act_fn(gate) * up
+            # Both are reported last, since seeing the last name that is waited for ends the pass.
+            if up_name is not None:
+                see(up_name, x)
+            if down_name is not None and inner is not None:
+                see(down_name, inner)
+
+    return torch.no_grad()(hook)

@@ -1,0 +1,234 @@
+"""The walk: through a model block by block, seeing the input of every Linear, with the edits so far.
+
+    for block in walk(outer, tokens):
+        for linear, moments in block.statistics(frozenset({"gram"})):
+            linear.weight = my_solver(linear.weight, moments)
+
+This is the only place that knows about block-by-block forward passes, where activations live, how many
+processes share the sequences, and which blocks an interrupted run has already finished. A block is read
+from disk when its turn comes; after the loop body it is run once more, edited, so that the next block sees
+what the edited ones before it produce.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from secateur import distributed
+from secateur.calibrate.activations import Activations, Budget
+from secateur.calibrate.experts import expert_inputs
+from secateur.model.linears import Linear, linears_of, submodule
+from secateur.model.outer import Call, Outer
+from secateur.numerics.moments import Moments
+
+TOKENS_PER_BATCH = 4096
+
+
+class _Enough(Exception):
+    """All inputs that were asked for have been seen: the rest of the forward pass isn't needed."""
+
+
+@dataclass
+class Stream:
+    """Calibration sequences on their way through the model: token batches, hidden states, layer arguments."""
+
+    batches: list[Tensor]
+    states: Activations
+    calls: dict[torch.Size, list[Call]]
+
+    @classmethod
+    def start(cls, outer: Outer, batches: list[Tensor], budget: Budget, file: Path | None) -> Stream:
+        """Runs the embeddings. `batches`: token ids, each (batch, tokens)."""
+        stream = cls(batches, Activations(budget, file), {})
+        for i, ids in enumerate(batches):
+            stream.states[i], stream.calls[ids.shape] = outer.enter(ids)
+        return stream
+
+    def forward(self, layer: nn.Module, index: int, batch: int, device: torch.device) -> Tensor:
+        """Batch `batch` through `layer`, which stands at place `index` of the model."""
+        call = self.calls[self.batches[batch].shape][index]
+        return call(layer, self.states[batch].to(device))
+
+    def advance(self, layer: nn.Module, index: int, device: torch.device) -> None:
+        """Replaces every hidden state by what `layer` makes of it."""
+        for i in range(len(self.batches)):
+            self.states[i] = self.forward(layer, index, i, device)
+
+
+@dataclass
+class Block:
+    """One decoder layer in memory, open for edits.
+
+    Args:
+        index: its place in the checkpoint.
+        layer: the module; edit it in place.
+        stream: hidden states that enter it, from the edited blocks before.
+        dense: the same layer untouched with the hidden states of the untouched model, where asked for.
+    """
+
+    index: int
+    layer: nn.Module
+    outer: Outer
+    stream: Stream
+    dense: tuple[nn.Module, Stream] | None = None
+    notes: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def linears(self) -> list[Linear]:
+        """The prunable weight matrices, in the order in which data reaches them."""
+        return linears_of(self.layer, self.outer.checkpoint.family)
+
+    @torch.no_grad()
+    def moments(self, sources: Sequence[str], needs: frozenset[str]) -> dict[str, Moments]:
+        """Statistics of the inputs of the named Linears, from one pass over the calibration sequences.
+
+        Args:
+            sources: `Linear.source` names; Linears that read the same tensor share one entry.
+            needs: see `numerics.moments.NEEDS`; `cross` needs the dense stream.
+        """
+        widths = {linear.source: linear.shape[1] for linear in self.linears}
+        device = self.outer.device
+        found = {name: Moments(widths[name], needs, device) for name in dict.fromkeys(sources)}
+        if not needs:
+            return found
+        for i in range(len(self.stream.batches)):
+            targets: dict[str, Tensor] = {}
+            if "cross" in needs:
+                assert self.dense is not None, "the need 'cross' asks for walk(..., dense=True)"
+                _watch(self.dense[0], found, self.dense[1], self.index, i, device, targets.__setitem__)
+
+            def add(name: str, x: Tensor, targets: dict[str, Tensor] = targets) -> None:
+                found[name].update(x, targets.get(name))
+
+            _watch(self.layer, found, self.stream, self.index, i, device, add)
+        for name in found:
+            distributed.all_reduce(found[name].tensors())
+        return found
+
+    def statistics(self, needs: frozenset[str], sequential: bool = False) -> Iterator[tuple[Linear, Moments]]:
+        """Every Linear with the statistics of its inputs.
+
+        Args:
+            sequential: gather each group of Linears after the loop body has edited the ones before it
+                (one partial pass per group) instead of all at once.
+        """
+        groups: dict[str, list[Linear]] = {}
+        for linear in self.linears:
+            groups.setdefault(linear.source, []).append(linear)
+        together = None if sequential else self.moments(list(groups), needs)
+        for source, members in groups.items():
+            found = together or self.moments([source], needs)
+            for linear in members:
+                yield linear, found[source]
+
+    def replace(self, layer: nn.Module) -> None:
+        """Puts another module in the block's place."""
+        self.layer = layer
+
+
+def _watch(
+    layer: nn.Module,
+    names: dict[str, Moments],
+    stream: Stream,
+    index: int,
+    batch: int,
+    device: torch.device,
+    see: Callable[[str, Tensor], None],
+) -> None:
+    """Runs one batch through the layer and hands each named Linear's input (..., in) to `see`."""
+    waiting = set(names)
+
+    def seen(name: str, x: Tensor) -> None:
+        see(name, x)
+        waiting.discard(name)
+        if not waiting:
+            raise _Enough
+
+    with ExitStack() as hooks:
+        for name in names:
+            module = submodule(layer, name)
+            if module is not None:
+                handle = module.register_forward_pre_hook(lambda _m, args, name=name: seen(name, args[0]))
+                hooks.callback(handle.remove)
+        for handle in expert_inputs(layer, set(names), seen):
+            hooks.callback(handle.remove)
+        try:
+            stream.forward(layer, index, batch, device)
+        except _Enough:
+            return
+    for name in list(waiting):  # an expert that no token of this batch was routed to
+        see(name, torch.zeros(0, names[name].features, device=device))
+
+
+def batches_of(tokens: Tensor) -> list[Tensor]:
+    """This rank's sequences of (n, length) token ids, in batches of about `TOKENS_PER_BATCH` tokens."""
+    own = tokens[distributed.share(tokens.shape[0])]
+    return list(own.split(max(1, TOKENS_PER_BATCH // tokens.shape[1]))) if len(own) else []
+
+
+def walk(
+    outer: Outer,
+    tokens: Tensor,
+    *,
+    layers: Sequence[int] | None = None,
+    dense: bool = False,
+    finished: Callable[[int], nn.Module | None] = lambda index: None,
+    budget: Budget | None = None,
+    work: Path | None = None,
+) -> Iterator[Block]:
+    """Yields every block in order; edits made in the loop body are what the next block sees.
+
+    Args:
+        outer: the opened checkpoint.
+        tokens: calibration token ids (sequences, length), the same on every rank.
+        layers: the blocks to visit (all others are skipped as if removed); None = all.
+        dense: carry the untouched model's hidden states along, for targets that need them.
+        finished: gives the edited layer of a block that an earlier run has finished, which then isn't
+            yielded again, or None.
+        budget: bytes of hidden states that may stay in memory; None = all.
+        work: folder for those that may not.
+    """
+    budget = budget or Budget(None)
+    batches = batches_of(tokens)
+    stream = Stream.start(outer, batches, budget, work and work / "edited.bin")
+    reference = Stream.start(outer, batches, budget, work and work / "dense.bin") if dense else None
+    visited = range(outer.checkpoint.layers) if layers is None else layers
+    try:
+        for index in range(outer.checkpoint.layers):
+            if index not in visited and reference is None:
+                continue
+            original = outer.load(index) if index in visited or reference is not None else None
+            assert original is not None
+            if index in visited:
+                layer = finished(index)
+                if layer is None:
+                    edited = copy.deepcopy(original) if reference is not None else original
+                    block = Block(index, edited, outer, stream)
+                    block.dense = (original, reference) if reference is not None else None
+                    yield block
+                    layer = block.layer
+                round_to_stored(layer, outer, index)
+                stream.advance(layer, index, outer.device)
+            if reference is not None:
+                reference.advance(original, index, outer.device)
+    finally:
+        stream.states.close()
+        if reference is not None:
+            reference.states.close()
+
+
+@torch.no_grad()
+def round_to_stored(layer: nn.Module, outer: Outer, index: int) -> None:
+    """Rounds a layer's weights to the dtype they are saved in, so that later blocks see what will be loaded."""
+    checkpoint = outer.checkpoint
+    for name, parameter in layer.named_parameters():
+        stored = checkpoint.stored_dtype(index, name)
+        if stored != parameter.dtype:
+            parameter.data = parameter.data.to(stored).to(parameter.dtype)

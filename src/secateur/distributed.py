@@ -1,0 +1,63 @@
+"""Several processes, or one: the few collective calls that the walk needs, which do nothing alone.
+
+`torchrun` sets the environment; `start` joins the group (gloo on CPU, nccl on GPU). Everything else in the
+project asks here, so no method, site or surgery file knows how many processes there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+
+def start(device: torch.device) -> None:
+    """Joins the process group that torchrun described; returns at once for a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """One rank writes."""
+    return rank() == 0
+
+
+def share(count: int) -> slice:
+    """Which of `count` sequences this rank takes: contiguous, the sizes differ by one at most."""
+    base, extra = divmod(count, world())
+    first = rank() * base + min(rank(), extra)
+    return slice(first, first + base + (rank() < extra))
+
+
+def all_reduce(tensors: Iterable[torch.Tensor]) -> None:
+    """Sums each tensor over the ranks, in place."""
+    if world() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def broadcast(tensors: Iterable[torch.Tensor], source: int) -> None:
+    """Copies each tensor from rank `source` to all others, in place."""
+    if world() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, source)
+
+
+def barrier() -> None:
+    if world() > 1:
+        dist.barrier()

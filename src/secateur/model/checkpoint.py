@@ -1,0 +1,238 @@
+"""A checkpoint on disk, opened lazily: configuration, tensor index, one layer at a time.
+
+Only safetensors are read. Names on disk and names in memory may differ (experts are fused on loading, old
+prefixes are renamed): `transformers`' own conversion is applied, per layer, so that a block read from disk
+is exactly what `from_pretrained` would have built.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoTokenizer, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils import logging as hf_logging
+
+from secateur.errors import InputError, UnsupportedModelError
+from secateur.model.classes import model_class
+from secateur.model.families import Family, family_of
+from secateur.model.files import read_config, read_header, read_index
+
+_TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder. Nothing but its headers is in memory.
+
+    Args:
+        files: tensor name on disk -> file that holds it.
+        dtypes: tensor name on disk -> its dtype.
+    """
+
+    path: Path
+    config: Any
+    family: Family
+    files: dict[str, Path]
+    dtypes: dict[str, torch.dtype]
+    sizes: dict[str, int]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Checkpoint:
+        """Opens a folder and checks that it's whole.
+
+        Raises:
+            InputError: no such folder, no config.json, pickled or truncated weights, missing shards.
+            UnsupportedModelError: the architecture is not in the table, or the weights are quantised.
+        """
+        folder = Path(path)
+        config = read_config(folder)
+        family = family_of(config)
+        if getattr(config, "quantization_config", None):
+            raise UnsupportedModelError(
+                f"{folder}: the weights are quantised; prune the original checkpoint, then quantise"
+            )
+        files = read_index(folder)
+        dtypes: dict[str, torch.dtype] = {}
+        sizes: dict[str, int] = {}
+        for file in sorted(set(files.values())):
+            for name, dtype, entries in read_header(file):
+                if files.get(name) == file:
+                    dtypes[name] = _TORCH_DTYPES.get(dtype, torch.float32)
+                    sizes[name] = entries
+        lost = sorted(set(files) - set(dtypes))
+        if lost:
+            raise InputError(f"{folder}: the index names '{lost[0]}', but its file doesn't hold it")
+        checkpoint = cls(folder, config, family, files, dtypes, sizes)
+        checkpoint._check_complete()
+        return checkpoint
+
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer.
+
+        Raises:
+            InputError: the folder has none that loads.
+        """
+        try:
+            return AutoTokenizer.from_pretrained(self.path, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{self.path}: no tokenizer that loads ({reason}); add one or give token ids") from None
+
+    @property
+    def layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def head_dim(self) -> int:
+        """Inputs of the attention output per query head."""
+        explicit = getattr(self.config, "head_dim", None)
+        return int(explicit or self.config.hidden_size // self.config.num_attention_heads)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that most entries of the checkpoint have."""
+        count: dict[torch.dtype, int] = {}
+        for name, dtype in self.dtypes.items():
+            count[dtype] = count.get(dtype, 0) + self.sizes[name]
+        return max(count, key=lambda d: count[d])
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.sizes.values())
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return sum(file.stat().st_size for file in set(self.files.values()))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the configuration and every weight file's name, size and first and last megabyte."""
+        total = hashlib.sha256((self.path / "config.json").read_bytes())
+        for file in sorted(set(self.files.values())):
+            size = file.stat().st_size
+            total.update(f"{file.name}:{size}".encode())
+            with file.open("rb") as handle:
+                total.update(handle.read(1 << 20))
+                handle.seek(max(0, size - (1 << 20)))
+                total.update(handle.read())
+        return total.hexdigest()
+
+    def skeleton(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """The model without weights (meta device), its computed buffers (rotary tables) filled in."""
+        config = copy.deepcopy(self.config)
+        with torch.device("meta"):
+            model = model_class(config)._from_config(config, dtype=dtype)
+        for module in model.modules():
+            empty = {n: b for n, b in module.named_buffers(recurse=False) if b.is_meta}
+            if empty:
+                for name, buffer in empty.items():
+                    module._buffers[name] = torch.empty_like(buffer, device="cpu")
+                model._init_weights(module)
+        return model.eval().requires_grad_(False)
+
+    @cached_property
+    def _template(self) -> PreTrainedModel:
+        return self.skeleton()
+
+    @cached_property
+    def _conversions(self) -> list[Any]:
+        return get_model_conversion_mapping(self._template) or []
+
+    @cached_property
+    def targets(self) -> dict[str, str]:
+        """Tensor name on disk -> (first) parameter in memory that it becomes."""
+        state = self._template.state_dict()
+        renamings = [c for c in self._conversions if isinstance(c, WeightRenaming)]
+        converters = [c for c in self._conversions if isinstance(c, WeightConverter)]
+        prefix = self._template.base_model_prefix
+        out = {}
+        for key in self.files:
+            name, _ = rename_source_key(key, renamings, converters, prefix, state)
+            if name not in state and key in state:
+                name = key
+            out[key] = name
+        return out
+
+    @cached_property
+    def by_layer(self) -> dict[int | None, list[str]]:
+        """Layer index -> tensor names on disk; None -> everything outside the layers."""
+        pattern = re.compile(rf"^(?:{re.escape(self.family.layers)})\.(\d+)\.")
+        out: dict[int | None, list[str]] = {None: []}
+        for key, name in self.targets.items():
+            match = pattern.match(name)
+            out.setdefault(int(match[1]) if match else None, []).append(key)
+        return out
+
+    @cached_property
+    def target_dtypes(self) -> dict[str, torch.dtype]:
+        """Parameter in memory -> dtype that it has on disk."""
+        return {name: self.dtypes[key] for key, name in self.targets.items()}
+
+    def stored_dtype(self, layer: int, name: str) -> torch.dtype:
+        """The dtype on disk of parameter `name` of a layer; a parameter that is new gets the common one."""
+        return self.target_dtypes.get(f"{self.family.layers}.{layer}.{name}", self.dtype)
+
+    def load_into(self, model: PreTrainedModel, keys: Iterable[str]) -> None:
+        """Reads the named tensors into a skeleton, converted as `from_pretrained` would."""
+        by_file: dict[Path, list[str]] = {}
+        for key in keys:
+            by_file.setdefault(self.files[key], []).append(key)
+        # The handles live only as long as this call, so the mapped pages of big files are given back.
+        handles = {file: safe_open(file, framework="pt") for file in by_file}
+        tensors = {key: handles[file].get_slice(key) for file, keys in by_file.items() for key in keys}
+        with _no_bar():
+            info, _ = convert_and_load_state_dict_in_model(
+                model, tensors, LoadStateDictConfig(weight_mapping=copy.deepcopy(self._conversions)), None
+            )
+        if info.mismatched_keys or info.conversion_errors:
+            problem = next(iter(info.mismatched_keys or info.conversion_errors))
+            raise InputError(f"{self.path}: tensor {problem} doesn't fit the configuration")
+
+    def _check_complete(self) -> None:
+        """Every parameter that the configuration asks for must be in the files (tied ones excepted)."""
+        present = set(self.targets.values())
+        tied = set(getattr(self._template, "all_tied_weights_keys", None) or {})
+        needed = {name for name, _ in self._template.named_parameters(remove_duplicate=False)}
+        for name in sorted(needed - present - tied):
+            if not any(_covers(other, name) for other in present):
+                raise InputError(f"{self.path}: the checkpoint lacks '{name}', which its config.json asks for")
+
+
+def _covers(fused: str, name: str) -> bool:
+    """A converter names only its first target; its siblings share everything but the last two parts."""
+    return fused.rsplit(".", 1)[0] == name.rsplit(".", 1)[0] and "experts" in name
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """transformers draws one progress bar per call; a run shows its own."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()

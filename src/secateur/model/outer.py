@@ -1,0 +1,122 @@
+"""What surrounds the decoder layers: embeddings before them, the final norm and head after them.
+
+No forward pass of `transformers` is copied here. The layers of a model without weights are replaced by
+probes; one call of the model's own forward then tells what it hands to every layer (masks, position
+embeddings, per-layer types), and with a hidden state injected it turns that state into logits.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.model.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments that the model hands to one layer, hidden states excepted."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        out = layer(hidden, *self.args, **self.kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+
+class _Probe(nn.Module):
+    """Stands in for a layer: notes what it's called with and passes the hidden state on."""
+
+    def __init__(self, template: nn.Module) -> None:
+        super().__init__()
+        self.call: Call | None = None
+        self.hidden: Tensor | None = None
+        self.inject: Tensor | None = None
+        # Some models read an attribute of the layer before calling it.
+        for name, value in vars(template).items():
+            if not name.startswith("_") and isinstance(value, (str, int, float, bool)) and name != "training":
+                setattr(self, name, value)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.call, self.hidden = Call(args, kwargs), hidden_states
+        return hidden_states if self.inject is None else self.inject
+
+
+class Outer:
+    """A checkpoint opened for streaming: everything but the layers is in memory, layers come one by one.
+
+    Args:
+        device: where layers and activations in work live.
+        dtype: of the computation; the checkpoint's own dtype is restored on saving.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self._path = checkpoint.family.layers
+        self._model = checkpoint.skeleton(dtype)
+        checkpoint.load_into(self._model, checkpoint.by_layer[None])
+        self._model.tie_weights()
+        layers = self._model.get_submodule(self._path)
+        assert isinstance(layers, nn.ModuleList)
+        self._templates = list(layers)
+        self._probes = nn.ModuleList(_Probe(layer) for layer in layers)
+        self._put(self._probes)
+        self._model.to(device)
+
+    def _put(self, layers: nn.ModuleList) -> None:
+        parent, _, leaf = self._path.rpartition(".")
+        setattr(self._model.get_submodule(parent), leaf, layers)
+
+    def template(self, index: int) -> nn.Module:
+        """A fresh copy of layer `index` without weights."""
+        config = self._model.config
+        return copy.deepcopy(self._templates[index], {id(config): config})
+
+    def load(self, index: int) -> nn.Module:
+        """Layer `index`, read from disk, in the compute dtype on the device."""
+        layer = self.template(index)
+        layers = nn.ModuleList(self._templates)
+        layers[index] = layer
+        self._put(layers)
+        try:
+            self.checkpoint.load_into(self._model, self.checkpoint.by_layer.get(index, []))
+        finally:
+            self._put(self._probes)
+        return layer.to(self.device)
+
+    @torch.no_grad()
+    def enter(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
+        """Runs embeddings and everything that precedes the layers.
+
+        Args:
+            ids: token ids (batch, tokens).
+
+        Returns:
+            The hidden state that enters layer 0, (batch, tokens, hidden), and each layer's arguments.
+        """
+        self._model.base_model(input_ids=ids.to(self.device), **self._uncached())
+        probes: list[Any] = list(self._probes)
+        hidden = probes[0].hidden
+        calls = [probe.call for probe in probes]
+        for probe in probes:
+            probe.hidden = probe.call = None
+        return hidden, calls
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """Final norm and head on the hidden state (batch, tokens, hidden) that left the last layer."""
+        last: Any = self._probes[-1]
+        last.inject = hidden.to(self.device)
+        try:
+            return self._model(input_ids=ids.to(self.device), **self._uncached()).logits
+        finally:
+            last.inject = None
+
+    def _uncached(self) -> dict[str, bool]:
+        return {"use_cache": False} if self.checkpoint.family.causal else {}
