@@ -1,0 +1,51 @@
+"""Where and in which number format a model is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from secateur.errors import InputError
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        InputError: no such kind of device, or none here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name} is unknown; use auto, cpu, cuda, cuda:N or mps") from None
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(device.type, False):
+        raise InputError(f"--device {name}: this machine or this build of torch has none; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
+    """`auto` is float32 on a CPU, and elsewhere what the checkpoint holds.
+
+    Raises:
+        InputError: not one of float32, float16, bfloat16.
+    """
+    if name == "auto":
+        stored = getattr(config, "dtype", None)
+        return torch.float32 if device.type == "cpu" or not isinstance(stored, torch.dtype) else stored
+    dtype = _DTYPES.get(_SHORT.get(name, name))
+    if dtype is None:
+        raise InputError(f"--dtype {name} is unknown; use auto, float32, bfloat16 or float16")
+    return dtype
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

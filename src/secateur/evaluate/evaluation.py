@@ -1,0 +1,156 @@
+"""The whole evaluation of a model, alone or against another one, as one dictionary ready for JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.data.corpus import Corpus
+from secateur.data.documents import load_corpus
+from secateur.errors import InputError
+from secateur.evaluate.compute import dtype_name
+from secateur.evaluate.loading import Loaded, load
+from secateur.evaluate.measure import measure
+from secateur.evaluate.perplexity import Score, evaluation_length, perplexity, windows
+
+RATIOS = (
+    "perplexity",
+    "bits_per_byte",
+    "parameters",
+    "nonzero_parameters",
+    "bytes_on_disk",
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "peak_memory_bytes",
+)
+
+
+def evaluate(
+    model_dir: str | Path,
+    data: str,
+    against: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    length: int | None = None,
+    speed: bool = True,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Measure a model on held-out data.
+
+    Args:
+        data: what `load_corpus` reads, or several of them separated by commas. The figures at the top are of the
+            first one, `sets` has them all.
+        against: a reference model, evaluated on the same tokens in the same pass.
+        length: tokens of a window. Default: the context (the shorter of both models'), at most 4096.
+        speed: False leaves out tokens a second and peak memory (those keys are None), which need a process each.
+
+    Returns:
+        model, data, data_sha256, perplexity, bits_per_byte, tokens, windows, length, sets, parameters (tied ones
+        once), nonzero_parameters, bytes_on_disk (weight files), prefill_tokens_per_s, decode_tokens_per_s,
+        prompt_tokens, new_tokens, speed_runs, peak_memory_bytes, memory_before_model_bytes, device, dtype,
+        threads, notes; with `against` also kl (nats a token; None with a note where the two don't share their
+        tokens), reference (the same keys for the other model) and ratios (this model / reference).
+
+    Raises:
+        InputError: data, model, device or dtype can't be used; nothing is measured then.
+    """
+    corpora = [load_corpus(spec, split="held_out") for spec in split_specs(data)]
+    own = load(model_dir, device, dtype)
+    other = None if against is None else load(against, device, dtype)
+    sides = [side for side in (own, other) if side is not None]
+    tokens = min(evaluation_length(side.model.config, length) for side in sides)
+    notes = [note for corpus in corpora for note in corpus.notes]
+    sets: list[dict[str, Any]] = [{} for _ in sides]
+    for corpus in corpora:
+        for part, figures in zip(sets, _score(corpus, own, other, tokens, notes, quiet), strict=True):
+            part[corpus.name] = figures
+    described = [_describe(side, part, tokens) for side, part in zip(sides, sets, strict=True)]
+    del own, other, sides  # what is measured next shall have the machine's memory
+    for path, found in zip((model_dir, against), described, strict=False):
+        found |= measure(path, device, dtype, tokens) if speed and path is not None else _unmeasured()
+    result = described[0] | {"notes": notes}
+    if against is not None:
+        result["reference"] = described[1]
+        result["ratios"] = {key: _ratio(result[key], described[1][key]) for key in RATIOS}
+    return result
+
+
+def split_specs(data: str) -> list[str]:
+    """The specs of a comma-separated list, each once. An existing path with a comma in it is one spec."""
+    try:
+        whole = Path(data).exists()
+    except (OSError, ValueError):
+        whole = False
+    specs = [data] if whole else [part.strip() for part in data.split(",") if part.strip()]
+    if not specs:
+        raise InputError("--data is empty; give a .jsonl, .txt or .parquet file, or 'stdlib'")
+    return list(dict.fromkeys(specs))
+
+
+def _score(
+    corpus: Corpus, own: Loaded, other: Loaded | None, length: int, notes: list[str], quiet: bool
+) -> list[dict[str, Any]]:
+    mine = windows(corpus, own.tokenizer, length, _vocab(own))
+    if other is None:
+        return [_figures(corpus, perplexity(own.model, mine, quiet=quiet)[0])]
+    theirs = windows(corpus, other.tokenizer, length, _vocab(other))
+    same = [window.ids for window in mine] == [window.ids for window in theirs]
+    if same and _vocab(own) == _vocab(other):
+        score, reference = perplexity(own.model, mine, other.model, quiet)
+        assert reference is not None, "a reference was given"
+        return [_figures(corpus, score) | {"kl": score.kl}, _figures(corpus, reference)]
+    notes.append(f"{corpus.name}: the models split the text into different tokens: no KL, compare bits per byte")
+    score, reference = (perplexity(side.model, w, quiet=quiet)[0] for side, w in ((own, mine), (other, theirs)))
+    return [_figures(corpus, score) | {"kl": None}, _figures(corpus, reference)]
+
+
+def _figures(corpus: Corpus, score: Score) -> dict[str, Any]:
+    return {
+        "data": corpus.name,
+        "data_sha256": corpus.sha256,
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte,
+        "tokens": score.tokens,
+        "windows": score.windows,
+    }
+
+
+def _describe(side: Loaded, sets: dict[str, Any], length: int) -> dict[str, Any]:
+    parameters = list(side.model.parameters())  # a tied one comes once
+    return {
+        "model": side.path,
+        **next(iter(sets.values())),
+        "sets": sets,
+        "length": length,
+        "parameters": sum(p.numel() for p in parameters),
+        "nonzero_parameters": sum(int(torch.count_nonzero(p)) for p in parameters),
+        "bytes_on_disk": bytes_on_disk(side.path),
+        "device": str(side.device),
+        "dtype": dtype_name(side.dtype),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def bytes_on_disk(path: str | Path) -> int:
+    """Size of the weight files (safetensors) of a folder, or of a hub id in the local cache."""
+    folder = Path(path)
+    if not folder.is_dir():
+        from transformers.utils import cached_file
+
+        folder = Path(cached_file(str(path), "config.json", local_files_only=True)).parent
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _vocab(side: Loaded) -> int:
+    return int(side.model.config.get_text_config().vocab_size)
+
+
+def _unmeasured() -> dict[str, Any]:
+    keys = ("prefill_tokens_per_s", "decode_tokens_per_s", "prompt_tokens", "new_tokens", "speed_runs")
+    return dict.fromkeys((*keys, "peak_memory_bytes", "memory_before_model_bytes"))
+
+
+def _ratio(own: float | None, reference: float | None) -> float | None:
+    return own / reference if own is not None and reference else None

@@ -1,0 +1,113 @@
+"""Text from a model, or from two side by side."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.data.corpus import Corpus
+from secateur.data.tokens import check_ids, tokenize
+from secateur.errors import InputError
+from secateur.evaluate.compute import dtype_name
+from secateur.evaluate.loading import Loaded, load
+from secateur.evaluate.perplexity import context_length
+
+
+def generate(
+    model_dir: str | Path,
+    prompt: str,
+    max_new_tokens: int = 100,
+    against: str | Path | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> dict[str, Any]:
+    """Continue a prompt with `transformers`' own generation: plain text, no chat template.
+
+    Args:
+        max_new_tokens: fewer are made where the context ends first, or the model ends its text.
+        temperature: 0 is greedy; above it, tokens are drawn from the whole distribution with `seed`.
+        against: a second model, which gets the same prompt and seed.
+
+    Returns:
+        model, prompt, text (the continuation without the prompt), tokens (made), seconds, device, dtype,
+        temperature, seed; with `against`, the same for the other model under `reference`.
+
+    Raises:
+        InputError: an empty or too long prompt, a number out of range, or a model that can't be loaded.
+    """
+    if max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens {max_new_tokens} is too small; give 1 or more")
+    if not temperature >= 0:
+        raise InputError(f"--temperature {temperature} is negative; give 0 (greedy) or more")
+    found = _continue(load(model_dir, device, dtype), prompt, max_new_tokens, temperature, seed)
+    if against is not None:
+        other = load(against, device, dtype)
+        found["reference"] = _continue(other, prompt, max_new_tokens, temperature, seed)
+    return found
+
+
+@torch.no_grad()
+def _continue(loaded: Loaded, prompt: str, wanted: int, temperature: float, seed: int) -> dict[str, Any]:
+    ids = _prompt_ids(loaded, prompt)
+    room = (context_length(loaded.model.config) or ids.shape[1] + wanted) - ids.shape[1]
+    if room < 1:
+        raise InputError(f"the prompt has {ids.shape[1]} tokens and fills the context of {loaded.path}; shorten it")
+    tokenizer = loaded.tokenizer
+    how: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    torch.manual_seed(seed)
+    begin = time.perf_counter()
+    out = loaded.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=min(wanted, room),
+        pad_token_id=_pad(loaded),
+        **how,
+    )
+    seconds = time.perf_counter() - begin
+    made = out[0, ids.shape[1] :].tolist()
+    # Decoded with the prompt and then cut: on its own, a decoder would drop the continuation's first space.
+    before, whole = (_text(tokenizer, part) for part in (ids[0].tolist(), out[0].tolist()))
+    text = whole[len(before) :] if whole.startswith(before) else _text(tokenizer, made)
+    return {
+        "model": loaded.path,
+        "prompt": prompt,
+        "text": text,
+        "tokens": len(made),
+        "seconds": seconds,
+        "device": str(loaded.device),
+        "dtype": dtype_name(loaded.dtype),
+        "temperature": temperature,
+        "seed": seed,
+    }
+
+
+def _prompt_ids(loaded: Loaded, prompt: str) -> torch.Tensor:
+    if loaded.tokenizer is None:
+        raise InputError(f"{loaded.path} has no tokenizer; text can't be generated without one")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise InputError("the prompt is not valid Unicode; check the terminal's encoding") from None
+    rows = tokenize(Corpus("the prompt", sha256="", documents=(prompt,)), loaded.tokenizer)
+    if not rows[0]:
+        raise InputError(f"the prompt is empty and the tokenizer of {loaded.path} has no BOS; give some text")
+    check_ids(rows, int(loaded.model.config.get_text_config().vocab_size), "the prompt")
+    return torch.tensor(rows, device=loaded.device)
+
+
+def _text(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _pad(loaded: Loaded) -> int | None:
+    """Any id will do, as nothing is padded; without one, `generate` complains."""
+    config = loaded.model.generation_config
+    stop = config.eos_token_id
+    return config.pad_token_id if config.pad_token_id is not None else stop[0] if isinstance(stop, list) else stop

@@ -1,0 +1,167 @@
+"""Perplexity, bits per byte, and the divergence from another model, in one pass over the windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError, SecateurError
+from secateur.evaluate.progress import progress
+from secateur.evaluate.windows import Window, context_length, evaluation_length, windows
+
+__all__ = ["Score", "context_length", "evaluation_length", "perplexity", "refuse_encoder", "windows"]
+
+LOGITS_BYTES = {"cpu": 2**24}  # fp32, of one batch: what stays near a processor's caches is fastest;
+LOGITS_BYTES_ELSE = 2**28  # an accelerator wants large batches. A single long window may need more than either.
+CHUNK_BYTES = 2**26  # of one slice of fp32 log-probabilities
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result over all windows.
+
+    perplexity     exp(nll / tokens)
+    nll            total negative log-likelihood of the predicted tokens, nats
+    tokens         predicted tokens
+    bits_per_byte  nll / ln 2 / UTF-8 bytes of the text behind the predicted tokens; None if unknown
+    kl             mean over the predicted tokens of KL(reference || model), nats; None without a reference
+    """
+
+    perplexity: float
+    nll: float
+    tokens: int
+    windows: int
+    text_bytes: float | None
+    bits_per_byte: float | None
+    kl: float | None = None
+
+
+@torch.no_grad()
+def perplexity(
+    model: Any, found: list[Window], reference: Any | None = None, quiet: bool = True
+) -> tuple[Score, Score | None]:
+    """Score a causal language model, and a reference model with it, on windows made by `windows`.
+
+    Logits are brought to fp32, sums are kept in fp64. Windows of similar length share a batch with padding on
+    the right: the models are causal, so a padded place changes nothing before it, and it is not counted.
+
+    Args:
+        model, reference: `transformers` causal LMs in eval mode, on any device; one vocabulary size.
+
+    Returns:
+        The model's score, with `kl` if there is a reference, and the reference's score or None.
+
+    Raises:
+        InputError: an encoder, or vocabularies of different size.
+        SecateurError: a logit that is not finite.
+    """
+    refuse_encoder(model.config)
+    vocab = _vocab_size(model)
+    if reference is not None:
+        refuse_encoder(reference.config)
+        if _vocab_size(reference) != vocab:
+            raise InputError(
+                f"the models have {vocab} and {_vocab_size(reference)} tokens; KL needs one vocabulary for both"
+            )
+    sums = torch.zeros(len(found), 3, dtype=torch.float64)  # nll, KL, reference's nll
+    with progress("evaluating", sum(len(window.ids) for window in found), quiet) as advance:
+        budget = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES_ELSE)
+        for batch in _batches([len(window.ids) for window in found], vocab * 4, budget):
+            rows = [found[index].ids for index in batch]
+            sums[batch] = _score_batch(rows, model, reference)
+            advance(sum(map(len, rows)))
+    if not bool(sums.isfinite().all()):
+        raise SecateurError("the model computes infinite or undefined logits on this data; try --dtype float32")
+    own, divergence, other = sums.sum(0).tolist()
+    score = _score(found, own, divergence if reference is not None else None)
+    return score, _score(found, other) if reference is not None else None
+
+
+def refuse_encoder(config: Any) -> None:
+    """Raise InputError for a model that doesn't predict the next token from the ones before it."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    if encoder or getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"a {config.model_type} model is not a causal language model and has no perplexity;"
+            " evaluate it on its own task"
+        )
+
+
+def _vocab_size(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)
+
+
+def _batches(lengths: list[int], token_bytes: int, budget: int) -> Iterator[list[int]]:
+    """Indices of windows that go together: longest first, so that a lack of memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    start = 0
+    while start < len(order):
+        rows = max(1, budget // (lengths[order[start]] * token_bytes))
+        yield order[start : start + rows]
+        start += rows
+
+
+def _score_batch(rows: list[tuple[int, ...]], model: Any, reference: Any | None) -> Tensor:
+    """Sums over each row's predicted tokens, fp64 of shape (rows, 3): nll, KL, reference's nll."""
+    padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = torch.tensor(row)
+    logits = _logits(model, padded)
+    reference_logits = None if reference is None else _logits(reference, padded)
+    sums = torch.zeros(len(rows), 3, dtype=torch.float64)
+    for index, row in enumerate(rows):
+        targets = padded[index, 1 : len(row)].to(logits.device)
+        for piece in _slices(len(row) - 1, logits.shape[-1]):
+            own = logits[index, piece].float().log_softmax(-1)
+            sums[index, 0] += _nll(own, targets[piece])
+            if reference_logits is not None:
+                other = reference_logits[index, piece].to(own.device).float().log_softmax(-1)
+                sums[index, 1] += _kl(other, own)
+                sums[index, 2] += _nll(other, targets[piece])
+    return sums
+
+
+def _logits(model: Any, padded: Tensor) -> Tensor:
+    ids = padded.to(model.device)
+    # All ones: a padded place needs no masking, and without a mask the fast attention kernels apply.
+    return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+
+
+def _slices(tokens: int, vocab: int) -> Iterator[slice]:
+    step = max(1, CHUNK_BYTES // (vocab * 4))
+    return (slice(start, min(start + step, tokens)) for start in range(0, tokens, step))
+
+
+def _nll(log_probabilities: Tensor, targets: Tensor) -> float:
+    return -log_probabilities.gather(1, targets[:, None]).sum(dtype=torch.float64).item()
+
+
+def _kl(reference: Tensor, own: Tensor) -> float:
+    terms = reference.exp() * (reference - own)
+    # A token that the reference rules out (some models mask padding rows) adds nothing, in the limit.
+    return terms.masked_fill(reference == -torch.inf, 0.0).sum(dtype=torch.float64).item()
+
+
+def _score(found: list[Window], nll: float, divergence: float | None = None) -> Score:
+    tokens = sum(len(window.ids) - 1 for window in found)
+    known = [window.text_bytes for window in found if window.text_bytes is not None]
+    text_bytes = sum(known) if len(known) == len(found) else None
+    bits = nll / math.log(2) / text_bytes if text_bytes else None
+    mean = nll / tokens
+    power = math.exp(mean) if mean < 700 else math.inf
+    return Score(
+        perplexity=power,
+        nll=nll,
+        tokens=tokens,
+        windows=len(found),
+        text_bytes=text_bytes,
+        bits_per_byte=bits,
+        kl=None if divergence is None else divergence / tokens,
+    )

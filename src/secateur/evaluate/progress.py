@@ -1,0 +1,40 @@
+"""A progress bar with an ETA for work that turns out to be long; nothing at all for work that doesn't."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+PATIENCE = 3.0  # seconds before a bar appears
+
+
+@contextmanager
+def progress(label: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with the amount of work just done. The bar goes to stderr and is wiped at the end."""
+    if quiet:
+        yield lambda amount: None
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task(label, total=total)
+    begin = time.monotonic()
+
+    def advance(amount: int) -> None:
+        bar.update(task, advance=amount)
+        if not bar.live.is_started and time.monotonic() - begin > PATIENCE:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
