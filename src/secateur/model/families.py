@@ -58,9 +58,9 @@ class Experts:
 class Family:
     """One architecture.
 
-    - `heads`: which head counts the stock class accepts when every layer has the same: `any` (explicit
-      head_dim), `divides_hidden` (the count must divide hidden_size), `fixed` (the class derives head_dim
-      from hidden_size / heads, so a different count needs the bundled modelling file).
+    - `heads`: `any` if the class takes head counts and an explicit head_dim apart (whether its configuration
+      accepts a given count is found out by building it), `fixed` if it derives head_dim from hidden_size /
+      heads, so that a different count needs the bundled modelling file.
     - `relabel`: the `model_type` that computes the same and takes any head count.
     - `bias_flags`: reader Linear -> config flag that gives it a bias (and its siblings, which get zeros).
     """
@@ -76,18 +76,32 @@ class Family:
     bias_flags: tuple[tuple[str, str], ...] = ()
     causal: bool = True
 
+    def modules_of(self, block: str) -> tuple[str, ...]:
+        """The modules that make up a sub-block, `attention` or `ffn`, the one that writes to the stream last.
+
+        Mostly that's one module; where a class spreads the sub-block over the layer (OPT, BERT), it's its
+        parts.
+        """
+        if block == "ffn":
+            f = self.ffn
+            return (f.path,) if f.path else (*f.up, f.down)
+        a = self.attention
+        heads = join(a.path, a.fused or a.q).rpartition(".")[0]
+        reader = join(a.path, a.o)
+        return (heads,) if reader.startswith(f"{heads}.") else (heads, reader)
+
 
 _ATTENTION_BIAS = (("self_attn.o_proj", "attention_bias"),)
 _BOTH_BIASES = (("self_attn.o_proj", "attention_bias"), ("mlp.down_proj", "mlp_bias"))
 
 FAMILIES: tuple[Family, ...] = (
-    Family("Llama", ("llama",), heads="divides_hidden", relabel="mistral", bias_flags=_BOTH_BIASES),
+    Family("Llama", ("llama",), relabel="mistral", bias_flags=_BOTH_BIASES),
     Family("Mistral", ("mistral", "ministral")),
     Family("Qwen2", ("qwen2",)),
     Family("Qwen3", ("qwen3",), bias_flags=_ATTENTION_BIAS),
-    Family("Gemma", ("gemma",), heads="divides_hidden", bias_flags=_ATTENTION_BIAS),
-    Family("Gemma 2", ("gemma2",), heads="divides_hidden", bias_flags=_ATTENTION_BIAS),
-    Family("Gemma 3 (text)", ("gemma3_text",), heads="divides_hidden", bias_flags=_ATTENTION_BIAS),
+    Family("Gemma", ("gemma",), bias_flags=_ATTENTION_BIAS),
+    Family("Gemma 2", ("gemma2",), bias_flags=_ATTENTION_BIAS),
+    Family("Gemma 3 (text)", ("gemma3_text",), bias_flags=_ATTENTION_BIAS),
     Family(
         "Phi-3",
         ("phi3",),

@@ -31,6 +31,11 @@ def submodule(root: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
+def has_weight(layer: nn.Module, linear: str) -> bool:
+    """False where a sub-block was taken out: its Linears are gone, or have no weight any more."""
+    return isinstance(getattr(submodule(layer, linear), "weight", None), torch.Tensor)
+
+
 def parameter_shape(layer: nn.Module, linear: str) -> tuple[int, int]:
     """(out_features, in_features) of the Linear at `linear`."""
     module = layer.get_submodule(linear)
@@ -38,7 +43,7 @@ def parameter_shape(layer: nn.Module, linear: str) -> tuple[int, int]:
     return (columns, rows) if is_transposed(module) else (rows, columns)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Linear:
     """A weight matrix of one layer, read and written as W (out_features, in_features).
 
@@ -57,7 +62,8 @@ class Linear:
         return self.layer.get_parameter(match[1] if match else f"{self.name}.weight")
 
     @property
-    def _stored(self) -> torch.Tensor:
+    def stored(self) -> torch.Tensor:
+        """W as a view of the parameter itself, in its own dtype."""
         match = _EXPERT.match(self.name)
         if match:
             return self._parameter.data[int(match[2])]
@@ -66,16 +72,16 @@ class Linear:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return tuple(self._stored.shape)  # type: ignore[return-value]
+        return tuple(self.stored.shape)  # type: ignore[return-value]
 
     @property
     def weight(self) -> torch.Tensor:
         """A float32 copy of W, (out_features, in_features)."""
-        return self._stored.to(torch.float32, copy=True)
+        return self.stored.to(torch.float32, copy=True)
 
     @weight.setter
     def weight(self, value: torch.Tensor) -> None:
-        self._stored.copy_(value.to(self._stored.dtype))
+        self.stored.copy_(value.to(self.stored.dtype))
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -92,15 +98,17 @@ def linears_of(layer: nn.Module, family: Family) -> list[Linear]:
     Embeddings, the head, norms and routers are left alone: a router is tiny and decides everything.
     """
     a, f = family.attention, family.ffn
-    writers = [a.fused] if a.fused else [a.q, a.k, a.v]
-    names = [(join(a.path, n), join(a.path, writers[0])) for n in writers]
-    names.append((join(a.path, a.o), join(a.path, a.o)))
+    names: list[tuple[str, str]] = []
+    if has_weight(layer, join(a.path, a.o)):
+        writers = [a.fused] if a.fused else [a.q, a.k, a.v]
+        names += [(join(a.path, n), join(a.path, writers[0])) for n in writers]
+        names.append((join(a.path, a.o), join(a.path, a.o)))
     if family.experts is not None and submodule(layer, family.experts.path) is not None:
         e = family.experts
         count = layer.get_parameter(f"{e.path}.{e.down}").shape[0]
         for part in (e.up, e.down):
             names += [(f"{e.path}.{part}[{i}]",) * 2 for i in range(count)]
-    else:
+    elif has_weight(layer, join(f.path, f.down)):
         names += [(join(f.path, n), join(f.path, f.up[0])) for n in f.up]
         names.append((join(f.path, f.down), join(f.path, f.down)))
     return [Linear(layer, name, source) for name, source in names]

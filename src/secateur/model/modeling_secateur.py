@@ -5,16 +5,14 @@ This file travels with such a checkpoint (`auto_map` in its config.json names it
 It builds the stock model and then gives each layer that `per_layer_config` names its own width:
 
 - layers whose class takes the overridden values from its configuration are simply built from them;
-- attention classes that derive the head size from hidden_size / heads (GPT-2, OPT, GPT-NeoX, BERT) are
-  built whole and then narrowed;
-- `skip` lists sub-blocks that add nothing to the residual stream.
+- attention classes that derive the head size from hidden_size / heads (`secateur_narrow`: GPT-2, OPT,
+  GPT-NeoX, BERT) are built whole and then narrowed;
+- `skip` lists sub-blocks that add nothing to the residual stream; `secateur_skip` says which modules
+  they are.
 
 No weights are computed here, and no forward pass of `transformers` is copied.
 """
 
-import copy
-
-import torch
 import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -29,57 +27,116 @@ HEAD_COUNTS = {
 }
 
 
+class LayerConfig:
+    """What one layer sees of the configuration: the model's own, live, with its own widths in front.
+
+    A copy would do for building, but modules read the attention implementation at every call, and it can
+    be changed on the model afterwards.
+    """
+
+    def __init__(self, shared, widths):
+        self.__dict__.update(shared=shared, widths=widths)
+
+    def __getattr__(self, name):
+        if name.startswith("__"):  # copy and pickle ask for these before anything is set
+            raise AttributeError(name)
+        widths = self.__dict__["widths"]
+        return widths[name] if name in widths else getattr(self.__dict__["shared"], name)
+
+
 class NoAttention(nn.Module):
     """Stands where a removed attention sub-block was: adds nothing, but counts tokens in the cache."""
 
-    def __init__(self, layer_idx):
+    def __init__(self, layer_idx, width):
         super().__init__()
         self.layer_idx = layer_idx
+        self.width = width
 
-    def forward(self, hidden_states, past_key_values=None, layer_past=None, **kwargs):
+    def forward(self, hidden_states, *args, past_key_values=None, layer_past=None, **kwargs):
         cache = past_key_values if past_key_values is not None else layer_past
         if cache is not None:
-            token = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
+            # A static cache has its shape already; one that grows takes the smallest that counts.
+            held = cache.layers[self.layer_idx].keys if self.layer_idx < len(cache.layers) else None
+            heads, size = (held.shape[1], held.shape[3]) if held is not None and held.dim() == 4 else (1, 1)
+            token = hidden_states.new_zeros(hidden_states.shape[0], heads, hidden_states.shape[1], size)
             cache.update(token, token, self.layer_idx)
-        return torch.zeros_like(hidden_states), None
+        return hidden_states.new_zeros(*hidden_states.shape[:-1], self.width), None
 
 
-class NoFfn(nn.Module):
-    """Stands where a removed FFN sub-block was."""
+class Nothing(nn.Module):
+    """Stands where a removed FFN, or one of the Linears of a removed sub-block, was: outputs zeros."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
 
     def forward(self, hidden_states, *args, **kwargs):
-        return torch.zeros_like(hidden_states)
+        return hidden_states.new_zeros(*hidden_states.shape[:-1], self.width)
 
 
-def narrow_heads(attention, heads, kv_heads, head_dim, readers):
-    """Gives an attention module that was built for other head counts `heads` heads of `head_dim`.
+def take_out(layer, block, index, paths, hidden_size):
+    """Replaces the modules of a sub-block ("attention" or "ffn") by ones that have no weights.
 
-    Linears named in `readers` consume the heads; every other one produces them.
+    The last of `paths` is the one that writes to the residual stream; those before it hand it nothing.
     """
-    stock = None
+    for path in paths:
+        width = hidden_size if path == paths[-1] else 0
+        attention = block == "attention" and path == paths[0]
+        parent, _, leaf = path.rpartition(".")
+        setattr(layer.get_submodule(parent), leaf, NoAttention(index, width) if attention else Nothing(width))
+
+
+def set_heads(attention, heads, kv_heads, head_dim):
+    """Tells an attention module its new head counts, under whatever names its class keeps them."""
     for module in attention.modules():
-        for name in ("num_heads", "num_attention_heads"):
-            stock = stock or getattr(module, name, None)
-        config = getattr(module, "config", None)
-        if config is not None:
-            stock = stock or config.num_attention_heads
-            module.config = copy.copy(config)
-            module.config.num_attention_heads = heads
         for name, value in HEAD_COUNTS.items():
             if isinstance(getattr(module, name, None), int):
                 setattr(module, name, value(heads, kv_heads, head_dim))
+        config = getattr(module, "config", None)
+        if config is not None:  # Phi-3 reads the count from its configuration at every call
+            shared = config.shared if isinstance(config, LayerConfig) else config
+            module.config = LayerConfig(shared, {"num_attention_heads": heads, "num_key_value_heads": kv_heads})
+
+
+def narrow_heads(attention, stock_heads, heads, head_dim, readers):
+    """Gives an attention module that was built with `stock_heads` heads only `heads` of them.
+
+    Linears whose path below the module is in `readers` consume the heads; every other one produces them.
+    """
     for path, module in list(attention.named_modules()):
         if not isinstance(module, (nn.Linear, Conv1D)):
             continue
         conv = isinstance(module, Conv1D)
         outputs, inputs = (module.nf, module.nx) if conv else (module.out_features, module.in_features)
-        if path.split(".", 1)[-1] in readers or path in readers:
+        if path in readers:
             inputs = heads * head_dim
         else:
-            outputs = outputs * heads // stock
+            outputs = outputs // stock_heads * heads
         new = Conv1D(outputs, inputs) if conv else nn.Linear(inputs, outputs, module.bias is not None)
         parent, _, leaf = path.rpartition(".")
         setattr(attention.get_submodule(parent), leaf, new.to(module.weight.dtype))
+    set_heads(attention, heads, heads, head_dim)
+
+
+def rebuild(layer, config, index, overrides):
+    """One layer at its own width. `overrides` is its entry of `per_layer_config`."""
+    narrow = config.secateur_narrow
+    widths = {key: value for key, value in overrides.items() if key != "skip"}
+    heads = widths.pop("num_attention_heads", None) if narrow else None
+    new = type(layer)(LayerConfig(config, widths), layer_idx=index)
+    if heads is not None:
+        attention = new.get_submodule(narrow["attention"])
+        narrow_heads(attention, config.num_attention_heads, heads, narrow["head_dim"], narrow["readers"])
+    for block in overrides.get("skip", ()):
+        take_out(new, block, index, config.secateur_skip[block], config.hidden_size)
+    return new
+
+
+def per_layer(config):
+    """{layer index: overrides}, from a configuration of any version of transformers."""
+    spec = getattr(config, "_heterogeneity_spec", None)
+    entries = config.per_layer_config if spec is None else spec.per_layer_overrides
+    return {int(index): entry for index, entry in entries.items()}
 
 
 def find_layers(model):
@@ -90,55 +147,16 @@ def find_layers(model):
     raise ValueError(f"{type(model).__name__} has no list of {model.config.num_hidden_layers} layers")
 
 
-def rebuild(layer, config, index, overrides):
-    """One layer at its own width. `overrides` is its entry of `per_layer_config`."""
-    own = copy.copy(config)
-    own.__dict__.pop("_heterogeneity_spec", None)
-    narrow = config.secateur_narrow
-    for key, value in overrides.items():
-        if key != "skip" and not (narrow and key in ("num_attention_heads", "num_key_value_heads")):
-            setattr(own, key, value)
-    new = type(layer)(own, layer_idx=index)
-    if narrow and "num_attention_heads" in overrides:
-        heads = overrides["num_attention_heads"]
-        kv_heads = overrides.get("num_key_value_heads", heads)
-        narrow_heads(new.get_submodule(narrow["attention"]), heads, kv_heads, narrow["head_dim"], narrow["readers"])
-    for block in overrides.get("skip", ()):
-        skip_sub_block(new, block, index, config.secateur_skip[block])
-    return new
-
-
-def skip_sub_block(layer, block, index, path):
-    parent, _, leaf = path.rpartition(".")
-    setattr(layer.get_submodule(parent), leaf, NoAttention(index) if block == "attention" else NoFfn())
-
-
 class Pruned:
     """Mixed into a stock class: after the stock model stands, its layers get their own widths."""
 
     def __init__(self, config, *args, **kwargs):
-        # The stock constructor reads the global widths; transformers guards them once per-layer ones exist.
+        # The stock constructors read the global widths; transformers guards them once per-layer ones exist.
         config.allow_global_per_layer_attribute_access = True
         super().__init__(config, *args, **kwargs)
-        if not hasattr(self, "lm_head") and not hasattr(self, "cls"):
-            _apply(self, config)  # AutoModel: this class is the base model itself
-        elif not getattr(self.base_model, "_secateur_done", False):
-            _apply(self.base_model, config)
-
-
-def _apply(base, config):
-    layers = find_layers(base)
-    for index, overrides in per_layer(config).items():
-        layers[index] = rebuild(layers[index], config, index, overrides)
-    base._secateur_done = True
-
-
-def per_layer(config):
-    """{layer index: overrides}, from a configuration of any transformers version."""
-    spec = getattr(config, "_heterogeneity_spec", None)
-    if spec is not None:
-        return spec.per_layer_overrides
-    return {int(index): entry for index, entry in (config.per_layer_config or {}).items()}
+        layers = find_layers(self.base_model)
+        for index, overrides in per_layer(config).items():
+            layers[index] = rebuild(layers[index], config, index, overrides)
 
 
 def __getattr__(name):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from secateur.model.families import Family, join
-from secateur.model.linears import is_transposed, parameter_shape, submodule
+from secateur.model.linears import has_weight, is_transposed, parameter_shape, submodule
 
 KINDS = ("weight", "channel", "query_head", "kv_group", "attention", "ffn", "layer")
 
@@ -30,7 +30,7 @@ class Cut:
         parameter: path below the layer, e.g. `mlp.gate_proj.weight`.
         expert: index on axis 0 of a 3-D expert parameter; `axis` then counts the axes behind it.
         rescale: the parameter is an RMS-norm gain over all units, so removing units from it must
-            multiply the rest by sqrt(kept / units) to leave their outputs as they were with zeros.
+            multiply the rest by sqrt(units / kept) to leave their outputs as they were with zeros.
     """
 
     parameter: str
@@ -50,7 +50,6 @@ class Site:
             inside their KV groups).
         reader: path of the Linear that consumes the units; `mlp.experts.down_proj[3]` for expert 3.
         width: inputs of the reader per unit.
-        fixed: parameters that go only when all units go (biases of the reader).
     """
 
     kind: str
@@ -84,16 +83,22 @@ def sites_of(layer: nn.Module, family: Family, index: int, head_dim: int) -> lis
     ]
 
 
+def head_counts(layer: nn.Module, family: Family, head_dim: int) -> tuple[int, int]:
+    """(query heads, KV heads) of a layer that has attention, from its shapes as they are."""
+    a = family.attention
+    heads = parameter_shape(layer, join(a.path, a.o))[1] // head_dim
+    if a.fused is None:
+        return heads, parameter_shape(layer, join(a.path, a.k))[0] // head_dim
+    rows = parameter_shape(layer, join(a.path, a.fused))[0] // head_dim
+    return heads, heads if a.layout == "interleaved" else (rows - heads) // 2
+
+
 def _attention_sites(layer: nn.Module, family: Family, index: int, head_dim: int) -> Iterator[Site]:
     a = family.attention
     reader = join(a.path, a.o)
-    heads = parameter_shape(layer, reader)[1] // head_dim
-    if a.fused is not None:
-        fused = join(a.path, a.fused)
-        rows = parameter_shape(layer, fused)[0] // head_dim
-        kv_heads = heads if a.layout == "interleaved" else (rows - heads) // 2
-    else:
-        kv_heads = parameter_shape(layer, join(a.path, a.k))[0] // head_dim
+    if not has_weight(layer, reader):
+        return
+    heads, kv_heads = head_counts(layer, family, head_dim)
     group = heads // kv_heads
     q_cuts, kv_cuts = _head_cuts(layer, family, heads, kv_heads, head_dim)
     read = _matrix_cut(layer, reader, 1, head_dim)
@@ -129,6 +134,8 @@ def _channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Sit
         return
     f = family.ffn
     reader = join(f.path, f.down)
+    if not has_weight(layer, reader):
+        return
     units = parameter_shape(layer, reader)[1]
     cuts: list[Cut] = []
     for name in f.up:
@@ -152,25 +159,21 @@ def _expert_channel_sites(layer: nn.Module, family: Family, index: int) -> Itera
 
 def _whole_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
     """Sites of one unit: the attention sub-block, the FFN sub-block, the layer. They own whole parameters."""
-    a, f = family.attention, family.ffn
-    attention_reader = join(a.path, a.o)
-    attention_writers = [join(a.path, n) for n in ([a.fused] if a.fused else [a.q, a.k, a.v])]
-    yield _whole("attention", layer, index, [*attention_writers, attention_reader], attention_reader)
-    if family.experts is not None and submodule(layer, family.experts.path) is not None:
-        e = family.experts
-        ffn_modules, ffn_reader = [e.path, e.router], f"{e.path}.{e.down}"
-    else:
-        ffn_reader = join(f.path, f.down)
-        ffn_modules = [*(join(f.path, n) for n in f.up), ffn_reader]
-    yield _whole("ffn", layer, index, ffn_modules, ffn_reader)
-    yield _whole("layer", layer, index, [""], ffn_reader)
+    e = family.experts
+    attention_reader = join(family.attention.path, family.attention.o)
+    ffn_reader = join(family.ffn.path, family.ffn.down)
+    if e is not None and submodule(layer, e.path) is not None:
+        ffn_reader = f"{e.path}.{e.down}"
+    for kind, reader in (("attention", attention_reader), ("ffn", ffn_reader)):
+        if any(True for m in family.modules_of(kind) for _ in layer.get_submodule(m).parameters()):
+            yield _whole(kind, layer, index, family.modules_of(kind), reader)
+    yield _whole("layer", layer, index, ("",), ffn_reader)
 
 
-def _whole(kind: str, layer: nn.Module, index: int, modules: list[str], reader: str) -> Site:
+def _whole(kind: str, layer: nn.Module, index: int, modules: tuple[str, ...], reader: str) -> Site:
     cuts = []
     for path in modules:
-        module = layer.get_submodule(path) if path else layer
-        for name, parameter in module.named_parameters():
+        for name, parameter in layer.get_submodule(path).named_parameters():
             cuts.append(Cut(join(path, name), 0, parameter.shape[0]))
     params = sum(layer.get_parameter(c.parameter).numel() for c in cuts)
     return Site(kind, index, 1, tuple(cuts), reader, 1, params)

@@ -7,17 +7,19 @@ family.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
-from typing import Any
 
 import torch
 from torch import nn
 
 from secateur.errors import UnsupportedModelError
+from secateur.model.families import Family
 from secateur.model.linears import is_transposed, submodule
+from secateur.model.modeling_secateur import set_heads, take_out
 from secateur.model.sites import Cut, Site
+
+__all__ = ["drop", "remove", "renumber", "set_heads", "silence", "unit_parameters", "zero"]
 
 
 def zero(layer: nn.Module, site: Site, keep: torch.Tensor) -> None:
@@ -32,6 +34,17 @@ def zero(layer: nn.Module, site: Site, keep: torch.Tensor) -> None:
         target = parameter.data if cut.expert is None else parameter.data[cut.expert]
         for unit in gone:
             target.narrow(cut.axis, cut.offset + unit * cut.width, cut.width).zero_()
+
+
+def unit_parameters(layer: nn.Module, site: Site) -> torch.Tensor:
+    """Everything that each unit of a site owns, flattened: (units, params_per_unit) fp32."""
+    parts = []
+    for cut in site.cuts:
+        parameter = layer.get_parameter(cut.parameter).data
+        target = parameter if cut.expert is None else parameter[cut.expert]
+        own = target.narrow(cut.axis, cut.offset, site.units * cut.width).movedim(cut.axis, 0)
+        parts.append(own.reshape(site.units, -1).float())
+    return torch.cat(parts, dim=1)
 
 
 def remove(layer: nn.Module, cuts: list[tuple[Site, torch.Tensor]]) -> None:
@@ -84,7 +97,7 @@ def _select(parameter: torch.Tensor, chosen: list[tuple[Cut, torch.Tensor]]) -> 
         span = slice(cut.offset, cut.offset + keep.numel() * cut.width)
         alive[span] &= keep.cpu().repeat_interleave(cut.width)
         if cut.rescale:
-            scale *= math.sqrt(int(keep.sum()) / keep.numel())
+            scale *= math.sqrt(keep.numel() / int(keep.sum()))
     for axis, alive in by_axis.items():
         parameter = parameter.index_select(axis, alive.nonzero().flatten().to(parameter.device))
     return parameter * scale if scale != 1.0 else parameter.clone()
@@ -109,37 +122,32 @@ def _replace(layer: nn.Module, name: str, value: torch.Tensor) -> None:
         module.out_features, module.in_features = value.shape
 
 
-def set_heads(attention: nn.Module, heads: int, kv_heads: int, head_dim: int) -> None:
-    """Tells an attention module its new head counts, under whatever names its class keeps them.
-
-    Args:
-        attention: any `transformers` attention module whose projections have been cut.
-    """
-    known: dict[str, int] = {
-        "num_heads": heads,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "num_key_value_groups": heads // kv_heads,
-        "split_size": heads * head_dim,
-        "all_head_size": heads * head_dim,
-    }
-    for module in attention.modules():
-        for name, value in known.items():
-            if isinstance(getattr(module, name, None), int):
-                setattr(module, name, value)
-        config: Any = getattr(module, "config", None)
-        if config is not None:
-            # Phi-3 reads the count from its configuration at every call; the copy is this layer's own.
-            own: Any = copy.copy(config)
-            own.num_attention_heads = heads
-            if hasattr(config, "num_key_value_heads"):
-                own.num_key_value_heads = kv_heads
-            module.config = own
-
-
 def silence(layer: nn.Module, site: Site) -> None:
     """Zeroes the reader of a whole sub-block, weights and bias: it then adds nothing to the stream."""
     module = submodule(layer, site.reader)
     tensors = [layer.get_parameter(site.reader)] if module is None else list(module.parameters())
     for tensor in tensors:
         tensor.data.zero_()
+
+
+def drop(layer: nn.Module, site: Site, family: Family) -> None:
+    """Takes a whole sub-block out: its modules are replaced by ones without weights that output zeros.
+
+    Norms around the sub-block stay. Where one stands behind the sum (BERT, the first OPT models), it goes on
+    norming the stream alone: the same as after `silence`, and all that plain zeros can mean.
+    """
+    reader = submodule(layer, site.reader)
+    rows = layer.get_parameter(site.reader).shape[1] if reader is None else _outputs(reader)
+    take_out(layer, site.kind, site.layer, family.modules_of(site.kind), rows)
+
+
+def _outputs(linear: nn.Module) -> int:
+    weight = linear.get_parameter("weight")
+    return int(weight.shape[1] if is_transposed(linear) else weight.shape[0])
+
+
+def renumber(layer: nn.Module, index: int) -> None:
+    """Tells a layer its place after layers before it were dropped: the cache is addressed by it."""
+    for module in layer.modules():
+        if isinstance(getattr(module, "layer_idx", None), int):
+            module.layer_idx = index  # type: ignore[assignment]
