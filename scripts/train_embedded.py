@@ -17,12 +17,14 @@ import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
-# Threads that spin at a barrier stall each other when the cores are shared; 7 times slower where measured.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# One sequence per worker and one thread in each: on shared cores, threads that meet at a barrier in every
+# operator wait for the slowest, and spin while they wait (7 times slower where measured).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from safetensors import safe_open
@@ -30,7 +32,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from secateur.data.stdlib import documents
+from secateur.data.stdlib import Domain, documents
 
 VOCAB = 2048
 CONTEXT = 512
@@ -40,8 +42,8 @@ PROSE_REPEATS = 2  # there is 3.4 times less prose than code; it is read twice p
 
 @dataclass(frozen=True)
 class Hyper:
-    batch: int = 4  # sequences of CONTEXT tokens: the run is short, so many small steps beat few large ones
-    peak_lr: float = 2.5e-3
+    batch: int = 2  # sequences of CONTEXT tokens: the run is short, so many small steps beat few large ones
+    peak_lr: float = 2e-3
     final_lr: float = 0.02  # fraction of the peak
     warmup: float = 0.02  # fraction of the run
     weight_decay: float = 0.1
@@ -119,7 +121,7 @@ def make_optimizer(model: LlamaForCausalLM, hyper: Hyper) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": hyper.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=hyper.peak_lr, betas=hyper.betas)
+    return torch.optim.AdamW(groups, lr=hyper.peak_lr, betas=hyper.betas, fused=True)
 
 
 def learning_rate(progress: float, hyper: Hyper) -> float:
@@ -186,7 +188,7 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
 
 
 def train(args: argparse.Namespace, hyper: Hyper) -> None:
-    domains = ("prose", "code")
+    domains: tuple[Domain, ...] = get_args(Domain)
     texts = {domain: documents(domain, "train") for domain in domains}
     held_out = {domain: documents(domain, "held_out") for domain in domains}
     tokenizer = train_tokenizer(texts["prose"] + texts["code"])
@@ -204,7 +206,7 @@ def train(args: argparse.Namespace, hyper: Hyper) -> None:
         "documents": {domain: len(texts[domain]) for domain in domains},
         "bytes": {domain: sum(len(text.encode()) for text in texts[domain]) for domain in domains},
         "tokens": {domain: sum(len(ids) for ids in encoded[domain]) for domain in domains},
-        "threads": torch.get_num_threads(),
+        "workers": args.workers,
     }
     print(json.dumps(facts), flush=True)
     corpus = encoded["prose"] * PROSE_REPEATS + encoded["code"]
@@ -213,6 +215,20 @@ def train(args: argparse.Namespace, hyper: Hyper) -> None:
         return {domain: held_out_bits(model, tokenizer, held_out[domain]) for domain in domains}
 
     loop(run, corpus, args, hyper, lambda: run.save(tokenizer, facts), measure)
+
+
+def accumulate(model: LlamaForCausalLM, batch: torch.Tensor, pool: ThreadPoolExecutor) -> float:
+    """Leaves the gradient of the mean loss in `.grad`, one sequence per task; returns the loss."""
+    parameters = list(model.parameters())
+
+    def gradient(row: torch.Tensor) -> tuple[float, tuple[torch.Tensor, ...]]:
+        loss = model(input_ids=row, labels=row, use_cache=False).loss / len(batch)
+        return loss.item(), torch.autograd.grad(loss, parameters)  # not backward(): .grad is shared
+
+    losses, gradients = zip(*pool.map(gradient, batch.split(1)), strict=True)
+    for parameter, *parts in zip(parameters, *gradients, strict=True):
+        parameter.grad = torch.stack(parts).sum(0)
+    return sum(losses)
 
 
 def loop(
@@ -226,6 +242,7 @@ def loop(
     """Steps until the budget is spent; a line every 100 steps, a checkpoint every few minutes."""
     windows = epoch_windows(corpus, args.seed, run.epoch)
     clock = saved = time.monotonic()
+    pool = ThreadPoolExecutor(args.workers)
     losses: list[float] = []
     while True:
         progress = run.step / args.steps if args.steps else run.elapsed / (args.minutes * 60)
@@ -247,12 +264,9 @@ def loop(
         batch = windows[run.window : run.window + hyper.batch].to(args.device)
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(progress, hyper)
-        loss = run.model(input_ids=batch, labels=batch, use_cache=False).loss
-        loss.backward()
+        losses.append(accumulate(run.model, batch, pool))
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), hyper.clip)
         run.optimizer.step()
-        run.optimizer.zero_grad()
-        losses.append(loss.item())
         run.step, run.window = run.step + 1, run.window + hyper.batch
         run.elapsed, clock = run.elapsed + time.monotonic() - clock, time.monotonic()
 
@@ -265,6 +279,7 @@ def main() -> None:
     parser.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=2, help="sequences computed at once")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

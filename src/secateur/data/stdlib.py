@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import os
 import re
 import sysconfig
 import tokenize
@@ -97,10 +98,11 @@ def _is_held_out(name: str) -> bool:
 
 
 def _source_files(root: Path) -> Iterator[Path]:
-    for path in root.rglob("*.py"):
-        inside = path.relative_to(root)
-        if _SKIPPED_FOLDERS.isdisjoint(inside.parts) and not _SKIPPED_FILES.search(inside.as_posix()):
-            yield path
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if name not in _SKIPPED_FOLDERS]  # site-packages can be huge
+        for path in (Path(folder, name) for name in names if name.endswith(".py")):
+            if not _SKIPPED_FILES.search(path.relative_to(root).as_posix()):
+                yield path
 
 
 def _topics() -> dict[str, str]:
@@ -128,7 +130,11 @@ def _parsed(split: Split) -> Iterator[tuple[str, ast.Module]]:
 def _docstring_nodes(tree: ast.Module) -> list[tuple[ast.AST, ast.Expr]]:
     """(owner, docstring statement) of the module, its classes and its functions, in source order."""
     found: list[tuple[ast.AST, ast.Expr]] = []
-    for node in ast.walk(tree):
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        # No definition hides in an expression, and expressions are most of the tree.
+        waiting += (child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         first = node.body[0] if node.body else None
