@@ -37,9 +37,9 @@ def load_corpus(spec: str, split: Split = "train") -> Corpus:
     if spec == "stdlib" or spec.startswith("stdlib:"):
         return _stdlib(spec, split)
     path = Path(spec).expanduser()
-    if _is(path, "dir"):
+    if spec and _is(path, "dir"):
         raise InputError(f"{spec} is a folder; give one {KINDS} file in it")
-    if _is(path, "exists"):
+    if spec and _is(path, "exists"):
         return _file(spec, path)
     if hub.is_hub_id(spec):
         return hub.load(spec, split)

@@ -3,7 +3,7 @@
 from secateur.evaluate.evaluation import evaluate
 from secateur.evaluate.generate import generate
 from secateur.evaluate.loading import load
-from secateur.evaluate.perplexity import Score, perplexity, refuse_encoder
+from secateur.evaluate.perplexity import Score, refuse_encoder
 from secateur.evaluate.windows import context_length, evaluation_length, windows
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "evaluation_length",
     "generate",
     "load",
-    "perplexity",
     "refuse_encoder",
     "windows",
 ]

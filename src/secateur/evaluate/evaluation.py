@@ -13,7 +13,9 @@ from secateur.errors import InputError
 from secateur.evaluate.compute import dtype_name
 from secateur.evaluate.loading import Loaded, load
 from secateur.evaluate.measure import measure
-from secateur.evaluate.perplexity import Score, evaluation_length, perplexity, windows
+from secateur.evaluate.perplexity import Score, perplexity
+from secateur.evaluate.windows import evaluation_length, windows
+from secateur.model.files import read_index
 
 RATIOS = (
     "perplexity",
@@ -134,13 +136,8 @@ def _describe(side: Loaded, sets: dict[str, Any], length: int) -> dict[str, Any]
 
 
 def bytes_on_disk(path: str | Path) -> int:
-    """Size of the weight files (safetensors) of a folder, or of a hub id in the local cache."""
-    folder = Path(path)
-    if not folder.is_dir():
-        from transformers.utils import cached_file
-
-        folder = Path(cached_file(str(path), "config.json", local_files_only=True)).parent
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    """Size of the files that hold a folder's weights."""
+    return sum(file.stat().st_size for file in set(read_index(Path(path)).values()))
 
 
 def _vocab(side: Loaded) -> int:

@@ -13,7 +13,7 @@ from secateur.data.tokens import check_ids, tokenize
 from secateur.errors import InputError
 from secateur.evaluate.compute import dtype_name
 from secateur.evaluate.loading import Loaded, load
-from secateur.evaluate.perplexity import context_length
+from secateur.evaluate.windows import context_length
 
 
 def generate(

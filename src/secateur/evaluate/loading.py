@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
+from transformers.utils import logging as hf_logging
 
 from secateur.errors import InputError
 from secateur.evaluate.compute import resolve_device, resolve_dtype
 from secateur.evaluate.perplexity import refuse_encoder
+from secateur.model.classes import model_class
+from secateur.model.files import read_config, read_header, read_index
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -28,16 +33,17 @@ class Loaded:
 
 
 def load(path: str | Path, device: str = "auto", dtype: str = "auto") -> Loaded:
-    """Load a checkpoint folder (or a hub id) for evaluation.
+    """Load a checkpoint folder for evaluation, uneven ones too.
 
     Raises:
-        InputError: no such model, an encoder, or a device or dtype that can't be had.
+        InputError: no such folder, damaged or incomplete weights, an encoder, a device or dtype not to be had.
+        UnsupportedModelError: transformers doesn't know the architecture.
     """
     where = resolve_device(device)
-    config = _config(path)
+    config = read_config(Path(path))
     refuse_encoder(config)
     number = resolve_dtype(dtype, where, config)
-    model = _model(path, number).to(where).eval().requires_grad_(False)
+    model = _model(Path(path), config, number).to(where).eval().requires_grad_(False)
     return Loaded(str(path), model, load_tokenizer(path), where, number)
 
 
@@ -48,22 +54,45 @@ def load_tokenizer(path: str | Path) -> Any | None:
         InputError: there are such files, but they don't load.
     """
     folder = Path(path)
-    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=folder.is_dir())
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a broken tokenizer file raises whatever its parser raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: the tokenizer doesn't load: {reason}") from None
 
 
-def _config(path: str | Path) -> Any:
+def _model(folder: Path, config: Any, dtype: torch.dtype) -> Any:
+    for file in sorted(set(read_index(folder).values())):
+        read_header(file)  # a damaged file is named before any of it is read
+    with _silence():
+        model, info = model_class(config).from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    # transformers would fill what is missing with random numbers, and the figures would be of another model.
+    for kind, problem in (("missing_keys", "is missing"), ("mismatched_keys", "has a wrong shape")):
+        if info[kind]:
+            name = str(min(map(str, info[kind])))
+            raise InputError(f"{folder}: tensor {name} {problem} for what its config.json says; fetch it again")
+    return model
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What transformers would draw and print while loading is checked by `_model`, and told in one line."""
+    shown, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
     try:
-        return AutoConfig.from_pretrained(path, local_files_only=Path(path).is_dir())
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} is no model that can be evaluated: {reason}") from None
-
-
-def _model(path: str | Path, dtype: torch.dtype) -> Any:
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=Path(path).is_dir())
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if shown:
+            hf_logging.enable_progress_bar()

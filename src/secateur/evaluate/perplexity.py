@@ -12,9 +12,9 @@ from torch import Tensor
 
 from secateur.errors import InputError, SecateurError
 from secateur.evaluate.progress import progress
-from secateur.evaluate.windows import Window, context_length, evaluation_length, windows
+from secateur.evaluate.windows import Window, context_length
 
-__all__ = ["Score", "context_length", "evaluation_length", "perplexity", "refuse_encoder", "windows"]
+__all__ = ["Score", "context_length", "perplexity", "refuse_encoder"]
 
 LOGITS_BYTES = {"cpu": 2**24}  # fp32, of one batch: what stays near a processor's caches is fastest;
 LOGITS_BYTES_ELSE = 2**28  # an accelerator wants large batches. A single long window may need more than either.

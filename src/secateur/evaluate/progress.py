@@ -14,8 +14,12 @@ PATIENCE = 3.0  # seconds before a bar appears
 
 @contextmanager
 def progress(label: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with the amount of work just done. The bar goes to stderr and is wiped at the end."""
-    if quiet:
+    """Gives a function to call with the amount of work just done.
+
+    The bar goes to stderr, if that is a terminal, and is wiped at the end.
+    """
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
         yield lambda amount: None
         return
     bar = Progress(
@@ -23,7 +27,7 @@ def progress(label: str, total: int, quiet: bool = False) -> Iterator[Callable[[
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
     )
     task = bar.add_task(label, total=total)
@@ -37,4 +41,5 @@ def progress(label: str, total: int, quiet: bool = False) -> Iterator[Callable[[
     try:
         yield advance
     finally:
-        bar.stop()
+        if bar.live.is_started:  # else it would print an empty line
+            bar.stop()

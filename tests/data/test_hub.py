@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from secateur.data import hub
+from secateur.data.documents import load_corpus
+from secateur.errors import InputError
+
+
+class Hub:
+    """Stands for the `datasets` library: three rows a split, and a record of what was asked for."""
+
+    def __init__(self, rows: list[dict[str, Any]], splits: list[str], offline: bool = False) -> None:
+        self.rows, self.splits, self.asked = rows, splits, []
+        self.config = SimpleNamespace(HF_HUB_OFFLINE=offline)
+
+    def get_dataset_split_names(self, name: str, config: str | None) -> list[str]:
+        return self.splits
+
+    def load_dataset(self, name: str, config: str | None, split: str, streaming: bool) -> list[dict[str, Any]]:
+        self.asked.append((name, config, split, streaming))
+        if name == "broken":
+            raise ValueError("Config is missing.\nPick one.")
+        return self.rows
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def put(rows: list[dict[str, Any]], splits: list[str] | None = None, **how: Any) -> Hub:
+        fake = Hub(rows, splits or ["train", "test", "validation"], **how)
+        monkeypatch.setitem(sys.modules, "datasets", fake)
+        monkeypatch.setattr(hub, "_reachable", lambda: True)
+        return fake
+
+    return put
+
+
+@pytest.mark.parametrize(
+    "spec", ["name", "org/name", "org/na.me-1.5_x", "org/name:config", "org/name::test", "n:c:s"]
+)
+def test_what_may_be_a_hub_id(spec: str) -> None:
+    assert hub.is_hub_id(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["a.jsonl", "org/a.txt", "/name", "./name", "a/b/c", "a b", "org/", "a:b:c:d", "C:\\a", "~/a", "é"]
+)
+def test_what_may_not(spec: str) -> None:
+    assert not hub.is_hub_id(spec)
+
+
+def test_config_and_split_are_taken_from_the_spec_or_chosen(install: Any) -> None:
+    fake = install([{"text": ""}, {"text": "one"}, {"text": "two"}])
+    corpus = load_corpus("org/name:en:dev")
+    assert corpus.documents == ("one", "two")
+    assert "3 rows of split 'dev'" in corpus.notes[0]
+    load_corpus("org/name")
+    load_corpus("org/name:en", "held_out")
+    load_corpus("org/name::test", "held_out")
+    assert fake.asked == [
+        ("org/name", "en", "dev", True),
+        ("org/name", None, "train", True),
+        ("org/name", "en", "validation", True),
+        ("org/name", None, "test", True),
+    ]
+
+
+def test_only_the_top_of_a_large_set_is_read(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "LONGEST", 10)
+    install([{"text": "abcdef"}] * 100)
+    assert len(load_corpus("name").documents or ()) == 2
+    install([{"input_ids": [1, 2]}] * 100)
+    assert len(load_corpus("name").ids or ()) == 2
+
+
+def test_rows_without_text_name_their_fields(install: Any) -> None:
+    install([{"question": "a", "answer": "b"}] * 100)
+    with pytest.raises(InputError, match=r"row 1 has no 'text'.*'question', 'answer'"):
+        load_corpus("name")
+
+
+def test_no_split_to_hold_out(install: Any) -> None:
+    install([{"text": "a"}], ["train", "extra"])
+    with pytest.raises(InputError, match="splits train, extra; name one"):
+        load_corpus("name", "held_out")
+
+
+def test_what_the_library_raises_becomes_one_line(install: Any) -> None:
+    install([])
+    with pytest.raises(InputError, match=r"'broken' can't be read .*: Config is missing$"):
+        load_corpus("broken")
+
+
+def test_not_installed(monkeypatch: pytest.MonkeyPatch, no_network: None) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r'pip install "secateur\[data\]"'):
+        load_corpus("org/name")
+
+
+def test_offline_is_told_at_once(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install([{"text": "a"}])
+    monkeypatch.setattr(hub, "_reachable", lambda: False)
+    with pytest.raises(InputError, match="can't be reached; use a file or 'stdlib'"):
+        load_corpus("org/name")
+    assert fake.asked == []
+
+
+def test_the_cache_is_read_when_offline_is_chosen(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install([{"text": "a"}], offline=True)
+    monkeypatch.setattr(hub, "_reachable", lambda: False)
+    assert load_corpus("org/name").documents == ("a",)
+    assert fake.asked == [("org/name", None, "train", False)]
+
+
+def test_reachability_is_one_short_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    assert not hub._reachable()
+    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy"})
+    assert hub._reachable()
