@@ -72,8 +72,9 @@ CASES: dict[str, dict[str, Any]] = {
     "phi3": _modern(
         "phi3", rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
     ),
-    "olmo2": _modern("olmo2", attention_bias=True),
-    "olmo3": _modern("olmo3", sliding_window=7, layer_types=MIXED),
+    # The norm over all heads: removing some equals zeroing them up to its epsilon, kept out of the way here.
+    "olmo2": _modern("olmo2", attention_bias=True, rms_norm_eps=1e-9),
+    "olmo3": _modern("olmo3", sliding_window=7, layer_types=MIXED, rms_norm_eps=1e-9),
     "granite": _modern(
         "granite",
         attention_multiplier=0.3,
@@ -94,13 +95,13 @@ CASES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
     },
     "neox-serial": _modern("gpt_neox", use_parallel_residual=False),
-    "mixtral": _modern("mixtral", num_local_experts=4, num_experts_per_tok=2, intermediate_size=20),
+    "mixtral": _modern("mixtral", num_local_experts=4, num_experts_per_tok=2, intermediate_size=24),
     "qwen3-moe": _modern(
         "qwen3_moe",
         head_dim=12,
         num_experts=4,
         num_experts_per_tok=2,
-        moe_intermediate_size=20,
+        moe_intermediate_size=24,
         mlp_only_layers=[1],
         norm_topk_prob=True,
     ),

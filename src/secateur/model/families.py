@@ -42,6 +42,11 @@ class Ffn:
     width_key: str = "intermediate_size"
 
 
+# The grouped matrix products that run experts (transformers' default) refuse rows that aren't whole multiples of
+# 16 bytes: 8 channels of a 2-byte dtype.
+EXPERT_CHANNELS = 8
+
+
 @dataclass(frozen=True)
 class Experts:
     """Expert weights as 3-D parameters (experts, out, in): `up` holds gate rows, then up rows."""

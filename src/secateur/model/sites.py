@@ -11,12 +11,12 @@ and the shapes of one layer, so they are the same for a layer on disk, on the me
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from secateur.model.families import Family, join
+from secateur.model.families import EXPERT_CHANNELS, Family, join
 from secateur.model.linears import has_weight, is_transposed, parameter_shape, submodule
 
 KINDS = ("weight", "channel", "query_head", "kv_group", "attention", "ffn", "layer")
@@ -30,7 +30,8 @@ class Cut:
         parameter: path below the layer, e.g. `mlp.gate_proj.weight`.
         expert: index on axis 0 of a 3-D expert parameter; `axis` then counts the axes behind it.
         rescale: the parameter is an RMS-norm gain over all units, so removing units from it must
-            multiply the rest by sqrt(units / kept) to leave their outputs as they were with zeros.
+            multiply the rest by sqrt(units / kept) to leave their outputs as they were with zeros (up to
+            the norm's epsilon, which can't be scaled per layer).
     """
 
     parameter: str
@@ -48,6 +49,7 @@ class Site:
     Args:
         groups: units come in this many equal runs, and each run must keep the same number (query heads
             inside their KV groups).
+        multiple: a cut must keep a multiple of this many units.
         reader: path of the Linear that consumes the units; `mlp.experts.down_proj[3]` for expert 3.
         width: inputs of the reader per unit.
     """
@@ -61,6 +63,7 @@ class Site:
     params_per_unit: int
     groups: int = 1
     expert: int | None = None
+    multiple: int = 1
 
     @property
     def name(self) -> str:
@@ -154,7 +157,8 @@ def _expert_channel_sites(layer: nn.Module, family: Family, index: int) -> Itera
     experts, _, units = layer.get_parameter(down).shape
     for i in range(experts):
         cuts = (Cut(up, 0, expert=i), Cut(up, 0, offset=units, expert=i), Cut(down, 1, expert=i))
-        yield _site("channel", layer, index, units, cuts, f"{down}[{i}]", 1, expert=i)
+        site = _site("channel", layer, index, units, cuts, f"{down}[{i}]", 1, expert=i)
+        yield replace(site, multiple=EXPERT_CHANNELS)
 
 
 def _whole_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:

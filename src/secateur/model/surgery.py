@@ -56,8 +56,8 @@ def remove(layer: nn.Module, cuts: list[tuple[Site, torch.Tensor]]) -> None:
             parameter must come together and keep equally many units.
 
     Raises:
-        UnsupportedModelError: experts of one layer would keep different numbers of channels, or the
-            KV groups of one layer different numbers of query heads.
+        UnsupportedModelError: experts of one layer would keep different numbers of channels or no multiple of
+            `Site.multiple`, or the KV groups of one layer different numbers of query heads.
     """
     selections: dict[str, list[tuple[Cut, torch.Tensor]]] = defaultdict(list)
     for site, keep in cuts:
@@ -65,7 +65,7 @@ def remove(layer: nn.Module, cuts: list[tuple[Site, torch.Tensor]]) -> None:
         for cut in site.cuts:
             selections[cut.parameter].append((cut, keep))
     for name, chosen in selections.items():
-        _replace(layer, name, _select(layer.get_parameter(name).data, chosen))
+        set_parameter(layer, name, _select(layer.get_parameter(name).data, chosen))
 
 
 def _check_even(site: Site, keep: torch.Tensor) -> None:
@@ -74,6 +74,11 @@ def _check_even(site: Site, keep: torch.Tensor) -> None:
         raise UnsupportedModelError(
             f"{site.name}: each of the {site.groups} KV groups must keep equally many query heads, "
             f"the plan keeps {per_group.tolist()}"
+        )
+    kept = int(keep.sum())
+    if kept % site.multiple and kept < site.units:
+        raise UnsupportedModelError(
+            f"{site.name}: experts run only with multiples of {site.multiple} channels, the plan keeps {kept}"
         )
 
 
@@ -107,7 +112,7 @@ def _without_expert(cut: Cut) -> Cut:
     return Cut(cut.parameter, cut.axis, cut.width, cut.offset)
 
 
-def _replace(layer: nn.Module, name: str, value: torch.Tensor) -> None:
+def set_parameter(layer: nn.Module, name: str, value: torch.Tensor) -> None:
     """Puts a parameter of another shape in place and updates the sizes that its module states."""
     path, _, leaf = name.rpartition(".")
     module = layer.get_submodule(path)
