@@ -31,7 +31,8 @@ class Fit(NamedTuple):
         weight: fp32, (out, kept) for columns, (out, in) for masks.
         bias: (out,) fp32, what the Linear's bias changes by; None where no mean was given.
         damping: the ridge it ended with.
-        gain: by how much E‖y - V x - b‖² fell below masking alone (with its own best b), relative to E‖W x‖².
+        gain: by how much E‖y - V x - b‖² fell below masking alone (with its own best b), relative to E‖W x‖²,
+            or to the variance of W x where means are given.
     """
 
     weight: Tensor

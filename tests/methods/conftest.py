@@ -1,0 +1,23 @@
+"""Units for the conformance suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from activations import gathered, inputs, weights
+from torch import Tensor
+
+from secateur.methods import Units
+
+
+@pytest.fixture
+def make_units() -> Callable[..., Units]:
+    def make(count: int = 8, width: int = 1, out: int = 6, tokens: int = 300, x: Tensor | None = None) -> Units:
+        x = inputs(tokens, count * width) if x is None else x
+        reader = weights(out, count * width)
+        group = torch.cat([weights(count, 10, seed=2), reader.T.reshape(count, -1)], 1)
+        return Units(reader, gathered(x), width, group)
+
+    return make

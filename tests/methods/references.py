@@ -1,0 +1,100 @@
+"""The formulas once more, as slow as they are plain: loops over entries in fp64, no shared code."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+
+def magnitude(W: Tensor) -> Tensor:
+    return torch.tensor([[abs(float(w)) for w in row] for row in W])
+
+
+def wanda(W: Tensor, x: Tensor) -> Tensor:
+    out = torch.zeros(W.shape)
+    for i, j in itertools.product(range(W.shape[0]), range(W.shape[1])):
+        norm = math.sqrt(sum(float(t) ** 2 for t in x[:, j]))
+        out[i, j] = abs(float(W[i, j])) * norm
+    return out
+
+
+def wanda_units(reader: Tensor, x: Tensor, width: int) -> list[float]:
+    entries = wanda(reader, x)
+    return [
+        sum(float(entries[i, j]) for i in range(reader.shape[0]) for j in range(u * width, (u + 1) * width))
+        for u in range(reader.shape[1] // width)
+    ]
+
+
+def damped_second_moments(x: Tensor, damping: float) -> Tensor:
+    x = x.double()
+    H = x.T @ x / len(x)
+    live = [float(H[i, i]) for i in range(len(H)) if H[i, i] > 0]
+    mean = sum(live) / len(live)
+    for i in range(len(H)):
+        H[i, i] = (H[i, i] if H[i, i] > 0 else mean) + damping * mean
+    return H
+
+
+def sparsegpt(
+    W: Tensor, x: Tensor, sparsity: float, n_of_m: tuple[int, int] | None, block: int, damping: float
+) -> tuple[Tensor, Tensor]:
+    """(weight, mask) with one explicit inverse of the remaining columns at every step (OBS, eq. 3 of SparseGPT):
+    the weight at column j is removed at cost w² / inv_00, and its columns to the right absorb the error."""
+    W, H = W.double().clone(), damped_second_moments(x, damping)
+    rows, columns = W.shape
+    live = x.double().square().sum(0) > 0
+    mask = torch.ones(rows, columns, dtype=torch.bool)
+    inverses = [torch.linalg.inv(H[j:, j:]) for j in range(columns)]
+    removed = 0
+
+    def cost(i: int, j: int) -> float:
+        return float(W[i, j] ** 2 / inverses[j][0, 0]) * float(live[j])
+
+    for j in range(columns):
+        if n_of_m is None and j % block == 0:
+            stop = min(j + block, columns)
+            due = math.floor(rows * stop * sparsity + 0.5) - removed
+            removed += due
+            entries = sorted(itertools.product(range(rows), range(j, stop)), key=lambda e: cost(*e))
+            for entry in entries[:due]:
+                mask[entry] = False
+        if n_of_m is not None and j % n_of_m[1] == 0:
+            for i in range(rows):
+                for worst in sorted(range(j, j + n_of_m[1]), key=lambda c, i=i: cost(i, c))[: n_of_m[1] - n_of_m[0]]:
+                    mask[i, worst] = False
+        for i in range(rows):
+            if not mask[i, j]:
+                W[i, j:] -= W[i, j] / inverses[j][0, 0] * inverses[j][0]
+                W[i, j] = 0
+    return W, mask
+
+
+def best_fit_error(W: Tensor, H: Tensor, kept: list[int]) -> float:
+    """min over V on the kept inputs of tr((W - V) H (W - V)ᵀ), by solving for V afresh."""
+    difference = W.double().clone()
+    if kept:
+        difference[:, kept] -= W.double() @ H[:, kept] @ torch.linalg.inv(H[kept][:, kept])
+    return float((difference @ H * difference).sum())
+
+
+def obs(reader: Tensor, x: Tensor, width: int, damping: float) -> tuple[list[int], list[float]]:
+    """(order of removal, objective after each): at each step every candidate's full problem is solved again."""
+    H = damped_second_moments(x, damping)
+    remaining = list(range(reader.shape[1] // width))
+    order, objective = [], []
+    while remaining:
+        errors = {
+            unit: best_fit_error(
+                reader, H, [j for u in remaining if u != unit for j in range(u * width, (u + 1) * width)]
+            )
+            for unit in remaining
+        }
+        worst = min(remaining, key=lambda unit: errors[unit])
+        order.append(worst)
+        objective.append(errors[worst])
+        remaining.remove(worst)
+    return order, objective

@@ -1,0 +1,210 @@
+"""What every method promises, whichever paper it comes from. A new entry of METHODS is held to it unasked."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from activations import gathered, inputs, weights
+from torch import Tensor
+
+from secateur import methods
+from secateur.errors import InputError
+from secateur.methods import METHODS, Method, Units, prune_weight
+from secateur.numerics.linalg import quadratic_error
+from secateur.numerics.moments import NEEDS
+from secateur.numerics.patterns import Pattern, removed_count
+
+FREE = Pattern.parse("free")
+PATTERNS = [FREE, Pattern.parse("2:4"), Pattern.parse("4:8"), Pattern.parse("1:4")]
+FOR_WEIGHTS = [m for m in METHODS.values() if "weights" in m.prunes]
+FOR_UNITS = [m for m in METHODS.values() if "units" in m.prunes]
+MakeUnits = Callable[..., Units]
+
+
+def named(value: object) -> str:
+    return value.name if isinstance(value, Method) else str(value)
+
+
+each_weight_method = pytest.mark.parametrize("method", FOR_WEIGHTS, ids=named)
+each_unit_method = pytest.mark.parametrize("method", FOR_UNITS, ids=named)
+each_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+
+
+def importance(method: Method, units: Units) -> Tensor:
+    assert method.score_units is not None
+    return method.score_units(units)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=named)
+def test_entries_are_complete(method: Method) -> None:
+    assert METHODS[method.name] is method
+    assert method.prunes
+    assert method.needs <= NEEDS
+    assert method.scope in {"row", "matrix"}
+    assert method.score is None or method.solve is None
+    assert method.title
+    assert method.paper.startswith("https://")
+
+
+@pytest.mark.parametrize("room", ["methods", "numerics"])
+def test_imports_stay_pure(room: str) -> None:
+    allowed = {"torch", "secateur", "__future__", "collections", "dataclasses", "typing", "math", "re"}
+    below = ("secateur.errors", "secateur.numerics", "secateur.methods")
+    for path in (Path(methods.__file__).parents[1] / room).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or "."]
+            for name in names:
+                assert name.split(".")[0] in allowed, f"{path.name} imports {name}"
+                assert not name.startswith("secateur") or name.startswith(below), f"{path.name} imports {name}"
+                assert room == "methods" or not name.startswith("secateur.methods"), f"{path.name}: {name}"
+
+
+@each_weight_method
+@each_pattern
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_come_back_pruned_to_the_count(method: Method, pattern: Pattern, dtype: torch.dtype) -> None:
+    W = weights(6, 160).to(dtype)
+    moments, sparsity = gathered(inputs(400, 160)), 0.6
+    before = W.clone()
+    found = prune_weight(method, W, moments, pattern, sparsity)
+    again = prune_weight(method, W, moments, pattern, sparsity)
+    assert torch.equal(W, before)
+    assert found.weight.dtype == torch.float32
+    assert found.weight.shape == found.mask.shape == W.shape
+    assert found.mask.dtype == torch.bool
+    assert torch.isfinite(found.weight).all()
+    assert not found.weight[~found.mask].any()
+    assert torch.equal(found.mask, again.mask)
+    assert torch.equal(found.weight, again.weight)
+    assert pattern.holds(found.mask)
+    removed = int((~found.mask).sum())
+    if pattern.sparsity is not None:
+        assert removed == round(pattern.sparsity * W.numel())
+    elif method.score is not None and method.scope == "row":
+        assert ((~found.mask).sum(1) == removed_count(160, sparsity)).all()
+    else:
+        assert removed == removed_count(W.numel(), sparsity)
+
+
+@each_weight_method
+def test_a_pattern_that_does_not_fit_is_refused(method: Method) -> None:
+    with pytest.raises(InputError, match="no multiple of 4"):
+        prune_weight(method, weights(4, 10), gathered(inputs(50, 10)), Pattern.parse("2:4"), 0.5)
+
+
+@each_weight_method
+def test_masks_do_not_depend_on_scale(method: Method) -> None:
+    W, x = weights(8, 32), inputs(400, 32)
+    found = prune_weight(method, W, gathered(x), FREE, 0.5)
+    scaled = prune_weight(method, W * 4, gathered(x / 8), FREE, 0.5)  # powers of two: exact
+    assert torch.equal(found.mask, scaled.mask)
+    torch.testing.assert_close(found.weight * 4, scaled.weight)
+
+
+@each_weight_method
+@each_pattern
+def test_outputs_may_be_permuted(method: Method, pattern: Pattern) -> None:
+    W, moments, order = weights(8, 32), gathered(inputs(400, 32)), torch.randperm(8)
+    found = prune_weight(method, W, moments, pattern, 0.5)
+    permuted = prune_weight(method, W[order], moments, pattern, 0.5)
+    assert torch.equal(found.mask[order], permuted.mask)
+    torch.testing.assert_close(found.weight[order], permuted.weight)
+
+
+@pytest.mark.parametrize("method", [m for m in FOR_WEIGHTS if m.score is not None], ids=named)
+def test_scores_follow_permuted_inputs(method: Method) -> None:
+    assert method.score is not None
+    W, x, order = weights(8, 32), inputs(400, 32), torch.randperm(32)
+    expected = method.score(W, gathered(x))[:, order]
+    assert (expected >= 0).all()
+    torch.testing.assert_close(method.score(W[:, order], gathered(x[:, order])), expected)
+
+
+@pytest.mark.parametrize("method", [m for m in FOR_WEIGHTS if m.solve is not None], ids=named)
+@each_pattern
+@pytest.mark.parametrize("tokens", [2, 40, 400])
+def test_solves_beat_masking_alone(method: Method, pattern: Pattern, tokens: int) -> None:
+    W, moments = weights(8, 32), gathered(inputs(tokens, 32))
+    found = prune_weight(method, W, moments, pattern, 0.5)
+    solved, _ = quadratic_error(W, found.weight, moments.gram)
+    masked, _ = quadratic_error(W, W * found.mask, moments.gram)
+    assert found.damping is not None
+    assert solved <= masked
+
+
+@each_weight_method
+@each_pattern
+@pytest.mark.parametrize("tokens", [0, 1, 50])
+def test_dead_inputs_and_few_tokens_are_harmless(method: Method, pattern: Pattern, tokens: int) -> None:
+    x = inputs(tokens, 32)
+    x[:, [0, 7, 31]] = 0
+    found = prune_weight(method, weights(6, 32), gathered(x), pattern, 0.5)
+    assert torch.isfinite(found.weight).all()
+    assert pattern.holds(found.mask)
+    assert int((~found.mask).sum()) == round((pattern.sparsity or 0.5) * 6 * 32)
+    if method.needs and tokens and pattern.free:
+        assert not found.mask[:, [0, 7, 31]].any()  # what reads a dead input goes first
+
+
+@each_weight_method
+@pytest.mark.parametrize("sparsity", [0.0, 1.0])
+def test_nothing_and_everything(method: Method, sparsity: float) -> None:
+    W = weights(4, 16)
+    found = prune_weight(method, W, gathered(inputs(60, 16)), FREE, sparsity)
+    assert torch.equal(found.weight, W * (1 - sparsity))
+    assert bool(found.mask.all()) == (sparsity == 0)
+
+
+@each_unit_method
+@pytest.mark.parametrize("width", [1, 4])
+def test_units_are_scored(method: Method, width: int, make_units: MakeUnits) -> None:
+    units = make_units(width=width)
+    scores = importance(method, units)
+    assert scores.shape == (units.count,)
+    assert scores.dtype == torch.float64
+    assert torch.isfinite(scores).all()
+    assert (scores >= 0).all()
+    assert torch.equal(scores, importance(method, units))
+
+
+@each_unit_method
+@pytest.mark.parametrize("width", [1, 4])
+def test_units_may_be_permuted(method: Method, width: int, make_units: MakeUnits) -> None:
+    x = inputs(300, 8 * width)
+    units, order = make_units(width=width, x=x), torch.randperm(8)
+    inputs_order = (order[:, None] * width + torch.arange(width)).flatten()
+    permuted = Units(units.reader[:, inputs_order], gathered(x[:, inputs_order]), width, units.group[order])
+    torch.testing.assert_close(importance(method, permuted), importance(method, units)[order], rtol=1e-5, atol=0)
+
+
+@each_unit_method
+def test_unit_rankings_do_not_depend_on_scale(method: Method, make_units: MakeUnits) -> None:
+    x = inputs(300, 8)
+    units = make_units(x=x)
+    scaled = Units(units.reader * 4, gathered(x * 2), 1, units.group * 4)
+    assert torch.equal(importance(method, units).argsort(), importance(method, scaled).argsort())
+
+
+@each_unit_method
+def test_units_that_do_nothing_go_first(method: Method, make_units: MakeUnits) -> None:
+    units = make_units(width=2)
+    reader, group = units.reader.clone(), units.group.clone()
+    reader[:, 6:8], group[3] = 0, 0
+    assert int(importance(method, replace(units, reader=reader, group=group)).argmin()) == 3
+
+
+@each_unit_method
+@pytest.mark.parametrize("tokens", [0, 1, 3])
+def test_units_with_few_tokens_are_finite(method: Method, tokens: int, make_units: MakeUnits) -> None:
+    x = inputs(tokens, 8)
+    x[:, 2] = 0
+    assert torch.isfinite(importance(method, make_units(x=x))).all()
