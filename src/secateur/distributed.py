@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def start(device: torch.device) -> None:
@@ -56,6 +59,15 @@ def broadcast(tensors: Iterable[torch.Tensor], source: int) -> None:
     if world() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, source)
+
+
+def share_object(value: T, source: int) -> T:
+    """A small record that rank `source` has, on every rank."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, source)
+    return box[0]
 
 
 def barrier() -> None:

@@ -34,6 +34,7 @@ from secateur.errors import InputError, UnsupportedModelError
 from secateur.model.classes import model_class
 from secateur.model.families import Family, family_of
 from secateur.model.files import read_config, read_header, read_index
+from secateur.model.linears import linears_of
 
 _TORCH_DTYPES = {
     "F64": torch.float64,
@@ -123,6 +124,16 @@ class Checkpoint:
     def parameters(self) -> int:
         return sum(self.sizes.values())
 
+    def layer_parameters(self, index: int) -> int:
+        """Entries that layer `index` stores."""
+        return sum(self.sizes[key] for key in self.by_layer.get(index, []))
+
+    @property
+    def linear_parameters(self) -> int:
+        """Entries of all prunable matrices: no embeddings, head, norms, routers or biases."""
+        layers = self.template.get_submodule(self.family.layers)
+        return sum(m * n for layer in layers.children() for m, n in (x.shape for x in linears_of(layer, self.family)))
+
     @property
     def bytes_on_disk(self) -> int:
         return sum(file.stat().st_size for file in set(self.files.values()))
@@ -154,20 +165,21 @@ class Checkpoint:
         return model.eval().requires_grad_(False)
 
     @cached_property
-    def _template(self) -> PreTrainedModel:
+    def template(self) -> PreTrainedModel:
+        """The model without weights, for its names and shapes."""
         return self.skeleton()
 
     @cached_property
     def _conversions(self) -> list[Any]:
-        return get_model_conversion_mapping(self._template) or []
+        return get_model_conversion_mapping(self.template) or []
 
     @cached_property
     def targets(self) -> dict[str, str]:
         """Tensor name on disk -> (first) parameter in memory that it becomes."""
-        state = self._template.state_dict()
+        state = self.template.state_dict()
         renamings = [c for c in self._conversions if isinstance(c, WeightRenaming)]
         converters = [c for c in self._conversions if isinstance(c, WeightConverter)]
-        prefix = self._template.base_model_prefix
+        prefix = self.template.base_model_prefix
         out = {}
         for key in self.files:
             name, _ = rename_source_key(key, renamings, converters, prefix, state)
@@ -214,8 +226,8 @@ class Checkpoint:
     def _check_complete(self) -> None:
         """Every parameter that the configuration asks for must be in the files (tied ones excepted)."""
         present = set(self.targets.values())
-        tied = set(getattr(self._template, "all_tied_weights_keys", None) or {})
-        needed = {name for name, _ in self._template.named_parameters(remove_duplicate=False)}
+        tied = set(getattr(self.template, "all_tied_weights_keys", None) or {})
+        needed = {name for name, _ in self.template.named_parameters(remove_duplicate=False)}
         for name in sorted(needed - present - tied):
             if not any(_covers(other, name) for other in present):
                 raise InputError(f"{self.path}: the checkpoint lacks '{name}', which its config.json asks for")

@@ -58,6 +58,7 @@ class Outer:
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         self.checkpoint = checkpoint
         self.device = device
+        self.dtype = dtype
         self._path = checkpoint.family.layers
         self._model = checkpoint.skeleton(dtype)
         checkpoint.load_into(self._model, checkpoint.by_layer[None])
@@ -89,6 +90,12 @@ class Outer:
         finally:
             self._put(self._probes)
         return layer.to(self.device)
+
+    def surroundings(self) -> dict[str, Tensor]:
+        """Every stored tensor outside the layers, by its name in memory, in its stored dtype."""
+        state = self._model.state_dict()
+        names = [self.checkpoint.targets[key] for key in self.checkpoint.by_layer[None]]
+        return {n: state[n].to("cpu", self.checkpoint.target_dtypes[n]) for n in names if n in state}
 
     @torch.no_grad()
     def enter(self, ids: Tensor) -> tuple[Tensor, list[Call]]:

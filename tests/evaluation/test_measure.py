@@ -6,10 +6,10 @@ import pytest
 from small import save_tiny, tiny_llama
 
 from secateur.errors import ResourceError, SecateurError
-from secateur.evaluate import measure as module
-from secateur.evaluate import speed as speed_module
-from secateur.evaluate.measure import measure, peak_resident_bytes, resident_bytes
-from secateur.evaluate.speed import speed
+from secateur.evaluation import measure as module
+from secateur.evaluation import speed as speed_module
+from secateur.evaluation.measure import measure, peak_resident_bytes, resident_bytes
+from secateur.evaluation.speed import speed
 
 
 @pytest.mark.parametrize("context", [4, 32, 2048])

@@ -10,11 +10,11 @@ import torch
 from secateur.data.corpus import Corpus
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError
-from secateur.evaluate.compute import dtype_name
-from secateur.evaluate.loading import Loaded, load
-from secateur.evaluate.measure import measure
-from secateur.evaluate.perplexity import Score, perplexity
-from secateur.evaluate.windows import evaluation_length, windows
+from secateur.evaluation.compute import dtype_name
+from secateur.evaluation.loading import Loaded, load
+from secateur.evaluation.measure import measure
+from secateur.evaluation.perplexity import Score, perplexity
+from secateur.evaluation.windows import evaluation_length, windows
 from secateur.model.files import read_index
 
 RATIOS = (

@@ -6,7 +6,7 @@ import pytest
 from small import byte_tokenizer, save_tiny, tiny_llama
 
 from secateur.errors import InputError
-from secateur.evaluate import generate
+from secateur.evaluation import generate
 
 
 @pytest.fixture

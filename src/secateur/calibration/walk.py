@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur import distributed
-from secateur.calibrate.activations import Activations, Budget
-from secateur.calibrate.experts import expert_inputs
+from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.experts import expert_inputs
 from secateur.model.linears import Linear, linears_of, submodule
 from secateur.model.outer import Call, Outer
 from secateur.numerics.moments import Moments
@@ -112,25 +112,30 @@ class Block:
             distributed.all_reduce(found[name].tensors())
         return found
 
-    def statistics(self, needs: frozenset[str], sequential: bool = False) -> Iterator[tuple[Linear, Moments]]:
-        """Every Linear with the statistics of its inputs.
+    def stages(
+        self, needs: frozenset[str], sequential: bool = False
+    ) -> Iterator[list[tuple[Linear, Moments]]]:
+        """The Linears with the statistics of their inputs, in groups that may be solved side by side.
 
         Args:
-            sequential: gather each group of Linears after the loop body has edited the ones before it
-                (one partial pass per group) instead of all at once.
+            sequential: one group per distinct input (q, k and v; o; gate and up; down), each gathered after
+                the groups before it were edited; otherwise one group, gathered once.
         """
         groups: dict[str, list[Linear]] = {}
         for linear in self.linears:
             groups.setdefault(linear.source, []).append(linear)
-        together = None if sequential else self.moments(list(groups), needs)
+        if not sequential:
+            found = self.moments(list(groups), needs)
+            yield [(linear, found[linear.source]) for linear in self.linears]
+            return
         for source, members in groups.items():
-            found = together or self.moments([source], needs)
-            for linear in members:
-                yield linear, found[source]
+            found = self.moments([source], needs)
+            yield [(linear, found[source]) for linear in members]
 
-    def replace(self, layer: nn.Module) -> None:
-        """Puts another module in the block's place."""
-        self.layer = layer
+    def statistics(self, needs: frozenset[str], sequential: bool = False) -> Iterator[tuple[Linear, Moments]]:
+        """Every Linear with the statistics of its inputs: `stages` without the grouping."""
+        for stage in self.stages(needs, sequential):
+            yield from stage
 
 
 def _watch(
@@ -180,6 +185,8 @@ def walk(
     layers: Sequence[int] | None = None,
     dense: bool = False,
     finished: Callable[[int], nn.Module | None] = lambda index: None,
+    edited: Callable[[nn.Module, int], None] = lambda layer, index: None,
+    at_end: Callable[[Stream], None] = lambda stream: None,
     budget: Budget | None = None,
     work: Path | None = None,
 ) -> Iterator[Block]:
@@ -192,6 +199,8 @@ def walk(
         dense: carry the untouched model's hidden states along, for targets that need them.
         finished: gives the edited layer of a block that an earlier run has finished, which then isn't
             yielded again, or None.
+        edited: called with each block when its edits are done and its weights are rounded as they'll be saved.
+        at_end: called with the hidden states that leave the last block.
         budget: bytes of hidden states that may stay in memory; None = all.
         work: folder for those that may not.
     """
@@ -209,15 +218,17 @@ def walk(
             if index in visited:
                 layer = finished(index)
                 if layer is None:
-                    edited = copy.deepcopy(original) if reference is not None else original
-                    block = Block(index, edited, outer, stream)
+                    own = copy.deepcopy(original) if reference is not None else original
+                    block = Block(index, own, outer, stream)
                     block.dense = (original, reference) if reference is not None else None
                     yield block
                     layer = block.layer
-                round_to_stored(layer, outer, index)
+                    round_to_stored(layer, outer, index)
+                    edited(layer, index)
                 stream.advance(layer, index, outer.device)
             if reference is not None:
                 reference.advance(original, index, outer.device)
+        at_end(stream)
     finally:
         stream.states.close()
         if reference is not None:

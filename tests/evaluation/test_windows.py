@@ -6,7 +6,7 @@ from transformers import GPT2Config, LlamaConfig, MambaConfig
 
 from secateur.data.corpus import Corpus, from_texts
 from secateur.errors import InputError
-from secateur.evaluate.windows import LONGEST, context_length, evaluation_length, windows
+from secateur.evaluation.windows import LONGEST, context_length, evaluation_length, windows
 
 BOS = 258
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.evaluate.windows import evaluation_length
+from secateur.evaluation.windows import evaluation_length
 
 LONGEST_PROMPT, LONGEST_ANSWER = 512, 64  # tokens; shorter where the context is
 FEWEST_RUNS, MOST_RUNS, SECONDS = 3, 25, 3.0  # runs go on until this many seconds, within these numbers

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, T5Conf
 from secateur.data.corpus import Corpus, from_texts
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError, SecateurError
-from secateur.evaluate.perplexity import _batches, perplexity, refuse_encoder
-from secateur.evaluate.windows import Window, windows
+from secateur.evaluation.perplexity import _batches, perplexity, refuse_encoder
+from secateur.evaluation.windows import Window, windows
 
 TEXTS = ["the café", "a longer text, which is cut at the context of the model, as it has more bytes", "日本", "a"]
 
@@ -57,8 +57,8 @@ def test_against_loops_in_double_precision() -> None:
 
 def test_batches_and_slices_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     together, _ = perplexity(tiny_llama(0), found(), tiny_llama(1))
-    monkeypatch.setattr("secateur.evaluate.perplexity.LOGITS_BYTES", {"cpu": 1})  # one window a batch
-    monkeypatch.setattr("secateur.evaluate.perplexity.CHUNK_BYTES", 3 * 259 * 4)  # three places a slice
+    monkeypatch.setattr("secateur.evaluation.perplexity.LOGITS_BYTES", {"cpu": 1})  # one window a batch
+    monkeypatch.setattr("secateur.evaluation.perplexity.CHUNK_BYTES", 3 * 259 * 4)  # three places a slice
     alone, _ = perplexity(tiny_llama(0), found(), tiny_llama(1))
     assert alone.nll == pytest.approx(together.nll, rel=1e-6)
     assert alone.kl == pytest.approx(together.kl, rel=1e-5)
@@ -128,8 +128,8 @@ def test_a_bert_that_is_a_decoder_is_not_refused() -> None:
 def test_the_bar_is_only_for_long_work_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(terminal: bool, patience: float, quiet: bool) -> str:
         console = Console(file=io.StringIO(), force_terminal=terminal)
-        monkeypatch.setattr("secateur.evaluate.progress.Console", lambda stderr: console)
-        monkeypatch.setattr("secateur.evaluate.progress.PATIENCE", patience)
+        monkeypatch.setattr("secateur.evaluation.progress.Console", lambda stderr: console)
+        monkeypatch.setattr("secateur.evaluation.progress.PATIENCE", patience)
         perplexity(tiny_llama(), found(), quiet=quiet)
         return console.file.getvalue()
 

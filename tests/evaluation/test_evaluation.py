@@ -12,9 +12,9 @@ from transformers import BertConfig, BertForMaskedLM
 
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError
-from secateur.evaluate import evaluate
-from secateur.evaluate.evaluation import RATIOS, split_specs
-from secateur.evaluate.loading import load
+from secateur.evaluation import evaluate
+from secateur.evaluation.evaluation import RATIOS, split_specs
+from secateur.evaluation.loading import load
 
 
 @pytest.fixture

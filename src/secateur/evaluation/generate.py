@@ -11,9 +11,9 @@ import torch
 from secateur.data.corpus import Corpus
 from secateur.data.tokens import check_ids, tokenize
 from secateur.errors import InputError
-from secateur.evaluate.compute import dtype_name
-from secateur.evaluate.loading import Loaded, load
-from secateur.evaluate.windows import context_length
+from secateur.evaluation.compute import dtype_name
+from secateur.evaluation.loading import Loaded, load
+from secateur.evaluation.windows import context_length
 
 
 def generate(

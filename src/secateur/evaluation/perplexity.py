@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError, SecateurError
-from secateur.evaluate.progress import progress
-from secateur.evaluate.windows import Window, context_length
+from secateur.evaluation.progress import progress
+from secateur.evaluation.windows import Window, context_length
 
 __all__ = ["Score", "context_length", "perplexity", "refuse_encoder"]
 

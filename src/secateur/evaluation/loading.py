@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from secateur.errors import InputError
-from secateur.evaluate.compute import resolve_device, resolve_dtype
-from secateur.evaluate.perplexity import refuse_encoder
+from secateur.evaluation.compute import resolve_device, resolve_dtype
+from secateur.evaluation.perplexity import refuse_encoder
 from secateur.model.classes import model_class
 from secateur.model.files import read_config, read_header, read_index
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from secateur.errors import ResourceError, SecateurError
 
-_CHILD = "from secateur.evaluate.measure import child; child()"
+_CHILD = "from secateur.evaluation.measure import child; child()"
 _MARK = "secateur-measure:"  # before the answer, as libraries may print what they like
 
 
@@ -70,9 +70,9 @@ def child() -> None:
 def _measure_here(path: str, device: str, dtype: str, length: int | None, threads: int) -> dict[str, Any]:
     import torch
 
-    from secateur.evaluate.loading import load
-    from secateur.evaluate.speed import speed
-    from secateur.evaluate.windows import evaluation_length
+    from secateur.evaluation.loading import load
+    from secateur.evaluation.speed import speed
+    from secateur.evaluation.windows import evaluation_length
 
     torch.set_num_threads(threads)
     before = resident_bytes()

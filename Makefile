@@ -1,0 +1,36 @@
+# `make demo` and `make test` work from a fresh clone with nothing but Python 3.10+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: demo test lint slow clean
+
+demo: $(STAMP)
+	$(BIN)/secateur prune embedded --sites channel,query_head --sparsity 0.25 --calibrate stdlib \
+		--samples 64 --out out/demo --overwrite
+	$(BIN)/secateur generate out/demo "def read_file(path):" --against embedded --tokens 40
+	@echo
+	@echo "The pruned model is in out/demo; open out/demo/report.html in a browser."
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch goes first and alone: its own spelling decides which build is installed, and so how much is fetched.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,109 @@
+"""The library's front door for researchers: load a model, see its sites, gather statistics, save the result.
+
+checkpoint = secateur.Checkpoint.open("path/to/model")
+outer = secateur.open_for_walk(checkpoint)
+tokens = secateur.calibrate(checkpoint, "general.jsonl").tokens
+with secateur.save(outer, "out") as put:
+    for block in secateur.walk(outer, tokens):
+        for linear, moments in block.statistics(frozenset({"rms"})):
+            score = linear.weight.abs() * moments.rms
+            linear.weight = linear.weight * secateur.Pattern.parse("2:4").mask(score)
+        put(block)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.calibration.walk import Block, round_to_stored
+from secateur.data.batches import Calibration, calibration_batches
+from secateur.data.documents import load_corpus
+from secateur.evaluation.compute import resolve_device, resolve_dtype
+from secateur.evaluation.loading import load as load_for_evaluation
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.depth import shallow_config
+from secateur.model.outer import Outer
+from secateur.model.save import write_block, write_checkpoint
+from secateur.model.sites import Site, sites_of
+from secateur.model.uneven import Widths, layer_widths, uneven_config, uniform_config
+from secateur.workspace import Workspace
+
+
+def load(path: str | Path, device: str = "auto", dtype: str = "auto") -> Any:
+    """A checkpoint folder as a `transformers` model in eval mode, uneven widths included, without remote code.
+
+    Args:
+        dtype: `auto` is float32 on a CPU, else what the checkpoint holds.
+    """
+    return load_for_evaluation(path, device, dtype).model
+
+
+def sites(checkpoint: Checkpoint | str | Path) -> list[Site]:
+    """Every site of every layer of a checkpoint; no weights are read."""
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    layers = opened.template.get_submodule(opened.family.layers)
+    return [
+        site
+        for index, layer in enumerate(layers.children())
+        for site in sites_of(layer, opened.family, index, opened.head_dim)
+    ]
+
+
+def open_for_walk(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype: str = "auto") -> Outer:
+    """A checkpoint opened for streaming: see `walk`."""
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    where = resolve_device(device)
+    return Outer(opened, where, resolve_dtype(dtype, where, opened.config))
+
+
+def calibrate(
+    checkpoint: Checkpoint, source: str, samples: int = 128, length: int = 512, seed: int = 0
+) -> Calibration:
+    """Token sequences of a text source, by the project's protocol."""
+    vocabulary = checkpoint.config.vocab_size
+    return calibration_batches(
+        load_corpus(source), checkpoint.tokenizer(), samples, length, seed, vocab_size=vocabulary
+    )
+
+
+def new_config(
+    checkpoint: Checkpoint, kept: list[int] | tuple[int, ...], widths: dict[int, Widths], flags: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """config.json of a cut checkpoint: stock where the stock class takes it, else with per-layer widths.
+
+    Args:
+        kept: layers that stay.
+        widths: new place of each -> its `layer_widths`.
+        flags: configuration flags that are on now.
+    """
+    config = shallow_config(checkpoint.config, kept) | dict.fromkeys(flags, True)
+    stock = uniform_config(config, checkpoint.family, widths, checkpoint.head_dim)
+    return stock or uneven_config(config, checkpoint.family, widths, checkpoint.head_dim)
+
+
+@contextmanager
+def save(outer: Outer, out: str | Path, overwrite: bool = False) -> Iterator[Callable[[Block], None]]:
+    """Collects edited blocks and writes a checkpoint when the `with` block ends; nothing if it fails.
+
+    Gives a function to call with each block after its edits, in order. Blocks that are never given are dropped.
+    """
+    checkpoint = outer.checkpoint
+    kept: list[int] = []
+    widths: dict[int, Widths] = {}
+    with Workspace(out, overwrite).open() as workspace:
+
+        def put(block: Block) -> None:
+            round_to_stored(block.layer, outer, block.index)
+            write_block(workspace.blocks, block.layer, checkpoint, block.index)
+            widths[len(kept)] = layer_widths(block.layer, checkpoint.family, checkpoint.config, checkpoint.head_dim)
+            kept.append(block.index)
+
+        yield put
+        with torch.no_grad():
+            write_checkpoint(workspace.final, outer, workspace.blocks, kept, new_config(checkpoint, kept, widths))
+        workspace.deliver()

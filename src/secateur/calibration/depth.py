@@ -1,0 +1,120 @@
+"""Scores of whole layers: block influence from one pass, leave-one-out loss from one pass over many candidates.
+
+Both stream the model block by block. Leave-one-out carries one hidden state per candidate, and candidates
+share everything up to the first layer in which they differ, so each block is read once per pass.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from secateur import distributed
+from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.walk import Stream, batches_of, walk
+from secateur.methods.block_influence import BlockInfluence
+from secateur.model.outer import Outer
+
+EXHAUSTIVE = 4  # all combinations are tried where they're at most this many times the layers
+
+
+def influence_of_layers(
+    outer: Outer, tokens: Tensor, step: Callable[[str], None] = lambda text: None
+) -> list[float]:
+    """Block influence of every layer of the untouched model (higher = keep)."""
+    scores = []
+    for block in walk(outer, tokens):
+        influence = BlockInfluence(outer.device)
+        for i in range(len(block.stream.batches)):
+            before = block.stream.states[i].to(outer.device)
+            influence.update(before, block.stream.forward(block.layer, block.index, i, outer.device))
+        distributed.all_reduce(influence.tensors())
+        scores.append(influence.value)
+        step(f"layer {block.index}")
+    return scores
+
+
+def loss_without(
+    outer: Outer,
+    tokens: Tensor,
+    candidates: Sequence[frozenset[int]],
+    budget: Budget | None = None,
+    work: Path | None = None,
+) -> list[float]:
+    """Mean negative log likelihood of the calibration tokens with each set of layers left out.
+
+    One pass over the blocks for all candidates: a candidate whose removed layers all lie further on shares
+    the state of the others with the same removed layers so far.
+    """
+    budget = budget or Budget(None)
+    start = Stream.start(outer, batches_of(tokens), budget, work and work / "start.bin")
+    states: dict[frozenset[int], Activations] = {frozenset(): start.states}
+    serial = itertools.count()
+    for index in range(outer.checkpoint.layers):
+        layer = outer.load(index)
+        following: dict[frozenset[int], Activations] = {}
+        for removed in {frozenset(i for i in c if i <= index) for c in candidates}:
+            source = states[removed - {index}]
+            target = Activations(budget, work and work / f"candidate-{next(serial)}.bin")
+            stream = Stream(start.batches, source, start.calls)
+            for i in range(len(start.batches)):
+                kept = index not in removed
+                target[i] = stream.forward(layer, index, i, outer.device) if kept else source[i]
+            following[removed] = target
+        for old in states.values():
+            old.close()
+        states = following
+    losses = {removed: _loss(outer, start.batches, final) for removed, final in states.items()}
+    for old in states.values():
+        old.close()
+    return [losses[c] for c in candidates]
+
+
+def _loss(outer: Outer, batches: list[Tensor], states: Activations) -> float:
+    sums = torch.zeros(2, dtype=torch.float64, device=outer.device)
+    for i, ids in enumerate(batches):
+        logits = outer.logits(ids, states[i])[:, :-1].float().flatten(0, 1)
+        targets = ids[:, 1:].flatten().to(logits.device)
+        sums[0] += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").double()
+        sums[1] += targets.numel()
+    distributed.all_reduce([sums])
+    return float(sums[0] / sums[1])
+
+
+def leave_out(
+    outer: Outer,
+    tokens: Tensor,
+    count: int,
+    allowed: Sequence[int],
+    step: Callable[[str], None] = lambda text: None,
+    budget: Budget | None = None,
+    work: Path | None = None,
+) -> tuple[frozenset[int], dict[int, float]]:
+    """The `count` layers without which the loss is lowest, and each candidate layer's loss when it was weighed.
+
+    All combinations are tried where there are few, otherwise one layer after the other (greedy).
+    """
+    single = loss_without(outer, tokens, [frozenset({i}) for i in allowed], budget, work)
+    losses = dict(zip(allowed, single, strict=True))
+    step("one layer out")
+    if count == 1:
+        return frozenset({min(losses, key=lambda i: (losses[i], i))}), losses
+    if math.comb(len(allowed), count) <= EXHAUSTIVE * outer.checkpoint.layers:
+        sets = [frozenset(c) for c in itertools.combinations(allowed, count)]
+        found = loss_without(outer, tokens, sets, budget, work)
+        step("all combinations")
+        best = min(range(len(sets)), key=lambda k: (found[k], sorted(sets[k])))
+        return sets[best], losses
+    removed = frozenset({min(losses, key=lambda i: (losses[i], i))})
+    while len(removed) < count:
+        rest = [i for i in allowed if i not in removed]
+        found = loss_without(outer, tokens, [removed | {i} for i in rest], budget, work)
+        losses |= dict(zip(rest, found, strict=True))
+        removed |= {rest[min(range(len(rest)), key=lambda k: (found[k], rest[k]))]}
+        step(f"{len(removed)} layers out")
+    return removed, losses

@@ -1,0 +1,1 @@
+"""Cutting one block: structured sites (`units`) and single weights (`weights`)."""

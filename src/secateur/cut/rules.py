@@ -1,0 +1,220 @@
+"""What a recipe or a plan means for this checkpoint: which kinds go, how much of each, what is left alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from secateur.allocation.uniform import keep_count
+from secateur.cut.units import UnitRules
+from secateur.errors import InputError
+from secateur.methods import METHODS, Method
+from secateur.model.biases import bias_flags
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.families import join
+from secateur.model.linears import linears_of
+from secateur.model.sites import Site
+from secateur.numerics.patterns import Pattern
+from secateur.plan import Plan
+from secateur.recipe import Recipe
+
+UNIT_KINDS = frozenset({"channel", "query_head", "kv_group"})
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Decisions that hold for the whole run.
+
+    Args:
+        unit_kinds: structured kinds to cut.
+        bias_flags: reader -> config flag to switch on, so that refits may use a bias.
+        protected: layers that nothing is cut from.
+        weight_method: for single weights, None = weights are left alone.
+        notes: what a report should say about these decisions.
+    """
+
+    units: UnitRules
+    unit_kinds: frozenset[str]
+    bias_flags: dict[str, str]
+    protected: frozenset[int]
+    layers_to_drop: int
+    weight_method: Method | None
+    pattern: Pattern
+    weight_sparsity: Callable[[int], Callable[[str], float]]
+    plan: Plan | None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, recipe: Recipe, checkpoint: Checkpoint, plan: Plan | None) -> Rules:
+        """Derives the rules; refuses what this checkpoint can't give.
+
+        Raises:
+            InputError: a protected layer that isn't there, more layers to drop than may go, a pattern that
+                doesn't fit a Linear.
+        """
+        kinds = plan.kinds if plan is not None else frozenset(recipe.sites)
+        unit_kinds = _unit_kinds(kinds, checkpoint) if plan is None else kinds & UNIT_KINDS
+        protected = _protected(recipe, checkpoint)
+        counts = _keep_counts(recipe)
+        flags, notes = _flags(recipe, checkpoint, unit_kinds, plan)
+        weighty = "weight" in kinds
+        pattern = _pattern(recipe, plan) if weighty else Pattern()
+        if weighty:
+            _check_pattern(pattern, checkpoint)
+        return cls(
+            units=UnitRules(
+                None if plan is not None else recipe.method_for("channel") if unit_kinds else None,
+                counts,
+                _planned(plan),
+                recipe.refit,
+                frozenset(_readers(checkpoint, unit_kinds)) if recipe.bias != "none" else frozenset(),
+            ),
+            unit_kinds=unit_kinds,
+            bias_flags=flags,
+            protected=protected,
+            layers_to_drop=0 if plan is not None else _layers_to_drop(recipe, checkpoint, protected),
+            weight_method=_weight_method(recipe, plan) if weighty else None,
+            pattern=pattern,
+            weight_sparsity=_sparsities(recipe, plan),
+            plan=plan,
+            notes=notes,
+        )
+
+
+def _planned(plan: Plan | None) -> Callable[[Site], tuple[int, ...] | None]:
+    """Site -> the units that a plan keeps of it (all, if it says nothing); None = choose."""
+    if plan is None:
+        return lambda site: None
+
+    def kept(site: Site) -> tuple[int, ...]:
+        entry = plan.entry(site.name)
+        if entry is None or entry.keep is None:
+            return tuple(range(site.units))
+        if entry.units != site.units:
+            raise InputError(f"the plan says {site.name} has {entry.units} units, the model has {site.units}")
+        return entry.keep
+
+    return kept
+
+
+def _unit_kinds(kinds: frozenset[str], checkpoint: Checkpoint) -> frozenset[str]:
+    """Where every KV group has one query head (no grouped attention), a query head is its KV group."""
+    config = checkpoint.config
+    heads = config.num_attention_heads
+    grouped = (getattr(config, "num_key_value_heads", None) or heads) < heads
+    chosen = kinds & UNIT_KINDS
+    if "query_head" in chosen and not grouped:
+        chosen = (chosen - {"query_head"}) | {"kv_group"}
+    return chosen
+
+
+def _protected(recipe: Recipe, checkpoint: Checkpoint) -> frozenset[int]:
+    layers = checkpoint.layers
+    for index in recipe.protect:
+        if not -layers <= index < layers:
+            raise InputError(f"protect names layer {index}, but the model has layers 0 to {layers - 1}")
+    return frozenset(index % layers for index in recipe.protect)
+
+
+def _layers_to_drop(recipe: Recipe, checkpoint: Checkpoint, protected: frozenset[int]) -> int:
+    if "layer" not in recipe.sites:
+        return 0
+    count = math.floor(recipe.sparsity_for("layer") * checkpoint.layers + 0.5)
+    free = checkpoint.layers - len(protected)
+    if count == 0:
+        raise InputError(
+            f"sparsity {recipe.sparsity_for('layer'):g} of {checkpoint.layers} layers is less than half a layer; "
+            f"the least is {1 / checkpoint.layers:.3g}"
+        )
+    if count > free or count >= checkpoint.layers:
+        most = min(free, checkpoint.layers - 1)
+        raise InputError(f"sparsity asks for {count} layers to go, but at most {most} of {checkpoint.layers} may")
+    return count
+
+
+def _keep_counts(recipe: Recipe) -> Callable[[Site], int]:
+    def count(site: Site) -> int:
+        round_to = recipe.round_to if site.kind == "channel" else 1
+        return keep_count(site.units, recipe.sparsity_for(_asked(recipe, site.kind)), site.groups, round_to)
+
+    return count
+
+
+def _readers(checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> list[str]:
+    a, f = checkpoint.family.attention, checkpoint.family.ffn
+    readers = [join(a.path, a.o)] if unit_kinds & {"query_head", "kv_group"} else []
+    return [*readers, join(f.path, f.down)] if "channel" in unit_kinds else readers
+
+
+def _flags(
+    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], plan: Plan | None
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Config flags that biases for the refit need, unless they would cost the stock class its loading."""
+    if recipe.bias != "add" or not recipe.refit:
+        return {}, ()
+    flags = bias_flags(checkpoint, frozenset(_readers(checkpoint, unit_kinds)))
+    if flags and checkpoint.family.heads == "divides_hidden":
+        heads = _heads_after(recipe, checkpoint, unit_kinds, plan)
+        if checkpoint.config.hidden_size % heads:
+            # Such head counts load under another model type (Llama as Mistral), which has no biases.
+            return {}, (f"no bias in the refits: with {heads} heads the checkpoint loads as a class without biases",)
+    return flags, ()
+
+
+def _heads_after(recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], plan: Plan | None) -> int:
+    """Query heads that a layer will have (the first cut layer of a plan)."""
+    heads = checkpoint.config.num_attention_heads
+    kv_heads = getattr(checkpoint.config, "num_key_value_heads", None) or heads
+    group = heads // kv_heads
+    if plan is not None:
+        kept = {entry.kind: len(entry.keep) for entry in reversed(plan.entries) if entry.keep is not None}
+        return kept.get("query_head", kept.get("kv_group", kv_heads) * group)
+    if "kv_group" in unit_kinds:
+        kv_heads = keep_count(kv_heads, recipe.sparsity_for(_asked(recipe, "kv_group")))
+    if "query_head" in unit_kinds:
+        group = keep_count(group, recipe.sparsity_for("query_head"))
+    return kv_heads * group
+
+
+def _asked(recipe: Recipe, kind: str) -> str:
+    """The kind under which the recipe asks for a site: query heads without groups are cut as KV groups."""
+    return kind if kind in recipe.sites else "query_head"
+
+
+def _weight_method(recipe: Recipe, plan: Plan | None) -> Method:
+    if plan is None:
+        return recipe.method_for("weight")
+    name = next(entry.method for entry in plan.entries if entry.kind == "weight")
+    if name not in METHODS:
+        raise InputError(f"the plan names method '{name}', which is unknown")
+    return METHODS[name]
+
+
+def _pattern(recipe: Recipe, plan: Plan | None) -> Pattern:
+    if plan is None:
+        return Pattern.parse(recipe.pattern)
+    return Pattern.parse(next(e.pattern or "free" for e in plan.entries if e.kind == "weight"))
+
+
+def _sparsities(recipe: Recipe, plan: Plan | None) -> Callable[[int], Callable[[str], float]]:
+    """layer -> (Linear -> fraction that goes)."""
+    if plan is None:
+        return lambda layer: lambda linear: recipe.sparsity_for("weight")
+
+    def of(layer: int) -> Callable[[str], float]:
+        def sparsity(linear: str) -> float:
+            entry = plan.entry(f"layers.{layer}.{linear}")
+            return 0.0 if entry is None else entry.sparsity
+
+        return sparsity
+
+    return of
+
+
+def _check_pattern(pattern: Pattern, checkpoint: Checkpoint) -> None:
+    """N:M must divide every width: found before the run, on the layers without weights."""
+    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
+    for index, layer in enumerate(layers.children()):
+        for linear in linears_of(layer, checkpoint.family):
+            pattern.validate(linear.shape[1], f"layers.{index}.{linear.name}")

@@ -1,0 +1,152 @@
+"""Structured cuts of one block: score the units of a site, choose, refit the reader, remove.
+
+Sites are cut in the order in which data flows through the block (heads before channels), each on the
+statistics that the cuts before it have left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.calibration.walk import Block
+from secateur.methods import Method, Units
+from secateur.model.families import Family, join
+from secateur.model.linears import Linear
+from secateur.model.sites import Site, sites_of
+from secateur.model.surgery import remove, set_heads, unit_parameters
+from secateur.numerics.least_squares import least_squares_columns
+from secateur.numerics.linalg import quadratic_error
+from secateur.numerics.moments import Moments
+from secateur.numerics.patterns import keep_best
+
+ORDER = ("kv_group", "query_head", "channel")
+
+
+@dataclass(frozen=True)
+class UnitCut:
+    """What was done to one site.
+
+    Args:
+        keep: kept units, ascending.
+        scores: importance of each unit, None where a plan was replayed.
+        error_masked: E|Wx - W'x|^2 / E|Wx|^2 of the reader with the units gone and nothing made up for it.
+        error: the same after the refit.
+        damping: what the refit's ridge ended with; None without refit.
+    """
+
+    site: Site
+    keep: tuple[int, ...]
+    scores: tuple[float, ...] | None
+    error_masked: float
+    error: float
+    damping: float | None
+
+
+@dataclass(frozen=True)
+class UnitRules:
+    """How the units of a block are cut.
+
+    Args:
+        method: scores them.
+        keep_count: site -> how many units stay (a multiple of site.groups).
+        planned: site -> units to keep, from a plan; None = choose by score.
+        refit: make up for the cut in the reader's weights by least squares.
+        biased: readers (by name) that may carry a bias, so that the refit uses it.
+    """
+
+    method: Method | None
+    keep_count: Callable[[Site], int]
+    planned: Callable[[Site], tuple[int, ...] | None]
+    refit: bool
+    biased: frozenset[str]
+
+
+def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[UnitCut]:
+    """Cuts every site of the given kinds in one block, in place."""
+    cuts: list[UnitCut] = []
+    checkpoint = block.outer.checkpoint
+    for kind in ORDER:
+        if kind not in kinds:
+            continue
+        # Read again for each kind: removing KV groups changes how many query heads there are.
+        sites = [
+            site
+            for site in sites_of(block.layer, checkpoint.family, block.index, checkpoint.head_dim)
+            if site.kind == kind
+        ]
+        cuts += _cut_sites(block, sites, rules)
+    return cuts
+
+
+def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCut]:
+    needs = (rules.method.needs if rules.method else frozenset()) | {"gram", "mean"}
+    moments = block.moments([site.reader for site in sites], frozenset(needs))
+    readers = {linear.name: linear for linear in block.linears}
+    done = [_decide(block.layer, site, readers[site.reader], moments[site.reader], rules) for site in sites]
+    masks = [(cut.site, mask_of(cut.keep, cut.site.units)) for cut in done]
+    if any(not bool(mask.all()) for _, mask in masks):
+        remove(block.layer, masks)
+        update_heads(block.layer, block.outer.checkpoint.family, block.outer.checkpoint.head_dim)
+    return done
+
+
+def _decide(layer: nn.Module, site: Site, reader: Linear, moments: Moments, rules: UnitRules) -> UnitCut:
+    """Chooses the units of one site and refits its reader, which keeps its shape for now."""
+    weight = reader.weight
+    keep, scores = rules.planned(site), None
+    if keep is None:
+        assert rules.method is not None
+        assert rules.method.score_units is not None
+        units = Units(weight, moments, site.width, unit_parameters(layer, site))
+        values = rules.method.score_units(units)
+        keep, scores = choose(values, site, rules.keep_count(site)), tuple(values.tolist())
+    mask = mask_of(keep, site.units)
+    columns = mask.repeat_interleave(site.width).to(weight.device)
+    gram = moments.gram
+    masked = weight * columns
+    _, error_masked = quadratic_error(weight, masked, gram)
+    if not rules.refit or bool(mask.all()):
+        return UnitCut(site, keep, scores, error_masked, error_masked, None)
+    biased = site.reader in rules.biased and reader.bias is not None
+    fit = least_squares_columns(weight, gram, columns, mean=moments.mean if biased else None)
+    masked[:, columns] = fit.weight
+    reader.weight = masked
+    if fit.bias is not None and reader.bias is not None:
+        reader.bias.add_(fit.bias.to(reader.bias.dtype))
+    error = _error(weight, masked, moments, fit.bias)
+    return UnitCut(site, keep, scores, error_masked, error, fit.damping)
+
+
+def _error(weight: Tensor, new: Tensor, moments: Moments, bias: Tensor | None) -> float:
+    """Relative E|Wx - W'x - b|^2."""
+    if bias is None:
+        return quadratic_error(weight, new, moments.gram)[1]
+    # With its best bias, what is left is the error about the means.
+    absolute = quadratic_error(weight, new, moments.covariance)[0]
+    total = quadratic_error(weight, torch.zeros_like(weight), moments.gram)[0]
+    return absolute / total if total > 0 else 0.0
+
+
+def choose(scores: Tensor, site: Site, count: int) -> tuple[int, ...]:
+    """The `count` best units, equally many in each of the site's groups; of equal scores the lower index."""
+    grouped = scores.view(site.groups, -1)
+    mask = keep_best(grouped, grouped.shape[1] - count // site.groups).flatten()
+    return tuple(mask.nonzero().flatten().tolist())
+
+
+def mask_of(keep: tuple[int, ...], units: int) -> Tensor:
+    """Bool (units,), True = keep."""
+    mask = torch.zeros(units, dtype=torch.bool)
+    mask[list(keep)] = True
+    return mask
+
+
+def update_heads(layer: nn.Module, family: Family, head_dim: int) -> None:
+    """Makes the attention module's own head counts agree with its weights."""
+    groups = next(s for s in sites_of(layer, family, 0, head_dim) if s.kind == "kv_group")
+    heads = groups.units * groups.width // head_dim
+    set_heads(layer.get_submodule(join(family.attention.path)), heads, groups.units, head_dim)

@@ -1,0 +1,65 @@
+"""Unstructured cuts of one block: every Linear is solved for its own zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from secateur import distributed
+from secateur.calibration.walk import Block
+from secateur.methods import Method, prune_weight
+from secateur.model.linears import Linear
+from secateur.numerics.linalg import quadratic_error
+from secateur.numerics.moments import Moments
+from secateur.numerics.patterns import Pattern
+
+
+@dataclass(frozen=True)
+class WeightCut:
+    """What was done to one Linear.
+
+    Args:
+        sparsity: fraction of its weights that are zero now.
+        error: E|Wx - W'x|^2 / E|Wx|^2 over the calibration tokens; None for methods that need none.
+        damping: what the solve's damping ended with, if it has any.
+    """
+
+    linear: str
+    shape: tuple[int, int]
+    sparsity: float
+    error: float | None
+    damping: float | None
+
+
+def cut_weights(
+    block: Block, method: Method, pattern: Pattern, sparsity: Callable[[str], float], sequential: bool
+) -> list[WeightCut]:
+    """Prunes the weights of every Linear of a block, in place.
+
+    Args:
+        sparsity: Linear's name -> fraction to remove.
+        sequential: within the block too, each Linear sees what the pruned ones before it produce.
+    """
+    cuts = []
+    for stage in block.stages(method.needs, sequential):
+        for turn, (linear, moments) in enumerate(stage):
+            owner = turn % distributed.world()
+            own = owner == distributed.rank()
+            cut = _cut(linear, moments, method, pattern, sparsity(linear.name)) if own else None
+            shared = distributed.share_object(cut, owner)
+            assert shared is not None
+            cuts.append(shared)
+            distributed.broadcast([linear.stored], owner)
+    return cuts
+
+
+def _cut(linear: Linear, moments: Moments, method: Method, pattern: Pattern, sparsity: float) -> WeightCut:
+    weight = linear.weight
+    pattern.validate(weight.shape[1], linear.name)
+    solution = prune_weight(method, weight, moments, pattern, sparsity)
+    linear.weight = solution.weight
+    zeros = 1 - float(solution.mask.float().mean())
+    error = None
+    if "gram" in moments.needs:
+        error = quadratic_error(weight, solution.weight, moments.gram)[1]
+    return WeightCut(linear.name, linear.shape, zeros, error, solution.damping)

@@ -1,0 +1,40 @@
+"""What a user may call a model: a folder, `embedded`, or a hub id (the only case that uses the network)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from secateur.data.embedded import embedded_path
+from secateur.errors import InputError
+
+EMBEDDED = "embedded"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Weights as safetensors, and small text files; never code, never pickles.
+_WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "LICENSE*", "NOTICE*"]
+
+
+def local_folder(model: str | Path) -> Path:
+    """The folder of a model.
+
+    An existing path always wins; then `embedded`; then a hub id `org/name`, which is fetched (or taken from
+    the local cache). A name whose first part is a folder here is taken for a path.
+
+    Raises:
+        InputError: a path that isn't there, or a hub id that can't be fetched.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    if str(model) == EMBEDDED:
+        return embedded_path()
+    name = str(model)
+    if not _HUB_ID.fullmatch(name) or Path(name).parts[0] in (".", "..") or Path(name).parent.exists():
+        raise InputError(f"{name}: no such folder; give a model folder, 'embedded' or a hub id like org/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED))
+    except Exception as error:  # the hub client raises many kinds: offline, gated, unknown
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{name}: no such folder, and the hub doesn't give it ({reason})") from None

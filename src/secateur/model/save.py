@@ -1,0 +1,145 @@
+"""Saving: one file per finished block while a run goes on, then the checkpoint as others load it.
+
+A finished block is written at once, in the dtype it will be loaded in, under names below the layer. At the
+end the blocks, the embeddings and the head are put together under the names that `transformers` expects on
+disk, one shard at a time, so a model that doesn't fit in memory can be saved too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
+
+from secateur.model import modeling_secateur
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.outer import Outer
+from secateur.model.surgery import set_parameter
+
+SHARD_BYTES = 2 << 30
+# Everything that a checkpoint needs beside weights and config.json. Code is never copied.
+COMPANIONS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+    "chat_template*",
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+def block_file(folder: Path, index: int) -> Path:
+    """Where the finished layer `index` (its place in the original model) is kept."""
+    return folder / f"block-{index:05d}.safetensors"
+
+
+def write_block(folder: Path, layer: nn.Module, checkpoint: Checkpoint, index: int) -> None:
+    """Writes one layer, each tensor in its stored dtype; the file appears whole or not at all."""
+    tensors = {
+        name: parameter.detach().to("cpu", checkpoint.stored_dtype(index, name)).contiguous()
+        for name, parameter in layer.named_parameters()
+    }
+    file = block_file(folder, index)
+    partial = file.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.rename(file)
+
+
+def read_block(folder: Path, template: nn.Module, index: int, dtype: torch.dtype) -> nn.Module:
+    """A finished layer back in memory: its tensors in a layer without weights, at their own widths."""
+    with safe_open(block_file(folder, index), framework="pt") as handle:
+        for name in handle.keys():  # noqa: SIM118 - a handle is not a mapping
+            set_parameter(template, name, handle.get_tensor(name).to(dtype))
+    return template
+
+
+def write_checkpoint(folder: Path, outer: Outer, blocks: Path, kept: Sequence[int], config: dict[str, Any]) -> None:
+    """Writes weights, config.json and what goes with them.
+
+    Args:
+        folder: gets the files; exists.
+        blocks: folder of `write_block`'s files.
+        kept: the layers that stay, in order; they're numbered from 0 in the checkpoint.
+        config: the new config.json.
+    """
+    checkpoint = outer.checkpoint
+    uneven = "auto_map" in config
+    _write_shards(folder, _tensors(outer, blocks, kept, uneven), _total(outer, blocks, kept))
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for pattern in COMPANIONS:
+        for file in checkpoint.path.glob(pattern):
+            if file.is_file():
+                shutil.copy2(file, folder / file.name)
+    if uneven:
+        shutil.copy2(Path(modeling_secateur.__file__), folder / "modeling_secateur.py")
+
+
+def _tensors(outer: Outer, blocks: Path, kept: Sequence[int], uneven: bool) -> Iterator[dict[str, Tensor]]:
+    """The checkpoint's tensors under their names on disk: what surrounds the layers, then layer by layer."""
+    checkpoint = outer.checkpoint
+    yield _as_on_disk(checkpoint, outer.surroundings(), uneven)
+    for position, index in enumerate(kept):
+        with safe_open(block_file(blocks, index), framework="pt") as handle:
+            prefix = f"{checkpoint.family.layers}.{position}"
+            named = {f"{prefix}.{name}": handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        yield _as_on_disk(checkpoint, named, uneven)
+
+
+def _as_on_disk(checkpoint: Checkpoint, tensors: dict[str, Tensor], uneven: bool) -> dict[str, Tensor]:
+    # transformers doesn't rename tensors for classes that come with a checkpoint: those keep their names.
+    return tensors if uneven else revert_weight_conversion(checkpoint.template, tensors)
+
+
+def _total(outer: Outer, blocks: Path, kept: Sequence[int]) -> int:
+    around = sum(t.nbytes for t in outer.surroundings().values())
+    return around + sum(block_file(blocks, index).stat().st_size for index in kept)
+
+
+def _write_shards(folder: Path, parts: Iterator[dict[str, Tensor]], total: int) -> None:
+    """One file if everything fits in a shard, else numbered shards and their index."""
+    if total <= SHARD_BYTES:
+        everything = {name: tensor for part in parts for name, tensor in part.items()}
+        _save(everything, folder / "model.safetensors")
+        return
+    files: list[dict[str, str]] = []
+    pending: dict[str, Tensor] = {}
+    size = written = 0
+
+    def flush() -> None:
+        nonlocal pending, size, written
+        name = f"shard-{len(files) + 1:05d}.safetensors"
+        _save(pending, folder / name)
+        files.append(dict.fromkeys(pending, name))
+        written += size
+        pending, size = {}, 0
+
+    for part in parts:
+        bytes_of_part = sum(t.nbytes for t in part.values())
+        if pending and size + bytes_of_part > SHARD_BYTES:
+            flush()
+        pending.update(part)
+        size += bytes_of_part
+    flush()
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(files, 1):
+        final = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        (folder / f"shard-{number:05d}.safetensors").rename(folder / final)
+        weight_map |= dict.fromkeys(names, final)
+    index = {"metadata": {"total_size": written}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(tensors: dict[str, Tensor], file: Path) -> None:
+    save_file({n: t.contiguous() for n, t in tensors.items()}, file, metadata={"format": "pt"})

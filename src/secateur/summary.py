@@ -1,0 +1,269 @@
+"""What a run did, as data: the plan, the report, and the files beside the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import __version__ as safetensors_version
+
+import secateur
+from secateur.data.batches import Calibration
+from secateur.evaluation.evaluation import evaluate
+from secateur.evaluation.generate import generate
+from secateur.plan import Entry, Plan
+from secateur.recipe import Recipe
+from secateur.report import card, page
+from secateur.workspace import MARK, Workspace
+
+if TYPE_CHECKING:
+    from secateur.pipeline import Run
+
+PROMPT_TOKENS = 24
+SAMPLES = 2
+
+
+def make_plan(run: Run) -> Plan:
+    """The plan that replays this run's choices."""
+    entries = [
+        Entry(
+            site=cut.site.name,
+            kind=cut.site.kind,
+            layer=cut.site.layer,
+            units=cut.site.units,
+            sparsity=round(1 - len(cut.keep) / cut.site.units, 6),
+            method=_unit_method(run, cut.site.name),
+            keep=cut.keep,
+        )
+        for cut in run.unit_cuts
+    ]
+    for layer, cut in run.weight_cuts:
+        method = run.rules.weight_method
+        assert method is not None
+        name, pattern = f"layers.{layer}.{cut.linear}", str(run.rules.pattern)
+        size = cut.shape[0] * cut.shape[1]
+        sparsity = run.rules.weight_sparsity(layer)(cut.linear)
+        entries.append(Entry(name, "weight", layer, size, sparsity, method.name, pattern=pattern))
+    checkpoint = run.checkpoint
+    model = {"model_type": checkpoint.config.model_type, "layers": checkpoint.layers, "digest": checkpoint.digest}
+    return Plan(model, _calibration(run), run.kept, tuple(entries))
+
+
+def _unit_method(run: Run, site: str) -> str:
+    if run.rules.plan is not None:
+        entry = run.rules.plan.entry(site)
+        return entry.method if entry is not None else "none"
+    method = run.rules.units.method
+    return method.name if method is not None else "none"
+
+
+def _calibration(run: Run) -> dict[str, Any]:
+    c: Calibration = run.calibration
+    return {
+        "source": c.source,
+        "data_sha256": c.source_sha256,
+        "tokens_sha256": c.sha256,
+        "samples": len(c.tokens),
+        "length": c.tokens.shape[1],
+        "seed": run.recipe.seed,
+        "tokens": c.tokens.numel(),
+    }
+
+
+def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspace, dry_run: bool) -> dict[str, Any]:
+    """Evaluates (unless nothing was saved) and puts the report together."""
+    recipe = run.recipe
+    report: dict[str, Any] = {
+        "secateur": secateur.__version__,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "dry_run": dry_run,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_yaml": recipe.to_yaml(),
+        "command": f"secateur prune --recipe recipe.yaml --out {workspace.out.name}",
+        "model": _model(run),
+        "calibration": _calibration(run),
+        "sites": _sites(run),
+        "sparsity": _sparsity(run),
+        "parameters": _parameters(run),
+    }
+    if gate is not None:
+        config = json.loads((workspace.final / "config.json").read_text(encoding="utf-8"))
+        uneven = "auto_map" in config
+        report["result"] = {
+            "loader": "transformers, trust_remote_code" if uneven else "transformers",
+            "architecture": config["architectures"][0],
+            "uniform": not uneven,
+        }
+        report["gate"] = gate
+        report |= _evaluation(run, workspace)
+    report["warnings"] = run.warnings
+    report["versions"] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "safetensors": safetensors_version,
+    }
+    report["device"] = {
+        "device": str(run.outer.device),
+        "name": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(run.outer.dtype).removeprefix("torch."),
+    }
+    report["stages"] = [asdict(stage) for stage in run.monitor.stages]
+    return report
+
+
+def _model(run: Run) -> dict[str, Any]:
+    config = run.checkpoint.config
+    return {
+        "path": run.recipe.model,
+        "digest": run.checkpoint.digest,
+        "architecture": (config.architectures or [type(config).__name__])[0],
+        "model_type": config.model_type,
+        "dtype": str(run.checkpoint.dtype).removeprefix("torch."),
+        "layers": run.checkpoint.layers,
+    }
+
+
+def _sites(run: Run) -> list[dict[str, Any]]:
+    sites: list[dict[str, Any]] = []
+    for index in range(run.checkpoint.layers):
+        if index in run.kept and not run.layer_scores:
+            continue
+        whole = run.checkpoint.layer_parameters(index)
+        sites.append(
+            {
+                "name": f"layers.{index}.layer",
+                "kind": "layer",
+                "layer": index,
+                "units": 1,
+                "kept": int(index in run.kept),
+                "sparsity": float(index not in run.kept),
+                "parameters_removed": 0 if index in run.kept else whole,
+                "method": run.recipe.method_for("layer").name if "layer" in run.recipe.sites else "plan",
+                "score": run.layer_scores.get(index),
+            }
+        )
+    for cut in run.unit_cuts:
+        gone = cut.site.units - len(cut.keep)
+        sites.append(
+            {
+                "name": cut.site.name,
+                "kind": cut.site.kind,
+                "layer": cut.site.layer,
+                "units": cut.site.units,
+                "kept": len(cut.keep),
+                "sparsity": gone / cut.site.units,
+                "parameters_removed": gone * cut.site.params_per_unit,
+                "method": _unit_method(run, cut.site.name),
+                "error_before_refit": cut.error_masked,
+                "error_after_refit": cut.error,
+                "damping": cut.damping,
+            }
+        )
+    for layer, weight in run.weight_cuts:
+        size = weight.shape[0] * weight.shape[1]
+        sites.append(
+            {
+                "name": f"layers.{layer}.{weight.linear}",
+                "kind": "weight",
+                "layer": layer,
+                "linear": weight.linear,
+                "units": size,
+                "kept": size - round(weight.sparsity * size),
+                "sparsity": weight.sparsity,
+                "parameters_removed": 0,
+                "weights_zeroed": round(weight.sparsity * size),
+                "method": run.rules.weight_method.name if run.rules.weight_method else None,
+                "pattern": str(run.rules.pattern),
+                "error_after_refit": weight.error,
+                "damping": weight.damping,
+            }
+        )
+    return sites
+
+
+def _parameters(run: Run) -> dict[str, int]:
+    before = run.checkpoint.parameters
+    after = before + run.added_parameters
+    after -= sum(int(site["parameters_removed"]) for site in _sites(run))
+    zeroed = sum(int(site.get("weights_zeroed", 0)) for site in _sites(run))
+    return {"before": before, "after": after, "nonzero_before": before, "nonzero_after": after - zeroed}
+
+
+def _sparsity(run: Run) -> dict[str, Any]:
+    found = _parameters(run)
+    linear = run.checkpoint.linear_parameters
+    gone = found["before"] - found["nonzero_after"] + run.added_parameters
+    return {
+        "requested": run.recipe.model_dump(mode="json")["sparsity"],
+        "parameters": 1 - found["nonzero_after"] / found["before"],
+        "linear_weights": min(1.0, gone / linear) if linear else 0.0,
+    }
+
+
+def _evaluation(run: Run, workspace: Workspace) -> dict[str, Any]:
+    """Before and after on held-out text, and samples of both."""
+    recipe = run.recipe
+    if recipe.evaluate == "none" or not run.checkpoint.family.causal:
+        return {}
+    data, name = recipe.evaluate, recipe.evaluate
+    if data is None and recipe.calibrate.startswith("stdlib"):
+        data, name = recipe.calibrate, f"{recipe.calibrate}, files held out"
+    elif data is None:
+        if not len(run.calibration.held_out):
+            run.warnings.append("not evaluated: the calibration text leaves no sequence over; give --evaluate")
+            return {}
+        data, name = str(_held_out(run.calibration, workspace)), f"{recipe.calibrate}, sequences not calibrated on"
+    with run.monitor.stage("evaluate"):
+        found = evaluate(
+            workspace.final,
+            data,
+            against=run.checkpoint.path,
+            device=recipe.device,
+            dtype=recipe.dtype,
+            speed=recipe.speed,
+        )
+    run.warnings += found.pop("notes", [])
+    before, kl = found.pop("reference"), found.pop("kl", None)
+    ratios = found.pop("ratios", None)
+    for side in (before, found):
+        side["data"] = name
+    with run.monitor.stage("samples"):
+        samples = _samples(run, workspace)
+    return {"evaluation": {"data": name, "before": before, "after": found, "kl": kl, "ratios": ratios}} | samples
+
+
+def _held_out(calibration: Calibration, workspace: Workspace) -> Path:
+    file = workspace.work / "held_out.jsonl"
+    rows = (json.dumps({"input_ids": row}) for row in calibration.held_out.tolist())
+    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return file
+
+
+def _samples(run: Run, workspace: Workspace) -> dict[str, Any]:
+    """The same openings continued by both models, greedily."""
+    tokenizer = run.checkpoint.tokenizer()
+    source = run.calibration.held_out if len(run.calibration.held_out) else run.calibration.tokens
+    samples = []
+    for row in source[:SAMPLES]:
+        prompt = tokenizer.decode(row[:PROMPT_TOKENS], skip_special_tokens=True)
+        if prompt.strip():
+            found = generate(workspace.final, prompt, max_new_tokens=48, against=run.checkpoint.path)
+            samples.append({"prompt": prompt, "before": found["reference"]["text"], "after": found["text"]})
+    return {"samples": samples}
+
+
+def write_outputs(report: dict[str, Any], plan: Plan, recipe: Recipe, folder: Path) -> None:
+    """plan.json, recipe.yaml, README.md, report.html, and report.json last of all."""
+    (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    (folder / "README.md").write_text(card.model_card(report), encoding="utf-8")
+    page.write(report, folder)
+    (folder / MARK).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
