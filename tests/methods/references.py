@@ -29,6 +29,17 @@ def wanda_units(reader: Tensor, x: Tensor, width: int) -> list[float]:
     ]
 
 
+def flap_units(reader: Tensor, x: Tensor, width: int) -> list[float]:
+    entries = torch.zeros(reader.shape)
+    for j in range(reader.shape[1]):
+        mean = sum(float(t) for t in x[:, j]) / len(x)
+        variance = sum((float(t) - mean) ** 2 for t in x[:, j]) / len(x)
+        for i in range(reader.shape[0]):
+            entries[i, j] = float(reader[i, j]) ** 2 * variance
+    units = reader.shape[1] // width
+    return [float(entries[:, u * width : (u + 1) * width].sum()) for u in range(units)]
+
+
 def damped_second_moments(x: Tensor, damping: float) -> Tensor:
     x = x.double()
     H = x.T @ x / len(x)

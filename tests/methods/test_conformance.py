@@ -75,10 +75,12 @@ def test_weights_come_back_pruned_to_the_count(method: Method, pattern: Pattern,
     W = weights(6, 160).to(dtype)
     moments, sparsity = gathered(inputs(400, 160)), 0.6
     before = W.clone()
+    W.requires_grad_()  # as parameters do
     found = prune_weight(method, W, moments, pattern, sparsity)
     again = prune_weight(method, W, moments, pattern, sparsity)
     assert torch.equal(W, before)
     assert found.weight.dtype == torch.float32
+    assert not found.weight.requires_grad
     assert found.weight.shape == found.mask.shape == W.shape
     assert found.mask.dtype == torch.bool
     assert torch.isfinite(found.weight).all()

@@ -9,7 +9,7 @@ import references
 import torch
 from activations import gathered, inputs, weights
 
-from secateur.methods import METHODS, Units, magnitude, obs, sparsegpt, wanda
+from secateur.methods import METHODS, Units, flap, magnitude, obs, sparsegpt, wanda
 from secateur.methods.block_influence import BlockInfluence, block_influence
 from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import Moments
@@ -32,6 +32,13 @@ def test_wanda() -> None:
     for width in (1, 4):
         found = wanda.score_units(Units(W, gathered(x), width, W.T)) * 30**0.5
         assert found.tolist() == pytest.approx(references.wanda_units(W, x, width), rel=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_flap(width: int) -> None:
+    W, x = weights(5, 8), inputs(30, 8) + 3
+    found = flap.score_units(Units(W, gathered(x), width, W.T))
+    assert found.tolist() == pytest.approx(references.flap_units(W, x, width), rel=1e-5)
 
 
 @pytest.mark.parametrize("pattern", ["free", "2:4", "4:8"])

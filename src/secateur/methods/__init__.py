@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.methods import block_influence, leave_one_out, magnitude, obs, sparsegpt, wanda
+from secateur.methods import block_influence, flap, leave_one_out, magnitude, obs, sparsegpt, wanda
 from secateur.methods.contract import Method, Solution, prune_weight
 from secateur.methods.units import Units
 
@@ -11,6 +11,7 @@ METHODS: dict[str, Method] = {
     "wanda": wanda.METHOD,
     "sparsegpt": sparsegpt.METHOD,
     "obs": obs.METHOD,
+    "flap": flap.METHOD,
     "block_influence": block_influence.METHOD,
     "leave_one_out": leave_one_out.METHOD,
 }

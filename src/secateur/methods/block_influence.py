@@ -13,6 +13,7 @@ from torch import Tensor
 from secateur.methods.contract import Method
 
 
+@torch.no_grad()
 def token_influence(h_in: Tensor, h_out: Tensor) -> Tensor:
     """1 - cos(h_in, h_out) of each token, (..., d) -> (...) fp32. A token that is zero twice counts 0."""
     h_in, h_out = h_in.float(), h_out.float()

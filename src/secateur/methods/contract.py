@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from secateur.methods.units import Units
@@ -55,6 +56,7 @@ class Method(NamedTuple):
         return frozenset(kind for kind, able in kinds.items() if able)
 
 
+@torch.no_grad()
 def prune_weight(method: Method, W: Tensor, moments: Moments, pattern: Pattern, sparsity: float) -> Solution:
     """W (out, in) of any float dtype pruned by a method for weights: its solve, or its score and a mask."""
     if method.solve is not None:

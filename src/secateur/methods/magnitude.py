@@ -7,21 +7,24 @@ No calibration data is used.
 
 from __future__ import annotations
 
-from torch import Tensor, linalg
+import torch
+from torch import Tensor
 
 from secateur.methods.contract import Method
 from secateur.methods.units import Units
 from secateur.numerics.moments import Moments
 
 
+@torch.no_grad()
 def score(W: Tensor, moments: Moments | None = None) -> Tensor:
     """|W|, (out, in) fp32."""
     return W.float().abs()
 
 
+@torch.no_grad()
 def score_units(units: Units) -> Tensor:
     """‖group_u‖₂, (units,) fp64."""
-    return linalg.vector_norm(units.group.float(), dim=1).cpu().double()
+    return torch.linalg.vector_norm(units.group.float(), dim=1).cpu().double()
 
 
 METHOD = Method(

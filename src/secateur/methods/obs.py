@@ -21,6 +21,7 @@ from secateur.numerics.linalg import DAMPING, inverse, wide_dtype
 DELAY = 64  # inputs whose downdates wait before one matmul applies them; sets speed only
 
 
+@torch.no_grad()
 def score_units(units: Units, *, damping: float = DAMPING) -> Tensor:
     """(units,) fp64: the objective at the moment when each unit went.
 

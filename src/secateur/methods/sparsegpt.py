@@ -25,6 +25,7 @@ BLOCK = 128  # columns that share one choice of mask (the paper's)
 STRIPE = 32  # columns inside a block between two matmuls; sets speed only
 
 
+@torch.no_grad()
 def solve(
     W: Tensor,
     moments: Moments,

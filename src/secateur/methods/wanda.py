@@ -10,6 +10,7 @@ their squares instead gives other units but the same quality within 3 %.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from secateur.methods.contract import Method
@@ -17,11 +18,13 @@ from secateur.methods.units import Units
 from secateur.numerics.moments import Moments
 
 
+@torch.no_grad()
 def score(W: Tensor, moments: Moments) -> Tensor:
     """|W_ij| rms_j, (out, in) fp32."""
     return W.float().abs() * moments.rms.to(W.device)
 
 
+@torch.no_grad()
 def score_units(units: Units) -> Tensor:
     """Σ_i Σ_(j in unit) |W_ij| rms_j, (units,) fp64."""
     inputs = score(units.reader, units.moments).sum(0)

@@ -79,6 +79,7 @@ class Problem(NamedTuple):
         return Fit(V.float(), bias, damping, drop / total if total > 0 else 0.0)
 
 
+@torch.no_grad()
 def least_squares_columns(
     W: Tensor,
     G: Tensor,
@@ -115,6 +116,7 @@ def least_squares_columns(
     return fit._replace(weight=fit.weight[:, kept])
 
 
+@torch.no_grad()
 def masked_least_squares(
     W: Tensor,
     G: Tensor,
@@ -151,9 +153,7 @@ def masked_least_squares(
     return problem.fit(start, step, residual, used)
 
 
-def _solve_supports(
-    G: Tensor, support: Tensor, real: Tensor, right: Tensor, ridge: float
-) -> tuple[Tensor, float]:
+def _solve_supports(G: Tensor, support: Tensor, real: Tensor, right: Tensor, ridge: float) -> tuple[Tensor, float]:
     """Solve G[support_r, support_r] v_r = right_r for each row r, (rows, width). Entries that are not `real`
     pad a short row; they are independent of all others."""
     pad = torch.diag_embed((~real).to(G.dtype))

@@ -45,9 +45,7 @@ def damped(G: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def damped_cholesky(
-    G: Tensor, damping: float = DAMPING, dtype: torch.dtype | None = None
-) -> tuple[Tensor, float]:
+def damped_cholesky(G: Tensor, damping: float = DAMPING, dtype: torch.dtype | None = None) -> tuple[Tensor, float]:
     """(L, damping used) with L Lᵀ = G + damping · mean(diag G) · I, L (d, d) lower.
 
     Args:

@@ -121,9 +121,7 @@ class Moments:
 
     def _sum(self, need: str) -> Tensor:
         if need not in self._sums:
-            raise SecateurError(
-                f"moments hold {sorted(self.needs)} only; ask for '{need}' before calibrating"
-            )
+            raise SecateurError(f"moments hold {sorted(self.needs)} only; ask for '{need}' before calibrating")
         return self._sums[need]
 
     @property
