@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from secateur.calibrate import walk as walking
-from secateur.calibrate.activations import Budget
-from secateur.calibrate.walk import Stream, batches_of, walk
+from secateur.calibration import walk as walking
+from secateur.calibration.activations import Budget
+from secateur.calibration.walk import Stream, batches_of, walk
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class
 from secateur.model.outer import Outer
@@ -75,17 +75,18 @@ def expert_inputs(path: str, experts: nn.Module, hidden: Tensor, chosen: Tensor)
 def test_walk_without_edits_gives_the_logits_of_from_pretrained(case: str, opened: Callable[[str], Outer]) -> None:
     outer = opened(case)
     model, ids = whole(outer.checkpoint), tiny.tokens()
-    streams: list[Stream] = []
     grams: list[dict[str, Tensor]] = []
-    for block in walk(outer, ids):
-        streams.append(block.stream)
+    got: list[Tensor] = []
+
+    def read(stream: Stream) -> None:
+        got.extend(outer.logits(own, stream.states[i]) for i, own in enumerate(batches_of(ids)))
+
+    for block in walk(outer, ids, at_end=read):
         found = block.moments([linear.source for linear in block.linears], GRAM)
         grams.append({linear.name: found[linear.source].gram for linear in block.linears})
-        block.stream.states.close = lambda: None  # type: ignore[method-assign] # so that it can be read below
-    got = torch.cat([outer.logits(own, streams[0].states[i]) for i, own in enumerate(batches_of(ids))])
     want = tiny.logits(model, ids)
     assert want.std() > 0.1
-    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(got), want, atol=1e-5, rtol=1e-5)
     for index in range(tiny.LAYERS):
         expected = hooked_grams(model, outer, index, ids)
         assert set(grams[index]) == set(expected)
@@ -141,12 +142,7 @@ def test_skipped_layers_are_as_if_removed(opened: Callable[[str], Outer]) -> Non
     model = whole(outer.checkpoint)
     layers = model.get_submodule(outer.checkpoint.family.layers)
     layers[1].register_forward_hook(lambda _m, args, out: args[0])
-    blocks = []
-    for block in walk(outer, ids, layers=[0, 2, 3]):
-        blocks.append(block.index)
-        block.stream.states.close = lambda: None  # type: ignore[method-assign]
-        last = block
-    assert blocks == [0, 2, 3]
-    torch.testing.assert_close(
-        outer.logits(ids, last.stream.states[0]), tiny.logits(model, ids), atol=1e-5, rtol=1e-5
-    )
+    got: list[Tensor] = []
+    blocks = walk(outer, ids, layers=[0, 2, 3], at_end=lambda stream: got.append(outer.logits(ids, stream.states[0])))
+    assert [block.index for block in blocks] == [0, 2, 3]
+    torch.testing.assert_close(got[0], tiny.logits(model, ids), atol=1e-5, rtol=1e-5)

@@ -7,6 +7,8 @@ zero: whatever a cut gets wrong then shows in the logits.
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +63,16 @@ _GPT2 = {
 
 CASES: dict[str, dict[str, Any]] = {
     "llama": _modern("llama", tie_word_embeddings=True),
-    "llama-bias": _modern("llama", attention_bias=True, mlp_bias=True, head_dim=12),
+    "llama-mha": _modern("llama", num_key_value_heads=4),
+    "llama-bias": _modern("llama", attention_bias=True, mlp_bias=True, head_dim=12, num_key_value_heads=4),
     "mistral": _modern("mistral", head_dim=12, sliding_window=7),
     "ministral": _modern("ministral", head_dim=12, sliding_window=7, layer_types=MIXED),
     "qwen2": _modern("qwen2", use_sliding_window=True, sliding_window=7, layer_types=MIXED, tie_word_embeddings=True),
     "qwen3": _modern("qwen3", head_dim=12, attention_bias=True),
     "gemma": _modern("gemma", head_dim=12, num_key_value_heads=1),
-    "gemma2": _modern("gemma2", head_dim=12, sliding_window=7, layer_types=MIXED, query_pre_attn_scalar=10),
+    "gemma2": _modern(
+        "gemma2", num_key_value_heads=4, head_dim=12, sliding_window=7, layer_types=MIXED, query_pre_attn_scalar=10
+    ),
     "gemma3": _modern("gemma3_text", head_dim=12, sliding_window=7, layer_types=MIXED, query_pre_attn_scalar=10),
     "phi3": _modern(
         "phi3", rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
@@ -112,14 +117,19 @@ CASES: dict[str, dict[str, Any]] = {
 SHARDED = ("llama", "qwen3-moe")
 
 
-def build(case: str, seed: int = 0) -> PreTrainedModel:
-    """The model of one case in fp32, with weights that make every part count."""
+def build(case: str) -> PreTrainedModel:
+    """The model of one case in fp32, with weights that make every part count; the caller's own."""
+    return copy.deepcopy(_build(case))
+
+
+@cache
+def _build(case: str) -> PreTrainedModel:
     changes = dict(CASES[case])
     if changes["model_type"] in ("gpt_neox", "bert"):
         del changes["num_key_value_heads"]
     config = AutoConfig.for_model(changes.pop("model_type"), **changes)
     model = stock_class(config)._from_config(config, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -132,8 +142,8 @@ def build(case: str, seed: int = 0) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def save(case: str, folder: Path, seed: int = 0, **how: Any) -> Path:
-    build(case, seed).save_pretrained(folder, **how)
+def save(case: str, folder: Path, **how: Any) -> Path:
+    _build(case).save_pretrained(folder, **how)
     return folder
 
 

@@ -151,12 +151,23 @@ class Pruned:
     """Mixed into a stock class: after the stock model stands, its layers get their own widths."""
 
     def __init__(self, config, *args, **kwargs):
-        # The stock constructors read the global widths; transformers guards them once per-layer ones exist.
         config.allow_global_per_layer_attribute_access = True
-        super().__init__(config, *args, **kwargs)
-        layers = find_layers(self.base_model)
-        for index, overrides in per_layer(config).items():
-            layers[index] = rebuild(layers[index], config, index, overrides)
+        overrides = per_layer(config)
+        # The stock constructors read the global widths, which transformers warns of where layers differ.
+        spec = config.__dict__.pop("_heterogeneity_spec", None)
+        try:
+            super().__init__(config, *args, **kwargs)
+            layers = find_layers(self.base_model)
+            for index, own in overrides.items():
+                layers[index] = rebuild(layers[index], config, index, own)
+        finally:
+            if spec is not None:
+                config.__dict__["_heterogeneity_spec"] = spec
+
+    @classmethod
+    def is_custom_code(cls):
+        # Tensors are named as in the stock class, so the stock renamings and fusions must run on loading.
+        return False
 
 
 def __getattr__(name):

@@ -115,9 +115,10 @@ def uniform_config(config: Config, family: Family, widths: dict[int, Widths], he
                 return None
     new = _stock(config)
     changed = _overrides(common, new)
+    new |= changed
     if HEADS in changed or KV_HEADS in changed:
-        return with_heads(new | changed, family, head_dim)
-    return new | changed
+        return with_heads(new, family, head_dim)
+    return _named(new)
 
 
 def with_heads(config: Config, family: Family, head_dim: int) -> Config | None:
@@ -127,14 +128,12 @@ def with_heads(config: Config, family: Family, head_dim: int) -> Config | None:
         return None
     new = config | {"head_dim": head_dim}
     if _builds(new):
-        return new
+        return _named(new)
     if family.relabel is None or any(new.get(flag) for _, flag in family.bias_flags):
         return None
-    other = AutoConfig.for_model(family.relabel)
     # The other class has windows by default; a model that is relabelled has none.
     new |= {"model_type": family.relabel, "sliding_window": None}
-    new["architectures"] = [stock_class(other).__name__]
-    return new if _builds(new) else None
+    return _named(new) if _builds(new) else None
 
 
 @dataclass(frozen=True)
@@ -179,9 +178,11 @@ def legal_heads(family: Family, config: Config, head_dim: int) -> LegalHeads:
 
 def _stock(config: Config) -> Config:
     """A copy without what an earlier uneven save has added."""
-    new = {key: value for key, value in copy.deepcopy(config).items() if key not in UNEVEN_KEYS}
-    new["architectures"] = [name.removeprefix("Pruned") for name in new.get("architectures") or []]
-    return new
+    return {key: value for key, value in copy.deepcopy(config).items() if key not in UNEVEN_KEYS}
+
+
+def _named(config: Config) -> Config:
+    return config | {"architectures": [stock_class(AutoConfig.for_model(**config)).__name__]}
 
 
 def _class_of(config: Config) -> Any:
