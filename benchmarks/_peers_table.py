@@ -62,8 +62,9 @@ class Record:
     def __str__(self) -> str:
         seconds, whole, peak, above, perplexity = self.figures
         return (
-            f"{self.tool:<15}{' '.join(self.case)}: pruning {seconds:.2f} s of {whole:.1f} (cpu {self.cpu_seconds:.1f}),"
-            f" peak {peak:.0f} MiB, above {above:.0f}, perplexity {perplexity:.3f}, sparsity {self.sparsity:.4f}"
+            f"{self.tool:<15}{' '.join(self.case)}: pruning {seconds:.2f} s of {whole:.1f},"
+            f" cpu {self.cpu_seconds:.1f} s, peak {peak:.0f} MiB, above {above:.0f},"
+            f" perplexity {perplexity:.3f}, sparsity {self.sparsity:.4f}"
             + (f", pattern held {self.pattern_held:.4f}" if self.pattern_held is not None else "")
             + f" (load before {self.load_before:.1f})"
         )
