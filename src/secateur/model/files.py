@@ -46,7 +46,10 @@ def read_index(folder: Path) -> dict[str, Path]:
     if index.is_file():
         try:
             names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, UnicodeDecodeError):
+            # A shard lies in the folder itself: an index must not lead anywhere else.
+            if any(Path(file).name != file for file in names.values()):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{index}: is not a valid index of shards") from None
         files = {name: folder / file for name, file in names.items()}
         for file in sorted(set(files.values())):
