@@ -14,7 +14,7 @@ def test_round_trip(text: str) -> None:
     assert str(Pattern.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "4:2", "0:4", "4:4", "2:", "2x4", "semi", "-1:4"])
+@pytest.mark.parametrize("text", ["", "4:2", "0:4", "4:4", "2:", "2x4", "semi", "-1:4", "1:512"])
 def test_unknown_patterns_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="use free or N:M"):
         Pattern.parse(text)

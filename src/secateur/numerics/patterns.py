@@ -59,12 +59,12 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """`free` or `N:M` with 0 < N < M; InputError otherwise."""
+        """`free` or `N:M` with 0 < N < M <= 256; InputError otherwise."""
         if text.strip().lower() == "free":
             return cls()
         found = re.fullmatch(r"\s*(\d+):(\d+)\s*", text)
-        if not found or not 0 < int(found[1]) < int(found[2]):
-            raise InputError(f"pattern '{text}' is unknown; use free or N:M with 0 < N < M, for example 2:4")
+        if not found or not 0 < int(found[1]) < int(found[2]) <= 256:
+            raise InputError(f"pattern '{text}' is unknown; use free or N:M with 0 < N < M <= 256, such as 2:4")
         return cls(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:
@@ -108,12 +108,13 @@ class Pattern:
         self.validate(scores.shape[-1], "the weight")
         check_scores(scores)
         members = scores.unflatten(-1, (-1, self.of)).unbind(-1)
-        better = [torch.zeros_like(members[0], dtype=torch.int16) for _ in members]
+        # How many are better than member i; before any comparison, all that come after it.
+        better = [torch.full_like(m, self.of - 1 - i, dtype=torch.uint8) for i, m in enumerate(members)]
         for i in range(self.of):
             for j in range(i + 1, self.of):
-                first_wins = members[i] >= members[j]
+                first_wins = (members[i] >= members[j]).view(torch.uint8)
                 better[j] += first_wins
-                better[i] += ~first_wins
+                better[i] -= first_wins
         return torch.stack([rank < self.kept for rank in better], dim=-1).flatten(-2)
 
     def holds(self, mask: Tensor) -> bool:
