@@ -224,18 +224,22 @@ class Checkpoint:
             raise InputError(f"{self.path}: tensor {problem} doesn't fit the configuration")
 
     def _check_complete(self) -> None:
-        """Every parameter that the configuration asks for must be in the files (tied ones excepted)."""
-        present = set(self.targets.values())
+        """Every parameter that the configuration asks for must be in the files, whole (tied ones excepted).
+
+        Entries are counted, because one parameter in memory may be many tensors on disk (experts).
+        """
+        held: dict[str, int] = {}
+        for key, name in self.targets.items():
+            held[name] = held.get(name, 0) + self.sizes[key]
         tied = set(getattr(self.template, "all_tied_weights_keys", None) or {})
-        needed = {name for name, _ in self.template.named_parameters(remove_duplicate=False)}
-        for name in sorted(needed - present - tied):
-            if not any(_covers(other, name) for other in present):
+        for name, parameter in sorted(self.template.named_parameters(remove_duplicate=False)):
+            if name not in held and name not in tied:
                 raise InputError(f"{self.path}: the checkpoint lacks '{name}', which its config.json asks for")
-
-
-def _covers(fused: str, name: str) -> bool:
-    """A converter names only its first target; its siblings share everything but the last two parts."""
-    return fused.rsplit(".", 1)[0] == name.rsplit(".", 1)[0] and "experts" in name
+            if name in held and held[name] != parameter.numel():
+                raise InputError(
+                    f"{self.path}: the checkpoint has {held[name]} entries of '{name}', but its config.json asks "
+                    f"for {parameter.numel()}"
+                )
 
 
 @contextmanager
