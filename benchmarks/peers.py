@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 from _peers_table import OURS, PEER, Record, page, table
 from _process import Watched, watch
-from _protocol import calibration_ids, judge, read_texts, write_calibration
+from _protocol import calibration_ids, context_of, judge, read_texts, write_calibration
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -63,9 +63,11 @@ def peer_command(case: Case, calibration: Path, out: Path) -> list[str]:
 
 
 def our_command(case: Case, calibration: Path, out: Path) -> list[str]:
+    """`secateur prune` on the same tokens, in fp32 as the peer, without an evaluation, which the peer has none of."""
     command = [sys.executable, "-m", "secateur", "prune", str(case.model), "--method", case.method]
     command += ["--pattern", case.target] if case.pattern else ["--sparsity", str(case.sparsity)]
-    return [*command, "--calibrate", str(calibration), "--out", str(out), "--overwrite"]
+    command += ["--calibrate", str(calibration), "--length", str(context_of(case.model)), "--dtype", "float32"]
+    return [*command, "--evaluate", "none", "--quiet", "--out", str(out), "--overwrite"]
 
 
 def peer_figures(run: Watched, out: Path) -> tuple[float, int]:
