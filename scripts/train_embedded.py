@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
-# One sequence per worker and one thread in each: on shared cores, threads that meet at a barrier in every
+# One part of the batch per worker and one thread in each: on shared cores, threads that meet at a barrier in every
 # operator wait for the slowest, and spin while they wait (7 times slower where measured).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -49,6 +49,9 @@ class Hyper:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
+    # (until this fraction of the run, tokens per sequence): attention over 512 tokens takes a third of a step,
+    # and what a small model learns first lies near by.
+    lengths: tuple[tuple[float, int], ...] = ((0.55, 128), (0.85, 256), (1.0, CONTEXT))
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -130,6 +133,11 @@ def learning_rate(progress: float, hyper: Hyper) -> float:
         return hyper.peak_lr * max(progress / hyper.warmup, 0.01)
     done = min(1.0, (progress - hyper.warmup) / (1 - hyper.warmup))
     return hyper.peak_lr * (hyper.final_lr + (1 - hyper.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def sequence_length(progress: float, hyper: Hyper) -> int:
+    """Tokens per sequence; the tokens per step stay the same."""
+    return next(length for until, length in hyper.lengths if progress < until or until == 1.0)
 
 
 @torch.no_grad()
@@ -218,16 +226,17 @@ def train(args: argparse.Namespace, hyper: Hyper) -> None:
 
 
 def accumulate(model: LlamaForCausalLM, batch: torch.Tensor, pool: ThreadPoolExecutor) -> float:
-    """Leaves the gradient of the mean loss in `.grad`, one sequence per task; returns the loss."""
+    """Leaves the gradient of the mean loss in `.grad`, CONTEXT tokens per task; returns the loss."""
     parameters = list(model.parameters())
+    parts = batch.split(CONTEXT // batch.shape[1])
 
     def gradient(row: torch.Tensor) -> tuple[float, tuple[torch.Tensor, ...]]:
-        loss = model(input_ids=row, labels=row, use_cache=False).loss / len(batch)
+        loss = model(input_ids=row, labels=row, use_cache=False).loss / len(parts)
         return loss.item(), torch.autograd.grad(loss, parameters)  # not backward(): .grad is shared
 
-    losses, gradients = zip(*pool.map(gradient, batch.split(1)), strict=True)
-    for parameter, *parts in zip(parameters, *gradients, strict=True):
-        parameter.grad = torch.stack(parts).sum(0)
+    losses, gradients = zip(*pool.map(gradient, parts), strict=True)
+    for parameter, *addends in zip(parameters, *gradients, strict=True):
+        parameter.grad = torch.stack(addends).sum(0)
     return sum(losses)
 
 
@@ -262,6 +271,7 @@ def loop(
             run.epoch, run.window = run.epoch + 1, 0
             windows = epoch_windows(corpus, args.seed, run.epoch)
         batch = windows[run.window : run.window + hyper.batch].to(args.device)
+        batch = batch.view(-1, sequence_length(progress, hyper))
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(progress, hyper)
         losses.append(accumulate(run.model, batch, pool))
@@ -279,7 +289,7 @@ def main() -> None:
     parser.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=2, help="sequences computed at once")
+    parser.add_argument("--workers", type=int, default=2, help="parts of a batch computed at once")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
