@@ -5,145 +5,179 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from secateur.errors import InputError, SecateurError
+from secateur.errors import InputError, SecateurError, Stopped
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Pruning shears for large language models.",
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Pruning shears for large language models: prune, repair, prove, save.",
 )
 
-ModelArgument = Annotated[str, typer.Argument(help="model folder, 'embedded' or a hub id")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")]
-QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")]
-DtypeOption = Annotated[str, typer.Option(help="of the computation: auto, float32, bfloat16, float16")]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; default: torch's choice")]
+cut = partial(typer.Option, rich_help_panel="What to cut")
+repair = partial(typer.Option, rich_help_panel="Repair")
+text = partial(typer.Option, rich_help_panel="Data")
+where = partial(typer.Option, rich_help_panel="Where it runs")
+output = partial(typer.Option, rich_help_panel="Output")
+
+Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)]
+Json = Annotated[bool, output("--json", help="print one JSON object, no tables")]
+Quiet = Annotated[bool, output("--quiet", "-q", help="no progress display")]
+Device = Annotated[str, where(help="auto, cpu, cuda or cuda:N")]
+Dtype = Annotated[str, where(help="number format of the computation")]
+Threads = Annotated[int | None, where(help="CPU threads")]
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", "-V", help="print the version and stop")] = False,
+) -> None:
+    if version:
+        import secateur
+
+        print(f"secateur {secateur.__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
-def inspect(model: ModelArgument, as_json: JsonFlag = False) -> None:
-    """What a model is made of, and what could be cut: sites, parameters, FLOPs, KV cache, legal counts."""
+def inspect(model: Model, as_json: Json = False) -> None:
+    """Show what a model is made of and what could be cut."""
+    folder = _path(model)
     from secateur.anatomy import inspect as look
     from secateur.report.tables import print_anatomy
 
-    found = look(_path(model))
+    found = look(folder)
     _print_json(found) if as_json else print_anatomy(found)
 
 
 @app.command()
 def prune(
     model: Annotated[
-        str | None, typer.Argument(help="model folder, 'embedded' or a hub id")
+        str | None, typer.Argument(help="model folder, 'embedded', or a hub id; or 'model' in the recipe")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="output folder")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="YAML recipe; flags override it")] = None,
-    sites: Annotated[
-        str | None, typer.Option(help="weight, channel, query_head, kv_group, layer")
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", "-r", help="YAML file with these settings; flags override it")
     ] = None,
-    sparsity: Annotated[str | None, typer.Option(help="fraction removed; 0.25, or channel:0.25,layer:0.1")] = None,
-    method: Annotated[str | None, typer.Option(help="see `secateur methods`; with commas one per kind")] = None,
-    pattern: Annotated[str | None, typer.Option(help="zeros of single weights: free or N:M")] = None,
-    calibrate: Annotated[str | None, typer.Option(help="text: .jsonl, .txt, .parquet, stdlib, hub id")] = None,
-    evaluate: Annotated[str | None, typer.Option(help="evaluation text, or none")] = None,
-    samples: Annotated[int | None, typer.Option(help="calibration sequences (128)")] = None,
-    length: Annotated[int | None, typer.Option(help="tokens per sequence (512)")] = None,
-    seed: Annotated[int | None, typer.Option(help="of the draw of sequences (0)")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N")] = None,
-    dtype: Annotated[str | None, typer.Option(help="of the computation: auto, float32, bfloat16")] = None,
-    round_to: Annotated[int | None, typer.Option(help="keep a multiple of this many channels")] = None,
-    refit: Annotated[bool | None, typer.Option(help="make up for structured cuts by least squares")] = None,
-    bias: Annotated[str | None, typer.Option(help="of the refit: own, add or none")] = None,
-    sequential: Annotated[bool | None, typer.Option(help="statistics anew after each group of Linears")] = None,
-    speed: Annotated[bool | None, typer.Option(help="measure tokens a second of both models")] = None,
-    protect: Annotated[str | None, typer.Option(help="layers left alone, such as 0,-1")] = None,
-    memory: Annotated[str | None, typer.Option(help="activations that may stay in memory, such as 2GB")] = None,
-    plan: Annotated[Path | None, typer.Option(help="replay this plan.json")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="write the plan and the forecast only")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier result in --out")] = False,
-    threads: ThreadsOption = None,
-    quiet: QuietFlag = False,
-    as_json: JsonFlag = False,
+    plan: Annotated[Path | None, typer.Option(help="replay the cuts of this plan.json, choose nothing")] = None,
+    sites: Annotated[str | None, cut(help="weight (default), channel, query_head, kv_group, layer; commas")] = None,
+    sparsity: Annotated[
+        str | None, cut("--sparsity", "-s", help="fraction that goes: 0.25, or channel:0.25,layer:0.1")
+    ] = None,
+    method: Annotated[str | None, cut("--method", "-m", help="see secateur methods; commas: one per kind")] = None,
+    pattern: Annotated[str | None, cut(help="zeros of single weights: free (default) or N:M")] = None,
+    protect: Annotated[str | None, cut(help="layers left alone, such as 0,-1")] = None,
+    round_to: Annotated[int | None, cut(help="keep a multiple of this many channels")] = None,
+    refit: Annotated[bool | None, repair(help="make up for cut units by least squares (default)")] = None,
+    bias: Annotated[str | None, repair(help="biases of the refit: own (default), add, none")] = None,
+    sequential: Annotated[bool | None, repair(help="weights: new statistics after each group of Linears")] = None,
+    calibrate: Annotated[str | None, text(help=".jsonl, .txt, .parquet, stdlib (default) or a hub id")] = None,
+    samples: Annotated[int | None, text(help="calibration sequences (default 128)")] = None,
+    length: Annotated[int | None, text(help="tokens per sequence (default 512)")] = None,
+    seed: Annotated[int | None, text(help="of the draw of sequences (default 0)")] = None,
+    evaluate: Annotated[str | None, text(help="text to evaluate on, or none (default: held-out sequences)")] = None,
+    device: Annotated[str | None, where(help="auto, cpu, cuda or cuda:N")] = None,
+    dtype: Annotated[str | None, where(help="of the computation: auto, float32, bfloat16")] = None,
+    threads: Threads = None,
+    memory: Annotated[str | None, where(help="activations kept in memory at most, such as 2GB")] = None,
+    out: Annotated[Path | None, output("--out", "-o", help="output folder (required)")] = None,
+    overwrite: Annotated[bool, output("--overwrite", help="replace an earlier result in --out")] = False,
+    resume: Annotated[bool, output("--resume", help="go on with the interrupted run in --out")] = False,
+    dry_run: Annotated[bool, output("--dry-run", help="write the plan and the forecast only")] = False,
+    speed: Annotated[bool | None, output(help="measure tokens a second of both models (default)")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
-    """Prunes a model and saves a checkpoint that loads; with plan, report and recipe."""
-    given = {k: v for k, v in locals().items() if v is not None and k in _RECIPE_FLAGS}
-    from secateur.pipeline import prune as run
-    from secateur.plan import Plan
-    from secateur.recipe import load_recipe, make_recipe
-    from secateur.report.terminal import print_report
-
-    replay = Plan.read(plan) if plan is not None else None
-    if replay is not None:
-        given.setdefault("sites", replay.sites)
-        given.setdefault("sparsity", replay.sparsities)
-    chosen = load_recipe(recipe, given) if recipe is not None else make_recipe(given)
+    """Prune a model into a checkpoint that loads, with its plan, report and recipe."""
+    given = {name: value for name, value in locals().items() if value is not None}
     if out is None:
         raise InputError("no output folder given; add --out DIR")
+    if model is not None:
+        _path(model)  # what isn't there is said at once, not after torch has been imported
     _threads(threads)
-    report = run(chosen, out, plan=replay, dry_run=dry_run, overwrite=overwrite, quiet=quiet or as_json)
-    _print_json(report) if as_json else print_report(report, out)
+    from secateur.pipeline import prune as run
+    from secateur.plan import Plan
+    from secateur.recipe import Recipe, load_recipe, make_recipe
+    from secateur.report.terminal import print_report
+    from secateur.workspace import WORK
 
-
-_RECIPE_FLAGS = frozenset(
-    ("model", "sites", "sparsity", "method", "pattern", "calibrate", "evaluate", "samples", "length", "seed")
-    + ("device", "dtype", "round_to", "refit", "bias", "sequential", "speed", "protect", "memory")
-)
+    flags = {name: value for name, value in given.items() if name in Recipe.model_fields}
+    replay = Plan.read(plan) if plan is not None else None
+    if replay is not None:
+        flags = {"sites": replay.sites, "sparsity": replay.sparsities, **flags}
+    chosen = load_recipe(recipe, flags) if recipe is not None else make_recipe(flags)
+    how = {"dry_run": dry_run, "overwrite": overwrite, "resume": resume, "quiet": quiet or as_json}
+    try:
+        report = run(chosen, out, plan=replay, **how)
+    except KeyboardInterrupt:
+        kept = (out / WORK).is_dir()
+        raise Stopped("stopped; " + ("--resume goes on from there" if kept else "nothing was written")) from None
+    if report:  # under torchrun only the first rank has one
+        _print_json(report) if as_json else print_report(report, out)
 
 
 @app.command("eval")
 def evaluate(
-    model: ModelArgument,
-    data: Annotated[str, typer.Option(help="text: .jsonl, .txt, .parquet, stdlib, hub id; several with commas")],
-    against: Annotated[str | None, typer.Option(help="a reference model: adds its figures and the KL to it")] = None,
-    length: Annotated[int | None, typer.Option(help="tokens per window; default: the context")] = None,
-    speed: Annotated[bool, typer.Option(help="measure tokens a second and memory")] = True,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    threads: ThreadsOption = None,
-    quiet: QuietFlag = False,
-    as_json: JsonFlag = False,
+    model: Model,
+    data: Annotated[
+        str, text("--data", "-d", help=".jsonl, .txt, .parquet, stdlib or a hub id; several with commas")
+    ],
+    against: Annotated[
+        str | None, typer.Option("--against", "-a", help="reference model: adds its figures, ratios and the KL to it")
+    ] = None,
+    length: Annotated[int | None, text(help="tokens per window (default: the context)")] = None,
+    speed: Annotated[bool, output(help="measure tokens a second and memory")] = True,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
-    """Perplexity, bits per byte, KL, size, speed and memory of a model."""
+    """Measure perplexity, bits per byte, KL, size, speed and memory."""
+    folder, other = _path(model), None if against is None else _path(against)
+    _threads(threads)
     from secateur.evaluation import evaluate as measure
     from secateur.report.tables import print_evaluation
 
-    _threads(threads)
-    other = _path(against) if against is not None else None
-    found = measure(_path(model), data, other, device, dtype, length, speed, quiet or as_json)
+    found = measure(folder, data, other, device, dtype, length, speed, quiet or as_json)
     _print_json(found) if as_json else print_evaluation(found)
 
 
 @app.command()
 def generate(
-    model: ModelArgument,
-    prompt: Annotated[str, typer.Argument(help="text to continue")],
-    against: Annotated[str | None, typer.Option(help="a second model, shown beside")] = None,
-    tokens: Annotated[int, typer.Option(help="new tokens at most")] = 100,
-    temperature: Annotated[float, typer.Option(help="0 = greedy")] = 0.0,
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="text to continue", show_default=False)],
+    against: Annotated[
+        str | None, typer.Option("--against", "-a", help="a second model, whose text is shown too")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens at most")] = 100,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token")] = 0.0,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    as_json: JsonFlag = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
 ) -> None:
-    """Continues a prompt, with two models side by side if asked."""
+    """Continue a prompt with one model, or with two to compare."""
+    folder, other = _path(model), None if against is None else _path(against)
     from secateur.evaluation import generate as write
     from secateur.report.tables import print_generation
 
-    other = _path(against) if against is not None else None
-    found = write(_path(model), prompt, tokens, other, temperature, seed, device, dtype)
+    found = write(folder, prompt, tokens, other, temperature, seed, device, dtype)
     _print_json(found) if as_json else print_generation(found)
 
 
 @app.command()
-def methods(as_json: JsonFlag = False) -> None:
-    """The pruning methods: what each prunes, what it needs, its paper."""
+def methods(as_json: Json = False) -> None:
+    """List the pruning methods: what each prunes, what it needs, its paper."""
     from secateur.methods import METHODS
     from secateur.report.tables import print_methods
 
@@ -154,14 +188,6 @@ def methods(as_json: JsonFlag = False) -> None:
     _print_json(rows) if as_json else print_methods(rows)
 
 
-@app.command()
-def version() -> None:
-    """The version."""
-    import secateur
-
-    print(f"secateur {secateur.__version__}")
-
-
 def _path(model: str) -> str:
     from secateur.model.hub import local_folder
 
@@ -169,41 +195,58 @@ def _path(model: str) -> str:
 
 
 def _threads(count: int | None) -> None:
-    if count is not None:
-        import torch
+    if count is None:
+        return
+    if count < 1:
+        raise InputError(f"--threads {count} is too small; give 1 or more")
+    import torch
 
-        if count < 1:
-            raise InputError(f"--threads {count} is too small; give 1 or more")
-        torch.set_num_threads(count)
+    torch.set_num_threads(count)
 
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 
 
-def main() -> NoReturn:
-    """Runs the command line; user errors are one line and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and exits: 0, 2 for what the user can put right, 1 for what the machine lacks.
+
+    Args:
+        arguments: those of the process, if None.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        code = app(args=arguments, prog_name="secateur", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(0)  # whoever read the output has seen enough
     except SecateurError as error:
         _fail(str(error), error.exit_code)
-    except typer.Abort:
-        _fail("stopped", 130)
-    except KeyboardInterrupt:
-        _fail("stopped; nothing was written", 130)
-    except MemoryError:
-        _fail("not enough memory; use fewer --samples, a shorter --length or --memory", 1)
-    except BrokenPipeError:
-        os._exit(0)
     except Exception as error:
-        # click's own complaints (unknown flag, missing argument) carry their exit code.
+        message = _of_the_machine(error)
+        if message is not None:
+            _fail(message, 1)
+        # The parser's own complaints (unknown flag, missing argument) know how they are shown.
         shown = getattr(error, "format_message", None)
         if shown is None:
             raise
         _fail(shown(), getattr(error, "exit_code", 2))
+    if code == Stopped.exit_code:  # Ctrl-C, which the parser turns into this
+        _fail("stopped", code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """What to say where memory or a file system gave out; None for everything else."""
+    said = str(error)
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    ):
+        return "not enough memory; use fewer --samples, a shorter --length, or --memory"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return None
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -31,3 +31,9 @@ class VerificationError(SecateurError):
     """A saved checkpoint doesn't compute what the model in memory computed."""
 
     exit_code = 1
+
+
+class Stopped(SecateurError):
+    """The user stopped a run; the exit code is the one that shells give for Ctrl-C."""
+
+    exit_code = 130
