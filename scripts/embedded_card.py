@@ -58,8 +58,9 @@ Code in `secateur.data.stdlib`. The text is under the PSF licence.
 
 `scripts/train_embedded.py`, {minutes:.0f} minutes on 2 CPU cores shared with other work, in fp32 with torch {torch}.
 
-- {step:,} steps of {hyper[batch]} sequences of {context} tokens, BOS between documents: \
+- {step:,} steps of {per_step:,} tokens, BOS between documents: \
 {seen:,} tokens, {epochs:.2f} epochs
+- tokens per sequence, by part of the run: {stages}{note}
 - AdamW, betas {hyper[betas][0]} and {hyper[betas][1]}, weight decay {hyper[weight_decay]} on matrices, \
 gradients clipped at norm {hyper[clip]}
 - learning rate {hyper[peak_lr]} after a warm-up of {warmup:.0f} % of the run, then a cosine to {final:.0f} % of it
@@ -164,6 +165,9 @@ def main() -> None:
         "torch": torch.__version__.split("+")[0],
         "minutes": record["elapsed"] / 60,
         "seen": seen,
+        "per_step": hyper["batch"] * context,
+        "stages": ", ".join(f"{length} until {until:.0%}" for until, length in hyper["lengths"]),
+        "note": f" ({record['note']})" if "note" in record else "",
         "epochs": seen / (tokens["prose"] * record["prose_repeats"] + tokens["code"]),
         "warmup": hyper["warmup"] * 100,
         "final": hyper["final_lr"] * 100,
