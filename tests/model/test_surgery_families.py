@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import tiny
 import torch
@@ -226,3 +228,17 @@ def test_what_a_unit_owns(case: str) -> None:
             assert not after[0].any()
             assert torch.equal(after[1:], own[1:])
     assert has_weight(layers[1], join(family.attention.path, family.attention.o))
+
+
+@pytest.mark.parametrize("case", tiny.CASES)
+def test_bias_flags_give_their_readers_a_bias(case: str) -> None:
+    family = anatomy(tiny.build(case))[0]
+    readers = [join(family.attention.path, family.attention.o), join(family.ffn.path, family.ffn.down)]
+    for flag in dict(family.bias_flags).values():
+        config = copy.deepcopy(tiny.build(case).config)
+        for value in (True, False):
+            setattr(config, flag, value)
+            layer = anatomy(type(tiny.build(case))(config))[2][1]
+            for reader in readers:
+                if dict(family.bias_flags).get(reader) == flag:
+                    assert (layer.get_submodule(reader).bias is not None) == value, reader

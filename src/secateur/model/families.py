@@ -54,7 +54,6 @@ class Experts:
     path: str = "mlp.experts"
     up: str = "gate_up_proj"
     down: str = "down_proj"
-    router: str = "mlp.gate"
     width_key: str = "intermediate_size"
     count_key: str = "num_local_experts"
 
