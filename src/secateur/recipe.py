@@ -12,6 +12,7 @@ A key that isn't in the schema is an error that names the nearest known one.
 from __future__ import annotations
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.numerics.patterns import Pattern
+from secateur.units import parse_bytes
 
 SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "layer")
 # What a method must be able to score, for each kind of site, and the one used where none is named.
@@ -31,7 +33,7 @@ DEFAULT_METHOD = {"weights": "sparsegpt", "units": "obs", "layers": "leave_one_o
 class Recipe(BaseModel):
     """One run of `prune`. The fields are the flags of the command line and the keys of the YAML file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
 
     model: str = Field(description="model folder, or a hub id")
     sites: tuple[str, ...] = Field(("weight",), description=f"what may go: {', '.join(SITE_KINDS)}")
@@ -57,19 +59,45 @@ class Recipe(BaseModel):
     protect: tuple[int, ...] = Field((), description="layers that are left alone; negative counts from the end")
     memory: str | None = Field(None, description="activations that may stay in memory, such as 2GB")
 
-    @field_validator("sites", "method", "protect", mode="before")
+    @field_validator("model", "calibrate", "evaluate", mode="before")
+    @classmethod
+    def _spelled(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("sites", "method", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
+        """`a,b` on the command line is a list in YAML; one value needs neither."""
+        if value is None:
+            return ()
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
-        return () if value is None else tuple(value) if isinstance(value, list) else value
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+    @field_validator("protect", mode="before")
+    @classmethod
+    def _indices(cls, value: Any) -> Any:
+        parts = cls._split(value)
+        try:
+            return tuple(int(part) if isinstance(part, str) else part for part in parts)
+        except ValueError:
+            raise ValueError(f"protect {', '.join(parts)}: layers are whole numbers, such as 0,-1") from None
 
     @field_validator("sparsity", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         """`channel:0.25,layer:0.1` on the command line is a mapping in YAML."""
         if isinstance(value, str) and ":" in value:
-            return {k.strip(): v for k, _, v in (part.partition(":") for part in value.split(","))}
+            value = {kind: part for kind, _, part in (pair.partition(":") for pair in value.split(","))}
+        if isinstance(value, dict):
+            return {str(kind).strip(): _fraction(part) for kind, part in value.items()}
+        return None if value is None else _fraction(value)
+
+    @field_validator("memory")
+    @classmethod
+    def _size(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_bytes(value)
         return value
 
     @field_validator("sites")
@@ -95,44 +123,58 @@ class Recipe(BaseModel):
         pattern = Pattern.parse(self.pattern)
         if not pattern.free and "weight" not in self.sites:
             raise ValueError(f"pattern {pattern} is for single weights, but sites are {', '.join(self.sites)}")
+        if isinstance(self.sparsity, dict):
+            for kind in self.sparsity:
+                if kind not in self.sites:
+                    raise ValueError(f"sparsity names '{kind}', but sites are {', '.join(self.sites)}")
         for kind in self.sites:
-            self.method_for(kind)
-            if kind == "weight" and not pattern.free:
-                continue
             s = self.sparsity_for(kind)
             if not 0 < s < 1:
                 raise ValueError(f"sparsity {s:g} for {kind} is not between 0 and 1; 0.25 removes a quarter")
+        self._check_methods()
         return self
 
+    def _check_methods(self) -> None:
+        """A method that was named must be of use; for kinds that no named method scores, the default steps in."""
+        used = {self.method_for(kind).name for kind in self.sites}
+        for name in self.method:
+            if name in used:
+                continue
+            able = METHODS[name].prunes
+            rivals = [(self.method_for(kind).name, kind) for kind in self.sites if CAPABILITY[kind] in able]
+            if rivals:
+                raise ValueError(f"method '{name}' has nothing to do: '{rivals[0][0]}' scores {rivals[0][1]} already")
+            kind = self.sites[0]
+            fit = ", ".join(n for n, m in METHODS.items() if CAPABILITY[kind] in m.prunes)
+            raise ValueError(f"method '{name}' doesn't score {kind}; methods that do: {fit}")
+
     def sparsity_for(self, kind: str) -> float:
-        """Fraction that goes of each site of this kind."""
+        """Fraction that goes of each site of this kind.
+
+        Raises:
+            ValueError: the recipe doesn't say, or says something that its pattern contradicts.
+        """
+        own = self.sparsity.get(kind) if isinstance(self.sparsity, dict) else self.sparsity
         pattern = Pattern.parse(self.pattern)
         if kind == "weight" and pattern.sparsity is not None:
+            # A number for all kinds is for the others, if there are any.
+            meant = own is not None and (isinstance(self.sparsity, dict) or len(self.sites) == 1)
+            if meant and not math.isclose(own or 0, pattern.sparsity, abs_tol=0.005):
+                raise ValueError(
+                    f"pattern {pattern} removes {pattern.sparsity:g}, but sparsity says {own:g}; give one"
+                )
             return pattern.sparsity
-        if isinstance(self.sparsity, dict):
-            unknown = [k for k in self.sparsity if k not in self.sites]
-            if unknown:
-                raise ValueError(f"sparsity names '{unknown[0]}', but sites are {', '.join(self.sites)}")
-            if kind not in self.sparsity:
-                raise ValueError(f"sparsity says nothing for site '{kind}'")
-            return self.sparsity[kind]
         if self.sparsity is None:
             raise ValueError("no sparsity given; --sparsity 0.25 removes a quarter of each site")
-        return self.sparsity
+        if own is None:
+            raise ValueError(f"sparsity says nothing for site '{kind}'")
+        return own
 
     def method_for(self, kind: str) -> Method:
         """The method that scores this kind of site: the first named one that can, else the default."""
         ability = CAPABILITY[kind]
-        for name in self.method:
-            if ability in METHODS[name].prunes:
-                return METHODS[name]
-        # A method that was named must be of use somewhere; for the other kinds the default steps in.
-        useful = {CAPABILITY[k] for k in self.sites}
-        for name in self.method:
-            if not METHODS[name].prunes & useful:
-                able = ", ".join(n for n, m in METHODS.items() if ability in m.prunes)
-                raise ValueError(f"method '{name}' doesn't score site '{kind}'; methods that do: {able}")
-        return METHODS[DEFAULT_METHOD[ability]]
+        able = (METHODS[name] for name in self.method if ability in METHODS[name].prunes)
+        return next(able, METHODS[DEFAULT_METHOD[ability]])
 
     def to_yaml(self) -> str:
         """The recipe that repeats this run; parse it back with `load_recipe`."""
@@ -156,7 +198,7 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
         where = ".".join(str(p) for p in first["loc"][:1])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
-            raise InputError(f"the recipe lacks '{where}'") from None
+            raise InputError(f"no {where} given; name it as an argument or as '{where}' in the recipe") from None
         given = "" if first["type"] == "value_error" else f"{where} = {first['input']!r}: "
         raise InputError(f"{given}{message[0].lower()}{message[1:]}") from None
 
@@ -171,12 +213,33 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     if not file.is_file():
         raise InputError(f"{file}: no such recipe file")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), _StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise InputError(f"{file}: a recipe is a mapping of keys such as 'model' and 'sparsity'")
     return make_recipe({**values, **(overrides or {})})
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe, and a key that is there twice is an error: YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _fraction(value: Any) -> float:
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"sparsity {value!r} is not a number; 0.25 removes a quarter of each site")
 
 
 def _nearest(word: str, known: Any) -> str:
