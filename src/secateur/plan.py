@@ -8,14 +8,19 @@ same plan can be replayed on a fine-tuned sibling.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from secateur.errors import InputError
+from secateur.methods import METHODS
+from secateur.numerics.patterns import Pattern
 
 VERSION = 1
+UNIT_KINDS = ("channel", "query_head", "kv_group")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,24 @@ class Entry:
     method: str
     keep: tuple[int, ...] | None = None
     pattern: str | None = None
+
+    def check(self) -> None:
+        """Refuses an entry that says nothing that can be done.
+
+        Raises:
+            InputError: an unknown kind, units or a sparsity that can't be, a method that doesn't prune weights.
+        """
+        if self.kind == "weight":
+            if not 0 <= self.sparsity < 1:
+                raise InputError(f"plan entry {self.site}: sparsity {self.sparsity:g} is not between 0 and 1")
+            Pattern.parse(self.pattern or "free")
+            if self.method not in METHODS or "weights" not in METHODS[self.method].prunes:
+                able = ", ".join(name for name, method in METHODS.items() if "weights" in method.prunes)
+                raise InputError(f"plan entry {self.site}: method '{self.method}' must be one of {able}")
+        elif self.kind not in UNIT_KINDS:
+            raise InputError(f"plan entry {self.site}: kind '{self.kind}' must be weight, {', '.join(UNIT_KINDS)}")
+        elif not self.keep or not _ascending(self.keep, self.units):
+            raise InputError(f"plan entry {self.site}: kept units must be ascending, distinct and below {self.units}")
 
 
 @dataclass(frozen=True)
@@ -97,21 +120,28 @@ class Plan:
             raise InputError(f"{file}: no such plan file")
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
-            entries = tuple(
-                Entry(**{**e, "keep": tuple(e["keep"]) if e.get("keep") is not None else None})
-                for e in data["entries"]
-            )
-            plan = cls(data["model"], data["calibration"], tuple(data["layers"]), entries)
-        except (ValueError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
             raise InputError(f"{file}: is not valid JSON ({error})") from None
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{file}: is not a plan of this version ({error})") from None
-        if data.get("version") != VERSION:
-            raise InputError(f"{file}: plan version {data.get('version')} is unknown; this is version {VERSION}")
-        return plan
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            version = data.get("version") if isinstance(data, dict) else None
+            raise InputError(f"{file}: plan version {version} is unknown; this is version {VERSION}")
+        try:
+            return cls(
+                _typed(data["model"], dict),
+                _typed(data["calibration"], dict),
+                tuple(_typed(index, int) for index in _typed(data["layers"], list)),
+                tuple(_entry(fields) for fields in _typed(data["entries"], list)),
+            )
+        except KeyError as error:
+            raise InputError(f"{file}: is not a plan, it lacks {error}") from None
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{file}: is not a plan ({error})") from None
 
-    def check(self, model_type: str, layers: int) -> None:
+    def check(self, model_type: str, layers: int, names: Collection[str] | None = None) -> None:
         """Refuses a plan that was made for another architecture or depth, or that can't be carried out.
+
+        Args:
+            names: every site and Linear that the model has, as entries name them.
 
         Raises:
             InputError: with what differs.
@@ -119,11 +149,49 @@ class Plan:
         if self.model.get("model_type") != model_type or self.model.get("layers") != layers:
             theirs = f"{self.model.get('model_type')} with {self.model.get('layers')} layers"
             raise InputError(f"the plan is for {theirs}, the model is {model_type} with {layers} layers")
-        if not self.layers or sorted(set(self.layers)) != list(self.layers) or self.layers[-1] >= layers:
+        if not self.layers or not _ascending(self.layers, layers):
             raise InputError(f"the plan's layers {list(self.layers)} must be ascending, distinct and below {layers}")
-        for e in self.entries:
-            if e.keep is None:
-                continue
-            bad = not e.keep or sorted(set(e.keep)) != list(e.keep) or e.keep[-1] >= e.units or e.keep[0] < 0
-            if bad:
-                raise InputError(f"plan entry {e.site}: kept units must be ascending, distinct and below {e.units}")
+        for site, times in Counter(entry.site for entry in self.entries).items():
+            if times > 1:
+                raise InputError(f"the plan names {site} {times} times")
+        for entry in self.entries:
+            if names is not None and entry.site not in names:
+                raise InputError(f"the plan names {entry.site}, which the model doesn't have")
+            if entry.layer not in self.layers or not entry.site.startswith(f"layers.{entry.layer}."):
+                raise InputError(f"plan entry {entry.site}: layer {entry.layer} is not one of the layers that stay")
+            entry.check()
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        """Zeros are made anew when a plan is replayed: by one method, in one pattern."""
+        weights = [entry for entry in self.entries if entry.kind == "weight"]
+        for what in ("method", "pattern"):
+            found = sorted({str(getattr(entry, what)) for entry in weights})
+            if len(found) > 1:
+                raise InputError(f"the plan's weights name {what} {' and '.join(found)}; a run has one")
+
+
+def _ascending(numbers: tuple[int, ...], below: int) -> bool:
+    """Whether they are distinct, ascending, and in [0, below)."""
+    return list(numbers) == sorted(set(numbers)) and all(0 <= n < below for n in numbers)
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{json.dumps(value)[:40]} where {_SPOKEN[kind]} should be")
+    return value
+
+
+_SPOKEN: dict[type, str] = {dict: "an object", list: "a list", int: "a whole number", str: "a text"}
+
+
+def _entry(fields: Any) -> Entry:
+    values = dict(_typed(fields, dict))
+    for name, kind in (("site", str), ("kind", str), ("layer", int), ("units", int), ("method", str)):
+        _typed(values[name], kind)
+    values["sparsity"] = float(values["sparsity"])
+    if values.get("pattern") is not None:
+        _typed(values["pattern"], str)
+    if values.get("keep") is not None:
+        values["keep"] = tuple(_typed(unit, int) for unit in _typed(values["keep"], list))
+    return Entry(**values)

@@ -14,7 +14,7 @@ from secateur.model.biases import bias_flags
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.families import join
 from secateur.model.linears import linears_of
-from secateur.model.sites import Site
+from secateur.model.sites import Site, sites_of
 from secateur.numerics.patterns import Pattern
 from secateur.plan import Plan
 from secateur.recipe import Recipe
@@ -53,6 +53,8 @@ class Rules:
             InputError: a protected layer that isn't there, more layers to drop than may go, a pattern that
                 doesn't fit a Linear.
         """
+        if plan is not None:
+            plan.check(checkpoint.config.model_type, checkpoint.layers, _names(checkpoint))
         kinds = plan.kinds if plan is not None else frozenset(recipe.sites)
         unit_kinds = _unit_kinds(kinds, checkpoint) if plan is None else kinds & UNIT_KINDS
         protected = _protected(recipe, checkpoint)
@@ -80,6 +82,15 @@ class Rules:
             plan=plan,
             notes=notes,
         )
+
+
+def _names(checkpoint: Checkpoint) -> set[str]:
+    """Every site and Linear, as a plan names them."""
+    names = set()
+    for index, layer in enumerate(checkpoint.template.get_submodule(checkpoint.family.layers).children()):
+        names |= {site.name for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)}
+        names |= {f"layers.{index}.{linear.name}" for linear in linears_of(layer, checkpoint.family)}
+    return names
 
 
 def _planned(plan: Plan | None) -> Callable[[Site], tuple[int, ...] | None]:
