@@ -59,6 +59,8 @@ class Rules:
         unit_kinds = _unit_kinds(kinds, checkpoint) if plan is None else kinds & UNIT_KINDS
         protected = _protected(recipe, checkpoint)
         counts = _keep_counts(recipe)
+        if plan is None:
+            _check_something_goes(recipe, checkpoint, unit_kinds, counts)
         flags, notes = _flags(recipe, checkpoint, unit_kinds, plan)
         weighty = "weight" in kinds
         pattern = _pattern(recipe, plan) if weighty else Pattern()
@@ -146,10 +148,28 @@ def _layers_to_drop(recipe: Recipe, checkpoint: Checkpoint, protected: frozenset
 
 def _keep_counts(recipe: Recipe) -> Callable[[Site], int]:
     def count(site: Site) -> int:
-        round_to = recipe.round_to if site.kind == "channel" else 1
-        return keep_count(site.units, recipe.sparsity_for(_asked(recipe, site.kind)), site.groups, round_to)
+        step = math.lcm(site.multiple, recipe.round_to) if site.kind == "channel" else site.multiple
+        return keep_count(site.units, recipe.sparsity_for(_asked(recipe, site.kind)), site.groups, step)
 
     return count
+
+
+def _check_something_goes(
+    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], count: Callable[[Site], int]
+) -> None:
+    """A sparsity that rounds to no unit at all, of any site of a kind, would do nothing without a word."""
+    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
+    for kind in sorted(unit_kinds):
+        sites = [
+            site
+            for index, layer in enumerate(layers.children())
+            for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)
+            if site.kind == kind
+        ]
+        if all(count(site) >= site.units for site in sites):
+            most = max((site.units for site in sites), default=0)
+            s = recipe.sparsity_for(_asked(recipe, kind))
+            raise InputError(f"sparsity {s:g} takes no {kind} of {most} away; raise it, or lower --round-to")
 
 
 def _readers(checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> list[str]:
