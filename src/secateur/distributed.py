@@ -19,7 +19,16 @@ T = TypeVar("T")
 def start(device: torch.device) -> None:
     """Joins the process group that torchrun described; returns at once for a single process."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The GPU of this rank on its host, where no particular one was named."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
 
 
 def stop() -> None:
@@ -33,6 +42,11 @@ def rank() -> int:
 
 def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_world() -> int:
+    """Ranks on this host: they share its memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
@@ -68,6 +82,25 @@ def share_object(value: T, source: int) -> T:
     box = [value]
     dist.broadcast_object_list(box, source)
     return box[0]
+
+
+def share_tensors(
+    tensors: dict[str, torch.Tensor] | None, source: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Named tensors that only rank `source` has, on every rank."""
+    if world() == 1:
+        assert tensors is not None
+        return tensors
+    shapes = {n: (tuple(t.shape), t.dtype) for n, t in tensors.items()} if tensors is not None else None
+    shared = share_object(shapes, source)
+    assert shared is not None
+    out = {}
+    for name, (shape, dtype) in shared.items():
+        own = tensors[name] if tensors is not None else torch.empty(shape, dtype=dtype)
+        box = own.to(device)
+        dist.broadcast(box, source)
+        out[name] = box
+    return out
 
 
 def barrier() -> None:

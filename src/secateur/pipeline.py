@@ -6,10 +6,15 @@ only state is in the output folder's work area.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
+
+from secateur import distributed
 from secateur.api import new_config
 from secateur.calibration.activations import Budget
 from secateur.calibration.depth import influence_of_layers, leave_out
@@ -19,40 +24,24 @@ from secateur.cut.units import UnitCut, cut_units
 from secateur.cut.weights import WeightCut, cut_weights
 from secateur.data.batches import Calibration, calibration_batches
 from secateur.data.documents import load_corpus
-from secateur.errors import InputError
+from secateur.errors import InputError, ResourceError
 from secateur.evaluation.compute import resolve_device, resolve_dtype
 from secateur.model.biases import add_biases
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.model.outer import Outer
-from secateur.model.save import write_block, write_checkpoint
-from secateur.model.uneven import Widths, layer_widths
+from secateur.model.save import write_checkpoint
+from secateur.model.uneven import layer_widths
 from secateur.model.verify import verify, write_probe
 from secateur.plan import Plan
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
+from secateur.run import Run, finished_block, keep_block, open_journal, remember
 from secateur.summary import finish, make_plan, write_outputs
 from secateur.units import parse_bytes
 from secateur.workspace import Workspace
 
-
-@dataclass
-class Run:
-    """What a run knows, filled in from top to bottom."""
-
-    recipe: Recipe
-    checkpoint: Checkpoint
-    calibration: Calibration
-    outer: Outer
-    rules: Rules
-    monitor: Monitor
-    kept: tuple[int, ...] = ()
-    layer_scores: dict[int, float] = field(default_factory=dict)
-    unit_cuts: list[UnitCut] = field(default_factory=list)
-    weight_cuts: list[tuple[int, WeightCut]] = field(default_factory=list)
-    widths: dict[int, Widths] = field(default_factory=dict)
-    added_parameters: int = 0
-    warnings: list[str] = field(default_factory=list)
+FREE_SHARE = 0.6
 
 
 def prune(
@@ -62,42 +51,53 @@ def prune(
     plan: Plan | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Prunes a checkpoint into the folder `out`.
+
+    Under torchrun every rank calls this; rank 0 writes.
 
     Args:
         plan: replay this plan instead of choosing; the recipe's sites and sparsity then don't matter.
         dry_run: choose and forecast, but save no model: `out` gets plan.json and report.json only.
         overwrite: an earlier result in `out` may be replaced.
+        resume: go on with the interrupted run in `out`; it must have been told the same.
         quiet: no progress display.
 
     Returns:
-        The report, as in report.json.
+        The report, as in report.json; empty on ranks other than 0.
 
     Raises:
-        SecateurError: in one line; `out` is then as it was before.
+        SecateurError: in one line. `out` is then as it was before, or holds what `resume` goes on from.
     """
-    workspace = Workspace(out, overwrite)
-    run = prepare(recipe, plan, quiet)
+    device = distributed.own_device(resolve_device(recipe.device))
+    distributed.start(device)
+    workspace = Workspace(out, overwrite, resume) if distributed.is_main() else None
+    run = prepare(recipe, plan, device, quiet or workspace is None)
     try:
+        if workspace is None:
+            with tempfile.TemporaryDirectory() as scratch:
+                work_through(run, Path(scratch), None)
+            return {}
+        _check_room(run, workspace)
         with workspace.open():
-            run.monitor.events = workspace.final / "events.jsonl"
-            run.kept = choose_layers(run, workspace)
-            cut_blocks(run, workspace, save=not dry_run)
+            run.monitor.events = workspace.work / "events.jsonl"
+            open_journal(run, workspace)
+            work_through(run, workspace.work, None if dry_run else workspace)
             made = make_plan(run)
             gate = None if dry_run else save(run, workspace)
             report = finish(run, made, gate, workspace, dry_run)
-            write_outputs(report, made, recipe, workspace.final)
+            write_outputs(report, made, recipe, workspace)
             workspace.deliver()
+        return report
     finally:
         run.monitor.close()
-    return report
+        distributed.stop()
 
 
-def prepare(recipe: Recipe, plan: Plan | None, quiet: bool) -> Run:
+def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, quiet: bool) -> Run:
     """Opens everything that the run reads and refuses what can't work, before anything is written."""
-    device = resolve_device(recipe.device)
     checkpoint = Checkpoint.open(local_folder(recipe.model))
     if plan is not None:
         plan.check(checkpoint.config.model_type, checkpoint.layers)
@@ -111,6 +111,33 @@ def prepare(recipe: Recipe, plan: Plan | None, quiet: bool) -> Run:
     run = Run(recipe, checkpoint, calibration, outer, rules, monitor)
     run.warnings += [*calibration.notes, *rules.notes]
     return run
+
+
+def _check_room(run: Run, workspace: Workspace) -> None:
+    """The work area and the result need about the checkpoint's size each."""
+    folder = next(p for p in (workspace.out, *workspace.out.absolute().parents) if p.exists())
+    free, need = shutil.disk_usage(folder).free, 2 * run.checkpoint.bytes_on_disk
+    if free < need:
+        raise ResourceError(
+            f"{workspace.out}: the disk has {free / 1e9:.1f} GB free, the run needs about {need / 1e9:.1f} GB; "
+            "free some space or choose another --out"
+        )
+
+
+def work_through(run: Run, work: Path, workspace: Workspace | None) -> None:
+    """The part that all ranks share: choose layers, then cut block by block.
+
+    Args:
+        work: where hidden states may spill.
+        workspace: rank 0's, where finished blocks go; None on other ranks and in a dry run.
+    """
+    try:
+        run.kept = choose_layers(run, work)
+        cut_blocks(run, work, workspace)
+    except RuntimeError as error:
+        if distributed.world() > 1:
+            raise ResourceError(f"the ranks lost each other ({str(error).splitlines()[0]})") from error
+        raise
 
 
 def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
@@ -127,7 +154,7 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
     )
 
 
-def choose_layers(run: Run, workspace: Workspace) -> tuple[int, ...]:
+def choose_layers(run: Run, work: Path) -> tuple[int, ...]:
     """The layers that stay: all, those of the plan, or those that the layer method keeps."""
     everything = tuple(range(run.checkpoint.layers))
     if run.rules.plan is not None:
@@ -135,61 +162,71 @@ def choose_layers(run: Run, workspace: Workspace) -> tuple[int, ...]:
     count = run.rules.layers_to_drop
     if not count:
         return everything
-    allowed = [i for i in everything if i not in run.rules.protected]
+    noted = distributed.share_object(run.journal.noted("layers") if run.journal is not None else None, 0)
+    if noted is not None:
+        run.layer_scores = {int(i): s for i, s in noted["scores"].items()}
+        return tuple(noted["kept"])
+    gone, run.layer_scores = _weakest_layers(run, count, work)
+    kept = tuple(i for i in everything if i not in gone)
+    if run.journal is not None:
+        run.journal.note("layers", {"kept": kept, "scores": run.layer_scores})
+    return kept
+
+
+def _weakest_layers(run: Run, count: int, work: Path) -> tuple[frozenset[int], dict[int, float]]:
+    """The layers to drop, and the score of every layer."""
+    allowed = [i for i in range(run.checkpoint.layers) if i not in run.rules.protected]
     tokens = run.calibration.tokens
-    method = run.recipe.method_for("layer").score_layers
-    if method == "block_influence":
-        with run.monitor.stage("score layers", len(everything)) as step:
+    if run.recipe.method_for("layer").score_layers == "block_influence":
+        with run.monitor.stage("score layers", run.checkpoint.layers) as step:
             scores = influence_of_layers(run.outer, tokens, step)
-        run.layer_scores = dict(enumerate(scores))
-        gone = frozenset(sorted(allowed, key=lambda i: (scores[i], i))[:count])
-    else:
-        with run.monitor.stage("leave layers out") as step:
-            gone, run.layer_scores = leave_out(
-                run.outer, tokens, count, allowed, step, _budget(run.recipe), workspace.work
-            )
-    return tuple(i for i in everything if i not in gone)
+        return frozenset(sorted(allowed, key=lambda i: (scores[i], i))[:count]), dict(enumerate(scores))
+    with run.monitor.stage("leave layers out") as step:
+        return leave_out(run.outer, tokens, count, allowed, step, _budget(run.recipe), work)
 
 
-def cut_blocks(run: Run, workspace: Workspace, save: bool) -> None:
+def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
     """Walks through the model once and cuts each block, which the next one then sees."""
     checkpoint = run.checkpoint
-    blocks = walk(
-        run.outer,
-        run.calibration.tokens,
-        layers=run.kept,
-        budget=_budget(run.recipe),
-        work=workspace.work,
-        edited=lambda layer, index: write_block(workspace.blocks, layer, checkpoint, index) if save else None,
-        at_end=lambda stream: _probe(run, stream, workspace) if save else None,
-    )
     with run.monitor.stage("prune", len(run.kept)) as step:
+        blocks = walk(
+            run.outer,
+            run.calibration.tokens,
+            layers=run.kept,
+            budget=_budget(run.recipe),
+            work=work,
+            finished=lambda index: finished_block(run, index, workspace, step),
+            edited=lambda layer, index: keep_block(run, layer, index, workspace),
+            at_end=lambda stream: _probe(run, stream, workspace),
+        )
         for block in blocks:
-            cut_block(run, block)
-            position = len(run.widths)
-            run.widths[position] = layer_widths(
-                block.layer, checkpoint.family, checkpoint.config, checkpoint.head_dim
-            )
+            units, weights = cut_block(run, block)
+            widths = layer_widths(block.layer, checkpoint.family, checkpoint.config, checkpoint.head_dim)
+            remember(run, block.index, units, weights, widths)
             step(f"layer {block.index}")
 
 
-def cut_block(run: Run, block: Block) -> None:
+def cut_block(run: Run, block: Block) -> tuple[list[UnitCut], list[WeightCut]]:
     """All cuts of one block: structured first, then single weights of what is left."""
     rules = run.rules
     if rules.bias_flags:
         run.added_parameters += add_biases(block.layer, run.checkpoint, rules.bias_flags)
+    units: list[UnitCut] = []
+    weights: list[WeightCut] = []
     if block.index in rules.protected:
-        return
+        return units, weights
     if rules.unit_kinds:
-        run.unit_cuts += cut_units(block, rules.unit_kinds, rules.units)
+        units = cut_units(block, rules.unit_kinds, rules.units)
     if rules.weight_method is not None:
         sparsity = rules.weight_sparsity(block.index)
-        cuts = cut_weights(block, rules.weight_method, rules.pattern, sparsity, run.recipe.sequential)
-        run.weight_cuts += [(block.index, cut) for cut in cuts]
+        weights = cut_weights(block, rules.weight_method, rules.pattern, sparsity, run.recipe.sequential)
+    return units, weights
 
 
-def _probe(run: Run, stream: Stream, workspace: Workspace) -> None:
+def _probe(run: Run, stream: Stream, workspace: Workspace | None) -> None:
     """Remembers what the model in memory computes, for the round-trip gate."""
+    if workspace is None:
+        return
     ids = stream.batches[0][:1]
     logits = run.outer.logits(ids, stream.states[0][:1])
     write_probe(workspace.work / "probe.safetensors", ids, logits)
@@ -206,4 +243,7 @@ def save(run: Run, workspace: Workspace) -> dict[str, Any]:
 
 
 def _budget(recipe: Recipe) -> Budget:
-    return Budget(parse_bytes(recipe.memory) if recipe.memory else None)
+    """Hidden states that may stay in memory: what the recipe says, else 60 % of what is free on this host."""
+    if recipe.memory is not None:
+        return Budget(parse_bytes(recipe.memory))
+    return Budget(int(FREE_SHARE * psutil.virtual_memory().available) // distributed.local_world())

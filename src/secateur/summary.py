@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,13 +18,15 @@ import secateur
 from secateur.data.batches import Calibration
 from secateur.evaluation.evaluation import evaluate
 from secateur.evaluation.generate import generate
+from secateur.evaluation.streamed import streamed_perplexity
+from secateur.model.memory import fits_in_memory
 from secateur.plan import Entry, Plan
 from secateur.recipe import Recipe
 from secateur.report import card, page
 from secateur.workspace import MARK, Workspace
 
 if TYPE_CHECKING:
-    from secateur.pipeline import Run
+    from secateur.run import Run
 
 PROMPT_TOKENS = 24
 SAMPLES = 2
@@ -213,6 +216,8 @@ def _evaluation(run: Run, workspace: Workspace) -> dict[str, Any]:
     recipe = run.recipe
     if recipe.evaluate == "none" or not run.checkpoint.family.causal:
         return {}
+    if not fits_in_memory(2 * run.checkpoint.parameters, run.outer.dtype):
+        return _streamed_evaluation(run, workspace)
     data, name = recipe.evaluate, recipe.evaluate
     if data is None and recipe.calibrate.startswith("stdlib"):
         data, name = recipe.calibrate, f"{recipe.calibrate}, files held out"
@@ -240,6 +245,22 @@ def _evaluation(run: Run, workspace: Workspace) -> dict[str, Any]:
     return {"evaluation": {"data": name, "before": before, "after": found, "kl": kl, "ratios": ratios}} | samples
 
 
+def _streamed_evaluation(run: Run, workspace: Workspace) -> dict[str, Any]:
+    """Both models on the held-out sequences, block by block: for what doesn't fit in memory side by side."""
+    tokens = run.calibration.held_out
+    if not len(tokens):
+        run.warnings.append("not evaluated: the model doesn't fit in memory and no sequence is left over")
+        return {}
+    sides = {}
+    with run.monitor.stage("evaluate block by block", 2) as step:
+        for side, folder in (("before", run.checkpoint.path), ("after", workspace.final)):
+            perplexity = streamed_perplexity(folder, tokens, run.outer.device, run.outer.dtype, work=workspace.work)
+            sides[side] = {"perplexity": perplexity, "tokens": tokens[:, 1:].numel()}
+            step(side)
+    run.warnings.append("evaluated block by block on held-out sequences only: the model doesn't fit in memory")
+    return {"evaluation": {"data": f"{run.recipe.calibrate}, sequences not calibrated on", **sides}}
+
+
 def _held_out(calibration: Calibration, workspace: Workspace) -> Path:
     file = workspace.work / "held_out.jsonl"
     rows = (json.dumps({"input_ids": row}) for row in calibration.held_out.tolist())
@@ -260,8 +281,10 @@ def _samples(run: Run, workspace: Workspace) -> dict[str, Any]:
     return {"samples": samples}
 
 
-def write_outputs(report: dict[str, Any], plan: Plan, recipe: Recipe, folder: Path) -> None:
-    """plan.json, recipe.yaml, README.md, report.html, and report.json last of all."""
+def write_outputs(report: dict[str, Any], plan: Plan, recipe: Recipe, workspace: Workspace) -> None:
+    """events.jsonl, plan.json, recipe.yaml, README.md, report.html, and report.json last of all."""
+    folder = workspace.final
+    shutil.copyfile(workspace.work / "events.jsonl", folder / "events.jsonl")
     (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     (folder / "README.md").write_text(card.model_card(report), encoding="utf-8")

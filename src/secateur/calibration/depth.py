@@ -23,9 +23,7 @@ from secateur.model.outer import Outer
 EXHAUSTIVE = 4  # all combinations are tried where they're at most this many times the layers
 
 
-def influence_of_layers(
-    outer: Outer, tokens: Tensor, step: Callable[[str], None] = lambda text: None
-) -> list[float]:
+def influence_of_layers(outer: Outer, tokens: Tensor, step: Callable[[str], None] = lambda text: None) -> list[float]:
     """Block influence of every layer of the untouched model (higher = keep)."""
     scores = []
     for block in walk(outer, tokens):

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -78,7 +79,6 @@ class Block:
     outer: Outer
     stream: Stream
     dense: tuple[nn.Module, Stream] | None = None
-    notes: dict[str, object] = field(default_factory=dict)
 
     @property
     def linears(self) -> list[Linear]:
@@ -112,9 +112,7 @@ class Block:
             distributed.all_reduce(found[name].tensors())
         return found
 
-    def stages(
-        self, needs: frozenset[str], sequential: bool = False
-    ) -> Iterator[list[tuple[Linear, Moments]]]:
+    def stages(self, needs: frozenset[str], sequential: bool = False) -> Iterator[list[tuple[Linear, Moments]]]:
         """The Linears with the statistics of their inputs, in groups that may be solved side by side.
 
         Args:
@@ -173,9 +171,14 @@ def _watch(
 
 
 def batches_of(tokens: Tensor) -> list[Tensor]:
-    """This rank's sequences of (n, length) token ids, in batches of about `TOKENS_PER_BATCH` tokens."""
-    own = tokens[distributed.share(tokens.shape[0])]
-    return list(own.split(max(1, TOKENS_PER_BATCH // tokens.shape[1]))) if len(own) else []
+    """This rank's share of (n, length) token ids, in batches of about `TOKENS_PER_BATCH` tokens.
+
+    The batches are the same however many ranks there are, only who takes them differs: what a batch
+    contributes is then the same to the last bit, and so, but for the order of a double precision sum, are
+    the statistics.
+    """
+    batches = list(tokens.split(max(1, TOKENS_PER_BATCH // tokens.shape[1])))
+    return batches[distributed.share(len(batches))]
 
 
 def walk(
@@ -209,30 +212,68 @@ def walk(
     stream = Stream.start(outer, batches, budget, work and work / "edited.bin")
     reference = Stream.start(outer, batches, budget, work and work / "dense.bin") if dense else None
     visited = range(outer.checkpoint.layers) if layers is None else layers
+    source = _Source(outer)
     try:
         for index in range(outer.checkpoint.layers):
             if index not in visited and reference is None:
                 continue
-            original = outer.load(index) if index in visited or reference is not None else None
-            assert original is not None
-            if index in visited:
-                layer = finished(index)
-                if layer is None:
-                    own = copy.deepcopy(original) if reference is not None else original
-                    block = Block(index, own, outer, stream)
-                    block.dense = (original, reference) if reference is not None else None
-                    yield block
-                    layer = block.layer
-                    round_to_stored(layer, outer, index)
-                    edited(layer, index)
+            layer = finished(index) if index in visited else None
+            if index in visited and layer is None:
+                layer = source.take(index)
+                block = Block(index, layer, outer, stream)
+                if reference is not None:
+                    block.dense = (copy.deepcopy(layer), reference)
+                yield block
+                agree(layer)
+                round_to_stored(layer, outer, index)
+                edited(layer, index)
+                original = block.dense[0] if block.dense is not None else None
+                del block
+            else:
+                original = source.take(index) if reference is not None else None
+            if layer is not None:
                 stream.advance(layer, index, outer.device)
-            if reference is not None:
+            if reference is not None and original is not None:
                 reference.advance(original, index, outer.device)
         at_end(stream)
     finally:
+        source.close()
         stream.states.close()
         if reference is not None:
             reference.states.close()
+
+
+class _Source:
+    """Reads layers; on a GPU the next one is read by a thread while the present one is worked on.
+
+    On a CPU nothing is read ahead: the memory of a second layer costs more than its reading time.
+    """
+
+    def __init__(self, outer: Outer) -> None:
+        self._outer = outer
+        self._thread = ThreadPoolExecutor(1) if outer.device.type == "cuda" else None
+        self._ahead: tuple[int, Future[nn.Module]] | None = None
+
+    def take(self, index: int) -> nn.Module:
+        if self._ahead is not None and self._ahead[0] == index:
+            layer = self._ahead[1].result()
+        else:
+            if self._ahead is not None:
+                self._ahead[1].result()  # one reader at a time
+            layer = self._outer.load(index)
+        self._ahead = None
+        if self._thread is not None and index + 1 < self._outer.checkpoint.layers:
+            self._ahead = index + 1, self._thread.submit(self._outer.load, index + 1)
+        return layer
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+
+def agree(layer: nn.Module) -> None:
+    """Makes every rank continue with rank 0's edits, bit by bit, whatever machines the others are."""
+    distributed.broadcast([parameter.data for parameter in layer.parameters()], 0)
 
 
 @torch.no_grad()

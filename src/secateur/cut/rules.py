@@ -15,6 +15,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.families import join
 from secateur.model.linears import linears_of
 from secateur.model.sites import Site, sites_of
+from secateur.model.uneven import HEADS, KV_HEADS, with_heads
 from secateur.numerics.patterns import Pattern
 from secateur.plan import Plan
 from secateur.recipe import Recipe
@@ -185,27 +186,33 @@ def _flags(
     if recipe.bias != "add" or not recipe.refit:
         return {}, ()
     flags = bias_flags(checkpoint, frozenset(_readers(checkpoint, unit_kinds)))
-    if flags and checkpoint.family.heads == "divides_hidden":
-        heads = _heads_after(recipe, checkpoint, unit_kinds, plan)
-        if checkpoint.config.hidden_size % heads:
+    if flags and unit_kinds & {"query_head", "kv_group"}:
+        counts = _heads_after(recipe, checkpoint, unit_kinds, plan)
+        config = checkpoint.config.to_dict() | counts
+        family, head_dim = checkpoint.family, checkpoint.head_dim
+        on = dict.fromkeys(flags.values(), True)
+        if with_heads(config, family, head_dim) and not with_heads(config | on, family, head_dim):
             # Such head counts load under another model type (Llama as Mistral), which has no biases.
-            return {}, (f"no bias in the refits: with {heads} heads the checkpoint loads as a class without biases",)
+            return {}, ("no bias in the refits: the stock class that takes these head counts has none",)
     return flags, ()
 
 
-def _heads_after(recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], plan: Plan | None) -> int:
-    """Query heads that a layer will have (the first cut layer of a plan)."""
+def _heads_after(
+    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], plan: Plan | None
+) -> dict[str, int]:
+    """Query and KV heads that a layer will have (the first cut layer of a plan)."""
     heads = checkpoint.config.num_attention_heads
     kv_heads = getattr(checkpoint.config, "num_key_value_heads", None) or heads
     group = heads // kv_heads
     if plan is not None:
         kept = {entry.kind: len(entry.keep) for entry in reversed(plan.entries) if entry.keep is not None}
-        return kept.get("query_head", kept.get("kv_group", kv_heads) * group)
+        kv_heads = kept.get("kv_group", kv_heads)
+        return {HEADS: kept.get("query_head", kv_heads * group), KV_HEADS: kv_heads}
     if "kv_group" in unit_kinds:
         kv_heads = keep_count(kv_heads, recipe.sparsity_for(_asked(recipe, "kv_group")))
     if "query_head" in unit_kinds:
         group = keep_count(group, recipe.sparsity_for("query_head"))
-    return kv_heads * group
+    return {HEADS: kv_heads * group, KV_HEADS: kv_heads}
 
 
 def _asked(recipe: Recipe, kind: str) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from secateur.calibration.walk import Block
 from secateur.methods import Method, Units
 from secateur.model.families import Family, join
-from secateur.model.linears import Linear
-from secateur.model.sites import Site, sites_of
+from secateur.model.linears import Linear, has_weight
+from secateur.model.sites import Site, head_counts, sites_of
 from secateur.model.surgery import remove, set_heads, unit_parameters
 from secateur.numerics.least_squares import least_squares_columns
 from secateur.numerics.linalg import quadratic_error
@@ -147,6 +147,7 @@ def mask_of(keep: tuple[int, ...], units: int) -> Tensor:
 
 def update_heads(layer: nn.Module, family: Family, head_dim: int) -> None:
     """Makes the attention module's own head counts agree with its weights."""
-    groups = next(s for s in sites_of(layer, family, 0, head_dim) if s.kind == "kv_group")
-    heads = groups.units * groups.width // head_dim
-    set_heads(layer.get_submodule(join(family.attention.path)), heads, groups.units, head_dim)
+    path = family.attention.path
+    if has_weight(layer, join(path, family.attention.o)):
+        heads, kv_heads = head_counts(layer, family, head_dim)
+        set_heads(layer.get_submodule(path), heads, kv_heads, head_dim)

@@ -59,36 +59,35 @@ class Outer:
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
-        self._path = checkpoint.family.layers
         self._model = checkpoint.skeleton(dtype)
         checkpoint.load_into(self._model, checkpoint.by_layer[None])
         self._model.tie_weights()
-        layers = self._model.get_submodule(self._path)
-        assert isinstance(layers, nn.ModuleList)
-        self._templates = list(layers)
-        self._probes = nn.ModuleList(_Probe(layer) for layer in layers)
-        self._put(self._probes)
+        layers = self._model.get_submodule(checkpoint.family.layers)
+        self._probes = nn.ModuleList(_Probe(layer) for layer in layers.children())
+        parent, _, leaf = checkpoint.family.layers.rpartition(".")
+        setattr(self._model.get_submodule(parent), leaf, self._probes)
         self._model.to(device)
+        # Layers are read into a second model without weights, so that a thread may read one ahead.
+        self._loader = checkpoint.skeleton(dtype)
 
-    def _put(self, layers: nn.ModuleList) -> None:
-        parent, _, leaf = self._path.rpartition(".")
-        setattr(self._model.get_submodule(parent), leaf, layers)
+    def _slots(self) -> nn.ModuleList:
+        layers = self._loader.get_submodule(self.checkpoint.family.layers)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
 
     def template(self, index: int) -> nn.Module:
         """A fresh copy of layer `index` without weights."""
-        config = self._model.config
-        return copy.deepcopy(self._templates[index], {id(config): config})
+        config = self._loader.config
+        return copy.deepcopy(self._slots()[index], {id(config): config})
 
     def load(self, index: int) -> nn.Module:
         """Layer `index`, read from disk, in the compute dtype on the device."""
-        layer = self.template(index)
-        layers = nn.ModuleList(self._templates)
-        layers[index] = layer
-        self._put(layers)
+        slots, empty = self._slots(), self.template(index)
         try:
-            self.checkpoint.load_into(self._model, self.checkpoint.by_layer.get(index, []))
+            self.checkpoint.load_into(self._loader, self.checkpoint.by_layer.get(index, []))
+            layer = slots[index]
         finally:
-            self._put(self._probes)
+            slots[index] = empty
         return layer.to(self.device)
 
     def surroundings(self) -> dict[str, Tensor]:

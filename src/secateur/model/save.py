@@ -7,14 +7,16 @@ disk, one shard at a time, so a model that doesn't fit in memory can be saved to
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
@@ -53,15 +55,20 @@ def write_block(folder: Path, layer: nn.Module, checkpoint: Checkpoint, index: i
     }
     file = block_file(folder, index)
     partial = file.with_suffix(".partial")
-    save_file(tensors, partial)
+    _save(tensors, partial)
     partial.rename(file)
 
 
-def read_block(folder: Path, template: nn.Module, index: int, dtype: torch.dtype) -> nn.Module:
-    """A finished layer back in memory: its tensors in a layer without weights, at their own widths."""
+def read_block(folder: Path, index: int) -> dict[str, Tensor]:
+    """The tensors of a finished layer, by their names below it."""
     with safe_open(block_file(folder, index), framework="pt") as handle:
-        for name in handle.keys():  # noqa: SIM118 - a handle is not a mapping
-            set_parameter(template, name, handle.get_tensor(name).to(dtype))
+        return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - a handle is no mapping
+
+
+def fill(template: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
+    """A layer without weights, given the tensors of a finished one at their own widths."""
+    for name, tensor in tensors.items():
+        set_parameter(template, name, tensor.to(dtype))
     return template
 
 
@@ -75,31 +82,24 @@ def write_checkpoint(folder: Path, outer: Outer, blocks: Path, kept: Sequence[in
         config: the new config.json.
     """
     checkpoint = outer.checkpoint
-    uneven = "auto_map" in config
-    _write_shards(folder, _tensors(outer, blocks, kept, uneven), _total(outer, blocks, kept))
+    _write_shards(folder, _tensors(outer, blocks, kept), _total(outer, blocks, kept))
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for pattern in COMPANIONS:
         for file in checkpoint.path.glob(pattern):
             if file.is_file():
-                shutil.copy2(file, folder / file.name)
-    if uneven:
-        shutil.copy2(Path(modeling_secateur.__file__), folder / "modeling_secateur.py")
+                shutil.copyfile(file, folder / file.name)
+    if "auto_map" in config:
+        shutil.copyfile(Path(modeling_secateur.__file__), folder / "modeling_secateur.py")
 
 
-def _tensors(outer: Outer, blocks: Path, kept: Sequence[int], uneven: bool) -> Iterator[dict[str, Tensor]]:
+def _tensors(outer: Outer, blocks: Path, kept: Sequence[int]) -> Iterator[dict[str, Tensor]]:
     """The checkpoint's tensors under their names on disk: what surrounds the layers, then layer by layer."""
     checkpoint = outer.checkpoint
-    yield _as_on_disk(checkpoint, outer.surroundings(), uneven)
+    yield revert_weight_conversion(checkpoint.template, outer.surroundings())
     for position, index in enumerate(kept):
-        with safe_open(block_file(blocks, index), framework="pt") as handle:
-            prefix = f"{checkpoint.family.layers}.{position}"
-            named = {f"{prefix}.{name}": handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        yield _as_on_disk(checkpoint, named, uneven)
-
-
-def _as_on_disk(checkpoint: Checkpoint, tensors: dict[str, Tensor], uneven: bool) -> dict[str, Tensor]:
-    # transformers doesn't rename tensors for classes that come with a checkpoint: those keep their names.
-    return tensors if uneven else revert_weight_conversion(checkpoint.template, tensors)
+        prefix = f"{checkpoint.family.layers}.{position}"
+        named = {f"{prefix}.{name}": tensor for name, tensor in read_block(blocks, index).items()}
+        yield revert_weight_conversion(checkpoint.template, named)
 
 
 def _total(outer: Outer, blocks: Path, kept: Sequence[int]) -> int:
@@ -142,4 +142,16 @@ def _write_shards(folder: Path, parts: Iterator[dict[str, Tensor]], total: int) 
 
 
 def _save(tensors: dict[str, Tensor], file: Path) -> None:
-    save_file({n: t.contiguous() for n, t in tensors.items()}, file, metadata={"format": "pt"})
+    try:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        if "os error 28" in str(error):  # the library wraps what the system said
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from None
+        raise
+    file.chmod(0o666 & ~_umask())  # the library writes through a private temporary file
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

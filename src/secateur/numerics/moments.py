@@ -32,8 +32,8 @@ class Moments:
         device: where the sums live, and where `update` expects (or moves) its batches.
         target_features: width of the second stream for `cross`; equal to `features` unless given.
 
-    Sums of first and second powers are fp64 (fp32 on devices without it); XᵀX is fp32 and each batch is
-    multiplied in fp32. With no token seen, every statistic is zero.
+    Each batch is multiplied in fp32 and added up in fp64 (fp32 on devices without it), so that neither the number
+    of batches nor the number of ranks that share them shows in the result. With no token seen, all is zero.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Moments:
         if "rms" in needs:
             self._sums["rms"] = zeros(features, dtype=wide)
         if "gram" in needs:
-            self._sums["gram"] = zeros(features, features, dtype=torch.float32)
+            self._sums["gram"] = zeros(features, features, dtype=wide)
         if "cross" in needs:
-            self._sums["cross"] = zeros(self.target_features, features, dtype=torch.float32)
+            self._sums["cross"] = zeros(self.target_features, features, dtype=wide)
             self._sums["target"] = zeros(self.target_features, dtype=wide)
         self._memo: dict[str, object] = {}
 
@@ -87,12 +87,12 @@ class Moments:
             gram = self._sums["gram"]
             for start in range(0, self.features, GRAM_BLOCK):
                 stop = min(start + GRAM_BLOCK, self.features)
-                gram[:stop, start:stop].addmm_(x[:, :stop].T, x[:, start:stop])
+                gram[:stop, start:stop] += x[:, :stop].T @ x[:, start:stop]
         if "cross" in self._sums:
             if target_x is None:
                 raise ValueError("moments with the need 'cross' take target_x in every update")
             target_x = self._rows(target_x, self.target_features, "target_x")
-            self._sums["cross"].addmm_(target_x.T, x)
+            self._sums["cross"] += target_x.T @ x
             self._sums["target"] += target_x.sum(0, dtype=self._sums["target"].dtype)
 
     def _rows(self, x: Tensor, features: int, name: str) -> Tensor:
@@ -142,7 +142,7 @@ class Moments:
     def second_moment(self) -> Tensor:
         """E[x²] per feature, (features,) fp32."""
         if "rms" not in self._sums and "gram" in self._sums:
-            return self._sums["gram"].diagonal() / self._divisor
+            return (self._sums["gram"].diagonal() / self._divisor).float()
         return (self._sum("rms") / self._divisor).float()
 
     @property
@@ -160,7 +160,7 @@ class Moments:
     @property
     def gram(self) -> Tensor:
         """XᵀX / n, (features, features) fp32, a fresh tensor at each read."""
-        gram = self._sum("gram") / self._divisor
+        gram = (self._sum("gram") / self._divisor).float()
         for start in range(GRAM_BLOCK, self.features, GRAM_BLOCK):
             stop = min(start + GRAM_BLOCK, self.features)
             gram[start:stop, :start] = gram[:start, start:stop].T
@@ -175,7 +175,7 @@ class Moments:
     @property
     def cross(self) -> Tensor:
         """E[target_x xᵀ], (target_features, features) fp32: W @ cross is the target's cross moment."""
-        return self._sum("cross") / self._divisor
+        return (self._sum("cross") / self._divisor).float()
 
     @property
     def target_mean(self) -> Tensor:
