@@ -5,17 +5,15 @@ No weights are read: shapes and the configuration say it all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.families import join
 from secateur.model.linears import linears_of, submodule
-from secateur.model.sites import Site, sites_of
-from secateur.model.uneven import legal_heads
+from secateur.model.sites import KINDS, Site, sites_of
+from secateur.model.uneven import LegalHeads, legal_heads
 
 # Matrix units work on tiles of this many entries; a width that is a multiple of it wastes nothing.
 HARDWARE_TILE = 64
@@ -52,36 +50,51 @@ def inspect(path: str | Path) -> dict[str, Any]:
         "linear_parameters": checkpoint.linear_parameters,
         "bytes_on_disk": checkpoint.bytes_on_disk,
         "flops_per_token": flops,
-        "flops_per_token_at_context": flops + _attention_flops(checkpoint, layers),
+        "flops_per_token_at_context": flops + _attention_flops(checkpoint, sites),
         "kv_cache_bytes_per_token": _cache_bytes(sites, checkpoint),
         "parts": _parts(checkpoint, sites),
         "sites": [*_weight_rows(checkpoint, layers), *_site_rows(checkpoint, sites)],
-        "speed": _speed(checkpoint),
+        "speed": _speed({site.kind for site in sites}),
     }
 
 
-def _flops(checkpoint: Checkpoint, layers: Iterable[nn.Module]) -> int:
-    """2 x the matrix entries that a token passes: layers (only the chosen experts) and the head."""
+def _flops(checkpoint: Checkpoint, layers: list[nn.Module]) -> int:
+    """2 x the matrix entries that a token passes: layers (only the chosen experts), what surrounds them, the head."""
     family, total = checkpoint.family, 0
     chosen = getattr(checkpoint.config, "num_experts_per_tok", None)
+    e = family.experts
     for layer in layers:
-        experts = family.experts if family.experts and submodule(layer, family.experts.path) is not None else None
+        routed = e is not None and submodule(layer, e.path) is not None
         for linear in linears_of(layer, family):
             size = linear.shape[0] * linear.shape[1]
-            if experts is not None and chosen is not None and linear.name.startswith(experts.path):
-                size = size * chosen // layer.get_parameter(f"{experts.path}.{experts.down}").shape[0]
+            if e is not None and routed and chosen is not None and linear.name.startswith(e.path):
+                size = size * chosen // layer.get_parameter(f"{e.path}.{e.down}").shape[0]
             total += size
-    return 2 * (total + checkpoint.config.hidden_size * checkpoint.config.vocab_size)
+        if routed:
+            routers = layer.get_submodule(family.ffn.path).named_parameters()
+            total += sum(p.numel() for name, p in routers if p.dim() == 2 and "experts" not in name)
+    inside = {id(module) for layer in layers for module in layer.modules()}
+    around = (m for m in checkpoint.template.modules() if isinstance(m, nn.Linear) and id(m) not in inside)
+    return 2 * (total + sum(linear.weight.numel() for linear in around))
 
 
-def _attention_flops(checkpoint: Checkpoint, layers: list[nn.Module]) -> int:
-    """Scores and mixing of the last token over a full context: 4 x context x width in each layer."""
-    context = getattr(checkpoint.config, "max_position_embeddings", None) or 0
-    width = checkpoint.config.num_attention_heads * checkpoint.head_dim
-    return 4 * context * width * len(layers)
+def _attention_flops(checkpoint: Checkpoint, sites: list[Site]) -> int:
+    """Scores and mixing of the last token over a full context, or over a window: 4 x positions x width."""
+    config = checkpoint.config
+    context = getattr(config, "max_position_embeddings", None) or 0
+    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+
+    def positions(layer: int) -> int:
+        slides = types[layer] == "sliding_attention" if types is not None else True
+        return min(context, window) if window and slides else context
+
+    return sum(4 * positions(s.layer) * s.units * s.width for s in sites if s.kind == "kv_group")
 
 
 def _cache_bytes(sites: list[Site], checkpoint: Checkpoint) -> int:
+    """A key and a value of every KV head of every layer; an encoder has no cache."""
+    if not checkpoint.family.causal:
+        return 0
     return sum(2 * s.units * checkpoint.head_dim * CACHE_BYTES for s in sites if s.kind == "kv_group")
 
 
@@ -102,40 +115,39 @@ def _parts(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]]:
 
 
 def _weight_rows(checkpoint: Checkpoint, layers: list[nn.Module]) -> list[dict[str, Any]]:
-    count = sum(len(linears_of(layer, checkpoint.family)) for layer in layers)
-    patterns = [
-        f"{n}:{m}"
-        for n, m in ((2, 4), (4, 8))
-        if all(x.shape[1] % m == 0 for layer in layers for x in linears_of(layer, checkpoint.family))
-    ]
+    linears = [linear for layer in layers for linear in linears_of(layer, checkpoint.family)]
+    patterns = [f"{n}:{m}" for n, m in ((2, 4), (4, 8)) if all(x.shape[1] % m == 0 for x in linears)]
     return [
         {
             "kind": "weight",
-            "per_layer": f"{count // max(1, len(layers))} Linears",
+            "per_layer": " or ".join(map(str, sorted({len(linears_of(x, checkpoint.family)) for x in layers})))
+            + " Linears",
             "units": checkpoint.linear_parameters,
             "params_per_unit": 1,
             "share": checkpoint.linear_parameters / checkpoint.parameters,
-            "legal": "any sparsity" + (f"; patterns {', '.join(patterns)}" if patterns else "; no N:M pattern fits"),
-            "hardware": "2:4 on NVIDIA sparse tensor cores" if "2:4" in patterns else "-",
+            "keep": patterns,
+            "legal": "any" + (f"; {', '.join(patterns)}" if patterns else "; neither 2:4 nor 4:8 fits"),
+            "hardware": "2:4" if "2:4" in patterns else "-",
         }
     ]
 
 
 def _site_rows(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]]:
+    """One row for each kind of site; channels of experts and of a plain FFN are apart."""
     legal = legal_heads(checkpoint.family, checkpoint.config.to_dict(), checkpoint.head_dim)
     rows = []
-    for kind in dict.fromkeys(site.kind for site in sites):
-        own = [site for site in sites if site.kind == kind]
-        parameters = sum(site.units * site.params_per_unit for site in own)
-        units = sorted({site.units for site in own})
-        text, hardware = _legal(kind, own[0], legal, checkpoint)
+    found = {(site.kind, site.expert is not None) for site in sites}
+    for kind, routed in sorted(found, key=lambda key: (KINDS.index(key[0]), key[1])):
+        own = [site for site in sites if (site.kind, site.expert is not None) == (kind, routed)]
+        keep, text, hardware = _legal(own, legal, checkpoint)
         rows.append(
             {
                 "kind": kind,
-                "per_layer": " or ".join(map(str, units)) + ("" if own[0].expert is None else " per expert"),
+                "per_layer": _spread({site.units for site in own}) + (" an expert" if routed else ""),
                 "units": sum(site.units for site in own),
-                "params_per_unit": own[0].params_per_unit,
-                "share": parameters / checkpoint.parameters,
+                "params_per_unit": max(site.params_per_unit for site in own),
+                "share": sum(site.units * site.params_per_unit for site in own) / checkpoint.parameters,
+                "keep": keep,
                 "legal": text,
                 "hardware": hardware,
             }
@@ -143,38 +155,50 @@ def _site_rows(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]
     return rows
 
 
-def _legal(kind: str, site: Site, legal: Any, checkpoint: Checkpoint) -> tuple[str, str]:
-    """Uniform keep counts that load with a stock class, and what hardware likes."""
+def _spread(counts: set[int]) -> str:
+    """`512`, or `310 to 512` where layers differ."""
+    low, high = min(counts), max(counts)
+    return str(high) if low == high else f"{low} to {high}"
+
+
+def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[Any, str, str]:
+    """Counts that every layer may keep alike so that a stock class loads the result, as data and as text; and
+    what hardware likes. Other counts, and layers that differ, load with the bundled modelling file."""
+    kind, units = own[0].kind, max(site.units for site in own)
     if kind == "channel":
-        return f"1 to {site.units}", f"multiples of {HARDWARE_TILE}" if site.units >= 2 * HARDWARE_TILE else "-"
+        step = own[0].multiple
+        text = f"1 to {units}" if step == 1 else f"{step} to {units} by {step}"
+        hardware = f"multiples of {HARDWARE_TILE}" if units >= 2 * HARDWARE_TILE else "-"
+        return {"from": step, "to": units, "step": step}, text, hardware
     if kind in ("query_head", "kv_group"):
         counts = legal.query_heads if kind == "query_head" else legal.kv_groups
-        text = ", ".join(map(str, counts))
-        renamed = legal.relabelled is not None and checkpoint.config.model_type != legal.relabelled
-        if renamed:
-            keeps = ", ".join(map(str, legal.own))
-            text += f" query heads ({keeps} stay {checkpoint.config.model_type}, others load as {legal.relabelled})"
-        if len(counts) == 1:
-            text += " (others load with the bundled modelling file)"
-        return text, "powers of two for tensor parallelism"
+        return list(counts), _heads_text(counts, units, legal, checkpoint), "powers of two" if units > 1 else "-"
     if kind == "layer":
-        return f"1 to {checkpoint.layers} layers", "-"
-    return "with the bundled modelling file", "-"
+        return {"from": 1, "to": checkpoint.layers, "step": 1}, f"1 to {checkpoint.layers} layers", "-"
+    return [0, 1], "0 with modelling file", "-"
 
 
-def _speed(checkpoint: Checkpoint) -> list[dict[str, str]]:
-    """What each kind of cut speeds up on stock runtimes, and what it doesn't."""
-    dense = "shorter prefill and decode, smaller file and memory, on any runtime"
-    attention = join(checkpoint.family.attention.path)
-    rows = [
-        (
-            "layer",
-            f"{dense}; KV cache shrinks with each layer",
-            "no other drawback, but the largest loss",
-        ),
-        ("channel", dense, "the KV cache stays as it is"),
-        ("kv_group", f"{dense}; KV cache shrinks", "tensor parallel degrees must divide what is left"),
-        ("query_head", f"{dense}", f"the KV cache stays: all KV heads of {attention} remain"),
-        ("weight", "quality per kept weight", "no stock runtime: zeros are stored and multiplied like other numbers"),
+def _heads_text(counts: tuple[int, ...], units: int, legal: LegalHeads, checkpoint: Checkpoint) -> str:
+    if counts == (units,) and units > 1:
+        return f"{units}; fewer with modelling file"
+    text = ", ".join(map(str, counts))
+    per_unit = 1 if units == checkpoint.config.num_attention_heads else checkpoint.config.num_attention_heads // units
+    renamed = [count for count in counts if count * per_unit not in legal.own]
+    return text + (f"; {', '.join(map(str, renamed))} as {legal.relabelled}" if renamed and legal.relabelled else "")
+
+
+# `size` is both the file and the memory.
+_SPEED = (
+    ("weight", "2:4, on sparse tensor cores", "other zeros: stored and multiplied"),
+    ("channel", "prefill, decode, size", "the KV cache"),
+    ("query_head", "prefill, decode, size", "the KV cache: all KV heads stay"),
+    ("kv_group", "prefill, decode, size, KV cache", "tensor parallelism must divide it"),
+    ("layer", "prefill, decode, size, KV cache", "costs the most quality"),
+)
+
+
+def _speed(kinds: set[str]) -> list[dict[str, str]]:
+    """What each kind of cut speeds up, and what it doesn't."""
+    return [
+        {"kind": kind, "speeds_up": yes, "does_not": no} for kind, yes, no in _SPEED if kind in kinds | {"weight"}
     ]
-    return [{"kind": kind, "speeds_up": yes, "does_not": no} for kind, yes, no in rows]

@@ -1,10 +1,14 @@
-"""Tables on the terminal for everything but the report of a run."""
+"""What `inspect`, `eval`, `generate` and `methods` show on a terminal; the report of a run has its own file.
+
+Every text that comes from outside (paths, prompts, model names) is printed as it is, never as markup.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -17,39 +21,58 @@ Facts = Mapping[str, Any]
 
 def print_anatomy(found: Facts, console: Console | None = None) -> None:
     """What `secateur inspect` shows."""
-    console = console or Console()
+    console = _console(console)
+    head = f"{found['dtype']}, {found['layers']} layers, hidden size {found['hidden_size']}"
+    if found["context"] is not None:
+        head += f", context {found['context']}"
+    console.print(Text(f"{found['architecture']} ({found['model_type']})", "bold"), Text(head))
+    _section(console, None, _sizes(found))
+    _section(console, "What can be cut", _sites(found["sites"]))
+    console.print()
     console.print(
-        f"[bold]{found['architecture']}[/bold] ({found['model_type']}, {found['dtype']}), {found['layers']} layers, "
-        f"hidden size {found['hidden_size']}, context {found['context']}",
-        highlight=False,
+        "Counts for all layers alike, which a stock class loads. † and layers that differ load with the modelling "
+        "file that is saved beside the weights (trust_remote_code=True), or with secateur.load.",
+        style="dim",
     )
-    facts = _table("", "value")
-    facts.add_row("parameters", fmt.count(found["parameters"]))
-    facts.add_row("in prunable matrices", fmt.count(found["linear_parameters"]))
-    facts.add_row("weights on disk", fmt.size(found["bytes_on_disk"]))
-    facts.add_row("FLOPs per token", fmt.short(found["flops_per_token"]))
-    facts.add_row("FLOPs per token at full context", fmt.short(found["flops_per_token_at_context"]))
-    facts.add_row("KV cache per token (16 bit)", fmt.size(found["kv_cache_bytes_per_token"]))
+    speed = _table("cut", "faster or smaller", "not")
+    for row in found["speed"]:
+        speed.add_row(row["kind"], row["speeds_up"], row["does_not"])
+    _section(console, "What a cut speeds up", speed)
+
+
+def _sizes(found: Facts) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", style="dim", no_wrap=True)
+    table.add_row("parameters", fmt.count(found["parameters"]))
     for part in found["parts"]:
-        facts.add_row(part["part"], f"{fmt.count(part['parameters'])}  ({fmt.percent(part['share'])})")
-    console.print(facts)
-    sites = _table(
-        "site", "per layer", "weights a unit", "of model", "legal keep counts", "hardware likes"
-    )
-    for row in found["sites"]:
-        sites.add_row(
+        table.add_row(f"  {part['part']}", fmt.count(part["parameters"]), fmt.percent(part["share"]))
+    share = found["linear_parameters"] / found["parameters"]
+    table.add_row("in prunable matrices", fmt.count(found["linear_parameters"]), fmt.percent(share))
+    table.add_row("weights on disk", fmt.size(found["bytes_on_disk"]))
+    table.add_row("FLOPs per token", fmt.short(found["flops_per_token"]))
+    if found["context"]:
+        table.add_row("  at full context", fmt.short(found["flops_per_token_at_context"]))
+    if found["kv_cache_bytes_per_token"]:
+        table.add_row("KV cache per token", fmt.size(found["kv_cache_bytes_per_token"]), "16 bit")
+    return table
+
+
+def _sites(rows: Sequence[Facts]) -> Table:
+    table = _table("site", "per layer", "weights each", "of model", "may keep", "hardware likes")
+    for column in (2, 3):
+        table.columns[column].justify = "right"
+    for row in rows:
+        table.add_row(
             row["kind"],
             row["per_layer"],
             fmt.count(row["params_per_unit"]),
             fmt.percent(row["share"]),
-            row["legal"],
+            row["legal"].replace("with modelling file", "†"),
             row["hardware"],
         )
-    console.print(sites)
-    speed = _table("cutting", "speeds up", "doesn't")
-    for row in found["speed"]:
-        speed.add_row(row["kind"], row["speeds_up"], row["does_not"])
-    console.print(speed)
+    return table
 
 
 _METRICS: tuple[tuple[str, str, Any], ...] = (
@@ -68,38 +91,41 @@ _METRICS: tuple[tuple[str, str, Any], ...] = (
 
 def print_evaluation(found: Facts, console: Console | None = None) -> None:
     """What `secateur eval` shows: one column, or this model beside the reference with ratios."""
-    console = console or Console()
+    console = _console(console)
     reference: Facts | None = found.get("reference")
-    columns = ["", str(found["model"])]
+    console.print(Text("model    "), Text(str(found["model"]), "bold"))
     if reference is not None:
-        columns += [str(reference["model"]), "ratio"]
-    table = _table(*columns)
+        console.print(Text("reference"), Text(str(reference["model"]), "bold"))
+    table = _table("", "model", *(("reference", "ratio") if reference is not None else ()))
+    _right(table)
+    table.columns[0].min_width = 26
     for key, label, show in _METRICS:
         if found.get(key) is None:
             continue
         row = [label, show(found[key])]
         if reference is not None:
-            other = reference.get(key)
-            ratio = found.get("ratios", {}).get(key)
-            row += [show(other) if other is not None else "-", fmt.ratio(ratio) if ratio is not None else "-"]
+            ratio = (found.get("ratios") or {}).get(key)
+            row += [show(reference.get(key)), fmt.ratio(ratio) if ratio is not None else ""]
         table.add_row(*row)
-    console.print(table)
-    sets: Facts = found.get("sets", {})
+    _section(console, None, table)
+    sets: Facts = found.get("sets") or {}
     if len(sets) > 1:
-        console.print(_sets(sets, reference))
+        _section(console, "Each text", _sets(sets, reference))
+    console.print()
+    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
     console.print(
-        f"on {found['data']} (sha256 {found['data_sha256'][:12]}), windows of {found['length']} tokens, "
-        f"{found['dtype']} on {found['device']}, {found['threads']} threads",
-        highlight=False,
+        f"{found['data']} (sha256 {found['data_sha256'][:12]}), windows of {found['length']} tokens; "
+        f"{found['dtype']} on {found['device']}, {threads}",
         style="dim",
     )
     for note in found.get("notes", ()):
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}")
 
 
 def _sets(sets: Facts, reference: Facts | None) -> Table:
-    columns = ["data", "perplexity", "bits per byte"]
-    table = _table(*columns, *(["reference perplexity", "reference bits per byte"] if reference is not None else []))
+    columns = ["perplexity", "bits/byte", *(["reference", "bits/byte"] if reference is not None else [])]
+    table = _table("text", *columns)
+    _right(table)
     for name, figures in sets.items():
         row = [name, fmt.number(figures["perplexity"]), fmt.number(figures["bits_per_byte"])]
         if reference is not None:
@@ -111,25 +137,51 @@ def _sets(sets: Facts, reference: Facts | None) -> Table:
 
 def print_generation(found: Facts, console: Console | None = None) -> None:
     """What `secateur generate` shows: the prompt dimmed, then what each model wrote."""
-    console = console or Console()
+    console = _console(console)
     for side in (found, found.get("reference")):
         if side is not None:
             text = Text(found["prompt"], style="dim") + Text(side["text"], style="not dim")
-            console.print(Panel(text, title=Text(str(side["model"])), title_align="left"))
+            console.print(Panel(text, title=Text(str(side["model"])), title_align="left", border_style="dim"))
 
 
 def print_methods(rows: Sequence[Facts], console: Console | None = None) -> None:
     """What `secateur methods` shows."""
-    console = console or Console()
-    table = _table("method", "", "prunes", "needs", "paper")
+    console = _console(console)
+    table = _table("method", "", "prunes", "gathers", "paper")
+    for column in table.columns:
+        column.no_wrap = column is not table.columns[1]
     for row in rows:
-        needs = ", ".join(row["needs"]) or "nothing"
-        table.add_row(row["name"], row["title"], ", ".join(row["prunes"]), needs, row["paper"])
+        gathers = ", ".join(row["needs"]) or fmt.MISSING
+        paper = row["paper"].replace("https://arxiv.org/abs/", "arXiv:")
+        table.add_row(row["name"], row["title"], ", ".join(row["prunes"]), gathers, paper)
+    console.print(table)
+    console.print()
+    console.print(
+        "units: channels, query heads, KV groups; gathers: statistics of what each Linear reads", style="dim"
+    )
+
+
+def _console(given: Console | None) -> Console:
+    # Without markup a path like `models/[v2]` stays what it is.
+    return given or Console(markup=False, highlight=False)
+
+
+def _right(table: Table) -> None:
+    """Figures to the right, their labels to the left."""
+    for column in table.columns[1:]:
+        column.justify = "right"
+
+
+def _section(console: Console, title: str | None, table: Table) -> None:
+    console.print()
+    if title is not None:
+        console.print(title, style="bold")
     console.print(table)
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    """A header and a rule under it, no frame."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
