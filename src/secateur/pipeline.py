@@ -26,6 +26,7 @@ from secateur.data.batches import Calibration, calibration_batches
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError, ResourceError
 from secateur.evaluation.compute import resolve_device, resolve_dtype
+from secateur.evaluation.evaluation import split_specs
 from secateur.model.biases import add_biases
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
@@ -74,8 +75,9 @@ def prune(
     device = distributed.own_device(resolve_device(recipe.device))
     distributed.start(device)
     workspace = Workspace(out, overwrite, resume) if distributed.is_main() else None
-    run = prepare(recipe, plan, device, quiet or workspace is None)
+    monitor = Monitor(device, quiet or workspace is None)
     try:
+        run = prepare(recipe, plan, device, monitor)
         if workspace is None:
             with tempfile.TemporaryDirectory() as scratch:
                 work_through(run, Path(scratch), None)
@@ -92,19 +94,22 @@ def prune(
             workspace.deliver()
         return report
     finally:
-        run.monitor.close()
+        monitor.close()
         distributed.stop()
 
 
-def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, quiet: bool) -> Run:
+def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, monitor: Monitor) -> Run:
     """Opens everything that the run reads and refuses what can't work, before anything is written."""
     checkpoint = Checkpoint.open(local_folder(recipe.model))
     if plan is not None:
         plan.check(checkpoint.config.model_type, checkpoint.layers)
     rules = Rules.of(recipe, checkpoint, plan)
-    monitor = Monitor(device, quiet)
     with monitor.stage("calibration text"):
         calibration = _calibration(recipe, checkpoint)
+        if recipe.evaluate not in (None, "none"):
+            # Read now, so that a run doesn't find out at its end that there's nothing to evaluate on.
+            for spec in split_specs(recipe.evaluate):
+                load_corpus(spec, split="held_out")
     dtype = resolve_dtype(recipe.dtype, device, checkpoint.config)
     with monitor.stage("open"):
         outer = Outer(checkpoint, device, dtype)

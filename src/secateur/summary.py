@@ -289,4 +289,6 @@ def write_outputs(report: dict[str, Any], plan: Plan, recipe: Recipe, workspace:
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     (folder / "README.md").write_text(card.model_card(report), encoding="utf-8")
     page.write(report, folder)
+    # What --overwrite may replace later: these files, and nothing that others put beside them.
+    report["files"] = sorted({MARK, *(file.name for file in folder.iterdir())})
     (folder / MARK).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

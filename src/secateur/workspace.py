@@ -7,6 +7,7 @@ that fails on its input leaves OUT as it found it.
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,9 +42,10 @@ class Workspace:
         others = [p.name for p in self.out.iterdir() if p.name != WORK] if self.out.is_dir() else []
         if others and not self.overwrite:
             raise InputError(f"{self.out}: is not empty; choose another --out, or give --overwrite")
-        if others and not (self.out / MARK).is_file() and not self.work.is_dir():
+        foreign = sorted(set(others) - _files_of_result(self.out))
+        if foreign:
             raise InputError(
-                f"{self.out}: holds what secateur didn't make ({sorted(others)[0]}), so it won't be overwritten"
+                f"{self.out}: holds what secateur didn't make ({foreign[0]}), so it won't be overwritten"
             )
         if self.work.is_dir() and not self.overwrite:
             raise InputError(f"{self.out}: holds an interrupted run; --resume continues it, --overwrite starts over")
@@ -62,6 +64,7 @@ class Workspace:
             self.final.mkdir(parents=True)
             self.blocks.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            self._discard()
             raise _as_error(error, self.out, False) from None
         try:
             yield self
@@ -104,6 +107,15 @@ class Workspace:
             path.rename(trash / path.name)
         for path in sorted(self.final.iterdir(), key=lambda p: p.name == last):
             path.rename(self.out / path.name)
+
+
+def _files_of_result(folder: Path) -> set[str]:
+    """Names of the files that a finished run has written there, by its report; empty if there's none."""
+    try:
+        report = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        return {MARK, *report["files"]} if "secateur" in report else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _first_missing(path: Path) -> Path | None:
