@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +14,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from secateur.errors import InputError, SecateurError, Stopped
+from secateur.errors import InputError, RanksLost, SecateurError, Stopped
+
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which torchrun and SLURM send: the run stops as it does for Ctrl-C."""
+
 
 app = typer.Typer(
     add_completion=False,
@@ -104,6 +112,7 @@ def prune(
     if model is not None:
         _path(model)  # what isn't there is said at once, not after torch has been imported
     _threads(threads)
+    from secateur.journal import last_finished
     from secateur.pipeline import prune as run
     from secateur.plan import Plan
     from secateur.recipe import Recipe, load_recipe, make_recipe
@@ -118,9 +127,10 @@ def prune(
     how = {"dry_run": dry_run, "overwrite": overwrite, "resume": resume, "quiet": quiet or as_json}
     try:
         report = run(chosen, out, plan=replay, **how)
-    except KeyboardInterrupt:
-        kept = (out / WORK).is_dir()
-        raise Stopped("stopped; " + ("--resume goes on from there" if kept else "nothing was written")) from None
+    except KeyboardInterrupt as stop:
+        last = last_finished(out / WORK)
+        kept = "nothing was written" if last is None else f"the same command with --resume goes on after layer {last}"
+        raise Stopped(f"stopped; {kept}", isinstance(stop, Terminated)) from None
     if report:  # under torchrun only the first rank has one
         _print_json(report) if as_json else print_report(report, out)
 
@@ -216,37 +226,40 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(args=arguments, prog_name="secateur", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         os._exit(0)  # whoever read the output has seen enough
     except SecateurError as error:
+        if int(os.environ.get("RANK", "0")) and isinstance(error, (InputError, RanksLost, Stopped)):
+            sys.exit(error.exit_code)  # under torchrun the first rank says it, once
         _fail(str(error), error.exit_code)
     except Exception as error:
-        message = _of_the_machine(error)
-        if message is not None:
-            _fail(message, 1)
-        # The parser's own complaints (unknown flag, missing argument) know how they are shown.
-        shown = getattr(error, "format_message", None)
-        if shown is None:
-            raise
-        _fail(shown(), getattr(error, "exit_code", 2))
+        _explain(error)
+        raise
     if code == Stopped.exit_code:  # Ctrl-C, which the parser turns into this
         _fail("stopped", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _of_the_machine(error: Exception) -> str | None:
+def _explain(error: Exception) -> None:
+    """Ends with one line for what isn't a mistake of ours: bad words, no memory, a file system that refuses."""
     """What to say where memory or a file system gave out; None for everything else."""
     said = str(error)
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
     ):
-        return "not enough memory; use fewer --samples, a shorter --length, or --memory"
+        _fail("not enough memory; use fewer --samples, a shorter --length, or --memory", 1)
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1 if full else 2)
+    # The parser's own complaints (an unknown flag, a missing argument) know how they are shown, and where.
+    shown, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if shown is not None:
+        command = context.command_path if context is not None else "secateur"
+        _fail(f"{shown().rstrip('.')}; see {command} --help", 2)
 
 
 def _fail(message: str, code: int) -> NoReturn:

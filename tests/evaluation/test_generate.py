@@ -43,7 +43,7 @@ def test_an_empty_prompt_starts_from_bos(model: Path, tmp_path: Path) -> None:
 
 
 def test_bad_input_is_told_in_one_line(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--max-new-tokens 0 is too small"):
+    with pytest.raises(InputError, match="--tokens 0 is too small"):
         generate(model, "a", 0)
     with pytest.raises(InputError, match="--temperature -1 is negative"):
         generate(model, "a", temperature=-1)

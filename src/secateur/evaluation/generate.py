@@ -41,7 +41,7 @@ def generate(
         InputError: an empty or too long prompt, a number out of range, or a model that can't be loaded.
     """
     if max_new_tokens < 1:
-        raise InputError(f"--max-new-tokens {max_new_tokens} is too small; give 1 or more")
+        raise InputError(f"--tokens {max_new_tokens} is too small; give 1 or more")
     if not temperature >= 0:
         raise InputError(f"--temperature {temperature} is negative; give 0 (greedy) or more")
     found = _continue(load(model_dir, device, dtype), prompt, max_new_tokens, temperature, seed)

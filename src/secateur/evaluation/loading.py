@@ -57,7 +57,7 @@ def load_tokenizer(path: str | Path) -> Any | None:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a broken tokenizer file raises whatever its parser raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: the tokenizer doesn't load: {reason}") from None
@@ -66,16 +66,19 @@ def load_tokenizer(path: str | Path) -> Any | None:
 def _model(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     for file in sorted(set(read_index(folder).values())):
         read_header(file)  # a damaged file is named before any of it is read
-    with _silence():
-        model, info = model_class(config).from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+    try:
+        with _silence():
+            model, info = model_class(config).from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except ImportError as error:  # a quantised checkpoint whose library isn't installed
+        raise InputError(f"{folder}: {str(error).splitlines()[0]}") from None
     # transformers would fill what is missing with random numbers, and the figures would be of another model.
     for kind, problem in (("missing_keys", "is missing"), ("mismatched_keys", "has a wrong shape")):
         if info[kind]:

@@ -97,7 +97,7 @@ class Checkpoint:
             InputError: the folder has none that loads.
         """
         try:
-            return AutoTokenizer.from_pretrained(self.path, local_files_only=True)
+            return AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.path}: no tokenizer that loads ({reason}); add one or give token ids") from None

@@ -30,7 +30,8 @@ def read_config(folder: Path) -> Any:
     if not isinstance(raw, dict) or "model_type" not in raw:
         raise InputError(f"{folder / 'config.json'}: has no model_type")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        # Said outright: left open, transformers would ask on the terminal whether to run the checkpoint's code.
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds here, all meaning "this config is no good"
         if "does not recognize" in str(error) or "auto_map" in raw or isinstance(error, KeyError):
             raise UnsupportedModelError(
