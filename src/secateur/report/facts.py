@@ -1,0 +1,215 @@
+"""What a report says, before anyone draws it: the page, the model card and the terminal all read from here.
+
+A report is the dict that becomes `report.json`. A run that was stopped early leaves keys out, so nothing
+here requires one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from secateur.report import format as fmt
+
+Report = Mapping[str, Any]
+
+KINDS = {
+    "channel": "FFN channels",
+    "query_head": "Query heads",
+    "kv_group": "KV groups",
+    "expert": "Experts",
+    "hidden": "Hidden dimensions",
+    "attention": "Attention blocks",
+    "ffn": "FFN blocks",
+    "layer": "Layers",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of the before/after table. `better` is -1 where lower is better, +1 where higher is."""
+
+    key: str
+    label: str
+    show: Callable[[Any], str]
+    better: int
+    noise: float = 0.005  # relative change below which the two count as the same
+
+
+METRICS = (
+    Metric("perplexity", "Perplexity", fmt.number, -1),
+    Metric("bits_per_byte", "Bits per byte", fmt.number, -1),
+    Metric("parameters", "Parameters", fmt.count, -1),
+    Metric("nonzero_parameters", "Non-zero parameters", fmt.count, -1),
+    Metric("bytes_on_disk", "Size on disk", fmt.size, -1),
+    # Timings of short runs wander by a few per cent, so a small gain is not called one.
+    Metric("prefill_tokens_per_s", "Prefill, tokens/s", fmt.number, +1, 0.05),
+    Metric("decode_tokens_per_s", "Decode, tokens/s", fmt.number, +1, 0.05),
+    Metric("peak_memory_bytes", "Peak memory", fmt.size, -1, 0.05),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric before and after. `verdict` is better, worse, same or unknown."""
+
+    key: str
+    label: str
+    before: str
+    after: str
+    ratio: str
+    change: str
+    verdict: str
+
+
+@dataclass
+class Tally:
+    """Sites added up: units and parameters are sums, errors are means, damping is the highest."""
+
+    sites: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def total(self, key: str) -> float | None:
+        values = self._values(key)
+        return sum(values) if values else None
+
+    def mean(self, key: str) -> float | None:
+        values = self._values(key)
+        return sum(values) / len(values) if values else None
+
+    @property
+    def sparsity(self) -> float | None:
+        """Removed units over all units; the mean of the sites' own figures where units are not given."""
+        counted = [s for s in self.sites if fmt.is_number(s.get("units")) and fmt.is_number(s.get("kept"))]
+        units = sum(s["units"] for s in counted)
+        if len(counted) == len(self.sites) and units:
+            return 1 - float(sum(s["kept"] for s in counted)) / float(units)
+        return self.mean("sparsity")
+
+    @property
+    def damping(self) -> float | None:
+        return max(self._values("damping"), default=None)
+
+    def names(self, key: str) -> str:
+        """The distinct values of a text field, in order of appearance."""
+        return ", ".join(dict.fromkeys(str(s[key]) for s in self.sites if s.get(key))) or fmt.MISSING
+
+    def _values(self, key: str) -> list[float]:
+        return [s[key] for s in self.sites if fmt.is_number(s.get(key))]
+
+
+def section(report: Report, *keys: str) -> Mapping[str, Any]:
+    """The mapping under `keys`, or an empty one where any of them is missing or None."""
+    found: Any = report
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def items(report: Report, key: str) -> list[Mapping[str, Any]]:
+    """The mappings of the list under `key`, or none."""
+    return [item for item in report.get(key) or [] if isinstance(item, Mapping)]
+
+
+def measured(report: Report, side: str, key: str) -> Any:
+    """A metric of one side ("before" or "after"); parameter counts are known without an evaluation too."""
+    value = section(report, "evaluation", side).get(key)
+    if value is None and key in ("parameters", "nonzero_parameters"):
+        prefix = "nonzero_" if key.startswith("nonzero") else ""
+        value = section(report, "parameters").get(prefix + side)
+    return value
+
+
+def comparison(report: Report) -> list[Row]:
+    """The before/after table: one row per metric that at least one side has."""
+    rows = []
+    for metric in METRICS:
+        before, after = (measured(report, side, metric.key) for side in ("before", "after"))
+        if before is None and after is None:
+            continue
+        both = fmt.is_number(before) and fmt.is_number(after) and before > 0
+        times = after / before if both else None
+        rows.append(Row(metric.key, metric.label, metric.show(before), metric.show(after),
+                        fmt.ratio(times), fmt.change(times), _verdict(times, metric)))  # fmt: skip
+    kl = section(report, "evaluation").get("kl")
+    if kl is not None:
+        label = "KL from the original, nats/token"
+        rows.append(Row("kl", label, fmt.MISSING, fmt.number(kl), fmt.MISSING, fmt.MISSING, "unknown"))
+    return rows
+
+
+def _verdict(times: float | None, metric: Metric) -> str:
+    if times is None:
+        return "unknown"
+    if abs(times - 1) < metric.noise:
+        return "same"
+    return "better" if (times > 1) == (metric.better > 0) else "worse"
+
+
+def headline(report: Report) -> list[Row]:
+    """Up to four rows that answer: how much worse, how much smaller, how much faster."""
+    rows = {row.key: row for row in comparison(report)}
+    # Zeros in a dense file change neither the parameter count nor the size: show what did change.
+    smaller = "parameters"
+    if "nonzero_parameters" in rows and rows.get("parameters", rows["nonzero_parameters"]).verdict == "same":
+        smaller = "nonzero_parameters"
+    keys = ("perplexity", smaller, "bytes_on_disk", "decode_tokens_per_s")
+    return [rows[key] for key in keys if key in rows]
+
+
+def lane(site: Mapping[str, Any]) -> str:
+    """The line of the picture a site belongs to: its Linear for weights (experts together), else its kind."""
+    if site.get("kind") == "weight":
+        return re.sub(r"\.\d+(?=\.|$)", ".*", str(site.get("linear") or site.get("name") or "weights"))
+    return KINDS.get(str(site.get("kind")), fmt.text(site.get("kind")))
+
+
+def group(sites: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], Any]) -> dict[Any, Tally]:
+    """Sites tallied by any key, in order of first appearance."""
+    groups: dict[Any, Tally] = {}
+    for site in sites:
+        groups.setdefault(key(site), Tally()).sites.append(site)
+    return groups
+
+
+def by_kind(report: Report) -> dict[str, Tally]:
+    """Sites tallied by kind, under a name for people."""
+    return group(items(report, "sites"), lambda s: "Weights" if s.get("kind") == "weight" else lane(s))
+
+
+def dampings(report: Report) -> list[tuple[float, list[str]]]:
+    """(damping, names of the sites solved with it), lowest first. More than one line means some were raised."""
+    solved = [s for s in items(report, "sites") if fmt.is_number(s.get("damping"))]
+    groups = group(solved, lambda s: float(s["damping"]))
+    return [(value, [fmt.text(s.get("name")) for s in groups[value].sites]) for value in sorted(groups)]
+
+
+def title(report: Report) -> str:
+    """The model's name without the folders that lead to it; a hub id keeps its owner."""
+    path = str(section(report, "model").get("path") or "").rstrip("/\\")
+    local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
+    return (re.split(r"[/\\]", path)[-1] if local else path) or "model"
+
+
+def sentence(report: Report) -> str:
+    """What was removed, in one line: "25.0% of FFN channels (obs) in 6 layers; 11.0% of all parameters"."""
+    parts = []
+    for name, tally in by_kind(report).items():
+        touched = {s.get("layer") for s in tally.sites if (s.get("sparsity") or 0) > 0} - {None}
+        method = tally.names("method")
+        how = "" if method == fmt.MISSING else f" ({method})"
+        if name == "Layers":
+            cut = sorted(touched)
+            parts.append(f"{len(cut)} of {len(tally.sites)} layers{how}: {', '.join(map(str, cut)) or 'none'}")
+        else:
+            plural = "layer" if len(touched) == 1 else "layers"
+            parts.append(f"{fmt.percent(tally.sparsity)} of {_lower(name)}{how} in {len(touched)} {plural}")
+    share = section(report, "sparsity").get("parameters")
+    if fmt.is_number(share):
+        parts.append(f"{fmt.percent(share)} of all parameters")
+    return "; ".join(parts)
+
+
+def _lower(name: str) -> str:
+    return name if name[:2].isupper() else name[:1].lower() + name[1:]

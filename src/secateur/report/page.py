@@ -1,0 +1,128 @@
+"""The report page: `report.json` as one HTML file that needs no network and no script.
+
+Nothing in it is fetched: styles and pictures are inline, and a content policy in its head forbids the rest.
+Every value is escaped by the template engine, since samples are a model's raw output.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from secateur.report import charts, facts
+from secateur.report import format as fmt
+from secateur.report.facts import Report, Tally
+from secateur.report.limits import limits
+
+PAGE_NAME = "report.html"
+
+# Mixture models have thousands of sites; above this the table adds up the experts of a layer.
+MAX_TABLE_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what each model wrote after it."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+def render(report: Report) -> str:
+    """The whole page as text.
+
+    Args:
+        report: the dict of `report.json`. Any key may be missing or None (a partial run): its part of the
+            page is left out, or shows a dash.
+    """
+    # The lookup of facts stays in Python; the templates only lay out.
+    return _environment().get_template("page.html.j2").render(
+        report=report,
+        title=facts.title(report),
+        sentence=facts.sentence(report),
+        headline=facts.headline(report),
+        comparison=facts.comparison(report),
+        kinds=facts.by_kind(report),
+        removal=charts.removal_chart(report),
+        site_rows=_site_rows(report),
+        site_total=len(facts.items(report, "sites")),
+        panels=charts.error_panels(report),
+        stages=charts.stage_bars(report),
+        total_seconds=Tally(facts.items(report, "stages")).total("seconds"),
+        samples=samples(report),
+        dampings=facts.dampings(report),
+        limits=limits(report),
+        recipe=recipe_text(report),
+        **{name: facts.section(report, name) for name in _SECTIONS},
+    )
+
+
+_SECTIONS = (
+    ["model", "result", "calibration", "sparsity", "parameters", "evaluation", "versions", "device", "gate"]
+)
+
+
+def write(report: Report, folder: Path | str) -> Path:
+    """Render the page to `report.html` in `folder` (which exists) and return its path.
+
+    The file appears whole or not at all: it is written beside its place and renamed.
+    """
+    target = Path(folder) / PAGE_NAME
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(render(report))
+        os.chmod(temporary, 0o644)  # mkstemp makes private files; a report is for sharing
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def samples(report: Report) -> list[Sample]:
+    """Text samples with the prompt taken off the front of each continuation, where it was repeated there."""
+    found = []
+    for item in facts.items(report, "samples"):
+        prompt = str(item.get("prompt") or "")
+        before, after = (str(item.get(side) or "").removeprefix(prompt) for side in ("before", "after"))
+        found.append(Sample(prompt, before, after))
+    return found
+
+
+def recipe_text(report: Report) -> str:
+    """The recipe as YAML: as it was written, or dumped from the dict where only that is known."""
+    if report.get("recipe_yaml"):
+        return str(report["recipe_yaml"]).strip("\n")
+    recipe = facts.section(report, "recipe")
+    return yaml.safe_dump(dict(recipe), sort_keys=False).strip("\n") if recipe else ""
+
+
+def _site_rows(report: Report) -> list[tuple[str, Tally]]:
+    sites = facts.items(report, "sites")
+    if len(sites) <= MAX_TABLE_ROWS:
+        return [(fmt.text(site.get("name")), Tally([site])) for site in sites]
+    grouped = facts.group(sites, lambda site: (site.get("layer"), facts.lane(site)))
+    return [(f"layer {layer}, {name}", tally) for (layer, name), tally in grouped.items()]
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("secateur.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Any] = {
+        name: getattr(fmt, name) for name in ["text", "number", "count", "short", "size", "percent", "seconds", "ratio"]
+    }
+    environment.filters.update(filters)
+    return environment
