@@ -17,7 +17,6 @@ import typer
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped
 
 
-
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which torchrun and SLURM send: the run stops as it does for Ctrl-C."""
 
@@ -233,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         os._exit(0)  # whoever read the output has seen enough
     except SecateurError as error:
-        if int(os.environ.get("RANK", "0")) and isinstance(error, (InputError, RanksLost, Stopped)):
+        if os.environ.get("RANK", "0") != "0" and isinstance(error, (InputError, RanksLost, Stopped)):
             sys.exit(error.exit_code)  # under torchrun the first rank says it, once
         _fail(str(error), error.exit_code)
     except Exception as error:
@@ -260,6 +259,10 @@ def _explain(error: Exception) -> None:
     if shown is not None:
         command = context.command_path if context is not None else "secateur"
         _fail(f"{shown().rstrip('.')}; see {command} --help", 2)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -1,27 +1,70 @@
 """Several processes, or one: the few collective calls that the walk needs, which do nothing alone.
 
-`torchrun` sets the environment; `start` joins the group (gloo on CPU, nccl on GPU). Everything else in the
-project asks here, so no method, site or surgery file knows how many processes there are.
+`torchrun` sets the environment; `group` joins (gloo on CPU, nccl on GPU). Everything else in the project asks
+here, so no method, site or surgery file knows how many processes there are. A rank that is gone shows as
+`RanksLost` on the others.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from secateur.errors import RanksLost, SecateurError
+
 T = TypeVar("T")
 
 
-def start(device: torch.device) -> None:
-    """Joins the process group that torchrun described; returns at once for a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+@contextmanager
+def group(device: torch.device) -> Iterator[None]:
+    """Joins the process group that torchrun described, and leaves it at the end.
+
+    Does nothing for a single process, or where the caller (Ray Train, a training script) has a group already.
+    """
+    joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if joins:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        with _together():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        if joins and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def in_step() -> Iterator[None]:
+    """What one rank refuses in here, every rank refuses at its end: all stop together, with the same line."""
+    refused: SecateurError | None = None
+    try:
+        yield
+    except SecateurError as error:
+        refused = error
+    everyone: list[SecateurError | None] = [refused]
+    if world() > 1:
+        everyone = [None] * world()
+        with _together():
+            dist.all_gather_object(everyone, refused)
+    for answer in everyone:
+        if answer is not None:
+            raise answer
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """A call in which all ranks take part."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo raises nothing more precise
+        reason = str(error).splitlines()[0]
+        raise RanksLost(f"the ranks lost each other ({reason})") from error
 
 
 def own_device(device: torch.device) -> torch.device:
@@ -29,11 +72,6 @@ def own_device(device: torch.device) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return device
-
-
-def stop() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -64,15 +102,17 @@ def share(count: int) -> slice:
 def all_reduce(tensors: Iterable[torch.Tensor]) -> None:
     """Sums each tensor over the ranks, in place."""
     if world() > 1:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+        with _together():
+            for tensor in tensors:
+                dist.all_reduce(tensor)
 
 
 def broadcast(tensors: Iterable[torch.Tensor], source: int) -> None:
     """Copies each tensor from rank `source` to all others, in place."""
     if world() > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, source)
+        with _together():
+            for tensor in tensors:
+                dist.broadcast(tensor, source)
 
 
 def share_object(value: T, source: int) -> T:
@@ -80,7 +120,8 @@ def share_object(value: T, source: int) -> T:
     if world() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, source)
+    with _together():
+        dist.broadcast_object_list(box, source)
     return box[0]
 
 
@@ -97,12 +138,6 @@ def share_tensors(
     out = {}
     for name, (shape, dtype) in shared.items():
         own = tensors[name] if tensors is not None else torch.empty(shape, dtype=dtype)
-        box = own.to(device)
-        dist.broadcast(box, source)
-        out[name] = box
+        out[name] = own.to(device)
+    broadcast(out.values(), source)
     return out
-
-
-def barrier() -> None:
-    if world() > 1:
-        dist.barrier()

@@ -27,6 +27,10 @@ class ResourceError(SecateurError):
     exit_code = 1
 
 
+class RanksLost(ResourceError):
+    """A process of a distributed run is gone."""
+
+
 class VerificationError(SecateurError):
     """A saved checkpoint doesn't compute what the model in memory computed."""
 
@@ -34,6 +38,11 @@ class VerificationError(SecateurError):
 
 
 class Stopped(SecateurError):
-    """The user stopped a run; the exit code is the one that shells give for Ctrl-C."""
+    """The user stopped a run with Ctrl-C, or a scheduler with SIGTERM; the exit code is the one that shells give."""
 
     exit_code = 130
+
+    def __init__(self, message: str, by_scheduler: bool = False) -> None:
+        super().__init__(message)
+        if by_scheduler:
+            self.exit_code = 143

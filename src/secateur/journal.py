@@ -3,6 +3,9 @@
 A line is appended (and flushed to the disk) when a block's file is complete. A line that was cut short by a
 kill is no line. A block counts as finished if its line is there and its file has the hash that the line
 names; any other block is simply done again, which gives the same bytes.
+
+The first line is what the run was told. The others are decisions, `{"layers": ...}`, and blocks, `{"block": 3,
+"sha256": ..., "units": ..., "weights": ..., "widths": ..., "added": ...}`.
 """
 
 from __future__ import annotations
@@ -19,8 +22,7 @@ from secateur.cut.weights import WeightCut
 from secateur.errors import InputError
 from secateur.model.save import block_file
 from secateur.model.sites import Cut, Site
-
-FILE = "journal.jsonl"
+from secateur.workspace import BLOCKS, JOURNAL
 
 
 class Journal:
@@ -31,9 +33,9 @@ class Journal:
         told: everything that decides the result: recipe, data hash, checkpoint digest, plan, version.
     """
 
-    def __init__(self, work: Path, blocks: Path, told: dict[str, Any]) -> None:
-        self._file = work / FILE
-        self._blocks = blocks
+    def __init__(self, work: Path, told: dict[str, Any]) -> None:
+        self._file = work / JOURNAL
+        self._blocks = work / BLOCKS
         self._told = json.loads(json.dumps(told))
         self._lines: list[dict[str, Any]] = []
 
@@ -43,22 +45,16 @@ class Journal:
         self._file.unlink(missing_ok=True)
         self._append({"told": self._told})
 
-    def resume(self) -> None:
-        """Reads the journal of the interrupted run.
+    def resume(self) -> bool:
+        """Goes on with the journal of the interrupted run; False if that hadn't begun one: then `start`.
 
         Raises:
-            InputError: there is none, or that run was told something else; names what differs.
+            InputError: that run was told something else; names what differs.
         """
-        if not self._file.is_file():
-            raise InputError(f"{self._file.parent.parent}: holds no interrupted run; leave --resume out")
-        for line in self._file.read_text(encoding="utf-8").splitlines():
-            try:
-                self._lines.append(json.loads(line))
-            except ValueError:
-                break  # cut short by the kill
-        before = self._lines[0].get("told") if self._lines else None
-        if before is None:
-            raise InputError(f"{self._file.parent.parent}: the interrupted run had not begun; leave --resume out")
+        self._lines = read_lines(self._file)
+        if not self._lines:
+            return False
+        before = self._lines[0]["told"]
         changed = [
             f"{key} was {_short(before.get(key))}, is {_short(self._told.get(key))}"
             for key in {**before, **self._told}
@@ -66,9 +62,9 @@ class Journal:
         ]
         if changed:
             raise InputError(f"can't resume, the run differs: {'; '.join(changed)}; use --overwrite to start over")
-        # What follows a torn line is written on a fresh one.
-        text = "".join(json.dumps(line) + "\n" for line in self._lines)
-        _write_whole(self._file, text)
+        # Without the torn line, so that the next one is written on a fresh line.
+        _write_whole(self._file, "".join(json.dumps(line) + "\n" for line in self._lines))
+        return True
 
     def _append(self, record: dict[str, Any]) -> None:
         self._lines.append(record)
@@ -90,12 +86,32 @@ class Journal:
         self._append({"block": index, "sha256": _digest(block_file(self._blocks, index)), **record})
 
     def finished(self, index: int) -> dict[str, Any] | None:
-        """The record of a block that is finished and whose file is intact, or None."""
-        for line in self._lines:
-            if line.get("block") == index:
-                file = block_file(self._blocks, index)
-                return line if file.is_file() and _digest(file) == line["sha256"] else None
-        return None
+        """The record of a block that is finished, or None."""
+        return next((line for line in reversed(self._lines) if line.get("block") == index), None)
+
+    def intact(self, record: dict[str, Any]) -> bool:
+        """Whether the file of a finished block is there, whole and unchanged."""
+        file = block_file(self._blocks, record["block"])
+        return file.is_file() and _digest(file) == record["sha256"]
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal, up to one that was cut short; empty if it says not even what was told."""
+    lines: list[dict[str, Any]] = []
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if not isinstance(line, dict) or (not lines and "told" not in line):
+            break
+        lines.append(line)
+    return lines
+
+
+def last_finished(work: Path) -> int | None:
+    """The last block that an interrupted run has finished, or None."""
+    return max((line["block"] for line in read_lines(work / JOURNAL) if "block" in line), default=None)
 
 
 def record_cuts(units: list[UnitCut], weights: list[WeightCut]) -> dict[str, Any]:
@@ -124,7 +140,10 @@ def _digest(file: Path) -> str:
 
 def _write_whole(file: Path, text: str) -> None:
     partial = file.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
     partial.rename(file)
 
 

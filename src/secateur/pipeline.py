@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from secateur.model.verify import verify, write_probe
 from secateur.plan import Plan
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
-from secateur.run import Run, finished_block, keep_block, open_journal, remember
+from secateur.run import Run, begin, finished_block, keep_block, remember
 from secateur.summary import finish, make_plan, write_outputs
 from secateur.units import parse_bytes
 from secateur.workspace import Workspace
@@ -73,29 +75,51 @@ def prune(
         SecateurError: in one line. `out` is then as it was before, or holds what `resume` goes on from.
     """
     device = distributed.own_device(resolve_device(recipe.device))
-    distributed.start(device)
-    workspace = Workspace(out, overwrite, resume) if distributed.is_main() else None
-    monitor = Monitor(device, quiet or workspace is None)
-    try:
-        run = prepare(recipe, plan, device, monitor)
+    with distributed.group(device), ExitStack() as stack:
+        with distributed.in_step():
+            workspace = Workspace(out, overwrite, resume) if distributed.is_main() else None
+            monitor = Monitor(device, quiet or workspace is None, planned_stages(recipe, plan, dry_run))
+            stack.callback(monitor.close)
+            run = prepare(recipe, plan, device, monitor)
+            if workspace is not None:
+                _check_room(run, workspace)
+                stack.enter_context(workspace.open())
+                begin(run, workspace)
+        work = stack.enter_context(_scratch(workspace))
+        run.kept = choose_layers(run, work)
+        cut_blocks(run, work, None if dry_run else workspace)
         if workspace is None:
-            with tempfile.TemporaryDirectory() as scratch:
-                work_through(run, Path(scratch), None)
             return {}
-        _check_room(run, workspace)
-        with workspace.open():
-            run.monitor.events = workspace.work / "events.jsonl"
-            open_journal(run, workspace)
-            work_through(run, workspace.work, None if dry_run else workspace)
-            made = make_plan(run)
-            gate = None if dry_run else save(run, workspace)
-            report = finish(run, made, gate, workspace, dry_run)
-            write_outputs(report, made, recipe, workspace)
-            workspace.deliver()
+        made = make_plan(run)
+        gate = None if dry_run else save(run, workspace)
+        report = finish(run, made, gate, workspace, dry_run)
+        write_outputs(report, made, recipe, workspace)
+        workspace.deliver()
         return report
-    finally:
-        monitor.close()
-        distributed.stop()
+
+
+def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
+    """Names of the stages that such a run goes through."""
+    names = ["calibration text", "open"]
+    if "layer" in recipe.sites and plan is None:
+        names.append("choose layers")
+    names.append("prune")
+    if not dry_run:
+        names += ["save", "verify"]
+        names += [] if recipe.evaluate == "none" else ["evaluate"]
+    return names
+
+
+@contextmanager
+def _scratch(workspace: Workspace | None) -> Iterator[Path]:
+    """Where this rank's hidden states may spill: in the work area if it sees that, else where `TMPDIR` says."""
+    shared = distributed.share_object(str(workspace.work.absolute()) if workspace is not None else "", 0)
+    if workspace is not None:
+        yield workspace.work
+        return
+    area = shared if Path(shared).is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="secateur-", dir=area, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, monitor: Monitor) -> Run:
@@ -119,30 +143,16 @@ def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, monitor: Mo
 
 
 def _check_room(run: Run, workspace: Workspace) -> None:
-    """The work area and the result need about the checkpoint's size each."""
+    """The work area and the result need about the checkpoint's size each, hidden states what is over the budget."""
     folder = next(p for p in (workspace.out, *workspace.out.absolute().parents) if p.exists())
-    free, need = shutil.disk_usage(folder).free, 2 * run.checkpoint.bytes_on_disk
+    hidden = run.calibration.tokens.numel() * run.checkpoint.config.hidden_size * run.outer.dtype.itemsize
+    need = 2 * run.checkpoint.bytes_on_disk + max(0, hidden - (_budget(run.recipe).left or 0))
+    free = shutil.disk_usage(folder).free + workspace.finished_bytes
     if free < need:
         raise ResourceError(
             f"{workspace.out}: the disk has {free / 1e9:.1f} GB free, the run needs about {need / 1e9:.1f} GB; "
             "free some space or choose another --out"
         )
-
-
-def work_through(run: Run, work: Path, workspace: Workspace | None) -> None:
-    """The part that all ranks share: choose layers, then cut block by block.
-
-    Args:
-        work: where hidden states may spill.
-        workspace: rank 0's, where finished blocks go; None on other ranks and in a dry run.
-    """
-    try:
-        run.kept = choose_layers(run, work)
-        cut_blocks(run, work, workspace)
-    except RuntimeError as error:
-        if distributed.world() > 1:
-            raise ResourceError(f"the ranks lost each other ({str(error).splitlines()[0]})") from error
-        raise
 
 
 def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
@@ -183,10 +193,10 @@ def _weakest_layers(run: Run, count: int, work: Path) -> tuple[frozenset[int], d
     allowed = [i for i in range(run.checkpoint.layers) if i not in run.rules.protected]
     tokens = run.calibration.tokens
     if run.recipe.method_for("layer").score_layers == "block_influence":
-        with run.monitor.stage("score layers", run.checkpoint.layers) as step:
+        with run.monitor.stage("choose layers", run.checkpoint.layers) as step:
             scores = influence_of_layers(run.outer, tokens, step)
         return frozenset(sorted(allowed, key=lambda i: (scores[i], i))[:count]), dict(enumerate(scores))
-    with run.monitor.stage("leave layers out") as step:
+    with run.monitor.stage("choose layers") as step:
         return leave_out(run.outer, tokens, count, allowed, step, _budget(run.recipe), work)
 
 

@@ -1,61 +1,87 @@
 """What a run shows while it works: one display, one event file, and the time and peak memory of each stage.
 
-On a terminal it's a live line with a bar and an ETA; elsewhere (CI, a pipe) plain lines now and then; with
-`quiet` nothing. The events go to `events.jsonl` whatever is shown.
+On a terminal it's one live line: stage, block, bar, time left, memory now and at its peak. Elsewhere (a pipe, or
+with `CI` set) it's a plain line at the start of each stage and now and then; with `quiet` nothing.
+
+The events go to `events.jsonl` whatever is shown, one JSON object a line. Each has `time` (seconds since 1970) and
+`event`, which is one of
+
+    run        the input was read and found good, work begins or goes on: stages (planned names), ranks, resumed
+    stage      a stage begins: name, number (from 1), of (how many are planned), total (parts, null if unknown)
+    step       a part of it is done: stage, done, total, text, seconds (since the stage began), left (seconds, null
+               if unknown), memory_bytes
+    stage_end  name, seconds, peak_memory_bytes
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 SAMPLE_SECONDS = 0.02
 PLAIN_SECONDS = 10.0
+RECENT = 8  # steps that tell the pace: blocks that an interrupted run had finished go by much faster
+
+Step = Callable[..., None]
 
 
 class PeakMemory:
-    """Peak resident memory of this process since the last `take`, by sampling; on CUDA torch's own peak."""
+    """Memory of this process and its peaks: resident, by sampling; on CUDA what torch has allocated there."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._peak = 0
+        self._cuda = device if device.type == "cuda" else None
+        self._peak = self._highest = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
         self._process = psutil.Process()
-        self._thread.start()
+        if self._cuda is None:
+            threading.Thread(target=self._sample, daemon=True).start()
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
-            self._peak = max(self._peak, self._process.memory_info().rss)
+            self._peak = max(self._peak, self.now)
 
     @property
     def now(self) -> int:
-        if self._device.type == "cuda":
-            return int(torch.cuda.memory_allocated(self._device))
+        """Bytes held at this moment."""
+        if self._cuda is not None:
+            return int(torch.cuda.memory_allocated(self._cuda))
         return int(self._process.memory_info().rss)
 
+    @property
+    def peak(self) -> int:
+        """The most since the last `take`."""
+        if self._cuda is not None:
+            return int(torch.cuda.max_memory_allocated(self._cuda))
+        return max(self._peak, self.now)
+
     def take(self) -> int:
-        """The peak so far; starts over."""
-        if self._device.type == "cuda":
-            peak = int(torch.cuda.max_memory_allocated(self._device))
-            torch.cuda.reset_peak_memory_stats(self._device)
-            return peak
-        peak, self._peak = max(self._peak, self.now), 0
-        return peak
+        """`peak`, which then starts over."""
+        taken = self.peak
+        self._peak = 0
+        if self._cuda is not None:
+            torch.cuda.reset_peak_memory_stats(self._cuda)
+        self._highest = max(self._highest, taken)
+        return taken
 
     def close(self) -> None:
         self._stop.set()
+
+    def __str__(self) -> str:
+        return f"{self.now / 2**30:.2f} GiB, peak {max(self._highest, self.peak) / 2**30:.2f}"
 
 
 @dataclass
@@ -65,91 +91,145 @@ class Stage:
     peak_memory_bytes: int
 
 
-@dataclass
 class Monitor:
-    """Times the stages of a run and tells whoever watches.
+    """Times the stages of a run and tells whoever watches. Close it, or use it as a context manager.
 
     Args:
         device: whose memory counts.
         quiet: show nothing.
-        events: file that gets one JSON object a line, or None.
+        planned: names of the stages to come, in order, for "stage 2 of 6".
     """
 
-    device: torch.device
-    quiet: bool = False
-    events: Path | None = None
-    stages: list[Stage] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._memory = PeakMemory(self.device)
+    def __init__(self, device: torch.device, quiet: bool = False, planned: Sequence[str] = ()) -> None:
+        self.stages: list[Stage] = []
+        self._planned = list(planned)
+        self._memory = PeakMemory(device)
         self._console = Console(stderr=True)
-        self._progress: Progress | None = None
+        self._quiet = quiet
+        self._live: Progress | None = None
+        if not quiet and self._console.is_terminal and not os.environ.get("CI"):
+            self._live = _display(self._console, self._memory)
         self._last_line = time.monotonic()
+        self._file: Path | None = None
+        self._waiting: list[str] = []
 
-    def event(self, kind: str, **facts: Any) -> None:
-        """Appends one line to the event file."""
-        if self.events is not None and self.events.parent.is_dir():
-            record = {"time": round(time.time(), 3), "event": kind, **facts}
-            with self.events.open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(record) + "\n")
+    def __enter__(self) -> Monitor:
+        return self
 
-    @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Any]:
-        """One stage of the run. Yields `step(text)`, to be called after each of `total` parts."""
-        begin = time.monotonic()
-        self._memory.take()
-        self.event("stage", name=name, total=total)
-        live = not self.quiet and self._console.is_terminal
-        if not self.quiet and not live:
-            self._console.print(f"{name} ...", highlight=False)
-        with self._bar(name, total) if live else _nothing() as bar:
-            done = 0
-
-            def step(text: str = "") -> None:
-                nonlocal done
-                done += 1
-                self.event("step", stage=name, done=done, total=total, text=text, memory_bytes=self._memory.now)
-                if bar is not None:
-                    bar.update(
-                        bar.task_ids[0], advance=1, description=f"{name} {text}".strip(), memory=self._memory_text
-                    )
-                elif not self.quiet and time.monotonic() - self._last_line > PLAIN_SECONDS:
-                    self._plain(name, done, total, begin)
-
-            yield step
-        seconds = time.monotonic() - begin
-        self.stages.append(Stage(name, round(seconds, 3), self._memory.take()))
-        self.event(
-            "stage_end", name=name, seconds=round(seconds, 3), peak_memory_bytes=self.stages[-1].peak_memory_bytes
-        )
-
-    @property
-    def _memory_text(self) -> str:
-        return f"{self._memory.now / 2**30:.2f} GiB"
-
-    def _bar(self, name: str, total: int | None) -> Progress:
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[memory]}"),
-            console=self._console,
-            transient=True,
-        )
-        bar.add_task(name, total=total, memory=self._memory_text)
-        return bar
-
-    def _plain(self, name: str, done: int, total: int | None, begin: float) -> None:
-        self._last_line = time.monotonic()
-        left = "" if not total else f", {(time.monotonic() - begin) / done * (total - done):.0f} s left"
-        self._console.print(f"{name} {done}/{total or '?'}{left}, {self._memory_text}", highlight=False)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
         self._memory.close()
 
+    def record(self, file: Path, ranks: int = 1, resumed: bool = False) -> None:
+        """Writes events to `file` from now on, with those before this call; goes on with a file that is there."""
+        self._file = file
+        self._write("".join(self._waiting))
+        self._waiting.clear()
+        self._event("run", stages=self._planned, ranks=ranks, resumed=resumed)
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
+    def _event(self, kind: str, **facts: Any) -> None:
+        self._write(json.dumps({"time": round(time.time(), 3), "event": kind, **facts}) + "\n")
+
+    def _write(self, text: str) -> None:
+        if self._file is None:
+            self._waiting.append(text)
+        elif self._file.parent.is_dir():
+            with self._file.open("a", encoding="utf-8") as handle:
+                handle.write(text)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Step]:
+        """One stage of the run. Yields `step(text)`, to be called after each of `total` parts."""
+        begin = time.monotonic()
+        number = len(self.stages) + 1
+        planned = max(len(self._planned), number)
+        self._memory.take()
+        self._event("stage", name=name, number=number, of=planned, total=total)
+        title = f"{number}/{planned} {name}"
+        self._begin(title, total)
+        done = 0
+        moments = deque([begin], RECENT)
+
+        def step(text: str = "") -> None:
+            nonlocal done
+            done += 1
+            now = time.monotonic()
+            pace = (now - moments[0]) / len(moments)
+            moments.append(now)
+            left = pace * (total - done) if total else None
+            self._event(
+                "step",
+                stage=name,
+                done=done,
+                total=total,
+                text=text,
+                seconds=round(now - begin, 3),
+                left=None if left is None else round(left, 3),
+                memory_bytes=self._memory.now,
+            )
+            self._tell(title, text, done, total, left)
+
+        yield step
+        seconds = round(time.monotonic() - begin, 3)
+        self.stages.append(Stage(name, seconds, self._memory.take()))
+        self._event("stage_end", name=name, seconds=seconds, peak_memory_bytes=self.stages[-1].peak_memory_bytes)
+
+    def _begin(self, title: str, total: int | None) -> None:
+        if self._live is not None:
+            self._live.start()
+            for task in self._live.task_ids:
+                self._live.remove_task(task)
+            self._live.add_task(title, total=total, part="", until=None)
+        elif not self._quiet:
+            self._console.print(f"{title} ...", highlight=False)
+
+    def _tell(self, title: str, text: str, done: int, total: int | None, left: float | None) -> None:
+        part = ", ".join(filter(None, [f"{done}/{total}" if total else "", text]))
+        if self._live is not None:
+            until = None if left is None else time.monotonic() + left
+            self._live.update(self._live.task_ids[-1], completed=done, part=part, until=until)
+        elif not self._quiet and time.monotonic() - self._last_line > PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            told = "" if left is None else f", {_clock(left)} left"
+            self._console.print(f"{title}: {part}{told}, {self._memory}", highlight=False, soft_wrap=True)
+
+
+class _Left(ProgressColumn):
+    """Time left of the stage, counted down between its steps."""
+
+    def render(self, task: Task) -> Text:
+        until = task.fields["until"]
+        return Text("" if until is None else f"{_clock(max(0.0, until - time.monotonic()))} left")
+
+
+class _Memory(ProgressColumn):
+    def __init__(self, memory: PeakMemory) -> None:
+        super().__init__()
+        self._memory = memory
+
+    def render(self, task: Task) -> Text:
+        return Text(str(self._memory), style="dim")
+
+
+def _display(console: Console, memory: PeakMemory) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[part]}"),
+        TimeElapsedColumn(),
+        _Left(),
+        _Memory(memory),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -20,7 +20,7 @@ from secateur.model.save import fill, read_block, write_block
 from secateur.model.uneven import Widths
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
-from secateur.workspace import Workspace
+from secateur.workspace import EVENTS, Workspace
 
 
 @dataclass
@@ -43,8 +43,8 @@ class Run:
     warnings: list[str] = field(default_factory=list)
 
 
-def open_journal(run: Run, workspace: Workspace) -> None:
-    """Begins the journal, or goes on with the one of the interrupted run."""
+def begin(run: Run, workspace: Workspace) -> None:
+    """Opens the journal and the event file in the work area; both go on where an interrupted run left them."""
     told = {
         **run.recipe.model_dump(mode="json", exclude={"memory"}),
         "calibration tokens": run.calibration.sha256,
@@ -52,11 +52,11 @@ def open_journal(run: Run, workspace: Workspace) -> None:
         "plan": run.rules.plan.to_json() if run.rules.plan is not None else None,
         "secateur": secateur.__version__,
     }
-    run.journal = Journal(workspace.work, workspace.blocks, told)
-    if workspace.resume:
-        run.journal.resume()
-    else:
+    run.journal = Journal(workspace.work, told)
+    resumed = workspace.resume and run.journal.resume()
+    if not resumed:
         run.journal.start()
+    run.monitor.record(workspace.work / EVENTS, distributed.world(), resumed)
 
 
 def remember(run: Run, index: int, units: list[UnitCut], weights: list[WeightCut], widths: Widths) -> None:
@@ -84,6 +84,9 @@ def finished_block(
 ) -> nn.Module | None:
     """A block that the interrupted run has finished, on every rank; None if it's still to do."""
     record = run.journal.finished(index) if run.journal is not None else None
+    if record is not None and run.journal is not None and not run.journal.intact(record):
+        run.warnings.append(f"layer {index} was pruned again: its file in the work area was lost or damaged")
+        record = None
     record = distributed.share_object(record, 0)
     if record is None:
         return None

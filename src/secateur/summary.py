@@ -23,7 +23,7 @@ from secateur.model.memory import fits_in_memory
 from secateur.plan import Entry, Plan
 from secateur.recipe import Recipe
 from secateur.report import card, page
-from secateur.workspace import MARK, Workspace
+from secateur.workspace import EVENTS, MARK, Workspace
 
 if TYPE_CHECKING:
     from secateur.run import Run
@@ -235,13 +235,12 @@ def _evaluation(run: Run, workspace: Workspace) -> dict[str, Any]:
             dtype=recipe.dtype,
             speed=recipe.speed,
         )
+        samples = _samples(run, workspace)
     run.warnings += found.pop("notes", [])
     before, kl = found.pop("reference"), found.pop("kl", None)
     ratios = found.pop("ratios", None)
     for side in (before, found):
         side["data"] = name
-    with run.monitor.stage("samples"):
-        samples = _samples(run, workspace)
     return {"evaluation": {"data": name, "before": before, "after": found, "kl": kl, "ratios": ratios}} | samples
 
 
@@ -252,7 +251,7 @@ def _streamed_evaluation(run: Run, workspace: Workspace) -> dict[str, Any]:
         run.warnings.append("not evaluated: the model doesn't fit in memory and no sequence is left over")
         return {}
     sides = {}
-    with run.monitor.stage("evaluate block by block", 2) as step:
+    with run.monitor.stage("evaluate", 2) as step:
         for side, folder in (("before", run.checkpoint.path), ("after", workspace.final)):
             perplexity = streamed_perplexity(folder, tokens, run.outer.device, run.outer.dtype, work=workspace.work)
             sides[side] = {"perplexity": perplexity, "tokens": tokens[:, 1:].numel()}
@@ -284,7 +283,7 @@ def _samples(run: Run, workspace: Workspace) -> dict[str, Any]:
 def write_outputs(report: dict[str, Any], plan: Plan, recipe: Recipe, workspace: Workspace) -> None:
     """events.jsonl, plan.json, recipe.yaml, README.md, report.html, and report.json last of all."""
     folder = workspace.final
-    shutil.copyfile(workspace.work / "events.jsonl", folder / "events.jsonl")
+    shutil.copyfile(workspace.work / EVENTS, folder / EVENTS)
     (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     (folder / "README.md").write_text(card.model_card(report), encoding="utf-8")

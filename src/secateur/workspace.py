@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from secateur.errors import InputError, ResourceError
+from secateur.errors import InputError, ResourceError, SecateurError
 
 WORK = ".secateur"
+BLOCKS, JOURNAL, EVENTS = "blocks", "journal.jsonl", "events.jsonl"
+FINISHED = (BLOCKS, JOURNAL, EVENTS)  # what an interrupted run leaves to the next one
 MARK = "report.json"  # every finished run writes it last
 
 
@@ -25,7 +27,7 @@ class Workspace:
     Args:
         out: the folder; made if missing.
         overwrite: an earlier result of Secateur in it, or an interrupted run, may be replaced.
-        resume: an interrupted run in it goes on.
+        resume: an interrupted run in it goes on; where there's none, the run begins.
 
     Raises:
         InputError: the folder isn't empty, is a file, or holds something that Secateur didn't make.
@@ -34,21 +36,23 @@ class Workspace:
     def __init__(self, out: str | Path, overwrite: bool = False, resume: bool = False) -> None:
         self.out = Path(out)
         self.work = self.out / WORK
-        self.resume = resume
-        self.overwrite = overwrite or resume
-        self.keep = resume  # set once there is something worth resuming
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"{self.out}: is a file; give a folder for --out")
-        others = [p.name for p in self.out.iterdir() if p.name != WORK] if self.out.is_dir() else []
+        interrupted = self.work.is_dir()
+        if interrupted and not (resume or overwrite):
+            raise InputError(f"{self.out}: holds an interrupted run; --resume continues it, --overwrite starts over")
+        self.resume = resume and interrupted
+        self.overwrite = overwrite or self.resume
+        self.keep = self.resume  # set once there is something worth resuming
+        others = {p.name for p in self.out.iterdir() if p.name != WORK} if self.out.is_dir() else set()
         if others and not self.overwrite:
             raise InputError(f"{self.out}: is not empty; choose another --out, or give --overwrite")
-        foreign = sorted(set(others) - _files_of_result(self.out))
+        # Those of `final` are there if the run was killed while it delivered.
+        foreign = sorted(others - _files_of_result(self.out) - _files_of_result(self.final))
         if foreign:
             raise InputError(
                 f"{self.out}: holds what secateur didn't make ({foreign[0]}), so it won't be overwritten"
             )
-        if self.work.is_dir() and not self.overwrite:
-            raise InputError(f"{self.out}: holds an interrupted run; --resume continues it, --overwrite starts over")
         self._created = _first_missing(self.out)
 
     @contextmanager
@@ -58,23 +62,38 @@ class Workspace:
         Once `keep` is set, what is finished stays for `--resume`.
         """
         try:
-            if not self.resume:
-                shutil.rmtree(self.work, ignore_errors=True)
-            shutil.rmtree(self.final, ignore_errors=True)
+            self._clear()
             self.final.mkdir(parents=True)
-            self.blocks.mkdir(parents=True, exist_ok=True)
+            self.blocks.mkdir(exist_ok=True)
         except OSError as error:
             self._discard()
-            raise _as_error(error, self.out, False) from None
+            raise _as_error(error, self.out) from None
         try:
             yield self
         except OSError as error:
             self._discard()
-            raise _as_error(error, self.out, self.keep) from error
+            raise self._resumable(_as_error(error, self.out)) from error
+        except ResourceError as error:
+            self._discard()
+            raise self._resumable(error) from error
         except BaseException:
             self._discard()
             raise
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def _clear(self) -> None:
+        """Leaves of an interrupted run what it had finished; of a work area that isn't gone on with, nothing."""
+        if self.resume and not (self.out / MARK).exists():
+            for name in _files_of_result(self.final):  # delivered in part: done again
+                (self.out / name).unlink(missing_ok=True)
+        for path in list(self.work.iterdir()) if self.work.is_dir() else []:
+            if not (self.resume and path.name in FINISHED):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _resumable(self, error: Exception) -> Exception:
+        if not self.keep or not isinstance(error, SecateurError):
+            return error
+        return type(error)(f"{error}; what is finished stays, the same command with --resume goes on from there")
 
     def _discard(self) -> None:
         if self.keep:
@@ -87,7 +106,12 @@ class Workspace:
     @property
     def blocks(self) -> Path:
         """Finished blocks, one file each."""
-        return self.work / "blocks"
+        return self.work / BLOCKS
+
+    @property
+    def finished_bytes(self) -> int:
+        """Size of the blocks that an interrupted run has finished."""
+        return sum(file.stat().st_size for file in self.blocks.glob("*")) if self.resume else 0
 
     @property
     def final(self) -> Path:
@@ -95,16 +119,23 @@ class Workspace:
         return self.work / "final"
 
     def deliver(self, last: str = MARK) -> None:
-        """Moves everything from `final` into the output folder, `last` after all others."""
-        old = [p for p in self.out.iterdir() if p.name != WORK]
-        if old and not self.overwrite:
-            raise InputError(
-                f"{self.out}: files appeared in it during the run ({old[0].name}); nothing was overwritten"
-            )
+        """Moves everything from `final` into the output folder, `last` after all others.
+
+        Raises:
+            InputError: a file that isn't ours appeared there during the run and is in the way.
+        """
+        ours = _files_of_result(self.out)
+        for path in self.final.iterdir():
+            if path.name not in ours and (self.out / path.name).exists():
+                raise InputError(
+                    f"{self.out}: {path.name} appeared in it during the run; nothing was overwritten, move it away"
+                )
         trash = self.work / "replaced"
         trash.mkdir(exist_ok=True)
-        for path in old:
-            path.rename(trash / path.name)
+        # The mark goes last and comes last: it tells which files are ours, whenever this is interrupted.
+        for name in sorted(ours, key=lambda name: name == last):
+            if (self.out / name).exists():
+                (self.out / name).rename(trash / name)
         for path in sorted(self.final.iterdir(), key=lambda p: p.name == last):
             path.rename(self.out / path.name)
 
@@ -128,10 +159,9 @@ def _first_missing(path: Path) -> Path | None:
     return missing
 
 
-def _as_error(error: OSError, out: Path, kept: bool) -> Exception:
-    resume = "; what is finished stays, --resume goes on from there" if kept else ""
+def _as_error(error: OSError, out: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(f"{out}: the disk is full; free some space or choose another --out{resume}")
+        return ResourceError(f"{out}: the disk is full; free some space or choose another --out")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return InputError(f"{out}: can't be written ({error.strerror}); choose another --out{resume}")
+        return InputError(f"{out}: can't be written ({error.strerror}); choose another --out")
     return error
