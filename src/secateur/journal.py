@@ -13,15 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from secateur.cut.units import UnitCut
-from secateur.cut.weights import WeightCut
 from secateur.errors import InputError
 from secateur.model.save import block_file
-from secateur.model.sites import Cut, Site
 from secateur.workspace import BLOCKS, JOURNAL
 
 
@@ -112,22 +108,6 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 def last_finished(work: Path) -> int | None:
     """The last block that an interrupted run has finished, or None."""
     return max((line["block"] for line in read_lines(work / JOURNAL) if "block" in line), default=None)
-
-
-def record_cuts(units: list[UnitCut], weights: list[WeightCut]) -> dict[str, Any]:
-    """Cuts of one block as JSON."""
-    return {"units": [asdict(cut) for cut in units], "weights": [asdict(cut) for cut in weights]}
-
-
-def read_cuts(record: dict[str, Any]) -> tuple[list[UnitCut], list[WeightCut]]:
-    """Back from JSON."""
-    units = [UnitCut(**{**c, "site": _site(c["site"]), "keep": tuple(c["keep"])}) for c in record["units"]]
-    weights = [WeightCut(**{**c, "shape": tuple(c["shape"])}) for c in record["weights"]]
-    return units, weights
-
-
-def _site(fields: dict[str, Any]) -> Site:
-    return Site(**{**fields, "cuts": tuple(Cut(**cut) for cut in fields["cuts"])})
 
 
 def _digest(file: Path) -> str:

@@ -20,26 +20,23 @@ from secateur import distributed
 from secateur.api import new_config
 from secateur.calibration.activations import Budget
 from secateur.calibration.depth import influence_of_layers, leave_out
-from secateur.calibration.walk import Block, Stream, walk
+from secateur.calibration.walk import Stream, walk
+from secateur.cut.block import cut_block
 from secateur.cut.rules import Rules
-from secateur.cut.units import UnitCut, cut_units
-from secateur.cut.weights import WeightCut, cut_weights
 from secateur.data.batches import Calibration, calibration_batches
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError, ResourceError
 from secateur.evaluation.compute import resolve_device, resolve_dtype
 from secateur.evaluation.evaluation import split_specs
-from secateur.model.biases import add_biases
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.model.outer import Outer
 from secateur.model.save import write_checkpoint
-from secateur.model.uneven import layer_widths
 from secateur.model.verify import verify, write_probe
 from secateur.plan import Plan
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
-from secateur.run import Run, begin, finished_block, keep_block, remember
+from secateur.run import Run, begin, finished_block, keep_block
 from secateur.summary import finish, make_plan, write_outputs
 from secateur.units import parse_bytes
 from secateur.workspace import Workspace
@@ -202,40 +199,22 @@ def _weakest_layers(run: Run, count: int, work: Path) -> tuple[frozenset[int], d
 
 def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
     """Walks through the model once and cuts each block, which the next one then sees."""
-    checkpoint = run.checkpoint
+    budget = _budget(run.recipe)
     with run.monitor.stage("prune", len(run.kept)) as step:
         blocks = walk(
             run.outer,
             run.calibration.tokens,
             layers=run.kept,
-            budget=_budget(run.recipe),
+            dense=run.rules.needs_dense,
+            budget=budget,
             work=work,
             finished=lambda index: finished_block(run, index, workspace, step),
             edited=lambda layer, index: keep_block(run, layer, index, workspace),
             at_end=lambda stream: _probe(run, stream, workspace),
         )
         for block in blocks:
-            units, weights = cut_block(run, block)
-            widths = layer_widths(block.layer, checkpoint.family, checkpoint.config, checkpoint.head_dim)
-            remember(run, block.index, units, weights, widths)
+            run.blocks.append(cut_block(block, run.rules, budget))
             step(f"layer {block.index}")
-
-
-def cut_block(run: Run, block: Block) -> tuple[list[UnitCut], list[WeightCut]]:
-    """All cuts of one block: structured first, then single weights of what is left."""
-    rules = run.rules
-    if rules.bias_flags:
-        run.added_parameters += add_biases(block.layer, run.checkpoint, rules.bias_flags)
-    units: list[UnitCut] = []
-    weights: list[WeightCut] = []
-    if block.index in rules.protected:
-        return units, weights
-    if rules.unit_kinds:
-        units = cut_units(block, rules.unit_kinds, rules.units)
-    if rules.weight_method is not None:
-        sparsity = rules.weight_sparsity(block.index)
-        weights = cut_weights(block, rules.weight_method, rules.pattern, sparsity, run.recipe.sequential)
-    return units, weights
 
 
 def _probe(run: Run, stream: Stream, workspace: Workspace | None) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,12 +22,35 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.numerics.patterns import Pattern
+from secateur.numerics.targets import Target
 from secateur.units import parse_bytes
 
 SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "layer")
 # What a method must be able to score, for each kind of site, and the one used where none is named.
 CAPABILITY = {"weight": "weights", "channel": "units", "query_head": "units", "kv_group": "units", "layer": "layers"}
-DEFAULT_METHOD = {"weights": "sparsegpt", "units": "obs", "layers": "leave_one_out"}
+DEFAULT_METHOD = {"units": "obs", "layers": "leave_one_out"}  # for weights it depends on the quality
+
+
+class Preset(NamedTuple):
+    """What a quality means; docs/quality.md has the figures and the cost of each.
+
+    Args:
+        weights: method for single weights.
+        target: what a Linear is solved for, see `numerics.targets`.
+        reconstruct: steps of block reconstruction.
+    """
+
+    weights: str
+    target: Target
+    sequential: bool
+    reconstruct: int
+
+
+PRESETS = {
+    "fast": Preset("sparsegpt", "pruned", False, 0),
+    "balanced": Preset("alps", "residual", True, 0),
+    "best": Preset("alps", "residual", True, 400),
+}
 
 
 class Recipe(BaseModel):
@@ -39,6 +62,13 @@ class Recipe(BaseModel):
     sites: tuple[str, ...] = Field(("weight",), description=f"what may go: {', '.join(SITE_KINDS)}")
     sparsity: float | dict[str, float] | None = Field(None, description="fraction removed, one or per kind of site")
     method: tuple[str, ...] = Field((), description="one method, or one per kind of site")
+    quality: Literal["fast", "balanced", "best"] | None = Field(
+        None, description="fast, balanced or best; default balanced, or fast where a method is named"
+    )
+    target: Literal["pruned", "dense", "residual"] | None = Field(
+        None, description="what a cut Linear is solved for; default by quality"
+    )
+    reconstruct: int | None = Field(None, ge=0, description="steps of block reconstruction; default by quality")
     pattern: str = Field("free", description="shape of the zeros of single weights: free or N:M")
     calibrate: str = Field("stdlib", description="calibration text: .jsonl, .txt, .parquet, stdlib or a hub id")
     evaluate: str | None = Field(
@@ -54,7 +84,9 @@ class Recipe(BaseModel):
     bias: Literal["own", "add", "none"] = Field(
         "own", description="refit with a bias: where there is one (own), also where one can be added (add), or none"
     )
-    sequential: bool = Field(False, description="weights: gather statistics anew after each group of Linears")
+    sequential: bool | None = Field(
+        None, description="weights: gather statistics anew after each group of Linears; default by quality"
+    )
     speed: bool = Field(True, description="measure tokens a second and memory of both models")
     protect: tuple[int, ...] = Field((), description="layers that are left alone; negative counts from the end")
     memory: str | None = Field(None, description="activations that may stay in memory, such as 2GB")
@@ -134,6 +166,23 @@ class Recipe(BaseModel):
         self._check_methods()
         return self
 
+    @property
+    def preset(self) -> Preset:
+        """The quality asked for; a method that is named alone is run as published, with nothing added."""
+        return PRESETS[self.quality or ("fast" if self.method else "balanced")]
+
+    @property
+    def chosen_target(self) -> Target:
+        return self.target or self.preset.target
+
+    @property
+    def chosen_sequential(self) -> bool:
+        return self.preset.sequential if self.sequential is None else self.sequential
+
+    @property
+    def chosen_steps(self) -> int:
+        return self.preset.reconstruct if self.reconstruct is None else self.reconstruct
+
     def _check_methods(self) -> None:
         """A method that was named must be of use; for kinds that no named method scores, the default steps in."""
         used = {self.method_for(kind).name for kind in self.sites}
@@ -174,7 +223,7 @@ class Recipe(BaseModel):
         """The method that scores this kind of site: the first named one that can, else the default."""
         ability = CAPABILITY[kind]
         able = (METHODS[name] for name in self.method if ability in METHODS[name].prunes)
-        return next(able, METHODS[DEFAULT_METHOD[ability]])
+        return next(able, METHODS[DEFAULT_METHOD.get(ability, self.preset.weights)])
 
     def to_yaml(self) -> str:
         """The recipe that repeats this run; parse it back with `load_recipe`."""

@@ -9,11 +9,12 @@ from torch import nn
 
 import secateur
 from secateur import distributed
+from secateur.cut.block import BlockCuts
 from secateur.cut.rules import Rules
 from secateur.cut.units import UnitCut, update_heads
 from secateur.cut.weights import WeightCut
 from secateur.data.batches import Calibration
-from secateur.journal import Journal, read_cuts, record_cuts
+from secateur.journal import Journal
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.outer import Outer
 from secateur.model.save import fill, read_block, write_block
@@ -36,11 +37,25 @@ class Run:
     journal: Journal | None = None
     kept: tuple[int, ...] = ()
     layer_scores: dict[int, float] = field(default_factory=dict)
-    unit_cuts: list[UnitCut] = field(default_factory=list)
-    weight_cuts: list[tuple[int, WeightCut]] = field(default_factory=list)
-    widths: dict[int, Widths] = field(default_factory=dict)
-    added_parameters: int = 0
+    blocks: list[BlockCuts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def unit_cuts(self) -> list[UnitCut]:
+        return [cut for block in self.blocks for cut in block.units]
+
+    @property
+    def weight_cuts(self) -> list[tuple[int, WeightCut]]:
+        return [(block.index, cut) for block in self.blocks for cut in block.weights]
+
+    @property
+    def widths(self) -> dict[int, Widths]:
+        """Place in the pruned model -> widths of that layer."""
+        return {place: block.widths for place, block in enumerate(self.blocks)}
+
+    @property
+    def added_parameters(self) -> int:
+        return sum(block.added for block in self.blocks)
 
 
 def begin(run: Run, workspace: Workspace) -> None:
@@ -59,23 +74,12 @@ def begin(run: Run, workspace: Workspace) -> None:
     run.monitor.record(workspace.work / EVENTS, distributed.world(), resumed)
 
 
-def remember(run: Run, index: int, units: list[UnitCut], weights: list[WeightCut], widths: Widths) -> None:
-    """Adds what was done to one block."""
-    run.unit_cuts += units
-    run.weight_cuts += [(index, cut) for cut in weights]
-    run.widths[len(run.widths)] = widths
-
-
 def keep_block(run: Run, layer: nn.Module, index: int, workspace: Workspace | None) -> None:
     """Writes a finished block and its line in the journal."""
     if workspace is None or run.journal is None:
         return
     write_block(workspace.blocks, layer, run.checkpoint, index)
-    cuts = record_cuts(
-        [cut for cut in run.unit_cuts if cut.site.layer == index],
-        [cut for at, cut in run.weight_cuts if at == index],
-    )
-    run.journal.block(index, {**cuts, "widths": run.widths[len(run.widths) - 1], "added": run.added_parameters})
+    run.journal.block(index, run.blocks[-1].to_json())
     workspace.keep = True
 
 
@@ -95,8 +99,6 @@ def finished_block(
     layer = fill(run.outer.template(index), shared, run.outer.dtype).to(run.outer.device)
     family, head_dim = run.checkpoint.family, run.checkpoint.head_dim
     update_heads(layer, family, head_dim)
-    units, weights = read_cuts(record)
-    remember(run, index, units, weights, record["widths"])
-    run.added_parameters = record["added"]
+    run.blocks.append(BlockCuts.from_json(record))
     step(f"layer {index}, finished before")
     return layer

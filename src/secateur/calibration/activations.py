@@ -52,6 +52,10 @@ class Activations:
     def __len__(self) -> int:
         return len(self._memory) + len(self._spilled)
 
+    def beside(self, name: str) -> Path | None:
+        """A work file next to this one's, for another set of hidden states."""
+        return None if self._file is None else self._file.with_name(f"{name}.bin")
+
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 

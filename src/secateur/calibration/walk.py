@@ -25,11 +25,16 @@ from torch import Tensor, nn
 from secateur import distributed
 from secateur.calibration.activations import Activations, Budget
 from secateur.calibration.experts import expert_inputs
+from secateur.model.families import join
 from secateur.model.linears import Linear, linears_of, submodule
 from secateur.model.outer import Call, Outer
 from secateur.numerics.moments import Moments
 
-TOKENS_PER_BATCH = 4096
+TOKENS_PER_BATCH = 2048
+
+
+# A Linear's input (..., in), and the residual stream (..., hidden) that its output is added to.
+Seen = tuple[Tensor, Tensor | None]
 
 
 class _Enough(Exception):
@@ -91,26 +96,54 @@ class Block:
 
         Args:
             sources: `Linear.source` names; Linears that read the same tensor share one entry.
-            needs: see `numerics.moments.NEEDS`; `cross` needs the dense stream.
+            needs: see `numerics.moments.NEEDS`; `cross` and `drift` need the dense stream, and `drift` is
+                gathered only for the Linears that write to the residual stream.
         """
-        widths = {linear.source: linear.shape[1] for linear in self.linears}
-        device = self.outer.device
-        found = {name: Moments(widths[name], needs, device) for name in dict.fromkeys(sources)}
+        device, writers = self.outer.device, self._residual_writers()
+        shapes = {linear.source: linear.shape for linear in self.linears}
+        found = {}
+        for name in dict.fromkeys(sources):
+            own = needs if name in writers else needs - {"drift"}
+            found[name] = Moments(shapes[name][1], own, device, drift_features=shapes[name][0])
         if not needs:
             return found
         for i in range(len(self.stream.batches)):
-            targets: dict[str, Tensor] = {}
-            if "cross" in needs:
-                assert self.dense is not None, "the need 'cross' asks for walk(..., dense=True)"
-                _watch(self.dense[0], found, self.dense[1], self.index, i, device, targets.__setitem__)
+            dense = self._see_dense(found, needs, i)
 
-            def add(name: str, x: Tensor, targets: dict[str, Tensor] = targets) -> None:
-                found[name].update(x, targets.get(name))
+            def add(name: str, x: Tensor, residual: Tensor | None, dense: dict[str, Seen] = dense) -> None:
+                target, wanted = dense.get(name, (None, None))
+                drift = None if residual is None or wanted is None else wanted - residual
+                found[name].update(x, target, drift)
 
-            _watch(self.layer, found, self.stream, self.index, i, device, add)
+            _watch(self.layer, found, self._attention_writer(needs), self.stream, self.index, i, device, add)
         for name in found:
             distributed.all_reduce(found[name].tensors())
         return found
+
+    def _see_dense(self, found: dict[str, Moments], needs: frozenset[str], batch: int) -> dict[str, Seen]:
+        """For one batch of the untouched model: each named Linear's input, and the residual stream there."""
+        seen: dict[str, Seen] = {}
+        if not needs & {"cross", "drift"}:
+            return seen
+        assert self.dense is not None, "targets of the dense model ask for walk(..., dense=True)"
+
+        def keep(name: str, x: Tensor, residual: Tensor | None) -> None:
+            seen[name] = (x, residual)
+
+        layer, stream = self.dense
+        _watch(layer, found, self._attention_writer(needs), stream, self.index, batch, self.outer.device, keep)
+        return seen
+
+    def _residual_writers(self) -> frozenset[str]:
+        """The Linears whose output is added to the residual stream as it is."""
+        family = self.outer.checkpoint.family
+        if not family.plain_residual:
+            return frozenset()
+        return frozenset({join(family.attention.path, family.attention.o), join(family.ffn.path, family.ffn.down)})
+
+    def _attention_writer(self, needs: frozenset[str]) -> str | None:
+        family = self.outer.checkpoint.family
+        return join(family.attention.path, family.attention.o) if "drift" in needs else None
 
     def stages(self, needs: frozenset[str], sequential: bool = False) -> Iterator[list[tuple[Linear, Moments]]]:
         """The Linears with the statistics of their inputs, in groups that may be solved side by side.
@@ -139,20 +172,31 @@ class Block:
 def _watch(
     layer: nn.Module,
     names: dict[str, Moments],
+    attention_writer: str | None,
     stream: Stream,
     index: int,
     batch: int,
     device: torch.device,
-    see: Callable[[str, Tensor], None],
+    see: Callable[[str, Tensor, Tensor | None], None],
 ) -> None:
-    """Runs one batch through the layer and hands each named Linear's input (..., in) to `see`."""
+    """Runs one batch through the layer and hands each named Linear's input (..., in) to `see`.
+
+    Args:
+        attention_writer: where given, `see` also gets the residual stream (..., hidden) that the Linear's
+            output would be added to: what entered the layer, plus the attention's output once that is there.
+    """
     waiting = set(names)
+    residual = stream.states[batch].to(device) if attention_writer is not None else None
 
     def seen(name: str, x: Tensor) -> None:
-        see(name, x)
+        see(name, x, residual)
         waiting.discard(name)
         if not waiting:
             raise _Enough
+
+    def attended(_module: nn.Module, _args: object, output: Tensor) -> None:
+        nonlocal residual
+        residual = output if residual is None else residual + output
 
     with ExitStack() as hooks:
         for name in names:
@@ -160,6 +204,9 @@ def _watch(
             if module is not None:
                 handle = module.register_forward_pre_hook(lambda _m, args, name=name: seen(name, args[0]))
                 hooks.callback(handle.remove)
+        writer = submodule(layer, attention_writer) if attention_writer is not None else None
+        if writer is not None:
+            hooks.callback(writer.register_forward_hook(attended).remove)
         for handle in expert_inputs(layer, set(names), seen):
             hooks.callback(handle.remove)
         try:
@@ -167,7 +214,7 @@ def _watch(
         except _Enough:
             return
     for name in list(waiting):  # an expert that no token of this batch was routed to
-        see(name, torch.zeros(0, names[name].features, device=device))
+        see(name, torch.zeros(0, names[name].features, device=device), None)
 
 
 def batches_of(tokens: Tensor) -> list[Tensor]:

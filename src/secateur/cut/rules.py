@@ -17,8 +17,10 @@ from secateur.model.linears import linears_of
 from secateur.model.sites import Site, sites_of
 from secateur.model.uneven import HEADS, KV_HEADS, with_heads
 from secateur.numerics.patterns import Pattern
+from secateur.numerics.targets import Target
 from secateur.plan import Plan
 from secateur.recipe import Recipe
+from secateur.reconstruct.block import Tuning
 
 UNIT_KINDS = frozenset({"channel", "query_head", "kv_group"})
 
@@ -32,6 +34,9 @@ class Rules:
         bias_flags: reader -> config flag to switch on, so that refits may use a bias.
         protected: layers that nothing is cut from.
         weight_method: for single weights, None = weights are left alone.
+        target: what Linears are solved for, see `numerics.targets`.
+        sequential: gather statistics anew after each group of Linears.
+        tuning: block reconstruction; None = off.
         notes: what a report should say about these decisions.
     """
 
@@ -44,7 +49,16 @@ class Rules:
     pattern: Pattern
     weight_sparsity: Callable[[int], Callable[[str], float]]
     plan: Plan | None
+    target: Target
+    sequential: bool
+    tuning: Tuning | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def needs_dense(self) -> bool:
+        """Whether the untouched model's hidden states are needed beside the pruned one's."""
+        cuts = bool(self.unit_kinds) or self.weight_method is not None
+        return cuts and (self.target != "pruned" or self.tuning is not None)
 
     @classmethod
     def of(cls, recipe: Recipe, checkpoint: Checkpoint, plan: Plan | None) -> Rules:
@@ -74,6 +88,7 @@ class Rules:
                 _planned(plan),
                 recipe.refit,
                 frozenset(_readers(checkpoint, unit_kinds)) if recipe.bias != "none" else frozenset(),
+                recipe.chosen_target,
             ),
             unit_kinds=unit_kinds,
             bias_flags=flags,
@@ -83,6 +98,9 @@ class Rules:
             pattern=pattern,
             weight_sparsity=_sparsities(recipe, plan),
             plan=plan,
+            target=recipe.chosen_target,
+            sequential=recipe.chosen_sequential,
+            tuning=Tuning(recipe.chosen_steps, seed=recipe.seed) if recipe.chosen_steps else None,
             notes=notes,
         )
 

@@ -22,6 +22,7 @@ from secateur.numerics.least_squares import least_squares_columns
 from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import keep_best
+from secateur.numerics.targets import NEEDS, Target, best_bias, retarget
 
 ORDER = ("kv_group", "query_head", "channel")
 
@@ -56,6 +57,7 @@ class UnitRules:
         planned: site -> units to keep, from a plan; None = choose by score.
         refit: make up for the cut in the reader's weights by least squares.
         biased: readers (by name) that may carry a bias, so that the refit uses it.
+        target: what the reader is solved for, see `numerics.targets`.
     """
 
     method: Method | None
@@ -63,6 +65,7 @@ class UnitRules:
     planned: Callable[[Site], tuple[int, ...] | None]
     refit: bool
     biased: frozenset[str]
+    target: Target = "pruned"
 
 
 def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[UnitCut]:
@@ -83,7 +86,7 @@ def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[Uni
 
 
 def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCut]:
-    needs = (rules.method.needs if rules.method else frozenset()) | {"gram", "mean"}
+    needs = (rules.method.needs if rules.method else frozenset()) | {"gram", "mean"} | NEEDS[rules.target]
     moments = block.moments([site.reader for site in sites], frozenset(needs))
     readers = {linear.name: linear for linear in block.linears}
     done = [_decide(block.layer, site, readers[site.reader], moments[site.reader], rules) for site in sites]
@@ -96,7 +99,8 @@ def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCu
 
 def _decide(layer: nn.Module, site: Site, reader: Linear, moments: Moments, rules: UnitRules) -> UnitCut:
     """Chooses the units of one site and refits its reader, which keeps its shape for now."""
-    weight = reader.weight
+    original = reader.weight
+    weight = retarget(original, moments, rules.target) if rules.refit else original
     keep, scores = rules.planned(site), None
     if keep is None:
         assert rules.method is not None
@@ -116,7 +120,8 @@ def _decide(layer: nn.Module, site: Site, reader: Linear, moments: Moments, rule
     masked[:, columns] = fit.weight
     reader.weight = masked
     if fit.bias is not None and reader.bias is not None:
-        reader.bias.add_(fit.bias.to(reader.bias.dtype))
+        shift = fit.bias if rules.target == "pruned" else best_bias(original, masked, moments)
+        reader.bias.add_(shift.to(reader.bias.dtype))
     error = _error(weight, masked, moments, fit.bias)
     return UnitCut(site, keep, scores, error_masked, error, fit.damping)
 

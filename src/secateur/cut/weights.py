@@ -12,6 +12,7 @@ from secateur.model.linears import Linear
 from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
+from secateur.numerics.targets import NEEDS, Target, best_bias, retarget
 
 
 @dataclass(frozen=True)
@@ -32,34 +33,46 @@ class WeightCut:
 
 
 def cut_weights(
-    block: Block, method: Method, pattern: Pattern, sparsity: Callable[[str], float], sequential: bool
+    block: Block,
+    method: Method,
+    pattern: Pattern,
+    sparsity: Callable[[str], float],
+    sequential: bool = False,
+    target: Target = "pruned",
 ) -> list[WeightCut]:
     """Prunes the weights of every Linear of a block, in place.
 
     Args:
         sparsity: Linear's name -> fraction to remove.
         sequential: within the block too, each Linear sees what the pruned ones before it produce.
+        target: what each Linear is solved for, see `numerics.targets`.
     """
     cuts = []
-    for stage in block.stages(method.needs, sequential):
+    for stage in block.stages(method.needs | NEEDS[target], sequential):
         for turn, (linear, moments) in enumerate(stage):
             owner = turn % distributed.world()
             own = owner == distributed.rank()
-            cut = _cut(linear, moments, method, pattern, sparsity(linear.name)) if own else None
+            cut = _cut(linear, moments, method, pattern, sparsity(linear.name), target) if own else None
             shared = distributed.share_object(cut, owner)
             assert shared is not None
             cuts.append(shared)
-            distributed.broadcast([linear.stored], owner)
+            tensors = [linear.stored] if linear.bias is None else [linear.stored, linear.bias]
+            distributed.broadcast(tensors, owner)
     return cuts
 
 
-def _cut(linear: Linear, moments: Moments, method: Method, pattern: Pattern, sparsity: float) -> WeightCut:
+def _cut(
+    linear: Linear, moments: Moments, method: Method, pattern: Pattern, sparsity: float, target: Target
+) -> WeightCut:
     weight = linear.weight
     pattern.validate(weight.shape[1], linear.name)
-    solution = prune_weight(method, weight, moments, pattern, sparsity)
+    wanted = retarget(weight, moments, target)
+    solution = prune_weight(method, wanted, moments, pattern, sparsity)
     linear.weight = solution.weight
+    if linear.bias is not None and target != "pruned":
+        linear.bias.add_(best_bias(weight, solution.weight, moments).to(linear.bias.dtype))
     zeros = 1 - float(solution.mask.float().mean())
     error = None
     if "gram" in moments.needs:
-        error = quadratic_error(weight, solution.weight, moments.gram)[1]
+        error = quadratic_error(wanted, solution.weight, moments.gram)[1]
     return WeightCut(linear.name, linear.shape, zeros, error, solution.damping)

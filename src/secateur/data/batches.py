@@ -75,9 +75,7 @@ def calibration_batches(
     order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(seed))
     tokens = pieces[order[:samples]].contiguous()
     others = pieces[order[samples : samples + held_out]].contiguous()
-    return Calibration(
-        tokens, others, _digest(tokens), corpus.name, corpus.sha256, _notes(corpus, tokens, samples)
-    )
+    return Calibration(tokens, others, _digest(tokens), corpus.name, corpus.sha256, _notes(corpus, tokens, samples))
 
 
 def _notes(corpus: Corpus, tokens: Tensor, samples: int) -> tuple[str, ...]:

@@ -77,9 +77,7 @@ def _text(name: str, where: str, value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InputError(
-            f"{name}: 'text' of {where} holds half a surrogate pair; it is not valid Unicode"
-        ) from None
+        raise InputError(f"{name}: 'text' of {where} holds half a surrogate pair; it is not valid Unicode") from None
     return value
 
 
@@ -87,9 +85,7 @@ def _ids(name: str, where: str, value: Any) -> bool:
     if value is None:
         return False
     if not isinstance(value, list) or not all(type(token) is int for token in value):
-        raise InputError(
-            f"{name}: 'input_ids' of {where} is {_kind(value)}; it must be a flat list of integers"
-        )
+        raise InputError(f"{name}: 'input_ids' of {where} is {_kind(value)}; it must be a flat list of integers")
     return bool(value)
 
 

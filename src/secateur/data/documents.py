@@ -121,9 +121,7 @@ def _parquet(spec: str, path: Path) -> Corpus:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise InputError(
-            f'{spec}: reading .parquet needs pyarrow; run pip install "secateur[data]"'
-        ) from None
+        raise InputError(f'{spec}: reading .parquet needs pyarrow; run pip install "secateur[data]"') from None
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)

@@ -49,9 +49,7 @@ def load(spec: str, split: Split) -> Corpus:
     try:
         import datasets
     except ImportError:
-        raise InputError(
-            f'{spec!r} is no file here; reading the hub needs pip install "secateur[data]"'
-        ) from None
+        raise InputError(f'{spec!r} is no file here; reading the hub needs pip install "secateur[data]"') from None
     offline = bool(datasets.config.HF_HUB_OFFLINE)
     if not offline and not _reachable():
         raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.methods import block_influence, flap, leave_one_out, magnitude, obs, sparsegpt, wanda
+from secateur.methods import alps, block_influence, flap, leave_one_out, magnitude, obs, sparsegpt, wanda
 from secateur.methods.contract import Method, Solution, prune_weight
 from secateur.methods.units import Units
 
@@ -10,6 +10,7 @@ METHODS: dict[str, Method] = {
     "magnitude": magnitude.METHOD,
     "wanda": wanda.METHOD,
     "sparsegpt": sparsegpt.METHOD,
+    "alps": alps.METHOD,
     "obs": obs.METHOD,
     "flap": flap.METHOD,
     "block_influence": block_influence.METHOD,

@@ -79,6 +79,7 @@ class Family:
     relabel: str | None = None
     bias_flags: tuple[tuple[str, str], ...] = ()
     causal: bool = True
+    plain_residual: bool = True  # sub-blocks are added to the stream as they are, no norm or factor behind them
 
     def modules_of(self, block: str) -> tuple[str, ...]:
         """The modules that make up a sub-block, `attention` or `ffn`, the one that writes to the stream last.
@@ -104,8 +105,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("Qwen2", ("qwen2",)),
     Family("Qwen3", ("qwen3",), bias_flags=_ATTENTION_BIAS),
     Family("Gemma", ("gemma",), bias_flags=_ATTENTION_BIAS),
-    Family("Gemma 2", ("gemma2",), bias_flags=_ATTENTION_BIAS),
-    Family("Gemma 3 (text)", ("gemma3_text",), bias_flags=_ATTENTION_BIAS),
+    Family("Gemma 2", ("gemma2",), bias_flags=_ATTENTION_BIAS, plain_residual=False),
+    Family("Gemma 3 (text)", ("gemma3_text",), bias_flags=_ATTENTION_BIAS, plain_residual=False),
     Family(
         "Phi-3",
         ("phi3",),
@@ -117,8 +118,9 @@ FAMILIES: tuple[Family, ...] = (
         ("olmo2", "olmo3"),
         attention=Attention(width_norms=("q_norm", "k_norm")),
         bias_flags=_ATTENTION_BIAS,
+        plain_residual=False,
     ),
-    Family("Granite", ("granite",), bias_flags=_BOTH_BIASES),
+    Family("Granite", ("granite",), bias_flags=_BOTH_BIASES, plain_residual=False),
     Family("SmolLM3", ("smollm3",), bias_flags=_BOTH_BIASES),
     Family(
         "GPT-2",
@@ -159,6 +161,7 @@ FAMILIES: tuple[Family, ...] = (
         ffn=Ffn(path="", up=("intermediate.dense",), down="output.dense"),
         heads="fixed",
         causal=False,
+        plain_residual=False,
     ),
 )
 

@@ -62,6 +62,12 @@ class Linear:
         return self.layer.get_parameter(match[1] if match else f"{self.name}.weight")
 
     @property
+    def parameter_name(self) -> str:
+        """The parameter that holds W (for an expert: the 3-D one that holds them all)."""
+        match = _EXPERT.match(self.name)
+        return match[1] if match else f"{self.name}.weight"
+
+    @property
     def stored(self) -> torch.Tensor:
         """W as a view of the parameter itself, in its own dtype."""
         match = _EXPERT.match(self.name)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from secateur.errors import SecateurError
 
-NEEDS = frozenset({"mean", "rms", "gram", "cross"})
+NEEDS = frozenset({"mean", "rms", "gram", "cross", "drift"})
 
 # Columns of XᵀX that are accumulated at once. Only blocks on and above the diagonal are computed: for wide
 # inputs that saves close to half of the work, and up to this width it is one plain matmul.
@@ -28,9 +28,10 @@ class Moments:
 
     Args:
         features: width of the inputs.
-        needs: any of `mean`, `rms`, `gram`, `cross`; `gram` brings `rms` along (its diagonal).
+        needs: any of `mean`, `rms`, `gram`, `cross`, `drift`; `gram` brings `rms` along (its diagonal).
         device: where the sums live, and where `update` expects (or moves) its batches.
         target_features: width of the second stream for `cross`; equal to `features` unless given.
+        drift_features: width of the residual stream for `drift`.
 
     Each batch is multiplied in fp32 and added up in fp64 (fp32 on devices without it), so that neither the number
     of batches nor the number of ranks that share them shows in the result. With no token seen, all is zero.
@@ -42,6 +43,7 @@ class Moments:
         needs: frozenset[str],
         device: torch.device | str | None = None,
         target_features: int | None = None,
+        drift_features: int | None = None,
     ) -> None:
         unknown = needs - NEEDS
         if unknown:
@@ -66,15 +68,20 @@ class Moments:
         if "cross" in needs:
             self._sums["cross"] = zeros(self.target_features, features, dtype=wide)
             self._sums["target"] = zeros(self.target_features, dtype=wide)
+        if "drift" in needs:
+            assert drift_features is not None
+            self._sums["drift"] = zeros(drift_features, features, dtype=wide)
+            self._sums["drift_mean"] = zeros(drift_features, dtype=wide)
         self._memo: dict[str, object] = {}
 
     def __repr__(self) -> str:
         return f"Moments(features={self.features}, n={self.n}, needs={sorted(self.needs)})"
 
     @torch.no_grad()
-    def update(self, x: Tensor, target_x: Tensor | None = None) -> None:
+    def update(self, x: Tensor, target_x: Tensor | None = None, drift: Tensor | None = None) -> None:
         """Add a batch x (..., features); with need `cross` also its counterpart target_x
-        (..., target_features), token for token: the dense model's inputs, say, where x are the pruned one's.
+        (..., target_features), token for token: the dense model's inputs, say, where x are the pruned one's;
+        with need `drift` what the residual stream lacks at that point, (..., drift_features).
         """
         x = self._rows(x, self.features, "x")
         self._memo.clear()
@@ -94,6 +101,12 @@ class Moments:
             target_x = self._rows(target_x, self.target_features, "target_x")
             self._sums["cross"] += target_x.T @ x
             self._sums["target"] += target_x.sum(0, dtype=self._sums["target"].dtype)
+        if "drift" in self._sums:
+            if drift is None:
+                raise ValueError("moments with the need 'drift' take drift in every update")
+            drift = self._rows(drift, self._sums["drift"].shape[0], "drift")
+            self._sums["drift"] += drift.T @ x
+            self._sums["drift_mean"] += drift.sum(0, dtype=self._sums["drift_mean"].dtype)
 
     def _rows(self, x: Tensor, features: int, name: str) -> Tensor:
         if x.shape[-1] != features:
@@ -181,3 +194,13 @@ class Moments:
     def target_mean(self) -> Tensor:
         """E[target_x], (target_features,) fp32. Comes with `cross`."""
         return (self._sum("target") / self._divisor).float()
+
+    @property
+    def drift(self) -> Tensor:
+        """E[drift xᵀ], (drift_features, features) fp32: what a writer of the residual stream may make up for."""
+        return (self._sum("drift") / self._divisor).float()
+
+    @property
+    def drift_mean(self) -> Tensor:
+        """E[drift], (drift_features,) fp32. Comes with `drift`."""
+        return (self._sum("drift_mean") / self._divisor).float()

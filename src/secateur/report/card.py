@@ -75,7 +75,8 @@ def _figures(report: Report) -> str:
         return ""
     data = facts.section(report, "evaluation").get("data")
     where = [f"\nMeasured on {data}."] if data else []
-    return "\n".join(["## Before and after", "", "| | before | after | ratio |", "|---|---:|---:|---:|", *rows, *where])
+    head = ["## Before and after", "", "| | before | after | ratio |", "|---|---:|---:|---:|"]
+    return "\n".join([*head, *rows, *where])
 
 
 def _limits(report: Report) -> str:

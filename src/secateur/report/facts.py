@@ -200,7 +200,7 @@ def sentence(report: Report) -> str:
         method = tally.names("method")
         how = "" if method == fmt.MISSING else f" ({method})"
         if name == "Layers":
-            cut = sorted(touched)
+            cut = sorted(layer for layer in touched if layer is not None)
             parts.append(f"{len(cut)} of {len(tally.sites)} layers{how}: {', '.join(map(str, cut)) or 'none'}")
         else:
             plural = "layer" if len(touched) == 1 else "layers"

@@ -43,30 +43,32 @@ def render(report: Report) -> str:
             page is left out, or shows a dash.
     """
     # The lookup of facts stays in Python; the templates only lay out.
-    return _environment().get_template("page.html.j2").render(
-        report=report,
-        title=facts.title(report),
-        sentence=facts.sentence(report),
-        headline=facts.headline(report),
-        comparison=facts.comparison(report),
-        kinds=facts.by_kind(report),
-        removal=charts.removal_chart(report),
-        site_rows=_site_rows(report),
-        site_total=len(facts.items(report, "sites")),
-        panels=charts.error_panels(report),
-        stages=charts.stage_bars(report),
-        total_seconds=Tally(facts.items(report, "stages")).total("seconds"),
-        samples=samples(report),
-        dampings=facts.dampings(report),
-        limits=limits(report),
-        recipe=recipe_text(report),
-        **{name: facts.section(report, name) for name in _SECTIONS},
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            title=facts.title(report),
+            sentence=facts.sentence(report),
+            headline=facts.headline(report),
+            comparison=facts.comparison(report),
+            kinds=facts.by_kind(report),
+            removal=charts.removal_chart(report),
+            site_rows=_site_rows(report),
+            site_total=len(facts.items(report, "sites")),
+            panels=charts.error_panels(report),
+            stages=charts.stage_bars(report),
+            total_seconds=Tally(facts.items(report, "stages")).total("seconds"),
+            samples=samples(report),
+            dampings=facts.dampings(report),
+            limits=limits(report),
+            recipe=recipe_text(report),
+            **{name: facts.section(report, name) for name in _SECTIONS},
+        )
     )
 
 
-_SECTIONS = (
-    ["model", "result", "calibration", "sparsity", "parameters", "evaluation", "versions", "device", "gate"]
-)
+_SECTIONS = ["model", "result", "calibration", "sparsity", "parameters", "evaluation", "versions", "device", "gate"]
 
 
 def write(report: Report, folder: Path | str) -> Path:
@@ -122,7 +124,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = {
-        name: getattr(fmt, name) for name in ["text", "number", "count", "short", "size", "percent", "seconds", "ratio"]
+        name: getattr(fmt, name)
+        for name in ("text", "number", "count", "short", "size", "percent", "seconds", "ratio")
     }
     environment.filters.update(filters)
     return environment

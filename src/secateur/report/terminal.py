@@ -52,5 +52,6 @@ def _cuts(report: Report) -> Table:
     for name, tally in facts.by_kind(report).items():
         left = f"{fmt.count(tally.total('kept'))} of {fmt.count(tally.total('units'))}"
         errors = (tally.mean("error_before_refit"), tally.mean("error_after_refit"))
-        table.add_row(name, fmt.percent(tally.sparsity), left, *(fmt.number(e) for e in errors), tally.names("method"))
+        numbers = (fmt.percent(tally.sparsity), left, *(fmt.number(error) for error in errors))
+        table.add_row(name, *numbers, tally.names("method"))
     return table

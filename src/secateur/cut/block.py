@@ -1,0 +1,73 @@
+"""All cuts of one block, in order: structured sites, then single weights of what is left, then reconstruction."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from secateur.calibration.activations import Budget
+from secateur.calibration.walk import Block
+from secateur.cut.rules import Rules
+from secateur.cut.units import UnitCut, cut_units
+from secateur.cut.weights import WeightCut, cut_weights
+from secateur.model.biases import add_biases
+from secateur.model.sites import Cut, Site
+from secateur.model.uneven import Widths, layer_widths
+from secateur.reconstruct.block import Outcome, reconstruct
+
+
+@dataclass
+class BlockCuts:
+    """What was done to one block.
+
+    Args:
+        index: its place in the original model.
+        widths: of the cut layer, as the saved configuration names them.
+        tuned: how reconstruction went; None without.
+        added: parameters that biases added.
+    """
+
+    index: int
+    widths: Widths
+    units: list[UnitCut] = field(default_factory=list)
+    weights: list[WeightCut] = field(default_factory=list)
+    tuned: Outcome | None = None
+    added: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> BlockCuts:
+        units = [UnitCut(**{**c, "site": _site(c["site"]), "keep": tuple(c["keep"])}) for c in record["units"]]
+        weights = [WeightCut(**{**c, "shape": tuple(c["shape"])}) for c in record["weights"]]
+        tuned = Outcome(**record["tuned"]) if record["tuned"] is not None else None
+        return cls(record["index"], record["widths"], units, weights, tuned, record["added"])
+
+
+def _site(fields: dict[str, Any]) -> Site:
+    return Site(**{**fields, "cuts": tuple(Cut(**cut) for cut in fields["cuts"])})
+
+
+def cut_block(block: Block, rules: Rules, budget: Budget) -> BlockCuts:
+    """Cuts a block in place."""
+    checkpoint = block.outer.checkpoint
+    done = BlockCuts(block.index, {})
+    if rules.bias_flags:
+        done.added = add_biases(block.layer, checkpoint, rules.bias_flags)
+    if block.index not in rules.protected:
+        if rules.unit_kinds:
+            done.units = cut_units(block, rules.unit_kinds, rules.units)
+        if rules.weight_method is not None:
+            done.weights = cut_weights(
+                block,
+                rules.weight_method,
+                rules.pattern,
+                rules.weight_sparsity(block.index),
+                rules.sequential,
+                rules.target,
+            )
+        if rules.tuning is not None and (done.units or done.weights):
+            done.tuned = reconstruct(block, rules.tuning, budget)
+    done.widths = layer_widths(block.layer, checkpoint.family, checkpoint.config, checkpoint.head_dim)
+    return done
