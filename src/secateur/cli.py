@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -236,7 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         os._exit(0)  # whoever read the output has seen enough
     except SecateurError as error:
         if os.environ.get("RANK", "0") != "0" and isinstance(error, (InputError, RanksLost, Stopped)):
-            sys.exit(error.exit_code)  # under torchrun the first rank says it, once
+            time.sleep(1)  # torchrun stops all ranks when one ends; the first shall have said why by then
+            sys.exit(error.exit_code)
         _fail(str(error), error.exit_code)
     except Exception as error:
         _explain(error)
