@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.errors import ResourceError
+
 
 class Budget:
     """Bytes of activations that may stay in memory, shared by all streams of a run."""
@@ -74,9 +76,13 @@ class Activations:
         offset, shape, dtype = self._spilled[index]
         out = torch.empty(shape, dtype=dtype)
         assert self._file is not None
-        with self._file.open("rb") as handle:
-            handle.seek(offset)
-            handle.readinto(_bytes_of(out))
+        read = 0
+        if self._file.is_file():
+            with self._file.open("rb") as handle:
+                handle.seek(offset)
+                read = handle.readinto(_bytes_of(out))
+        if read < out.nbytes:
+            raise ResourceError(f"{self._file}: hidden states that the run had put there are lost")
         return out
 
     def _write(self, index: int, value: Tensor) -> None:
