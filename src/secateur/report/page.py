@@ -61,6 +61,8 @@ def render(report: Report) -> str:
             total_seconds=Tally(facts.items(report, "stages")).total("seconds"),
             samples=samples(report),
             dampings=facts.dampings(report),
+            reconstruction=facts.items(report, "reconstruction"),
+            reconstruction=facts.items(report, "reconstruction"),
             limits=limits(report),
             recipe=recipe_text(report),
             **{name: facts.section(report, name) for name in _SECTIONS},
