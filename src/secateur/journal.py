@@ -52,7 +52,7 @@ class Journal:
             return False
         before = self._lines[0]["told"]
         changed = [
-            f"{key} was {_short(before.get(key))}, is {_short(self._told.get(key))}"
+            _difference(key, before.get(key), self._told.get(key))
             for key in {**before, **self._told}
             if before.get(key) != self._told.get(key)
         ]
@@ -127,6 +127,8 @@ def _write_whole(file: Path, text: str) -> None:
     partial.rename(file)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _difference(key: str, before: Any, now: Any) -> str:
+    was, is_ = json.dumps(before), json.dumps(now)
+    if max(len(was), len(is_)) > 60:  # a hash, a plan
+        return f"{key} has changed"
+    return f"{key} was {was}, is {is_}"

@@ -47,9 +47,8 @@ class Workspace:
         others = {p.name for p in self.out.iterdir() if p.name != WORK} if self.out.is_dir() else set()
         if others and not self.overwrite:
             raise InputError(f"{self.out}: is not empty; choose another --out, or give --overwrite")
-        # Those of `final` are there if the run was killed while it delivered.
-        foreign = sorted(others - _files_of_result(self.out) - _files_of_result(self.final))
-        if foreign:
+        foreign = sorted(others - _files_of_result(self.out))
+        if foreign and not self.resume:
             raise InputError(
                 f"{self.out}: holds what secateur didn't make ({foreign[0]}), so it won't be overwritten"
             )

@@ -39,10 +39,15 @@ class BlockCuts:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> BlockCuts:
-        units = [UnitCut(**{**c, "site": _site(c["site"]), "keep": tuple(c["keep"])}) for c in record["units"]]
+        units = [_unit_cut(c) for c in record["units"]]
         weights = [WeightCut(**{**c, "shape": tuple(c["shape"])}) for c in record["weights"]]
         tuned = Outcome(**record["tuned"]) if record["tuned"] is not None else None
         return cls(record["index"], record["widths"], units, weights, tuned, record["added"])
+
+
+def _unit_cut(fields: dict[str, Any]) -> UnitCut:
+    scores = None if fields["scores"] is None else tuple(fields["scores"])
+    return UnitCut(**{**fields, "site": _site(fields["site"]), "keep": tuple(fields["keep"]), "scores": scores})
 
 
 def _site(fields: dict[str, Any]) -> Site:
