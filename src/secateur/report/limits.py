@@ -62,8 +62,8 @@ def _loading(report: Report) -> list[str]:
     lines = []
     if "trust_remote_code" in str(result.get("loader") or ""):
         lines.append(
-            "Its layers have widths that the stock class can't express, so transformers needs the small modelling file here "
-            "(trust_remote_code=True). Other runtimes may refuse the checkpoint."
+            "Its layers have widths that the stock class can't express, so transformers needs the small modelling "
+            "file in this folder (trust_remote_code=True). Other runtimes may refuse the checkpoint."
         )
     original, now = section(report, "model").get("architecture"), result.get("architecture")
     if original and now and original != now:

@@ -62,7 +62,6 @@ def render(report: Report) -> str:
             samples=samples(report),
             dampings=facts.dampings(report),
             reconstruction=facts.items(report, "reconstruction"),
-            reconstruction=facts.items(report, "reconstruction"),
             limits=limits(report),
             recipe=recipe_text(report),
             **{name: facts.section(report, name) for name in _SECTIONS},
