@@ -62,7 +62,7 @@ def begin(run: Run, workspace: Workspace) -> None:
     """Opens the journal and the event file in the work area; both go on where an interrupted run left them."""
     told = {
         **run.recipe.model_dump(mode="json", exclude={"memory"}),
-        "calibration tokens": run.calibration.sha256,
+        "calibration data": run.calibration.sha256,
         "checkpoint": run.checkpoint.digest,
         "plan": run.rules.plan.to_json() if run.rules.plan is not None else None,
         "secateur": secateur.__version__,
