@@ -18,6 +18,7 @@ from secateur import distributed
 from secateur.calibration.activations import Activations, Budget
 from secateur.calibration.walk import Block
 from secateur.model.linears import linears_of
+from secateur.numerics.linalg import wide_dtype
 
 HELD_OUT = 8  # one batch in this many is kept for stopping
 LOOK_EVERY = 25  # steps between two looks at the held-out batches
@@ -70,9 +71,10 @@ def reconstruct(block: Block, tuning: Tuning, budget: Budget | None = None) -> O
     best, best_error, best_step, looks = _copy(parameters), start[1], 0, 0
     block.layer.requires_grad_(True)
     for step in range(1, tuning.steps + 1):
-        batch = tuned[int(torch.randint(len(tuned), (1,), generator=order))]
         optimizer.zero_grad(set_to_none=True)
-        _loss(block, targets, batch).backward()
+        if tuned:  # a rank may have got no sequences
+            batch = tuned[int(torch.randint(len(tuned), (1,), generator=order))]
+            _loss(block, targets, batch).backward()
         _share_gradients(parameters)
         for name, mask in alive.items():
             grad = parameters[name].grad
@@ -109,6 +111,8 @@ def _targets(block: Block, budget: Budget) -> Activations:
 
 def _split(count: int) -> tuple[list[int], list[int]]:
     """Batches to tune on and batches to stop by; with a single batch they're the same."""
+    if not count:
+        return [], []
     held = list(range(HELD_OUT - 1, count, HELD_OUT)) or [count - 1]
     return [i for i in range(count) if i not in held] or held, held
 
@@ -146,22 +150,22 @@ def _loss(block: Block, targets: Activations, batch: int) -> Tensor:
 
 @torch.no_grad()
 def _error(block: Block, targets: Activations, batches: list[int]) -> float:
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(2, dtype=wide_dtype(block.outer.device), device=block.outer.device)
     for batch in batches:
         target = targets[batch].to(block.outer.device).float()
-        sums[0] += float((_forward(block, batch).float() - target).square().sum())
-        sums[1] += float(target.square().sum())
+        sums[0] += (_forward(block, batch).float() - target).square().sum()
+        sums[1] += target.square().sum()
     distributed.all_reduce([sums])
     return float(sums[0] / sums[1]) if float(sums[1]) else 0.0
 
 
 def _share_gradients(parameters: dict[str, nn.Parameter]) -> None:
-    """Every rank steps along the mean gradient."""
+    """Every rank steps along the mean gradient; what a rank's batch didn't reach (an expert) counts as zero."""
     if distributed.world() > 1:
         for p in parameters.values():
-            if p.grad is not None:
-                distributed.all_reduce([p.grad])
-                p.grad.div_(distributed.world())
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            distributed.all_reduce([p.grad])
+            p.grad.div_(distributed.world())
 
 
 def _copy(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
