@@ -101,10 +101,12 @@ class Block:
         """
         device, writers = self.outer.device, self._residual_writers()
         shapes = {linear.source: linear.shape for linear in self.linears}
+        untouched = {name: linear.shape for name, linear in self._dense_linears.items()} if self.dense else shapes
         found = {}
         for name in dict.fromkeys(sources):
             own = needs if name in writers else needs - {"drift"}
-            found[name] = Moments(shapes[name][1], own, device, drift_features=shapes[name][0])
+            # Where units were cut before, the dense model's inputs are wider.
+            found[name] = Moments(shapes[name][1], own, device, untouched[name][1], drift_features=shapes[name][0])
         if not needs:
             return found
         for i in range(len(self.stream.batches)):
@@ -119,6 +121,19 @@ class Block:
         for name in found:
             distributed.all_reduce(found[name].tensors())
         return found
+
+    @property
+    def _dense_linears(self) -> dict[str, Linear]:
+        assert self.dense is not None
+        return {linear.name: linear for linear in linears_of(self.dense[0], self.outer.checkpoint.family)}
+
+    def original(self, linear: Linear, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias whose output on the dense model's inputs is what `linear`, with `weight` now, should
+        give: its own as long as it has all its inputs, those of the untouched layer once some were cut."""
+        own = self._dense_linears[linear.name] if self.dense is not None else linear
+        if own.shape[1] != weight.shape[1]:
+            return own.weight, own.bias
+        return weight, None if linear.bias is None else linear.bias.clone()
 
     def _see_dense(self, found: dict[str, Moments], needs: frozenset[str], batch: int) -> dict[str, Seen]:
         """For one batch of the untouched model: each named Linear's input, and the residual stream there."""

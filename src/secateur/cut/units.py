@@ -89,7 +89,7 @@ def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCu
     needs = (rules.method.needs if rules.method else frozenset()) | {"gram", "mean"} | NEEDS[rules.target]
     moments = block.moments([site.reader for site in sites], frozenset(needs))
     readers = {linear.name: linear for linear in block.linears}
-    done = [_decide(block.layer, site, readers[site.reader], moments[site.reader], rules) for site in sites]
+    done = [_decide(block, site, readers[site.reader], moments[site.reader], rules) for site in sites]
     masks = [(cut.site, mask_of(cut.keep, cut.site.units)) for cut in done]
     if any(not bool(mask.all()) for _, mask in masks):
         remove(block.layer, masks)
@@ -97,15 +97,17 @@ def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCu
     return done
 
 
-def _decide(layer: nn.Module, site: Site, reader: Linear, moments: Moments, rules: UnitRules) -> UnitCut:
+def _decide(block: Block, site: Site, reader: Linear, moments: Moments, rules: UnitRules) -> UnitCut:
     """Chooses the units of one site and refits its reader, which keeps its shape for now."""
-    original = reader.weight
-    weight = retarget(original, moments, rules.target) if rules.refit else original
+    weight = reader.weight
+    dense, dense_bias = block.original(reader, weight)
+    if rules.refit:
+        weight = retarget(weight, moments, rules.target, dense)
     keep, scores = rules.planned(site), None
     if keep is None:
         assert rules.method is not None
         assert rules.method.score_units is not None
-        units = Units(weight, moments, site.width, unit_parameters(layer, site))
+        units = Units(weight, moments, site.width, unit_parameters(block.layer, site))
         values = rules.method.score_units(units)
         keep, scores = choose(values, site, rules.keep_count(site)), tuple(values.tolist())
     mask = mask_of(keep, site.units)
@@ -120,7 +122,8 @@ def _decide(layer: nn.Module, site: Site, reader: Linear, moments: Moments, rule
     masked[:, columns] = fit.weight
     reader.weight = masked
     if fit.bias is not None and reader.bias is not None:
-        shift = fit.bias if rules.target == "pruned" else best_bias(original, masked, moments)
+        own = rules.target == "pruned"
+        shift = fit.bias if own else best_bias(masked, reader.bias, moments, dense, dense_bias)
         reader.bias.add_(shift.to(reader.bias.dtype))
     error = _error(weight, masked, moments, fit.bias)
     return UnitCut(site, keep, scores, error_masked, error, fit.damping)

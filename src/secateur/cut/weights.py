@@ -52,7 +52,7 @@ def cut_weights(
         for turn, (linear, moments) in enumerate(stage):
             owner = turn % distributed.world()
             own = owner == distributed.rank()
-            cut = _cut(linear, moments, method, pattern, sparsity(linear.name), target) if own else None
+            cut = _cut(block, linear, moments, method, pattern, sparsity(linear.name), target) if own else None
             shared = distributed.share_object(cut, owner)
             assert shared is not None
             cuts.append(shared)
@@ -62,15 +62,23 @@ def cut_weights(
 
 
 def _cut(
-    linear: Linear, moments: Moments, method: Method, pattern: Pattern, sparsity: float, target: Target
+    block: Block,
+    linear: Linear,
+    moments: Moments,
+    method: Method,
+    pattern: Pattern,
+    sparsity: float,
+    target: Target,
 ) -> WeightCut:
     weight = linear.weight
     pattern.validate(weight.shape[1], linear.name)
-    wanted = retarget(weight, moments, target)
+    dense, dense_bias = block.original(linear, weight)
+    wanted = retarget(weight, moments, target, dense)
     solution = prune_weight(method, wanted, moments, pattern, sparsity)
     linear.weight = solution.weight
     if linear.bias is not None and target != "pruned":
-        linear.bias.add_(best_bias(weight, solution.weight, moments).to(linear.bias.dtype))
+        shift = best_bias(solution.weight, linear.bias, moments, dense, dense_bias)
+        linear.bias.add_(shift.to(linear.bias.dtype))
     zeros = 1 - float(solution.mask.float().mean())
     error = None
     if "gram" in moments.needs:

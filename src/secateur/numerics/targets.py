@@ -30,23 +30,33 @@ NEEDS: dict[str, frozenset[str]] = {
 RIDGE = 1e-3
 
 
-def retarget(W: Tensor, moments: Moments, target: Target) -> Tensor:
+def retarget(W: Tensor, moments: Moments, target: Target, dense: Tensor) -> Tensor:
     """W* (out, in) fp32 for a target; W itself for `pruned`.
 
     The ridge pulls towards W, so where the two streams agree nothing changes.
+
+    Args:
+        dense: the weight (out, target_features) that gives the target from the dense model's inputs; W itself
+            unless inputs of it were cut before.
     """
     if target == "pruned" or moments.n == 0:
         return W
     everything = torch.ones(W.shape[1], dtype=torch.bool, device=W.device)
-    cross = W.float() @ moments.cross.to(W.device)
+    cross = dense.float() @ moments.cross.to(W.device)
     if "drift" in moments.needs:
         cross = cross + moments.drift.to(W.device)
     return least_squares_columns(W, moments.gram.to(W.device), everything, RIDGE, target_cross=cross).weight
 
 
-def best_bias(W: Tensor, V: Tensor, moments: Moments) -> Tensor:
-    """What the bias changes by, (out,), so that the mean output is the target's: W before, V after."""
-    wanted = W.float() @ moments.target_mean.to(W.device)
+def best_bias(V: Tensor, bias: Tensor, moments: Moments, dense: Tensor, dense_bias: Tensor | None) -> Tensor:
+    """What `bias` must change by, (out,), so that the mean output of V x + bias is the target's.
+
+    Args:
+        dense, dense_bias: weight and bias that give the target from the dense model's inputs.
+    """
+    wanted = dense.float() @ moments.target_mean.to(V.device)
+    if dense_bias is not None:
+        wanted = wanted + dense_bias.float()
     if "drift" in moments.needs:
-        wanted = wanted + moments.drift_mean.to(W.device)
-    return wanted - V.float() @ moments.mean.to(W.device)
+        wanted = wanted + moments.drift_mean.to(V.device)
+    return wanted - V.float() @ moments.mean.to(V.device) - bias.float()
