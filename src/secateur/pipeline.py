@@ -20,7 +20,8 @@ from secateur import distributed
 from secateur.api import new_config
 from secateur.calibration.activations import Budget
 from secateur.calibration.depth import influence_of_layers, leave_out
-from secateur.calibration.walk import Stream, walk
+from secateur.calibration.stream import Stream
+from secateur.calibration.walk import walk
 from secateur.cut.block import cut_block
 from secateur.cut.rules import Rules
 from secateur.data.batches import Calibration, calibration_batches

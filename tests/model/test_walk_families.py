@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from secateur.calibration import walk as walking
+from secateur.calibration import stream as streaming
 from secateur.calibration.activations import Budget
-from secateur.calibration.walk import Stream, batches_of, walk
+from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.walk import walk
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class
 from secateur.model.outer import Outer
@@ -25,7 +26,7 @@ GRAM = frozenset({"gram"})
 @pytest.fixture(autouse=True)
 def _two_sequences_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three sequences then come as a batch of two and a batch of one."""
-    monkeypatch.setattr(walking, "TOKENS_PER_BATCH", 2 * tiny.TOKENS)
+    monkeypatch.setattr(streaming, "TOKENS_PER_BATCH", 2 * tiny.TOKENS)
 
 
 def whole(checkpoint: Checkpoint) -> PreTrainedModel:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from secateur import distributed
 from secateur.calibration.activations import Activations, Budget
-from secateur.calibration.walk import Stream, batches_of, walk
+from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.walk import walk
 from secateur.methods.block_influence import BlockInfluence
 from secateur.model.outer import Outer
 

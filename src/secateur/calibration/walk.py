@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,49 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from secateur import distributed
-from secateur.calibration.activations import Activations, Budget
-from secateur.calibration.experts import expert_inputs
+from secateur.calibration.activations import Budget
+from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.watch import Seen, watch
 from secateur.model.families import join
-from secateur.model.linears import Linear, linears_of, submodule
-from secateur.model.outer import Call, Outer
+from secateur.model.linears import Linear, linears_of
+from secateur.model.outer import Outer
 from secateur.numerics.moments import Moments
-
-TOKENS_PER_BATCH = 2048
-
-
-# A Linear's input (..., in), and the residual stream (..., hidden) that its output is added to.
-Seen = tuple[Tensor, Tensor | None]
-
-
-class _Enough(Exception):
-    """All inputs that were asked for have been seen: the rest of the forward pass isn't needed."""
-
-
-@dataclass
-class Stream:
-    """Calibration sequences on their way through the model: token batches, hidden states, layer arguments."""
-
-    batches: list[Tensor]
-    states: Activations
-    calls: dict[torch.Size, list[Call]]
-
-    @classmethod
-    def start(cls, outer: Outer, batches: list[Tensor], budget: Budget, file: Path | None) -> Stream:
-        """Runs the embeddings. `batches`: token ids, each (batch, tokens)."""
-        stream = cls(batches, Activations(budget, file), {})
-        for i, ids in enumerate(batches):
-            stream.states[i], stream.calls[ids.shape] = outer.enter(ids)
-        return stream
-
-    def forward(self, layer: nn.Module, index: int, batch: int, device: torch.device) -> Tensor:
-        """Batch `batch` through `layer`, which stands at place `index` of the model."""
-        call = self.calls[self.batches[batch].shape][index]
-        return call(layer, self.states[batch].to(device))
-
-    def advance(self, layer: nn.Module, index: int, device: torch.device) -> None:
-        """Replaces every hidden state by what `layer` makes of it."""
-        for i in range(len(self.batches)):
-            self.states[i] = self.forward(layer, index, i, device)
 
 
 @dataclass
@@ -109,15 +72,16 @@ class Block:
             found[name] = Moments(shapes[name][1], own, device, untouched[name][1], drift_features=shapes[name][0])
         if not needs:
             return found
+        widths = {name: moments.features for name, moments in found.items()}
         for i in range(len(self.stream.batches)):
-            dense = self._see_dense(found, needs, i)
+            dense = self._see_dense(widths, needs, i)
 
             def add(name: str, x: Tensor, residual: Tensor | None, dense: dict[str, Seen] = dense) -> None:
                 target, wanted = dense.get(name, (None, None))
                 drift = None if residual is None or wanted is None else wanted - residual
                 found[name].update(x, target, drift)
 
-            _watch(self.layer, found, self._attention_writer(needs), self.stream, self.index, i, device, add)
+            watch(self.layer, widths, self._attention_writer(needs), self.stream, self.index, i, device, add)
         for name in found:
             distributed.all_reduce(found[name].tensors())
         return found
@@ -135,7 +99,7 @@ class Block:
             return own.weight, own.bias
         return weight, None if linear.bias is None else linear.bias.clone()
 
-    def _see_dense(self, found: dict[str, Moments], needs: frozenset[str], batch: int) -> dict[str, Seen]:
+    def _see_dense(self, widths: dict[str, int], needs: frozenset[str], batch: int) -> dict[str, Seen]:
         """For one batch of the untouched model: each named Linear's input, and the residual stream there."""
         seen: dict[str, Seen] = {}
         if not needs & {"cross", "drift"}:
@@ -146,7 +110,7 @@ class Block:
             seen[name] = (x, residual)
 
         layer, stream = self.dense
-        _watch(layer, found, self._attention_writer(needs), stream, self.index, batch, self.outer.device, keep)
+        watch(layer, widths, self._attention_writer(needs), stream, self.index, batch, self.outer.device, keep)
         return seen
 
     def _residual_writers(self) -> frozenset[str]:
@@ -182,65 +146,6 @@ class Block:
         """Every Linear with the statistics of its inputs: `stages` without the grouping."""
         for stage in self.stages(needs, sequential):
             yield from stage
-
-
-def _watch(
-    layer: nn.Module,
-    names: dict[str, Moments],
-    attention_writer: str | None,
-    stream: Stream,
-    index: int,
-    batch: int,
-    device: torch.device,
-    see: Callable[[str, Tensor, Tensor | None], None],
-) -> None:
-    """Runs one batch through the layer and hands each named Linear's input (..., in) to `see`.
-
-    Args:
-        attention_writer: where given, `see` also gets the residual stream (..., hidden) that the Linear's
-            output would be added to: what entered the layer, plus the attention's output once that is there.
-    """
-    waiting = set(names)
-    residual = stream.states[batch].to(device) if attention_writer is not None else None
-
-    def seen(name: str, x: Tensor) -> None:
-        see(name, x, residual)
-        waiting.discard(name)
-        if not waiting:
-            raise _Enough
-
-    def attended(_module: nn.Module, _args: object, output: Tensor) -> None:
-        nonlocal residual
-        residual = output if residual is None else residual + output
-
-    with ExitStack() as hooks:
-        for name in names:
-            module = submodule(layer, name)
-            if module is not None:
-                handle = module.register_forward_pre_hook(lambda _m, args, name=name: seen(name, args[0]))
-                hooks.callback(handle.remove)
-        writer = submodule(layer, attention_writer) if attention_writer is not None else None
-        if writer is not None:
-            hooks.callback(writer.register_forward_hook(attended).remove)
-        for handle in expert_inputs(layer, set(names), seen):
-            hooks.callback(handle.remove)
-        try:
-            stream.forward(layer, index, batch, device)
-        except _Enough:
-            return
-    for name in list(waiting):  # an expert that no token of this batch was routed to
-        see(name, torch.zeros(0, names[name].features, device=device), None)
-
-
-def batches_of(tokens: Tensor) -> list[Tensor]:
-    """This rank's share of (n, length) token ids, in batches of about `TOKENS_PER_BATCH` tokens.
-
-    The batches are the same however many ranks there are, only who takes them differs: what a batch
-    contributes is then the same to the last bit, and so, but for the order of a double precision sum, are
-    the statistics.
-    """
-    batches = list(tokens.split(max(1, TOKENS_PER_BATCH // tokens.shape[1])))
-    return batches[distributed.share(len(batches))]
 
 
 def walk(

@@ -1,0 +1,53 @@
+"""Calibration sequences on their way through the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from secateur import distributed
+from secateur.calibration.activations import Activations, Budget
+from secateur.model.outer import Call, Outer
+
+TOKENS_PER_BATCH = 2048
+
+
+def batches_of(tokens: Tensor) -> list[Tensor]:
+    """This rank's share of (n, length) token ids, in batches of about `TOKENS_PER_BATCH` tokens.
+
+    The batches are the same however many ranks there are, only who takes them differs: what a batch
+    contributes is then the same to the last bit, and so, but for the order of a double precision sum, are
+    the statistics.
+    """
+    batches = list(tokens.split(max(1, TOKENS_PER_BATCH // tokens.shape[1])))
+    return batches[distributed.share(len(batches))]
+
+
+@dataclass
+class Stream:
+    """Calibration sequences on their way through the model: token batches, hidden states, layer arguments."""
+
+    batches: list[Tensor]
+    states: Activations
+    calls: dict[torch.Size, list[Call]]
+
+    @classmethod
+    def start(cls, outer: Outer, batches: list[Tensor], budget: Budget, file: Path | None) -> Stream:
+        """Runs the embeddings. `batches`: token ids, each (batch, tokens)."""
+        stream = cls(batches, Activations(budget, file), {})
+        for i, ids in enumerate(batches):
+            stream.states[i], stream.calls[ids.shape] = outer.enter(ids)
+        return stream
+
+    def forward(self, layer: nn.Module, index: int, batch: int, device: torch.device) -> Tensor:
+        """Batch `batch` through `layer`, which stands at place `index` of the model."""
+        call = self.calls[self.batches[batch].shape][index]
+        return call(layer, self.states[batch].to(device))
+
+    def advance(self, layer: nn.Module, index: int, device: torch.device) -> None:
+        """Replaces every hidden state by what `layer` makes of it."""
+        for i in range(len(self.batches)):
+            self.states[i] = self.forward(layer, index, i, device)
