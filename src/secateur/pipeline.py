@@ -157,9 +157,10 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
     context = getattr(checkpoint.config, "max_position_embeddings", None)
     if context is not None and recipe.length > context:
         raise InputError(f"--length {recipe.length} is more than the model's context; use --length {context} or less")
+    corpus = load_corpus(recipe.calibrate)
     return calibration_batches(
-        load_corpus(recipe.calibrate),
-        checkpoint.tokenizer(),
+        corpus,
+        checkpoint.tokenizer() if corpus.ids is None else None,
         recipe.samples,
         recipe.length,
         recipe.seed,
