@@ -42,6 +42,7 @@ ROOMS = (
     "report",
     "api",
     "run",
+    "proof",
     "summary",
     "pipeline",
     "cli",
