@@ -103,7 +103,15 @@ def structured() -> dict[str, Any]:
     report = _common("obs", 6, "LlamaForCausalLM")
     return report | {
         "sites": sites,
-        "sparsity": {"requested": 0.25, "parameters": 0.1884, "linear_weights": 0.2511},
+        "sparsity": {
+            "requested": {"channel": 0.25, "query_head": 0.33},
+            "parameters": 0.1884,
+            "linear_weights": 0.2511,
+        },
+        "reconstruction": [
+            {"layer": layer, "held_out_before": 0.081, "held_out_after": 0.047, "steps": 200 if layer else 0}
+            for layer in range(6)
+        ],
         "parameters": {
             "before": 3_147_264,
             "after": 2_554_368,
@@ -128,7 +136,7 @@ def structured() -> dict[str, Any]:
             {
                 "prompt": "The old dog looked at the door and",
                 "before": " barked. His friend came in and gave him a bone.",
-                "after": " said, \"I am a dog.\" The dog was | not ``` happy.",
+                "after": ' said, "I am a dog." The dog was | not ``` happy.',
             },
         ],
     }
@@ -150,16 +158,16 @@ def unstructured(layers: int = 32, pattern: str = "free") -> dict[str, Any]:
                     "units": rows * columns,
                     "kept": kept,
                     "sparsity": 1 - kept / (rows * columns),
-                    "parameters_removed": rows * columns - kept,
+                    "parameters_removed": 0,
+                    "weights_zeroed": rows * columns - kept,
                     "method": "sparsegpt",
                     "pattern": pattern,
-                    "error_before_refit": 0.09 + 0.002 * layer + 0.01 * index,
                     "error_after_refit": 0.04 + 0.001 * layer + 0.004 * index,
                     "damping": 0.01,
                 }
             )
-    removed = sum(site["parameters_removed"] for site in sites)
-    total = 1_100_048_384
+    removed = sum(site["weights_zeroed"] for site in sites)
+    total = 44_044_288 * layers + 65_538_048
     report = _common("sparsegpt", layers, "LlamaForCausalLM")
     return report | {
         "sites": sites,
@@ -171,9 +179,11 @@ def unstructured(layers: int = 32, pattern: str = "free") -> dict[str, Any]:
             "nonzero_after": total - removed,
         },
         "evaluation": {
-            "data": "stdlib",
-            "before": _side(7.971, total, total, 2_200_119_864, 1.0),
-            "after": _side(10.24, total, total - removed, 2_200_119_864, 1.02),
+            "data": "stdlib, files held out",
+            "before": _side(7.971, total, total, 2_949_910_528, 1.0)
+            | {"sets": {"stdlib-prose": {"perplexity": 9.12}, "stdlib-code": {"perplexity": 5.87}}},
+            "after": _side(10.24, total, total - removed, 2_949_910_528, 1.02)
+            | {"sets": {"stdlib-prose": {"perplexity": 12.34}, "stdlib-code": {"perplexity": 6.91}}},
             "kl": 0.2441,
         },
         "samples": [{"prompt": "def open(", "before": "path: str)", "after": "self, name)"}],

@@ -1,7 +1,7 @@
 """Geometry of the page's pictures; the templates draw it as inline SVG.
 
-Hand-drawn SVG rather than a plotting library: the charts are boxes, dots and lines, the page stays near
-50 kB instead of 5 MB, needs no script, follows the reader's light or dark theme, and prints sharply.
+Hand-drawn SVG rather than a plotting library: the charts are boxes, dots and lines. The page has 30 to
+200 kB instead of 5 MB, needs no script, follows the reader's light or dark theme, and prints sharply.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from secateur.report import format as fmt
 from secateur.report.facts import Report, Tally, group, items, lane, section
 
 Lanes = dict[str, dict[int, Tally]]
+
+PAGE_WIDTH = 1030.0  # pixels inside the page's margins at its full width
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ def removal_chart(report: Report) -> RemovalChart | None:
     layers = layer_count(report, drawn)
     if not drawn or not layers:
         return None
-    left, right, top, plot = 8 + 7.0 * max(map(len, drawn)), 58.0, 4.0, 800.0
-    pitch = min(96.0, plot / layers)
+    left, right, top = 8 + 7.0 * max(map(len, drawn)), 58.0, 4.0
+    pitch = min(150.0, (PAGE_WIDTH - left - right) / layers)
     gap = 3.0 if pitch >= 14 else 1.0
     height = 46.0 if len(drawn) <= 3 else 34.0 if len(drawn) <= 8 else 28.0
     boxes, names, totals = [], [], []
@@ -196,9 +198,9 @@ def _share(value: Any, largest: float) -> float:
 
 
 def _nice(value: float) -> float:
-    """The smallest of 1, 2, 4, 5, 10 times a power of ten that is not below `value`; halves print short."""
+    """The smallest round number that is not below `value`, chosen so that its half prints short."""
     power: float = 10.0 ** math.floor(math.log10(value))
-    return next((power * step for step in (1, 2, 4, 5) if value <= power * step * 1.0000001), power * 10)
+    return next((power * step for step in (1, 2, 3, 4, 5, 6, 8) if value <= power * step * 1.0000001), power * 10)
 
 
 def _ticks(layers: int, pitch: float, room: float) -> range:

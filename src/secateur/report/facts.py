@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 from secateur.report import format as fmt
 
 Report = Mapping[str, Any]
@@ -64,6 +66,15 @@ class Row:
     verdict: str
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what each model wrote after it."""
+
+    prompt: str
+    before: str
+    after: str
+
+
 @dataclass
 class Tally:
     """Sites added up: units and parameters are sums, errors are means, damping is the highest."""
@@ -86,6 +97,12 @@ class Tally:
         if len(counted) == len(self.sites) and units:
             return 1 - float(sum(s["kept"] for s in counted)) / float(units)
         return self.mean("sparsity")
+
+    @property
+    def gone(self) -> float | None:
+        """Parameters taken out, and weights set to zero where they stay in the file."""
+        counts = [count for key in ("parameters_removed", "weights_zeroed") if (count := self.total(key)) is not None]
+        return sum(counts) if counts else None
 
     @property
     def damping(self) -> float | None:
@@ -128,15 +145,19 @@ def comparison(report: Report) -> list[Row]:
         before, after = (measured(report, side, metric.key) for side in ("before", "after"))
         if before is None and after is None:
             continue
-        both = fmt.is_number(before) and fmt.is_number(after) and before > 0
-        times = after / before if both else None
-        rows.append(Row(metric.key, metric.label, metric.show(before), metric.show(after),
-                        fmt.ratio(times), fmt.change(times), _verdict(times, metric)))  # fmt: skip
+        rows.append(_row(metric, before, after))
     kl = section(report, "evaluation").get("kl")
     if kl is not None:
         label = "KL from the original, nats/token"
         rows.append(Row("kl", label, fmt.MISSING, fmt.number(kl), fmt.MISSING, fmt.MISSING, "unknown"))
     return rows
+
+
+def _row(metric: Metric, before: Any, after: Any) -> Row:
+    both = fmt.is_number(before) and fmt.is_number(after) and before > 0
+    times = after / before if both else None
+    shown = (metric.show(before), metric.show(after), fmt.ratio(times), fmt.change(times))
+    return Row(metric.key, metric.label, *shown, _verdict(times, metric))
 
 
 def _verdict(times: float | None, metric: Metric) -> str:
@@ -155,7 +176,18 @@ def headline(report: Report) -> list[Row]:
     if "nonzero_parameters" in rows and rows.get("parameters", rows["nonzero_parameters"]).verdict == "same":
         smaller = "nonzero_parameters"
     keys = ("perplexity", smaller, "bytes_on_disk", "decode_tokens_per_s")
-    return [rows[key] for key in keys if key in rows]
+    return [rows[key] for key in keys if key in rows and rows[key].ratio != fmt.MISSING]
+
+
+def by_set(report: Report) -> list[Row]:
+    """Perplexity on each text apart, where more than one was measured; otherwise nothing."""
+    sides = [section(report, "evaluation", side, "sets") for side in ("before", "after")]
+    names = list(dict.fromkeys(name for side in sides for name in side))
+    rows = []
+    for name in names if len(names) > 1 else ():
+        before, after = (section(side, name).get("perplexity") for side in sides)
+        rows.append(_row(Metric(name, name, fmt.number, -1), before, after))
+    return rows
 
 
 def lane(site: Mapping[str, Any]) -> str:
@@ -213,3 +245,25 @@ def sentence(report: Report) -> str:
 
 def _lower(name: str) -> str:
     return name if name[:2].isupper() else name[:1].lower() + name[1:]
+
+
+def samples(report: Report) -> list[Sample]:
+    """Text samples with the prompt taken off the front of each continuation, where it was repeated there."""
+    found = []
+    for item in items(report, "samples"):
+        prompt = str(item.get("prompt") or "")
+        before, after = (_continuation(item.get(side), prompt) for side in ("before", "after"))
+        found.append(Sample(prompt, before, after))
+    return found
+
+
+def _continuation(written: Any, prompt: str) -> str:
+    return str(written or "").removeprefix(prompt).strip(" ")
+
+
+def recipe_text(report: Report) -> str:
+    """The recipe as YAML: as it was written, or dumped from the dict where only that is known."""
+    if report.get("recipe_yaml"):
+        return str(report["recipe_yaml"]).strip("\n")
+    recipe = section(report, "recipe")
+    return yaml.safe_dump(dict(recipe), sort_keys=False).strip("\n") if recipe else ""

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 
 from secateur.report import charts, facts
 from secateur.report import format as fmt
@@ -24,15 +23,6 @@ PAGE_NAME = "report.html"
 
 # Mixture models have thousands of sites; above this the table adds up the experts of a layer.
 MAX_TABLE_ROWS = 1000
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A prompt and what each model wrote after it."""
-
-    prompt: str
-    before: str
-    after: str
 
 
 def render(report: Report) -> str:
@@ -52,6 +42,7 @@ def render(report: Report) -> str:
             sentence=facts.sentence(report),
             headline=facts.headline(report),
             comparison=facts.comparison(report),
+            sets=facts.by_set(report),
             kinds=facts.by_kind(report),
             removal=charts.removal_chart(report),
             site_rows=_site_rows(report),
@@ -59,11 +50,12 @@ def render(report: Report) -> str:
             panels=charts.error_panels(report),
             stages=charts.stage_bars(report),
             total_seconds=Tally(facts.items(report, "stages")).total("seconds"),
-            samples=samples(report),
+            samples=facts.samples(report),
             dampings=facts.dampings(report),
             reconstruction=facts.items(report, "reconstruction"),
             limits=limits(report),
-            recipe=recipe_text(report),
+            requested=_requested(report),
+            recipe=facts.recipe_text(report),
             **{name: facts.section(report, name) for name in _SECTIONS},
         )
     )
@@ -90,22 +82,12 @@ def write(report: Report, folder: Path | str) -> Path:
     return target
 
 
-def samples(report: Report) -> list[Sample]:
-    """Text samples with the prompt taken off the front of each continuation, where it was repeated there."""
-    found = []
-    for item in facts.items(report, "samples"):
-        prompt = str(item.get("prompt") or "")
-        before, after = (str(item.get(side) or "").removeprefix(prompt) for side in ("before", "after"))
-        found.append(Sample(prompt, before, after))
-    return found
-
-
-def recipe_text(report: Report) -> str:
-    """The recipe as YAML: as it was written, or dumped from the dict where only that is known."""
-    if report.get("recipe_yaml"):
-        return str(report["recipe_yaml"]).strip("\n")
-    recipe = facts.section(report, "recipe")
-    return yaml.safe_dump(dict(recipe), sort_keys=False).strip("\n") if recipe else ""
+def _requested(report: Report) -> str:
+    """The sparsity that was asked for: one figure, or one per kind of site."""
+    asked = facts.section(report, "sparsity").get("requested")
+    if isinstance(asked, Mapping):
+        return ", ".join(f"{facts.KINDS.get(kind, kind)} {fmt.percent(value)}" for kind, value in asked.items())
+    return fmt.percent(asked)
 
 
 def _site_rows(report: Report) -> list[tuple[str, Tally]]:

@@ -32,7 +32,7 @@ def print_report(report: Report, out: Path | str, console: Console | None = None
         data = facts.section(report, "evaluation").get("data")
         if data:
             console.print(f"measured on {escape(str(data))}", style="dim", highlight=False)
-    for warning in report.get("warnings", ()):
+    for warning in report.get("warnings") or ():
         console.print(f"[yellow]note:[/yellow] {escape(str(warning))}", highlight=False)
     if report.get("dry_run"):
         console.print(f"\nDry run: the plan is {out}/plan.json; --plan replays it.", highlight=False, soft_wrap=True)

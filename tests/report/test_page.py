@@ -1,0 +1,191 @@
+"""The page renders from any report, fetches nothing, escapes everything, and holds the numbers."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import fixtures
+import pytest
+
+from secateur.report import page
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and text, and checks that every tag is closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1:] == [tag], f"</{tag}> closes another tag"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(params=fixtures.ALL, ids=str)
+def report(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return fixtures.ALL[request.param]()
+
+
+def test_needs_no_network(report: dict[str, Any]) -> None:
+    html = page.render(report)
+    for tag, attributes in Reader(html).tags:
+        assert tag not in {"script", "link", "iframe", "img", "object", "embed", "base", "a", "use"}
+        fetched = {"src", "href", "srcset", "data", "action", "xlink:href", "poster"} & set(attributes)
+        assert not fetched, f"<{tag}> has {fetched}"
+        assert not any(name.startswith("on") for name in attributes)
+    assert "default-src 'none'" in html
+    assert not re.search(r"url\(|@import|https?://", html)
+
+
+def test_well_formed_and_without_loose_ends(report: dict[str, Any]) -> None:
+    read = Reader(page.render(report))
+    assert read.tags[0][0] == "html"
+    for word in ("None", "nan", "Undefined", "{{", "%}", "{'"):
+        assert word not in read.text
+
+
+def test_stays_small(report: dict[str, Any]) -> None:
+    assert len(page.render(report)) < 250_000
+
+
+def test_a_models_words_are_escaped() -> None:
+    html = page.render(fixtures.structured())
+    assert "<script" not in html
+    assert "&lt;/div&gt;&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &lt;b&gt;bold&lt;/b&gt;" in html
+    assert "</div><script>alert('x')</script> & <b>bold</b>" in Reader(html).text
+
+
+@pytest.mark.parametrize("key", ["command", "recipe_yaml", "created"])
+def test_every_other_text_is_escaped_too(key: str) -> None:
+    assert "<img" not in page.render(fixtures.structured() | {key: '"><img src=x>'})
+
+
+def test_names_from_files_are_escaped() -> None:
+    report = fixtures.structured()
+    bad = "<img src=x>"
+    report["model"]["path"] = report["evaluation"]["data"] = report["calibration"]["source"] = bad
+    report["versions"][bad] = report["device"]["name"] = bad
+    report["warnings"] = [bad]
+    for site in report["sites"]:
+        site["kind"] = site["name"] = site["method"] = bad
+    assert "<img" not in page.render(report)
+
+
+def test_holds_the_numbers_of_a_structured_cut() -> None:
+    text = Reader(page.render(fixtures.structured())).text
+    for number in ("4.751", "8.893", "1.87×", "3,147,264", "2,554,368", "−18.8%", "0.6312", "5.12 MB", "40.9 s"):
+        assert number in text
+    assert "25.0% of FFN channels (obs) in 6 layers; 33.3% of query heads (obs) in 6 layers" in text
+    assert "layer 3, FFN channels: 25.0% removed, 384 of 512 kept" in text
+    assert "requested FFN channels 25.0%, Query heads 33.0%" in text
+    assert "0.1 1 layers.3.channel" in text  # the one solve whose damping rose
+    assert "Damping rose to 0.1" in text
+    assert "tiny-stories" in text
+    assert "models/tiny --method obs" in text
+
+
+def test_holds_the_numbers_of_an_unstructured_cut() -> None:
+    text = Reader(page.render(fixtures.unstructured())).text
+    assert "Non-zero parameters" in text
+    assert "layer 31, mlp.down_proj:" in text
+    assert text.count("removed, ") >= 224  # one hint per Linear
+    assert "stored as zeros" in text
+    assert "Damping was 0.01 in all 224 solves" in text
+    assert "stdlib-prose 9.12 12.34 1.35×" in text
+
+
+def test_a_dropped_layer_is_drawn_whole() -> None:
+    html = page.render(fixtures.layer_drop())
+    assert html.count(">cut</text>") == 2
+    assert html.count('class="cut"') == 2
+    text = Reader(html).text
+    assert "2 of 12 layers (leave-one-out): 7, 8" in text
+    assert "modelling file" in text
+    assert "saved as SecateurForCausalLM; the original was GPT2LMHeadModel" in text
+
+
+def test_a_partial_run_says_what_is_missing() -> None:
+    text = Reader(page.render(fixtures.partial())).text
+    assert "The pruned model was not evaluated in this run." in text
+    assert "method: wanda" in text  # the recipe, though its YAML was not kept
+    assert "Before and after" in text
+    assert "inf" in text
+
+
+def test_any_single_key_may_be_missing_or_none() -> None:
+    whole = fixtures.structured()
+    for key in whole:
+        Reader(page.render({name: value for name, value in whole.items() if name != key}))
+        Reader(page.render(whole | {key: None}))
+
+
+def test_any_key_of_a_part_may_be_missing() -> None:
+    whole = fixtures.structured()
+    parts = [key for key, value in whole.items() if isinstance(value, dict)]
+    for part in parts:
+        for key in whole[part]:
+            Reader(page.render(whole | {part: {k: v for k, v in whole[part].items() if k != key}}))
+    for part in ("sites", "samples", "stages", "reconstruction"):
+        for key in whole[part][0]:
+            cut = [{k: v for k, v in item.items() if k != key} for item in whole[part]]
+            Reader(page.render(whole | {part: cut}))
+
+
+def test_experts_are_added_up_by_layer() -> None:
+    report = fixtures.unstructured(layers=4)
+    report["sites"] = [
+        site | {"name": f"layers.{site['layer']}.mlp.experts.{e}.down_proj", "linear": f"mlp.experts.{e}.down_proj"}
+        for site in report["sites"]
+        if site["linear"] == "mlp.down_proj"
+        for e in range(300)
+    ]
+    html = page.render(report)
+    assert html.count('class="kept"') == 4
+    assert "mlp.experts.*.down_proj" in html
+    assert "1,200 sites added up by layer" in html
+    assert len(html) < 50_000
+
+
+def test_written_whole_beside_other_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    path = page.write(fixtures.structured(), tmp_path)
+    assert path == tmp_path / "report.html"
+    assert path.read_text(encoding="utf-8") == page.render(fixtures.structured())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "report.html"]
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(report: object) -> str:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(page, "render", fails)
+    with pytest.raises(OSError, match="no space"):
+        page.write({}, tmp_path)
+    assert not list(tmp_path.iterdir())
