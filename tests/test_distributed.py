@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,7 +27,7 @@ from secateur.workspace import WORK
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 
 LAYERS = 3
-SECONDS = 300  # a launch takes twenty on a busy machine; only a hang takes this long
+SECONDS = 240  # a launch takes twenty on a busy machine; only a hang takes this long
 LENGTH, MANY = 32, 4 * TOKENS_PER_BATCH // 32
 # What is asked for, and how many sequences: `few` leaves one of the ranks without any.
 ASKED: dict[str, dict[str, Any]] = {
@@ -41,14 +43,23 @@ ASKED: dict[str, dict[str, Any]] = {
 
 
 def torchrun(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", *words]
-    return subprocess.run(
+    """Two ranks on this machine, none of which outlives its time."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    process = subprocess.Popen(
         command,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=SECONDS,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CI": "1", **environment},
     )
+    try:
+        out, err = process.communicate(timeout=SECONDS)
+    except BaseException:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def asked(source: Path, name: str, **changes: Any) -> dict[str, Any]:
@@ -75,7 +86,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """One thread, and no fresh process for the round-trip gate."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -97,8 +108,9 @@ def together(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("name", ASKED)
-def test_two_ranks_do_what_one_does(name: str, source: Path, together: Path, tmp_path: Path, _alone: None) -> None:
+def test_two_ranks_do_what_one_does(name: str, source: Path, together: Path, tmp_path: Path) -> None:
     secateur.prune(make_recipe(asked(source, name)), tmp_path / "one", quiet=True)
     plan, other = (json.loads((f / "plan.json").read_text()) for f in (tmp_path / "one", together / name))
     assert plan == other
@@ -127,7 +139,8 @@ def test_what_one_rank_refuses_all_refuse(together: Path) -> None:
     assert "is not empty" in said[0]
 
 
-def test_a_rank_that_dies_ends_the_run_with_one_line(source: Path, tmp_path: Path, _alone: None) -> None:
+@pytest.mark.usefixtures("alone")
+def test_a_rank_that_dies_ends_the_run_with_one_line(source: Path, tmp_path: Path) -> None:
     flags = {k.replace("_", "-"): str(v) for k, v in asked(source, "weights").items() if k not in ("model", "speed")}
     words = [word for key, value in flags.items() for word in (f"--{key}", value)]
     words = ["prune", str(source / "model"), *words, "--no-speed", "--out", str(tmp_path / "out")]
