@@ -49,8 +49,12 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
     run.warnings += found.pop("notes", [])
     before, kl = found.pop("reference"), found.pop("kl", None)
     ratios = found.pop("ratios", None)
-    for side in (before, found):
-        side["data"] = name
+    # Paths of the work area mean nothing once it's gone.
+    for side, model in ((before, recipe.model), (found, str(workspace.out))):
+        side["model"] = model
+        if recipe.evaluate is None:
+            side["data"] = name
+            side["sets"] = {name: figures | {"data": name} for figures in side["sets"].values()}
     return {"evaluation": {"data": name, "before": before, "after": found, "kl": kl, "ratios": ratios}} | samples
 
 

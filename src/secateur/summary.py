@@ -110,12 +110,23 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
     }
     report["device"] = {
         "device": str(run.outer.device),
-        "name": platform.processor() or platform.machine(),
+        "name": device_name(run.outer.device),
         "threads": torch.get_num_threads(),
         "dtype": str(run.outer.dtype).removeprefix("torch."),
     }
     report["stages"] = [asdict(stage) for stage in run.monitor.stages]
     return report
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's or the GPU's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _model(run: Run) -> dict[str, Any]:
