@@ -163,6 +163,8 @@ class Recipe(BaseModel):
             s = self.sparsity_for(kind)
             if not 0 < s < 1:
                 raise ValueError(f"sparsity {s:g} for {kind} is not between 0 and 1; 0.25 removes a quarter")
+        if self.sequential is False and self.chosen_target == "residual" and "weight" in self.sites:
+            raise ValueError("target residual goes Linear by Linear; leave sequential on, or use target dense")
         self._check_methods()
         return self
 
@@ -177,7 +179,9 @@ class Recipe(BaseModel):
 
     @property
     def chosen_sequential(self) -> bool:
-        return self.preset.sequential if self.sequential is None else self.sequential
+        if self.sequential is None:  # side by side, the writers of a block would all make up for the same drift
+            return self.preset.sequential or self.chosen_target == "residual"
+        return self.sequential
 
     @property
     def chosen_steps(self) -> int:

@@ -17,26 +17,36 @@ from torch.utils.hooks import RemovableHandle
 _NAME = re.compile(r"^(.*)\.(\w+)\[(\d+)\]$")
 
 
-def expert_inputs(layer: nn.Module, names: set[str], see: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
+def expert_inputs(
+    layer: nn.Module,
+    names: set[str],
+    see: Callable[[str, Tensor], None],
+    routes: dict[str, Tensor] | None = None,
+) -> list[RemovableHandle]:
     """Hooks the experts modules that `names` (such as `mlp.experts.down_proj[3]`) belong to.
 
     Args:
         see: called with (name, inputs (tokens routed to that expert, in)).
+        routes: path of the experts -> the router's choice. One that is in there is followed instead of the
+            layer's own, so that two models can be seen at the same tokens; else the layer's own is put in.
     """
+    routes = {} if routes is None else routes
     wanted: dict[str, dict[tuple[str, int], str]] = {}
     for name in names:
         match = _NAME.match(name)
         if match:
             wanted.setdefault(match[1], {})[(match[2], int(match[3]))] = name
     return [
-        layer.get_submodule(path).register_forward_pre_hook(_hook(parts, see), with_kwargs=True)
+        layer.get_submodule(path).register_forward_pre_hook(_hook(path, parts, see, routes), with_kwargs=True)
         for path, parts in wanted.items()
     ]
 
 
-def _hook(parts: dict[tuple[str, int], str], see: Callable[[str, Tensor], None]) -> Callable[..., None]:
+def _hook(
+    path: str, parts: dict[tuple[str, int], str], see: Callable[[str, Tensor], None], routes: dict[str, Tensor]
+) -> Callable[..., None]:
     def hook(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        hidden, chosen = args[0], args[1]
+        hidden, chosen = args[0], routes.setdefault(path, args[1])
         flat = hidden.reshape(-1, hidden.shape[-1])
         for expert in sorted({expert for _, expert in parts}):
             token = (chosen == expert).any(dim=-1).nonzero().flatten()

@@ -70,18 +70,12 @@ class Block:
             own = needs if name in writers else needs - {"drift"}
             # Where units were cut before, the dense model's inputs are wider.
             found[name] = Moments(shapes[name][1], own, device, untouched[name][1], drift_features=shapes[name][0])
-        if not needs:
-            return found
-        widths = {name: moments.features for name, moments in found.items()}
-        for i in range(len(self.stream.batches)):
-            dense = self._see_dense(widths, needs, i)
-
-            def add(name: str, x: Tensor, residual: Tensor | None, dense: dict[str, Seen] = dense) -> None:
-                target, wanted = dense.get(name, (None, None))
-                drift = None if residual is None or wanted is None else wanted - residual
-                found[name].update(x, target, drift)
-
-            watch(self.layer, widths, self._attention_writer(needs), self.stream, self.index, i, device, add)
+        for i in range(len(self.stream.batches) if needs else 0):
+            if needs & {"cross", "drift"}:
+                self._gather_pairs(found, i, "drift" in needs)
+            else:
+                widths = {name: moments.features for name, moments in found.items()}
+                watch(self.layer, widths, self.stream, self.index, i, device, lambda n, x, _: found[n].update(x))
         for name in found:
             distributed.all_reduce(found[name].tensors())
         return found
@@ -99,30 +93,36 @@ class Block:
             return own.weight, own.bias
         return weight, None if linear.bias is None else linear.bias.clone()
 
-    def _see_dense(self, widths: dict[str, int], needs: frozenset[str], batch: int) -> dict[str, Seen]:
-        """For one batch of the untouched model: each named Linear's input, and the residual stream there."""
-        seen: dict[str, Seen] = {}
-        if not needs & {"cross", "drift"}:
-            return seen
+    def _gather_pairs(self, found: dict[str, Moments], batch: int, drift: bool) -> None:
+        """Adds one batch of both models to the statistics, token for token."""
         assert self.dense is not None, "targets of the dense model ask for walk(..., dense=True)"
+        family = self.outer.checkpoint.family
+        writer = join(family.attention.path, family.attention.o) if drift else None
+        # An expert of the dense model is asked about the tokens that the edited model sends there.
+        routes: dict[str, Tensor] = {}
 
-        def keep(name: str, x: Tensor, residual: Tensor | None) -> None:
-            seen[name] = (x, residual)
+        def seen(layer: nn.Module, stream: Stream, widths: dict[str, int]) -> dict[str, Seen]:
+            inputs: dict[str, Seen] = {}
 
-        layer, stream = self.dense
-        watch(layer, widths, self._attention_writer(needs), stream, self.index, batch, self.outer.device, keep)
-        return seen
+            def keep(name: str, x: Tensor, residual: Tensor | None) -> None:
+                inputs[name] = (x, residual)
+
+            watch(layer, widths, stream, self.index, batch, self.outer.device, keep, writer, routes)
+            return inputs
+
+        mine = seen(self.layer, self.stream, {name: moments.features for name, moments in found.items()})
+        theirs = seen(*self.dense, {name: moments.target_features for name, moments in found.items()})
+        for name, (x, residual) in mine.items():
+            target, wanted = theirs[name]
+            lacks = None if residual is None or wanted is None else wanted - residual
+            found[name].update(x, target, lacks)
 
     def _residual_writers(self) -> frozenset[str]:
         """The Linears whose output is added to the residual stream as it is."""
         family = self.outer.checkpoint.family
-        if not family.plain_residual:
+        if not family.adds_plainly(self.outer.checkpoint.config):
             return frozenset()
         return frozenset({join(family.attention.path, family.attention.o), join(family.ffn.path, family.ffn.down)})
-
-    def _attention_writer(self, needs: frozenset[str]) -> str | None:
-        family = self.outer.checkpoint.family
-        return join(family.attention.path, family.attention.o) if "drift" in needs else None
 
     def stages(self, needs: frozenset[str], sequential: bool = False) -> Iterator[list[tuple[Linear, Moments]]]:
         """The Linears with the statistics of their inputs, in groups that may be solved side by side.

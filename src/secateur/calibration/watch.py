@@ -23,12 +23,13 @@ class _Enough(Exception):
 def watch(
     layer: nn.Module,
     features: Mapping[str, int],
-    attention_writer: str | None,
     stream: Stream,
     index: int,
     batch: int,
     device: torch.device,
     see: Callable[[str, Tensor, Tensor | None], None],
+    attention_writer: str | None = None,
+    routes: dict[str, Tensor] | None = None,
 ) -> None:
     """Runs one batch through the layer and hands each named Linear's input (..., in) to `see`.
 
@@ -36,6 +37,7 @@ def watch(
         features: Linear's name -> width of its input.
         attention_writer: where given, `see` also gets the residual stream (..., hidden) that the Linear's
             output would be added to: what entered the layer, plus the attention's output once that is there.
+        routes: see `calibration.experts`.
     """
     waiting = set(features)
     residual = stream.states[batch].to(device) if attention_writer is not None else None
@@ -59,7 +61,7 @@ def watch(
         writer = submodule(layer, attention_writer) if attention_writer is not None else None
         if writer is not None:
             hooks.callback(writer.register_forward_hook(attended).remove)
-        for handle in expert_inputs(layer, set(features), seen):
+        for handle in expert_inputs(layer, set(features), seen, routes):
             hooks.callback(handle.remove)
         try:
             stream.forward(layer, index, batch, device)

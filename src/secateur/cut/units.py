@@ -19,10 +19,9 @@ from secateur.model.linears import Linear, has_weight
 from secateur.model.sites import Site, head_counts, sites_of
 from secateur.model.surgery import remove, set_heads, unit_parameters
 from secateur.numerics.least_squares import least_squares_columns
-from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import keep_best
-from secateur.numerics.targets import NEEDS, Target, best_bias, retarget
+from secateur.numerics.targets import NEEDS, Target, best_bias, relative_error, retarget
 
 ORDER = ("kv_group", "query_head", "channel")
 
@@ -101,42 +100,32 @@ def _decide(block: Block, site: Site, reader: Linear, moments: Moments, rules: U
     """Chooses the units of one site and refits its reader, which keeps its shape for now."""
     weight = reader.weight
     dense, dense_bias = block.original(reader, weight)
+    biased = rules.refit and site.reader in rules.biased and reader.bias is not None
+    about = moments
     if rules.refit:
-        weight = retarget(weight, moments, rules.target, dense)
+        weight, about = retarget(weight, moments, rules.target, dense, biased)
     keep, scores = rules.planned(site), None
     if keep is None:
         assert rules.method is not None
         assert rules.method.score_units is not None
-        units = Units(weight, moments, site.width, unit_parameters(block.layer, site))
+        units = Units(weight, about, site.width, unit_parameters(block.layer, site))
         values = rules.method.score_units(units)
         keep, scores = choose(values, site, rules.keep_count(site)), tuple(values.tolist())
     mask = mask_of(keep, site.units)
     columns = mask.repeat_interleave(site.width).to(weight.device)
-    gram = moments.gram
     masked = weight * columns
-    _, error_masked = quadratic_error(weight, masked, gram)
+    error_masked = relative_error(weight, masked, moments, biased=False)
     if not rules.refit or bool(mask.all()):
         return UnitCut(site, keep, scores, error_masked, error_masked, None)
-    biased = site.reader in rules.biased and reader.bias is not None
-    fit = least_squares_columns(weight, gram, columns, mean=moments.mean if biased else None)
+    fit = least_squares_columns(weight, about.gram, columns, mean=about.mean if biased else None)
     masked[:, columns] = fit.weight
     reader.weight = masked
     if fit.bias is not None and reader.bias is not None:
         own = rules.target == "pruned"
         shift = fit.bias if own else best_bias(masked, reader.bias, moments, dense, dense_bias)
         reader.bias.add_(shift.to(reader.bias.dtype))
-    error = _error(weight, masked, moments, fit.bias)
+    error = relative_error(weight, masked, moments, biased)
     return UnitCut(site, keep, scores, error_masked, error, fit.damping)
-
-
-def _error(weight: Tensor, new: Tensor, moments: Moments, bias: Tensor | None) -> float:
-    """Relative E|Wx - W'x - b|^2."""
-    if bias is None:
-        return quadratic_error(weight, new, moments.gram)[1]
-    # With its best bias, what is left is the error about the means.
-    absolute = quadratic_error(weight, new, moments.covariance)[0]
-    total = quadratic_error(weight, torch.zeros_like(weight), moments.gram)[0]
-    return absolute / total if total > 0 else 0.0
 
 
 def choose(scores: Tensor, site: Site, count: int) -> tuple[int, ...]:

@@ -9,10 +9,9 @@ from secateur import distributed
 from secateur.calibration.walk import Block
 from secateur.methods import Method, prune_weight
 from secateur.model.linears import Linear
-from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
-from secateur.numerics.targets import NEEDS, Target, best_bias, retarget
+from secateur.numerics.targets import NEEDS, Target, best_bias, relative_error, retarget
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,8 @@ class WeightCut:
 
     Args:
         sparsity: fraction of its weights that are zero now.
-        error: E|Wx - W'x|^2 / E|Wx|^2 over the calibration tokens; None for methods that need none.
+        error: E|Wx - W'x|^2 / E|Wx|^2 over the calibration tokens, W being the weights that reach the target best;
+            None for methods that need none.
         damping: what the solve's damping ended with, if it has any.
     """
 
@@ -45,7 +45,8 @@ def cut_weights(
     Args:
         sparsity: Linear's name -> fraction to remove.
         sequential: within the block too, each Linear sees what the pruned ones before it produce.
-        target: what each Linear is solved for, see `numerics.targets`.
+        target: what each Linear is solved for, see `numerics.targets`; `residual` asks for `sequential`, or
+            each of a block's writers would make up for the same drift.
     """
     cuts = []
     for stage in block.stages(method.needs | NEEDS[target], sequential):
@@ -73,14 +74,16 @@ def _cut(
     weight = linear.weight
     pattern.validate(weight.shape[1], linear.name)
     dense, dense_bias = block.original(linear, weight)
-    wanted = retarget(weight, moments, target, dense)
-    solution = prune_weight(method, wanted, moments, pattern, sparsity)
+    # As published, methods leave the bias alone; for another target than their own it moves along.
+    biased = linear.bias is not None and target != "pruned"
+    wanted, about = retarget(weight, moments, target, dense, biased)
+    solution = prune_weight(method, wanted, about, pattern, sparsity)
     linear.weight = solution.weight
-    if linear.bias is not None and target != "pruned":
+    if linear.bias is not None and biased:
         shift = best_bias(solution.weight, linear.bias, moments, dense, dense_bias)
         linear.bias.add_(shift.to(linear.bias.dtype))
     zeros = 1 - float(solution.mask.float().mean())
     error = None
     if "gram" in moments.needs:
-        error = quadratic_error(wanted, solution.weight, moments.gram)[1]
+        error = relative_error(wanted, solution.weight, moments, biased)
     return WeightCut(linear.name, linear.shape, zeros, error, solution.damping)

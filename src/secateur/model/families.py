@@ -79,7 +79,13 @@ class Family:
     relabel: str | None = None
     bias_flags: tuple[tuple[str, str], ...] = ()
     causal: bool = True
-    plain_residual: bool = True  # sub-blocks are added to the stream as they are, no norm or factor behind them
+    # Sub-blocks are added to the stream as they are, no norm or factor behind them; or the config flag that says so.
+    plain_residual: bool | str = True
+
+    def adds_plainly(self, config: Any) -> bool:
+        """Whether sub-blocks are added to the residual stream as they are, in a model of this configuration."""
+        plain = self.plain_residual
+        return bool(getattr(config, plain)) if isinstance(plain, str) else plain
 
     def modules_of(self, block: str) -> tuple[str, ...]:
         """The modules that make up a sub-block, `attention` or `ffn`, the one that writes to the stream last.
@@ -137,6 +143,7 @@ FAMILIES: tuple[Family, ...] = (
         attention=Attention(o="out_proj"),
         ffn=Ffn(path="", up=("fc1",), down="fc2", width_key="ffn_dim"),
         heads="fixed",
+        plain_residual="do_layer_norm_before",
     ),
     Family(
         "GPT-NeoX",

@@ -20,6 +20,9 @@ NEEDS = frozenset({"mean", "rms", "gram", "cross", "drift"})
 # inputs that saves close to half of the work, and up to this width it is one plain matmul.
 GRAM_BLOCK = 1024
 
+# An input whose variance is less than this part of its mean square doesn't vary: products are rounded to fp32.
+CONSTANT = 1e-6
+
 T = TypeVar("T")
 
 
@@ -184,6 +187,33 @@ class Moments:
         """E[x xᵀ] - E[x] E[x]ᵀ, (features, features) fp32. Needs `gram` and `mean`."""
         mean = self.mean
         return self.gram.addr_(mean, mean, alpha=-1)
+
+    def centred(self) -> Moments:
+        """The statistics of the same tokens about their means: what a solve with a free bias looks at.
+
+        Needs `gram` and `mean`. An input that never varies becomes a dead one, which a bias can stand in for.
+        """
+        drift = self._sums.get("drift")
+        out = Moments(
+            self.features,
+            self.needs,
+            self.device,
+            self.target_features,
+            drift_features=None if drift is None else drift.shape[0],
+        )
+        out._count = self._count.clone()
+        total = self._sum("mean")
+        own = self._sum("gram").diagonal()
+        varies = (own - total.square() / self._divisor) > CONSTANT * own
+        means = {"gram": total, "cross": self._sums.get("target"), "drift": self._sums.get("drift_mean")}
+        for name, of in means.items():
+            if of is not None:
+                about = self._sums[name] - torch.outer(of, total / self._divisor)
+                out._sums[name] = about * varies
+        out._sums["gram"] *= varies[:, None]
+        if "rms" in self.needs:
+            out._sums["rms"] = out._sums["gram"].diagonal().clone()
+        return out
 
     @property
     def cross(self) -> Tensor:
