@@ -54,7 +54,8 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
         side["model"] = model
         if recipe.evaluate is None:
             side["data"] = name
-            side["sets"] = {name: figures | {"data": name} for figures in side["sets"].values()}
+            (figures,) = side["sets"].values()
+            side["sets"] = {name: figures | {"data": name}}
     return {"evaluation": {"data": name, "before": before, "after": found, "kl": kl, "ratios": ratios}} | samples
 
 
