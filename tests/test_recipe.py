@@ -139,7 +139,7 @@ def test_pattern_against_sparsity_or_sites() -> None:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("weight", "sparsegpt"),
+        ("weight", "alps"),
         ("channel", "obs"),
         ("query_head", "obs"),
         ("kv_group", "obs"),
@@ -148,6 +148,14 @@ def test_pattern_against_sparsity_or_sites() -> None:
 )
 def test_default_methods(kind: str, expected: str) -> None:
     assert recipe(sites=kind).method_for(kind).name == expected
+
+
+def test_the_residual_target_goes_linear_by_linear() -> None:
+    assert recipe(method="sparsegpt").chosen_sequential is False
+    assert recipe(method="sparsegpt", target="residual").chosen_sequential is True
+    assert recipe(method="sparsegpt", target="dense").chosen_sequential is False
+    assert recipe(sites="channel", sequential=False).chosen_target == "residual"
+    assert "residual goes Linear by Linear" in complaint(quality="balanced", sequential=False)
 
 
 def test_methods_go_to_the_sites_they_can_score() -> None:
