@@ -104,7 +104,7 @@ def compare(block: Block, dense: PreTrainedModel, edited: PreTrainedModel, ids: 
     family, checkpoint = block.outer.checkpoint.family, block.outer.checkpoint
     edited.get_submodule(f"{family.layers}.{block.index}").load_state_dict(block.layer.state_dict())
     mine, theirs = (Seen(model, family, block.index, ids) for model in (edited, dense))
-    (own_attention, own_ffn), (attention, ffn) = mine.added(family), theirs.added(family)
+    (_, own_ffn), (_, ffn) = mine.added(family), theirs.added(family)
     drifts = {}
     if family.adds_plainly(checkpoint.config):
         drifts[join(family.attention.path, family.attention.o)] = theirs.inputs[""] - mine.inputs[""]
