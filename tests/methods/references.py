@@ -84,6 +84,42 @@ def sparsegpt(
     return W, mask
 
 
+def best_entries(scores: Tensor, removed: int, n_of_m: tuple[int, int] | None) -> Tensor:
+    """Mask of the largest magnitudes: all but `removed` of all entries, or N of each M."""
+    mask = torch.ones(scores.shape, dtype=torch.bool)
+    entries = list(itertools.product(range(scores.shape[0]), range(scores.shape[1])))
+    if n_of_m is None:
+        for entry in sorted(entries, key=lambda e: (abs(float(scores[e])), -e[0], -e[1]))[:removed]:
+            mask[entry] = False
+        return mask
+    n, m = n_of_m
+    for i, first in itertools.product(range(scores.shape[0]), range(0, scores.shape[1], m)):
+        for j in sorted(range(first, first + m), key=lambda j, i=i: (abs(float(scores[i, j])), -j))[: m - n]:
+            mask[i, j] = False
+    return mask
+
+
+def alps_mask(W: Tensor, G: Tensor, sparsity: float, n_of_m: tuple[int, int] | None, steps: int) -> Tensor:
+    """Algorithm 1 of ALPS with an explicit inverse at every step, in the paper's names: V is the dual."""
+    W, G, rho = W.double(), G.double(), 0.1
+    removed = math.floor(W.numel() * sparsity + 0.5)
+    support = best_entries(W, removed, n_of_m)
+    D, V = W * support, torch.zeros(W.shape, dtype=torch.float64)
+    kept, now = int(support.sum()), support
+    for step in range(steps):
+        dense = (W @ G - V + rho * D) @ torch.linalg.inv(G + rho * torch.eye(len(G), dtype=torch.float64))
+        now = best_entries(dense + V / rho, removed, n_of_m)
+        D = (dense + V / rho) * now
+        V = V + rho * (dense - D)
+        if step % 3 == 2:
+            left = int((support & ~now).sum())
+            if left == 0:
+                return now
+            rho *= 1.3 if left >= 0.1 * kept else 1.2 if left >= 0.005 * kept else 1.1
+            support = now
+    return now
+
+
 def best_fit_error(W: Tensor, H: Tensor, kept: list[int]) -> float:
     """min over V on the kept inputs of tr((W - V) H (W - V)ᵀ), by solving for V afresh."""
     difference = W.double().clone()
@@ -109,3 +145,9 @@ def obs(reader: Tensor, x: Tensor, width: int, damping: float) -> tuple[list[int
         objective.append(errors[worst])
         remaining.remove(worst)
     return order, objective
+
+
+def masked_error(W: Tensor, H: Tensor, mask: Tensor) -> float:
+    """The least tr((W - V) H (W - V)ᵀ) on a mask, row by row."""
+    rows = zip(W, mask, strict=True)
+    return sum(best_fit_error(row[None], H, kept.nonzero().flatten().tolist()) for row, kept in rows)

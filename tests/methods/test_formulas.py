@@ -9,7 +9,7 @@ import references
 import torch
 from activations import gathered, inputs, weights
 
-from secateur.methods import METHODS, Units, flap, magnitude, obs, sparsegpt, wanda
+from secateur.methods import METHODS, Units, alps, flap, magnitude, obs, sparsegpt, wanda
 from secateur.methods.block_influence import BlockInfluence, block_influence
 from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import Moments
@@ -54,6 +54,64 @@ def test_sparsegpt(pattern: str, sparsity: float, block: int, monkeypatch: pytes
     assert torch.equal(found.mask, mask)
     torch.testing.assert_close(found.weight.double(), weight, rtol=1e-3, atol=1e-4)
     assert found.damping == 0.02
+
+
+def of_pattern(shape: Pattern) -> tuple[int, int] | None:
+    return None if shape.kept is None or shape.of is None else (shape.kept, shape.of)
+
+
+@pytest.mark.parametrize("pattern", ["free", "2:4", "4:8"])
+@pytest.mark.parametrize("sparsity", [0.3, 0.7])
+def test_alps_settles_on_the_mask_of_the_plain_iteration(pattern: str, sparsity: float) -> None:
+    W, x, shape = weights(7, 16), inputs(90, 16), Pattern.parse(pattern)
+    H = references.damped_second_moments(x, alps.DAMPING)
+    scale = H.diagonal().rsqrt()
+    G, start = H * scale[:, None] * scale, W.double() / scale
+    found = alps.admm_mask(start, *torch.linalg.eigh(G), shape, sparsity)
+    expected = references.alps_mask(start, G, sparsity, of_pattern(shape), alps.STEPS)
+    assert torch.equal(found, expected)
+    # And the method is that mask (unless the plain one is better), solved exactly.
+    solved = alps.solve(W, gathered(x), shape, sparsity)
+    best = references.masked_error(W, H, expected)
+    assert quadratic_error(W, solved.weight, gathered(x).gram)[0] <= best * 1.01
+
+
+@pytest.mark.parametrize("pattern", ["free", "2:4"])
+@pytest.mark.parametrize("seed", range(3))
+def test_alps_is_no_worse_than_sparsegpt(pattern: str, seed: int) -> None:
+    """On the quadratic that both minimise; the margin is for the noise of fp32 only."""
+    shape = Pattern.parse(pattern)
+    W, moments = weights(24, 48, seed), gathered(inputs(200, 48, seed + 10))
+    for sparsity in (0.3, 0.5, 0.7, 0.9):
+        errors = [
+            quadratic_error(W, METHODS[name].solve(W, moments, shape, sparsity).weight, moments.gram)[0]
+            for name in ("alps", "sparsegpt")
+        ]
+        assert errors[0] <= errors[1] * 1.001, (sparsity, errors)
+
+
+@pytest.mark.parametrize("pattern", ["free", "2:4"])
+def test_alps_solves_wide_rows_by_conjugate_gradients(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    W, moments, shape = weights(16, 64), gathered(inputs(300, 64)), Pattern.parse(pattern)
+    exact = alps.solve(W, moments, shape, 0.5)
+    monkeypatch.setattr(alps, "EXACT_WIDTH", 63)
+    monkeypatch.setattr(alps, "masked_least_squares", None)  # not used
+    wide = alps.solve(W, moments, shape, 0.5)
+    assert torch.equal(wide.mask, exact.mask)
+    one, other = (quadratic_error(W, found.weight, moments.gram)[0] for found in (exact, wide))
+    assert other == pytest.approx(one, rel=1e-3)
+    torch.testing.assert_close(wide.weight, exact.weight, rtol=0.02, atol=0.02)
+
+
+def test_alps_shares_the_spectrum_between_readers_of_one_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments, calls, eigh = gathered(inputs(90, 16)), [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda G: calls.append(G) or eigh(G))
+    for seed in (1, 2, 3):
+        alps.solve(weights(6, 16, seed), moments, FREE, 0.5)
+    assert len(calls) == 1
+    moments.update(inputs(5, 16))
+    alps.solve(weights(6, 16), moments, FREE, 0.5)
+    assert len(calls) == 2
 
 
 def test_sparsegpt_shares_the_factor_between_readers_of_one_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ of the two is returned; so it's never worse than masking alone.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -31,40 +33,62 @@ EVERY = 3  # steps between two looks at the support
 EXACT_WIDTH = 512  # rows up to this width are solved exactly; wider ones by conjugate gradients
 
 
+class Spectrum(NamedTuple):
+    """A damped Gram matrix, what scales it to unit diagonal, and its eigenvectors then."""
+
+    gram: Tensor
+    damped: Tensor
+    scale: Tensor
+    values: Tensor
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, gram: Tensor) -> Spectrum:
+        H = damped(gram, DAMPING, torch.float32)
+        scale = H.diagonal().rsqrt()
+        values, vectors = torch.linalg.eigh(H * scale[:, None] * scale[None, :])
+        return cls(gram, H, scale, values.clamp_min(0), vectors)
+
+
 @torch.no_grad()
 def solve(W: Tensor, moments: Moments, pattern: Pattern, sparsity: float) -> Solution:
-    """W (out, in) pruned to the pattern; fp32. Needs the Gram matrix of the inputs."""
+    """W (out, in) pruned to the pattern; fp32. Needs the Gram matrix of the inputs.
+
+    Raises InputError where N:M does not divide `in`.
+    """
     pattern.validate(W.shape[1], "the weight")
-    gram = moments.gram.to(W.device)
-    H = damped(gram, DAMPING, torch.float32)
-    scale = H.diagonal().rsqrt()
-    scaled = H * scale[:, None] * scale[None, :]
-    start = W.float() / scale * live_inputs(gram)  # what reads only zeros goes first
-    first = _project(start, pattern, sparsity)
-    mask = admm_mask(start, scaled, pattern, sparsity)
-    fits = [_fit(W, gram, m) for m in (mask, first)]
-    errors = [quadratic_error(W.float(), weight, gram)[0] for weight, _ in fits]
-    best = 0 if errors[0] <= errors[1] else 1
-    weight, used = fits[best]
-    return Solution(weight, (mask, first)[best], used)
+    spectrum = moments.once(f"alps {W.device}", lambda: Spectrum.of(moments.gram.to(W.device)))
+    start = W.float() / spectrum.scale * live_inputs(spectrum.gram)  # what reads only zeros goes first
+    masks = [
+        admm_mask(start, spectrum.values, spectrum.vectors, pattern, sparsity),
+        _project(start, pattern, sparsity),
+    ]
+    found = []
+    for mask in masks:
+        weight, used = _fit(W, spectrum, mask)
+        found.append((quadratic_error(W, weight, spectrum.gram)[0], Solution(weight, mask, used)))
+    return min(found, key=lambda pair: pair[0])[1]
 
 
-def admm_mask(W: Tensor, G: Tensor, pattern: Pattern, sparsity: float) -> Tensor:
-    """The support that ADMM settles on, bool (out, in). W (out, in) and G (in, in) with unit diagonal."""
-    values, vectors = torch.linalg.eigh(G)
-    values = values.clamp_min(0)
-    WG = W @ G
+def admm_mask(W: Tensor, values: Tensor, vectors: Tensor, pattern: Pattern, sparsity: float) -> Tensor:
+    """The support that ADMM settles on, bool (out, in).
+
+    Args:
+        W: (out, in), with its columns scaled like G.
+        values, vectors: eigenvalues (in,) and eigenvectors (in, in) of G, whose diagonal is one.
+    """
+    WG = W @ (vectors * values) @ vectors.T
     support = _project(W, pattern, sparsity)
     sparse, dual, rho = W * support, torch.zeros_like(W), FIRST_RHO
     kept = int(support.sum())
-    for step in range(STEPS):
-        target = (WG - dual + rho * sparse) @ vectors
-        dense = (target / (values + rho)) @ vectors.T
+    new = support
+    for step in range(1, STEPS + 1):
+        dense = ((WG - dual + rho * sparse) @ vectors / (values + rho)) @ vectors.T
         moved = dense + dual / rho
         new = _project(moved, pattern, sparsity)
         sparse = moved * new
-        dual = dual + rho * (dense - sparse)
-        if step % EVERY == EVERY - 1:
+        dual += rho * (dense - sparse)
+        if step % EVERY == 0:
             changed = int((new != support).sum()) // 2
             if changed == 0:
                 break
@@ -77,12 +101,12 @@ def _project(scores: Tensor, pattern: Pattern, sparsity: float) -> Tensor:
     return pattern.mask(scores.abs(), sparsity, "matrix")
 
 
-def _fit(W: Tensor, gram: Tensor, mask: Tensor) -> tuple[Tensor, float]:
+def _fit(W: Tensor, spectrum: Spectrum, mask: Tensor) -> tuple[Tensor, float]:
     """The best weights on a mask, and the damping used."""
     if W.shape[1] <= EXACT_WIDTH:
-        fit = masked_least_squares(W, gram, mask, DAMPING)
+        fit = masked_least_squares(W, spectrum.gram, mask, DAMPING)
         return fit.weight * mask, fit.damping
-    return masked_conjugate(W, damped(gram, DAMPING, torch.float32), mask), DAMPING
+    return masked_conjugate(W, spectrum.damped, mask), DAMPING
 
 
 METHOD = Method(

@@ -16,12 +16,14 @@ def masked_conjugate(W: Tensor, G: Tensor, mask: Tensor, steps: int = STEPS) -> 
     Preconditioned by G's diagonal. Each step lowers the objective, so the result is never worse than masking.
 
     Args:
-        W: (out, in). G: positive definite (in, in). mask: bool (out, in), True = keep.
+        W: (out, in). G: positive definite (in, in); an input whose diagonal is zero is left as it is.
+        mask: bool (out, in), True = keep.
 
     Returns: V (out, in) fp32.
     """
     W, G = W.float(), G.float()
-    inverse = 1 / G.diagonal()
+    diagonal = G.diagonal()
+    inverse = torch.where(diagonal > 0, 1 / diagonal, 0)
     V = W * mask
     residual = ((W - V) @ G) * mask
     direction = residual * inverse
