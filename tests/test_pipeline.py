@@ -322,7 +322,7 @@ def test_the_refit_never_makes_it_worse(name: str, done: Callable[[str], Done]) 
 def test_the_embedded_model(tmp_path: Path, gate_here: None) -> None:
     if not (Path(secateur.__file__).parent / "embedded/model.safetensors").is_file():
         pytest.skip("the package was built without the embedded model")
-    values = {"model": "embedded", "sites": "channel,query_head", "sparsity": 0.25, "method": "wanda"}
+    values = {"model": "embedded", "sites": "channel,query_head", "sparsity": 0.5, "method": "wanda"}
     report = prune(
         tmp_path / "out",
         {**values, "samples": 4, "length": 64, "evaluate": "none", "speed": False, "calibrate": "stdlib"},
@@ -349,6 +349,8 @@ def test_a_replayed_plan_gives_the_same_bytes(
         (e.site, e.keep, e.sparsity, e.pattern) for e in plan.entries
     ]
     assert again.layers == plan.layers
+    report = json.loads((tmp_path / "again/report.json").read_text(encoding="utf-8"))
+    assert report["command"] == "secateur prune --recipe recipe.yaml --plan plan.json --out again"
 
 
 def test_the_written_recipe_repeats_the_run(done: Callable[[str], Done], tmp_path: Path, gate_here: None) -> None:
@@ -426,6 +428,18 @@ def test_the_report_says_what_was_promised(shared: Path, tmp_path: Path, gate_he
     assert "<script src" not in (folder / "report.html").read_text(encoding="utf-8")
     for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines():
         assert {"time", "event"} <= set(json.loads(line))
+
+
+def test_zeros_that_were_there_before_are_not_counted_as_weights(
+    shared: Path, tmp_path: Path, gate_here: None
+) -> None:
+    """stories3M came from 8-bit numbers: 26,440 of its weights are zero."""
+    settings = {"sites": "weight", "sparsity": 0.5, "method": "magnitude", "evaluate": None, "length": 32}
+    report = prune(tmp_path / "out", asked(shared, "fp16", **settings, round_to=1))
+    for side, folder in (("before", shared / "models" / LARGE), ("after", tmp_path / "out")):
+        real = sum(int(t.count_nonzero()) for t in tensors(folder).values())
+        assert report["parameters"][f"nonzero_{side}"] == real
+    assert report["parameters"]["nonzero_before"] == 3_121_784
 
 
 def test_the_report_is_written_last(done: Callable[[str], Done]) -> None:

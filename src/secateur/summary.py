@@ -82,7 +82,7 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
         "dry_run": dry_run,
         "recipe": recipe.model_dump(mode="json"),
         "recipe_yaml": recipe.to_yaml(),
-        "command": f"secateur prune --recipe recipe.yaml --out {workspace.out.name}",
+        "command": _command(run, workspace),
         "model": _model(run),
         "calibration": _calibration(run),
         "sites": _sites(run),
@@ -100,6 +100,11 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
         }
         report["gate"] = gate
         report |= before_and_after(run, workspace)
+        # The forecast takes every weight that isn't cut for non-zero; where both models were read, it's known.
+        for side in ("before", "after"):
+            counted = report.get("evaluation", {}).get(side, {}).get("nonzero_parameters")
+            if counted is not None:
+                report["parameters"][f"nonzero_{side}"] = counted
     else:
         report["forecast"] = _forecast(run)
     report["warnings"] = run.warnings
@@ -128,6 +133,12 @@ def device_name(device: torch.device) -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def _command(run: Run, workspace: Workspace) -> str:
+    """What repeats the run, from inside its output folder; a replayed plan is part of it."""
+    replayed = " --plan plan.json" if run.rules.plan is not None else ""
+    return f"secateur prune --recipe recipe.yaml{replayed} --out {workspace.out.name}"
 
 
 def _model(run: Run) -> dict[str, Any]:

@@ -167,10 +167,16 @@ def _layers_to_drop(recipe: Recipe, checkpoint: Checkpoint, protected: frozenset
 
 def _keep_counts(recipe: Recipe) -> Callable[[Site], int]:
     def count(site: Site) -> int:
-        step = math.lcm(site.multiple, recipe.round_to) if site.kind == "channel" else site.multiple
-        return keep_count(site.units, recipe.sparsity_for(_asked(recipe, site.kind)), site.groups, step)
+        return keep_count(
+            site.units, recipe.sparsity_for(_asked(recipe, site.kind)), site.groups, _multiple(recipe, site)
+        )
 
     return count
+
+
+def _multiple(recipe: Recipe, site: Site) -> int:
+    """What the number of kept units must be a multiple of."""
+    return math.lcm(site.multiple, recipe.round_to) if site.kind == "channel" else site.multiple
 
 
 def _check_something_goes(
@@ -185,10 +191,13 @@ def _check_something_goes(
             for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)
             if site.kind == kind
         ]
-        if all(count(site) >= site.units for site in sites):
-            most = max((site.units for site in sites), default=0)
+        if sites and all(count(site) >= site.units for site in sites):
+            largest = max(sites, key=lambda site: site.units)
+            units, step = largest.units, math.lcm(largest.groups, _multiple(recipe, largest))
+            least = f"they go {step} at a time, so give {step / units:.3g} or more"
+            remedy = least if step < units else f"no multiple of {step} is below {units}"
             s = recipe.sparsity_for(_asked(recipe, kind))
-            raise InputError(f"sparsity {s:g} takes no {kind} of {most} away; raise it, or lower --round-to")
+            raise InputError(f"sparsity {s:g} takes none of {units} {kind} units away; {remedy}")
 
 
 def _readers(checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> list[str]:
