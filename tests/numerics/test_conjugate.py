@@ -24,7 +24,7 @@ def problem(seed: int = 0, rows: int = 9, columns: int = 40, tokens: int = 300) 
 def test_equals_the_exact_solution(seed: int) -> None:
     W, G, mask = problem(seed)
     exact = masked_least_squares(W.double(), G.double(), mask, 1e-12).weight
-    found = masked_conjugate(W, G, mask, steps=200)
+    found = masked_conjugate(W, G, mask, steps=200, tolerance=1e-7)
     assert not found[~mask].any()
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, exact, rtol=1e-2, atol=1e-2)
@@ -37,15 +37,27 @@ def test_equals_the_exact_solution(seed: int) -> None:
 def test_is_never_worse_than_masking(steps: int, tokens: int) -> None:
     W, G, mask = problem(tokens=tokens)
     W, G = W * 100, G / 1e6  # of any scale
-    row_errors = [((W - V) @ G * (W - V)).sum(1) for V in (masked_conjugate(W, G, mask, steps), W * mask)]
+    row_errors = [((W - V) @ G * (W - V)).sum(1) for V in (masked_conjugate(W, G, mask, steps=steps), W * mask)]
     assert (row_errors[0] <= row_errors[1] * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 50])
+def test_a_start_that_is_given_is_never_made_worse(steps: int) -> None:
+    W, G, mask = problem()
+    exact = masked_least_squares(W.double(), G.double(), mask, 1e-12).weight
+    for start in (exact + 0.01, torch.full_like(W, 3.0), exact):
+        found = masked_conjugate(W, G, mask, start, steps)
+        assert not found[~mask].any()
+        assert quadratic_error(W, found, G)[0] <= quadratic_error(W, start * mask, G)[0] * (1 + 1e-5)
+        if steps == 50:
+            assert quadratic_error(W, found, G)[0] == pytest.approx(quadratic_error(W, exact, G)[0], rel=1e-3)
 
 
 def test_rows_do_not_depend_on_each_other() -> None:
     W, G, mask = problem()
-    together = masked_conjugate(W, G, mask, steps=200)
+    together = masked_conjugate(W, G, mask, steps=200, tolerance=1e-7)
     for row in range(len(W)):
-        alone = masked_conjugate(W[row : row + 1], G, mask[row : row + 1], steps=200)
+        alone = masked_conjugate(W[row : row + 1], G, mask[row : row + 1], steps=200, tolerance=1e-7)
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-2, atol=1e-2)
 
 

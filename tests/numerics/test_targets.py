@@ -85,7 +85,7 @@ def test_a_solver_on_a_mask_finds_the_best_for_the_explicit_outputs(
     if solver == "exact":
         V = masked_least_squares(wanted, about.gram, problem.mask, TINY).weight
     else:
-        V = masked_conjugate(wanted, about.gram, problem.mask, steps=200)
+        V = masked_conjugate(wanted, about.gram, problem.mask, steps=200, tolerance=1e-7)
     expected, b = explicit(problem, problem.outputs(target, biased), biased)
     torch.testing.assert_close(V.double(), expected, rtol=2e-3, atol=2e-3)
     if biased:
