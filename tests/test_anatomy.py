@@ -18,6 +18,7 @@ import secateur
 from secateur.anatomy import inspect
 from secateur.cut.units import mask_of, update_heads
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.sites import sites_of
 from secateur.report.tables import print_anatomy
 
 
@@ -119,6 +120,20 @@ def test_an_encoder_has_no_cache(made: Callable[[str], Path]) -> None:
     assert inspect(made("bert"))["kv_cache_bytes_per_token"] == 0
 
 
+def test_a_model_that_is_cut_already(made: Callable[[str], Path], tmp_path: Path) -> None:
+    outer = secateur.open_for_walk(made("gpt2"))
+    with secateur.save(outer, tmp_path / "cut") as put:
+        for block in secateur.walk(outer, tiny.tokens(2)):
+            for site in sites_of(block.layer, outer.checkpoint.family, block.index, 8):
+                if site.kind == "kv_group":
+                    secateur.remove(block.layer, [(site, mask_of((0, 1, 3), 4))])
+            update_heads(block.layer, outer.checkpoint.family, 8)
+            put(block)
+    group = row(inspect(tmp_path / "cut"), "kv_group")
+    assert (group["per_layer"], group["legal"], group["keep"]) == ("3", "1 to 3 with modelling file", [])
+    assert inspect(tmp_path / "cut")["kv_cache_bytes_per_token"] == 4 * 2 * 3 * 8 * 2
+
+
 @pytest.mark.parametrize("case", tiny.CASES)
 def test_every_architecture_adds_up_and_prints(case: str, made: Callable[[str], Path]) -> None:
     found = inspect(made(case))
@@ -150,7 +165,7 @@ def test_legal_counts_load(case: str, kind: str, made: Callable[[str], Path], tm
         with secateur.save(outer, folder) as put:
             for block in secateur.walk(outer, ids):
                 masks = []
-                for site in secateur.model.sites.sites_of(block.layer, family, block.index, head_dim):
+                for site in sites_of(block.layer, family, block.index, head_dim):
                     if site.kind == kind:
                         each, size = count // site.groups, site.units // site.groups
                         chosen = tuple(g * size + u for g in range(site.groups) for u in range(each))

@@ -172,6 +172,8 @@ def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[
         return {"from": step, "to": units, "step": step}, text, hardware
     if kind in ("query_head", "kv_group"):
         counts = legal.query_heads if kind == "query_head" else legal.kv_groups
+        if units != max(counts):  # layers that differ from their configuration already
+            return [], f"1 to {units} with modelling file", "powers of two" if units > 1 else "-"
         return list(counts), _heads_text(counts, units, legal, checkpoint), "powers of two" if units > 1 else "-"
     if kind == "layer":
         return {"from": 1, "to": checkpoint.layers, "step": 1}, f"1 to {checkpoint.layers} layers", "-"
