@@ -99,7 +99,9 @@ def prune(
     device: Annotated[str | None, where(help="auto, cpu, cuda or cuda:N")] = None,
     dtype: Annotated[str | None, where(help="of the computation: auto, float32, bfloat16")] = None,
     threads: Threads = None,
-    memory: Annotated[str | None, where(help="activations kept in memory at most, such as 2GB")] = None,
+    memory: Annotated[
+        str | None, where(help="for activations, such as 2GB; larger models are checked in blocks")
+    ] = None,
     out: Annotated[Path | None, output("--out", "-o", help="output folder (required)")] = None,
     overwrite: Annotated[bool, output("--overwrite", help="replace an earlier result in --out")] = False,
     resume: Annotated[bool, output("--resume", help="go on with the interrupted run in --out")] = False,
@@ -250,7 +252,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _explain(error: Exception) -> None:
     """Ends with one line for what isn't a mistake of ours: bad words, no memory, a file system that refuses."""
-    """What to say where memory or a file system gave out; None for everything else."""
     said = str(error)
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)

@@ -13,12 +13,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from secateur import distributed
 from secateur.api import new_config
-from secateur.calibration.activations import Budget
 from secateur.calibration.depth import influence_of_layers, leave_out
 from secateur.calibration.stream import Stream
 from secateur.calibration.walk import walk
@@ -39,10 +37,7 @@ from secateur.progress import Monitor
 from secateur.recipe import Recipe
 from secateur.run import Run, begin, finished_block, keep_block
 from secateur.summary import finish, make_plan, write_outputs
-from secateur.units import parse_bytes
 from secateur.workspace import Workspace
-
-FREE_SHARE = 0.6
 
 
 def prune(
@@ -144,7 +139,7 @@ def _check_room(run: Run, workspace: Workspace) -> None:
     """The work area and the result need about the checkpoint's size each, hidden states what is over the budget."""
     folder = next(p for p in (workspace.out, *workspace.out.absolute().parents) if p.exists())
     hidden = run.calibration.tokens.numel() * run.checkpoint.config.hidden_size * run.outer.dtype.itemsize
-    need = 2 * run.checkpoint.bytes_on_disk + max(0, hidden - (_budget(run.recipe).left or 0))
+    need = 2 * run.checkpoint.bytes_on_disk + max(0, hidden - (run.budget().left or 0))
     free = shutil.disk_usage(folder).free + workspace.finished_bytes
     if free < need:
         raise ResourceError(
@@ -196,12 +191,12 @@ def _weakest_layers(run: Run, count: int, work: Path) -> tuple[frozenset[int], d
             scores = influence_of_layers(run.outer, tokens, step)
         return frozenset(sorted(allowed, key=lambda i: (scores[i], i))[:count]), dict(enumerate(scores))
     with run.monitor.stage("choose layers") as step:
-        return leave_out(run.outer, tokens, count, allowed, step, _budget(run.recipe), work)
+        return leave_out(run.outer, tokens, count, allowed, step, run.budget(), work)
 
 
 def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
     """Walks through the model once and cuts each block, which the next one then sees."""
-    budget = _budget(run.recipe)
+    budget = run.budget()
     with run.monitor.stage("prune", len(run.kept)) as step:
         blocks = walk(
             run.outer,
@@ -233,13 +228,7 @@ def save(run: Run, workspace: Workspace) -> dict[str, Any]:
     with run.monitor.stage("save"):
         config = new_config(run.checkpoint, run.kept, run.widths, tuple(run.rules.bias_flags.values()))
         write_checkpoint(workspace.final, run.outer, workspace.blocks, run.kept, config)
+    run.outer.release()
     with run.monitor.stage("verify"):
-        gate = verify(workspace.final, workspace.work / "probe.safetensors")
+        gate = verify(workspace.final, workspace.work / "probe.safetensors", run.recipe.memory_bytes)
     return gate | {"seconds": run.monitor.stages[-1].seconds}
-
-
-def _budget(recipe: Recipe) -> Budget:
-    """Hidden states that may stay in memory: what the recipe says, else 60 % of what is free on this host."""
-    if recipe.memory is not None:
-        return Budget(parse_bytes(recipe.memory))
-    return Budget(int(FREE_SHARE * psutil.virtual_memory().available) // distributed.local_world())

@@ -10,8 +10,10 @@ from secateur.data.batches import Calibration
 from secateur.evaluation.evaluation import evaluate
 from secateur.evaluation.generate import generate
 from secateur.evaluation.loading import load_tokenizer
-from secateur.evaluation.streamed import streamed_perplexity
+from secateur.evaluation.streamed import evaluate_streamed
+from secateur.model.checkpoint import Checkpoint
 from secateur.model.memory import fits_in_memory
+from secateur.model.outer import Outer
 from secateur.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
     recipe = run.recipe
     if recipe.evaluate == "none" or not run.checkpoint.family.causal:
         return {}
-    if not fits_in_memory(2 * run.checkpoint.parameters, run.outer.dtype):
-        return _streamed_evaluation(run, workspace)
     data, name = recipe.evaluate, recipe.evaluate
     if data is None and recipe.calibrate.startswith("stdlib"):
         data, name = recipe.calibrate, f"{recipe.calibrate}, files held out"
@@ -36,6 +36,25 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
             run.warnings.append("not evaluated: the calibration text leaves no sequence over; give --evaluate")
             return {}
         data, name = str(_held_out(run.calibration, workspace)), f"{recipe.calibrate}, sequences not calibrated on"
+    if fits_in_memory(2 * run.checkpoint.parameters, run.outer.dtype, recipe.memory_bytes):
+        found = _evaluated(run, workspace, data)
+    else:
+        found = _evaluated_in_blocks(run, workspace, data)
+    # Paths of the work area mean nothing once it's gone.
+    for side, model in (("before", recipe.model), ("after", str(workspace.out))):
+        figures = found["evaluation"][side]
+        figures["model"] = model
+        if recipe.evaluate is None:
+            figures["data"] = name
+            (only,) = figures["sets"].values()
+            figures["sets"] = {name: only | {"data": name}}
+    found["evaluation"]["data"] = name
+    return found
+
+
+def _evaluated(run: Run, workspace: Workspace, data: str) -> dict[str, Any]:
+    """Both models side by side: every figure, and samples."""
+    recipe = run.recipe
     with run.monitor.stage("evaluate"):
         found = evaluate(
             workspace.final,
@@ -49,30 +68,20 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
     run.warnings += found.pop("notes", [])
     before, kl = found.pop("reference"), found.pop("kl", None)
     ratios = found.pop("ratios", None)
-    # Paths of the work area mean nothing once it's gone.
-    for side, model in ((before, recipe.model), (found, str(workspace.out))):
-        side["model"] = model
-        if recipe.evaluate is None:
-            side["data"] = name
-            (figures,) = side["sets"].values()
-            side["sets"] = {name: figures | {"data": name}}
-    return {"evaluation": {"data": name, "before": before, "after": found, "kl": kl, "ratios": ratios}} | samples
+    return {"evaluation": {"before": before, "after": found, "kl": kl, "ratios": ratios}} | samples
 
 
-def _streamed_evaluation(run: Run, workspace: Workspace) -> dict[str, Any]:
-    """Both models on the held-out sequences, block by block: for what doesn't fit in memory side by side."""
-    tokens = run.calibration.held_out
-    if not len(tokens):
-        run.warnings.append("not evaluated: the model doesn't fit in memory and no sequence is left over")
-        return {}
-    sides = {}
-    with run.monitor.stage("evaluate", 2) as step:
-        for side, folder in (("before", run.checkpoint.path), ("after", workspace.final)):
-            perplexity = streamed_perplexity(folder, tokens, run.outer.device, run.outer.dtype, work=workspace.work)
-            sides[side] = {"perplexity": perplexity, "tokens": tokens[:, 1:].numel()}
-            step(side)
-    run.warnings.append("evaluated block by block on held-out sequences only: the model doesn't fit in memory")
-    return {"evaluation": {"data": f"{run.recipe.calibrate}, sequences not calibrated on", **sides}}
+def _evaluated_in_blocks(run: Run, workspace: Workspace, data: str) -> dict[str, Any]:
+    """One model after the other, block by block."""
+    after = Outer(Checkpoint.open(workspace.final), run.outer.device, run.outer.dtype)
+    layers = run.checkpoint.layers + after.checkpoint.layers
+    with run.monitor.stage("evaluate", layers) as step:
+        sides = {
+            name: evaluate_streamed(outer, data, run.budget(), workspace.work, step)
+            for name, outer in (("before", run.outer), ("after", after))
+        }
+    run.warnings.append("both models together exceed the memory: no speed, KL and samples")
+    return {"evaluation": sides}
 
 
 def _held_out(calibration: Calibration, workspace: Workspace) -> Path:

@@ -89,7 +89,9 @@ class Recipe(BaseModel):
     )
     speed: bool = Field(True, description="measure tokens a second and memory of both models")
     protect: tuple[int, ...] = Field((), description="layers that are left alone; negative counts from the end")
-    memory: str | None = Field(None, description="activations that may stay in memory, such as 2GB")
+    memory: str | None = Field(
+        None, description="for activations, such as 2GB; models that are larger are verified and evaluated in blocks"
+    )
 
     @field_validator("model", "calibrate", "evaluate", mode="before")
     @classmethod
@@ -200,6 +202,10 @@ class Recipe(BaseModel):
             kind = self.sites[0]
             fit = ", ".join(n for n, m in METHODS.items() if CAPABILITY[kind] in m.prunes)
             raise ValueError(f"method '{name}' doesn't score {kind}; methods that do: {fit}")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return None if self.memory is None else parse_bytes(self.memory)
 
     def sparsity_for(self, kind: str) -> float:
         """Fraction that goes of each site of this kind.

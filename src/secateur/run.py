@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import psutil
 from torch import nn
 
 import secateur
 from secateur import distributed
+from secateur.calibration.activations import Budget
 from secateur.cut.block import BlockCuts
 from secateur.cut.rules import Rules
 from secateur.cut.units import UnitCut, update_heads
@@ -22,6 +24,8 @@ from secateur.model.uneven import Widths
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
 from secateur.workspace import EVENTS, Workspace
+
+FREE_SHARE = 0.6
 
 
 @dataclass
@@ -39,6 +43,13 @@ class Run:
     layer_scores: dict[int, float] = field(default_factory=dict)
     blocks: list[BlockCuts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def budget(self) -> Budget:
+        """Hidden states that may stay in memory: what the recipe says, else 60 % of what is free on this host."""
+        total = self.recipe.memory_bytes
+        if total is None:
+            total = int(FREE_SHARE * psutil.virtual_memory().available) // distributed.local_world()
+        return Budget(total)
 
     @property
     def unit_cuts(self) -> list[UnitCut]:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, T5Conf
 from secateur.data.corpus import Corpus, from_texts
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError, SecateurError
-from secateur.evaluation.perplexity import _batches, perplexity, refuse_encoder
+from secateur.evaluation.perplexity import batches, perplexity, refuse_encoder
 from secateur.evaluation.windows import Window, windows
 
 TEXTS = ["the café", "a longer text, which is cut at the context of the model, as it has more bytes", "日本", "a"]
@@ -73,10 +73,10 @@ def test_the_order_of_documents_does_not_matter(order: list[int]) -> None:
 
 def test_every_window_is_scored_once() -> None:
     lengths = [5, 9, 2, 9, 31, 7]
-    batches = list(_batches(lengths, token_bytes=4, budget=4 * 20))
-    assert sorted(index for batch in batches for index in batch) == list(range(6))
-    assert batches[0] == [4]
-    assert all(max(lengths[i] for i in batch) * len(batch) <= 20 for batch in batches[1:])
+    made = list(batches(lengths, token_bytes=4, budget=4 * 20))
+    assert sorted(index for batch in made for index in batch) == list(range(6))
+    assert made[0] == [4]
+    assert all(max(lengths[i] for i in batch) * len(batch) <= 20 for batch in made[1:])
 
 
 def test_a_model_is_at_no_distance_from_itself() -> None:

@@ -52,6 +52,7 @@ def loss_without(
     """
     budget = budget or Budget(None)
     start = Stream.start(outer, batches_of(tokens), budget, work and work / "start.bin")
+    outer.release()
     states: dict[frozenset[int], Activations] = {frozenset(): start.states}
     serial = itertools.count()
     for index in range(outer.checkpoint.layers):

@@ -178,6 +178,7 @@ def walk(
     batches = batches_of(tokens)
     stream = Stream.start(outer, batches, budget, work and work / "edited.bin")
     reference = Stream.start(outer, batches, budget, work and work / "dense.bin") if dense else None
+    outer.release()  # read again at the end, if it's asked for
     visited = range(outer.checkpoint.layers) if layers is None else layers
     source = _Source(outer)
     try:

@@ -96,19 +96,19 @@ def _score(
 ) -> list[dict[str, Any]]:
     mine = windows(corpus, own.tokenizer, length, _vocab(own))
     if other is None:
-        return [_figures(corpus, perplexity(own.model, mine, quiet=quiet)[0])]
+        return [figures(corpus, perplexity(own.model, mine, quiet=quiet)[0])]
     theirs = windows(corpus, other.tokenizer, length, _vocab(other))
     same = [window.ids for window in mine] == [window.ids for window in theirs]
     if same and _vocab(own) == _vocab(other):
         score, reference = perplexity(own.model, mine, other.model, quiet)
         assert reference is not None, "a reference was given"
-        return [_figures(corpus, score) | {"kl": score.kl}, _figures(corpus, reference)]
+        return [figures(corpus, score) | {"kl": score.kl}, figures(corpus, reference)]
     notes.append(f"{corpus.name}: the models split the text into different tokens: no KL, compare bits per byte")
     score, reference = (perplexity(side.model, w, quiet=quiet)[0] for side, w in ((own, mine), (other, theirs)))
-    return [_figures(corpus, score) | {"kl": None}, _figures(corpus, reference)]
+    return [figures(corpus, score) | {"kl": None}, figures(corpus, reference)]
 
 
-def _figures(corpus: Corpus, score: Score) -> dict[str, Any]:
+def figures(corpus: Corpus, score: Score) -> dict[str, Any]:
     return {
         "data": corpus.name,
         "data_sha256": corpus.sha256,

@@ -71,15 +71,19 @@ def perplexity(
     sums = torch.zeros(len(found), 3, dtype=torch.float64)  # nll, KL, reference's nll
     with progress("evaluating", sum(len(window.ids) for window in found), quiet) as advance:
         budget = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES_ELSE)
-        for batch in _batches([len(window.ids) for window in found], vocab * 4, budget):
+        for batch in batches([len(window.ids) for window in found], vocab * 4, budget):
             rows = [found[index].ids for index in batch]
             sums[batch] = _score_batch(rows, model, reference)
             advance(sum(map(len, rows)))
+    check_finite(sums)
+    own, divergence, other = sums.sum(0).tolist()
+    score = total(found, own, divergence if reference is not None else None)
+    return score, total(found, other) if reference is not None else None
+
+
+def check_finite(sums: Tensor) -> None:
     if not bool(sums.isfinite().all()):
         raise SecateurError("the model computes infinite or undefined logits on this data; try --dtype float32")
-    own, divergence, other = sums.sum(0).tolist()
-    score = _score(found, own, divergence if reference is not None else None)
-    return score, _score(found, other) if reference is not None else None
 
 
 def refuse_encoder(config: Any) -> None:
@@ -98,7 +102,7 @@ def _vocab_size(model: Any) -> int:
     return int(model.config.get_text_config().vocab_size)
 
 
-def _batches(lengths: list[int], token_bytes: int, budget: int) -> Iterator[list[int]]:
+def batches(lengths: list[int], token_bytes: int, budget: int) -> Iterator[list[int]]:
     """Indices of windows that go together: longest first, so that a lack of memory shows at once."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     start = 0
@@ -108,16 +112,28 @@ def _batches(lengths: list[int], token_bytes: int, budget: int) -> Iterator[list
         start += rows
 
 
-def _score_batch(rows: list[tuple[int, ...]], model: Any, reference: Any | None) -> Tensor:
-    """Sums over each row's predicted tokens, fp64 of shape (rows, 3): nll, KL, reference's nll."""
+def pad(rows: list[tuple[int, ...]]) -> Tensor:
+    """Token ids (rows, longest), zeros on the right."""
     padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = torch.tensor(row)
-    logits = _logits(model, padded)
-    reference_logits = None if reference is None else _logits(reference, padded)
+    return padded
+
+
+def _score_batch(rows: list[tuple[int, ...]], model: Any, reference: Any | None) -> Tensor:
+    padded = pad(rows)
+    return score_rows(rows, _logits(model, padded), None if reference is None else _logits(reference, padded))
+
+
+def score_rows(rows: list[tuple[int, ...]], logits: Tensor, reference_logits: Tensor | None = None) -> Tensor:
+    """Sums over each row's predicted tokens, fp64 of shape (rows, 3): nll, KL, reference's nll.
+
+    Args:
+        logits: of `pad(rows)`, (rows, longest, vocabulary).
+    """
     sums = torch.zeros(len(rows), 3, dtype=torch.float64)
     for index, row in enumerate(rows):
-        targets = padded[index, 1 : len(row)].to(logits.device)
+        targets = torch.tensor(row[1:], device=logits.device)
         for piece in _slices(len(row) - 1, logits.shape[-1]):
             own = logits[index, piece].float().log_softmax(-1)
             sums[index, 0] += _nll(own, targets[piece])
@@ -149,7 +165,7 @@ def _kl(reference: Tensor, own: Tensor) -> float:
     return terms.masked_fill(reference == -torch.inf, 0.0).sum(dtype=torch.float64).item()
 
 
-def _score(found: list[Window], nll: float, divergence: float | None = None) -> Score:
+def total(found: list[Window], nll: float, divergence: float | None = None) -> Score:
     tokens = sum(len(window.ids) - 1 for window in found)
     known = [window.text_bytes for window in found if window.text_bytes is not None]
     text_bytes = sum(known) if len(known) == len(found) else None

@@ -1,27 +1,83 @@
-"""Perplexity of a model that need not fit in memory: block by block from disk, by the same walk that prunes."""
+"""Perplexity of a model that need not fit in memory: the same windows, block by block from disk."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from secateur.calibration.activations import Budget
-from secateur.calibration.depth import loss_without
-from secateur.model.checkpoint import Checkpoint
+from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.stream import TOKENS_PER_BATCH, Stream
+from secateur.data.documents import load_corpus
+from secateur.evaluation.evaluation import figures, split_specs
+from secateur.evaluation.loading import load_tokenizer
+from secateur.evaluation.perplexity import batches, check_finite, pad, score_rows, total
+from secateur.evaluation.windows import Window, evaluation_length, windows
 from secateur.model.outer import Outer
 
 
-def streamed_perplexity(
-    folder: str | Path,
-    tokens: Tensor,
-    device: torch.device,
-    dtype: torch.dtype,
+@torch.no_grad()
+def evaluate_streamed(
+    outer: Outer,
+    data: str,
     budget: Budget | None = None,
     work: Path | None = None,
-) -> float:
-    """exp(mean negative log likelihood) of token sequences (n, length), each predicted from its own start."""
-    outer = Outer(Checkpoint.open(folder), device, dtype)
-    return math.exp(loss_without(outer, tokens, [frozenset()], budget, work)[0])
+    step: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """What `evaluate` says of a model, but for its speed, its zeros and its distance from another.
+
+    Args:
+        outer: the opened checkpoint; what surrounds its layers is released at the end.
+        data: held-out text, see `evaluate`.
+        budget: bytes of hidden states that may stay in memory; None = all.
+        work: folder for those that may not.
+        step: called after each block.
+    """
+    checkpoint = outer.checkpoint
+    vocabulary, length = checkpoint.config.vocab_size, evaluation_length(checkpoint.config)
+    tokenizer = load_tokenizer(checkpoint.path)
+    corpora = [load_corpus(spec, split="held_out") for spec in split_specs(data)]
+    found = [windows(corpus, tokenizer, length, vocabulary) for corpus in corpora]
+    every = [window for part in found for window in part]
+    sums = _sums(outer, every, budget or Budget(None), work, step)
+    outer.release()
+    sets, first = {}, 0
+    for corpus, part in zip(corpora, found, strict=True):
+        score = total(part, float(sums[first : first + len(part)].sum()))
+        first += len(part)
+        sets[corpus.name] = figures(corpus, score)
+    return {"model": str(checkpoint.path), **next(iter(sets.values())), "sets": sets, "length": length}
+
+
+def _sums(
+    outer: Outer, found: list[Window], budget: Budget, work: Path | None, step: Callable[[str], None]
+) -> torch.Tensor:
+    """Negative log-likelihood of each window, nats, fp64."""
+    lengths = [len(window.ids) for window in found]
+    order = list(batches(lengths, 1, TOKENS_PER_BATCH))
+    rows = [[found[index].ids for index in batch] for batch in order]
+    file = work / "evaluated.bin" if work is not None else None
+    stream = Stream.start(outer, [pad(part) for part in rows], budget, file)
+    outer.release()
+    try:
+        for index in range(outer.checkpoint.layers):
+            stream.advance(outer.load(index), index, outer.device)
+            step(f"layer {index}")
+        return _score(outer, rows, order, stream.states, len(found))
+    finally:
+        stream.states.close()
+
+
+def _score(
+    outer: Outer, rows: list[list[tuple[int, ...]]], order: list[list[int]], states: Activations, count: int
+) -> torch.Tensor:
+    sums = torch.zeros(count, dtype=torch.float64)
+    for i, part in enumerate(rows):
+        # One row at a time: logits are wider than anything before them.
+        for position, row in enumerate(part):
+            hidden = states[i][position : position + 1, : len(row)]
+            sums[order[i][position]] = score_rows([row], outer.logits(pad([row]), hidden))[0, 0]
+    check_finite(sums)
+    return sums

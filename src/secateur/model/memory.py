@@ -9,6 +9,7 @@ import torch
 OVERHEAD = 1.5
 
 
-def fits_in_memory(parameters: int, dtype: torch.dtype = torch.float32) -> bool:
-    """True if `parameters` of this dtype fit into what is free now, with some room left."""
-    return OVERHEAD * parameters * dtype.itemsize < psutil.virtual_memory().available
+def fits_in_memory(parameters: int, dtype: torch.dtype = torch.float32, bound: int | None = None) -> bool:
+    """True if `parameters` of this dtype fit into what is free now, with some room left, and into `bound` bytes."""
+    size = parameters * dtype.itemsize
+    return OVERHEAD * size < psutil.virtual_memory().available and (bound is None or size <= bound)

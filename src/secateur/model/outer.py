@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class _Probe(nn.Module):
 
 
 class Outer:
-    """A checkpoint opened for streaming: everything but the layers is in memory, layers come one by one.
+    """A checkpoint opened for streaming: layers come one by one, what surrounds them when it is asked for.
 
     Args:
         device: where layers and activations in work live.
@@ -59,16 +60,28 @@ class Outer:
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
-        self._model = checkpoint.skeleton(dtype)
-        checkpoint.load_into(self._model, checkpoint.by_layer[None])
-        self._model.tie_weights()
-        layers = self._model.get_submodule(checkpoint.family.layers)
-        self._probes = nn.ModuleList(_Probe(layer) for layer in layers.children())
-        parent, _, leaf = checkpoint.family.layers.rpartition(".")
-        setattr(self._model.get_submodule(parent), leaf, self._probes)
-        self._model.to(device)
-        # Layers are read into a second model without weights, so that a thread may read one ahead.
+        # Layers are read into a model without weights of their own, so that a thread may read one ahead.
         self._loader = checkpoint.skeleton(dtype)
+
+    @cached_property
+    def _model(self) -> Any:
+        """The model without layers, with embeddings, final norm and head."""
+        checkpoint = self.checkpoint
+        model = checkpoint.skeleton(self.dtype)
+        checkpoint.load_into(model, checkpoint.by_layer[None])
+        model.tie_weights()
+        layers = model.get_submodule(checkpoint.family.layers)
+        parent, _, leaf = checkpoint.family.layers.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.ModuleList(_Probe(layer) for layer in layers.children()))
+        return model.to(self.device)
+
+    @property
+    def _probes(self) -> list[Any]:
+        return list(self._model.get_submodule(self.checkpoint.family.layers).children())
+
+    def release(self) -> None:
+        """Gives the memory of embeddings and head back; they are read again when they're next needed."""
+        self.__dict__.pop("_model", None)
 
     def _slots(self) -> nn.ModuleList:
         layers = self._loader.get_submodule(self.checkpoint.family.layers)
@@ -90,11 +103,16 @@ class Outer:
             slots[index] = empty
         return layer.to(self.device)
 
-    def surroundings(self) -> dict[str, Tensor]:
-        """Every stored tensor outside the layers, by its name in memory, in its stored dtype."""
+    def surroundings(self, empty: bool = False) -> dict[str, Tensor]:
+        """Every stored tensor outside the layers, by its name in memory, in its stored dtype.
+
+        Args:
+            empty: names, shapes and dtypes alone: tensors on the meta device.
+        """
         state = self._model.state_dict()
         names = [self.checkpoint.targets[key] for key in self.checkpoint.by_layer[None]]
-        return {n: state[n].to("cpu", self.checkpoint.target_dtypes[n]) for n in names if n in state}
+        dtypes = self.checkpoint.target_dtypes
+        return {n: state[n].to("meta" if empty else "cpu", dtypes[n]) for n in names if n in state}
 
     @torch.no_grad()
     def enter(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
@@ -107,7 +125,7 @@ class Outer:
             The hidden state that enters layer 0, (batch, tokens, hidden), and each layer's arguments.
         """
         self._model.base_model(input_ids=ids.to(self.device), **self._uncached())
-        probes: list[Any] = list(self._probes)
+        probes = self._probes
         hidden = probes[0].hidden
         calls = [probe.call for probe in probes]
         for probe in probes:
@@ -117,7 +135,7 @@ class Outer:
     @torch.no_grad()
     def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """Final norm and head on the hidden state (batch, tokens, hidden) that left the last layer."""
-        last: Any = self._probes[-1]
+        last = self._probes[-1]
         last.inject = hidden.to(self.device)
         try:
             return self._model(input_ids=ids.to(self.device), **self._uncached()).logits

@@ -34,8 +34,11 @@ def write_probe(file: Path, ids: torch.Tensor, logits: torch.Tensor) -> None:
     save_file({"ids": ids.cpu().contiguous(), "logits": logits.float().cpu().contiguous()}, file)
 
 
-def verify(folder: Path, probe: Path) -> dict[str, Any]:
+def verify(folder: Path, probe: Path, bound: int | None = None) -> dict[str, Any]:
     """Runs the gate in a fresh process.
+
+    Args:
+        bound: a model of more bytes (in fp32) is loaded block by block, as one that doesn't fit in memory is.
 
     Returns:
         how it was loaded, the largest difference of a logit (relative to the largest logit), the same for
@@ -48,7 +51,14 @@ def verify(folder: Path, probe: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as modules:
         environment = {**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
-            [sys.executable, "-m", "secateur.model.verify", str(folder), str(probe)],
+            [
+                sys.executable,
+                "-m",
+                "secateur.model.verify",
+                str(folder),
+                str(probe),
+                *([] if bound is None else [str(bound)]),
+            ],
             capture_output=True,
             text=True,
             env=environment,
@@ -81,13 +91,13 @@ def load_as_user(folder: Path) -> tuple[Any, str]:
 
 
 @torch.no_grad()
-def check(folder: Path, probe: Path) -> dict[str, Any]:
+def check(folder: Path, probe: Path, bound: int | None = None) -> dict[str, Any]:
     """The comparison itself, in this process."""
     with safe_open(probe, framework="pt") as handle:
         ids, expected = handle.get_tensor("ids"), handle.get_tensor("logits")
     scale = float(expected.abs().max()) or 1.0
     checkpoint = Checkpoint.open(folder)
-    if not fits_in_memory(checkpoint.parameters, torch.float32):
+    if not fits_in_memory(checkpoint.parameters, torch.float32, bound):
         return _check_streamed(checkpoint, ids, expected, scale)
     model, how = load_as_user(folder)
     logits = model(input_ids=ids).logits
@@ -108,11 +118,12 @@ def _check_streamed(
     """For a model that doesn't fit in memory: its logits, block by block from the saved files."""
     outer = Outer(checkpoint, torch.device("cpu"), torch.float32)
     hidden, calls = outer.enter(ids)
+    outer.release()
     for index in range(checkpoint.layers):
         hidden = calls[index](outer.load(index), hidden)
     difference = float((outer.logits(ids, hidden) - expected).abs().max()) / scale
     return {
-        "how": "block by block, since the model doesn't fit in memory",
+        "how": "its layers one by one (the whole exceeds the memory)",
         "max_logit_difference": difference,
         "max_cache_difference": None,
         "cache_equals_no_cache": None,
@@ -135,4 +146,4 @@ def _cache_difference(model: Any, ids: torch.Tensor) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(check(Path(sys.argv[1]), Path(sys.argv[2]))))
+    print(json.dumps(check(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else None)))
