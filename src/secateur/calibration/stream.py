@@ -42,10 +42,16 @@ class Stream:
             stream.states[i], stream.calls[ids.shape] = outer.enter(ids)
         return stream
 
-    def forward(self, layer: nn.Module, index: int, batch: int, device: torch.device) -> Tensor:
-        """Batch `batch` through `layer`, which stands at place `index` of the model."""
+    def forward(
+        self, layer: nn.Module, index: int, batch: int, device: torch.device, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Batch `batch` through `layer`, which stands at place `index` of the model.
+
+        Args:
+            dtype: of the hidden states that go in; their own unless given.
+        """
         call = self.calls[self.batches[batch].shape][index]
-        return call(layer, self.states[batch].to(device))
+        return call(layer, self.states[batch].to(device, dtype))
 
     def advance(self, layer: nn.Module, index: int, device: torch.device) -> None:
         """Replaces every hidden state by what `layer` makes of it."""

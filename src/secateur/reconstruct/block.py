@@ -2,13 +2,16 @@
 
 Zeros stay zeros. The inputs are those of the pruned model so far, the targets are the outputs of the untouched
 model's block on the untouched model's stream, so the block also makes up for the drift before it. One block at a
-time, a few hundred Adam steps; sequences that it isn't tuned on decide when to stop, and if it never gets better on
-them, the block stays as it was (compare "A free lunch in LLM compression", https://arxiv.org/abs/2510.14444).
+time, a few hundred Adam steps in fp32 (products in bf16 on a GPU); sequences that it isn't tuned on decide when
+to stop, and if it never gets better on them, the block stays as it was, bit by bit (compare "A free lunch in LLM
+compression", https://arxiv.org/abs/2510.14444).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +19,14 @@ from torch import Tensor, nn
 
 from secateur import distributed
 from secateur.calibration.activations import Activations, Budget
-from secateur.calibration.walk import Block
+from secateur.calibration.walk import Block, round_to_stored
 from secateur.model.linears import linears_of
 from secateur.numerics.linalg import wide_dtype
+from secateur.reconstruct.sequences import Part, in_turn, split
 
-HELD_OUT = 8  # one batch in this many is kept for stopping
-LOOK_EVERY = 25  # steps between two looks at the held-out batches
+LOOK_EVERY = 25  # steps between two looks at the held-out sequences
 PATIENCE = 6  # looks without gain before it stops
+ZERO_SCALE = 1e-2  # for what is zero altogether and has no weight beside it to compare with
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Outcome:
     """Relative error E|out - target|^2 / E|target|^2 before and after, on tuned and on held-out sequences.
 
     Args:
-        steps: taken; 0 if nothing helped and the block was left as it was.
+        steps: that led there; 0 if nothing helped and the block was left as it was.
     """
 
     before: float
@@ -55,108 +59,174 @@ class Outcome:
     steps: int
 
 
-def reconstruct(block: Block, tuning: Tuning, budget: Budget | None = None) -> Outcome:
-    """Tunes all weights, norm gains and biases of a block in place; weights that are zero stay zero."""
-    assert block.dense is not None, "reconstruction asks for walk(..., dense=True)"
-    targets = _targets(block, budget or Budget(None))
-    tuned, held = _split(len(block.stream.batches))
-    parameters = dict(block.layer.named_parameters())
-    alive = _alive(block)
-    optimizer = torch.optim.Adam(
-        [{"params": [p], "lr": tuning.rate * _scale(p)} for p in parameters.values()], betas=(0.9, 0.95)
-    )
-    shape = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, tuning.steps))
-    order = torch.Generator().manual_seed(tuning.seed + block.index)
-    start = _error(block, targets, tuned), _error(block, targets, held)
-    best, best_error, best_step, looks = _copy(parameters), start[1], 0, 0
-    block.layer.requires_grad_(True)
+def reconstruct(block: Block, tuning: Tuning, budget: Budget | None = None) -> Outcome | None:
+    """Tunes all weights, norm gains and biases of a block in place; weights that are zero stay zero.
+
+    Args:
+        block: of a walk with `dense=True`, cut as it should be.
+        budget: bytes that the block's targets may take in memory; the rest goes beside the stream's own file.
+
+    Returns: None where there is no sequence left to stop by, or the block has no parameters: nothing was done.
+    """
+    tuned, held = split([len(ids) for ids in block.stream.batches])
+    with _Aim.of(block, budget or Budget(None)) as aim, _in_fp32(block.layer) as parameters:
+        # Both sides of the comparison as they'd be saved: what rounding takes away was never gained.
+        _round(block)
+        before, held_before = aim.error(tuned), aim.error(held)
+        if before is None or held_before is None:
+            return None
+        best, steps = _descend(aim, tuned, held, parameters, tuning, held_before)
+        for name, value in best.items():
+            parameters[name].data = value
+        _round(block)
+        after, held_after = aim.error(tuned), aim.error(held)
+        best = {name: parameters[name].data for name in best}
+    assert after is not None
+    assert held_after is not None
+    if not best or not held_after < held_before:
+        return Outcome(before, before, held_before, held_before, 0)
+    with torch.no_grad():
+        for name, value in best.items():
+            block.layer.get_parameter(name).copy_(value)
+    return Outcome(before, after, held_before, held_after, steps)
+
+
+def _descend(
+    aim: _Aim,
+    tuned: list[Part],
+    held: list[Part],
+    parameters: dict[str, nn.Parameter],
+    tuning: Tuning,
+    start: float,
+) -> tuple[dict[str, Tensor], int]:
+    """(The parameters with the least held-out error, none if nothing got below `start`; steps that led there)."""
+    alive = _alive(aim.block)
+    rates = {name: tuning.rate * scale for name, scale in _scales(parameters).items()}
+    groups = [{"params": [p], "lr": rates[name]} for name, p in parameters.items()]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, tuning.steps))
+    order = in_turn(tuned, tuning.seed + aim.block.index)
+    best: dict[str, Tensor] = {}
+    best_error, best_step, looks = start, 0, 0
     for step in range(1, tuning.steps + 1):
         optimizer.zero_grad(set_to_none=True)
-        if tuned:  # a rank may have got no sequences
-            batch = tuned[int(torch.randint(len(tuned), (1,), generator=order))]
-            _loss(block, targets, batch).backward()
+        part = next(order)
+        if part is not None:  # a rank may have got no sequences
+            aim.loss(part).backward()
         _share_gradients(parameters)
         for name, mask in alive.items():
             grad = parameters[name].grad
             if grad is not None:
                 grad.mul_(mask)
         optimizer.step()
-        shape.step()
+        schedule.step()
         if step % LOOK_EVERY == 0 or step == tuning.steps:
-            error = _error(block, targets, held)
-            looks = 0 if error < best_error else looks + 1
-            if error < best_error:
-                best, best_error, best_step = _copy(parameters), error, step
+            error = aim.error(held)
+            looks += 1
+            if error is not None and error < best_error:
+                best = {name: p.detach().clone() for name, p in parameters.items()}
+                best_error, best_step, looks = error, step, 0
             if looks == PATIENCE:
                 break
-    block.layer.requires_grad_(False)
-    with torch.no_grad():
-        for name, value in best.items():
-            parameters[name].copy_(value)
-    after = _error(block, targets, tuned) if best_step else start[0]
-    targets.close()
-    return Outcome(start[0], after, start[1], best_error, best_step)
+    return best, best_step
 
 
-def _targets(block: Block, budget: Budget) -> Activations:
-    """What the untouched block outputs on the untouched stream."""
-    assert block.dense is not None
-    layer, stream = block.dense
-    targets = Activations(budget, stream.states.beside("targets"))
-    with torch.no_grad():
-        for i in range(len(stream.batches)):
-            targets[i] = stream.forward(layer, block.index, i, block.outer.device)
-    return targets
+@dataclass(frozen=True)
+class _Aim:
+    """What a block should output on each calibration sequence, and how far from it it is."""
+
+    block: Block
+    targets: Activations
+
+    @classmethod
+    @contextmanager
+    def of(cls, block: Block, budget: Budget) -> Iterator[_Aim]:
+        """The untouched block's outputs on the untouched stream; their memory and file are gone at the end."""
+        assert block.dense is not None, "reconstruction asks for walk(..., dense=True)"
+        layer, stream = block.dense
+        targets = Activations(budget, stream.states.beside("targets"))
+        try:
+            with torch.no_grad():
+                for i in range(len(stream.batches)):
+                    targets[i] = stream.forward(layer, block.index, i, block.outer.device)
+            yield cls(block, targets)
+        finally:
+            targets.close()
+
+    def _both(self, part: Part) -> tuple[Tensor, Tensor]:
+        """(output, target) of some sequences, fp32."""
+        device, half = self.block.outer.device, self.block.outer.dtype != torch.float32
+        with torch.autocast(device.type, torch.bfloat16, enabled=half or device.type == "cuda"):
+            out = self.block.stream.forward(self.block.layer, self.block.index, part.batch, device, torch.float32)
+        return out[part.rows].float(), self.targets[part.batch][part.rows].to(device).float()
+
+    def loss(self, part: Part) -> Tensor:
+        out, target = self._both(part)
+        return (out - target).square().mean() / target.square().mean()
+
+    @torch.no_grad()
+    def error(self, parts: list[Part]) -> float | None:
+        """E|out - target|^2 / E|target|^2 over the sequences of all ranks; None without any."""
+        wide = wide_dtype(self.block.outer.device)
+        sums = torch.zeros(2, dtype=wide, device=self.block.outer.device)
+        for part in parts:
+            out, target = self._both(part)
+            sums[0] += (out - target).square().sum(dtype=wide)
+            sums[1] += target.square().sum(dtype=wide)
+        distributed.all_reduce([sums])
+        return float(sums[0] / sums[1]) if float(sums[1]) else None
 
 
-def _split(count: int) -> tuple[list[int], list[int]]:
-    """Batches to tune on and batches to stop by; with a single batch they're the same."""
-    if not count:
-        return [], []
-    held = list(range(HELD_OUT - 1, count, HELD_OUT)) or [count - 1]
-    return [i for i in range(count) if i not in held] or held, held
+@contextmanager
+def _in_fp32(layer: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
+    """Parameters in fp32 and with gradients: steps of a hundredth are lost in bf16. At the end they are what they
+    were before, in value too."""
+    parameters = dict(layer.named_parameters())
+    stored = {name: (p.data, p.requires_grad) for name, p in parameters.items()}
+    try:
+        for p in parameters.values():
+            p.data = p.data.to(torch.float32, copy=True)
+            p.requires_grad_(True)
+        yield parameters
+    finally:
+        for name, p in parameters.items():
+            p.grad = None
+            p.data, p.requires_grad = stored[name]
+
+
+@torch.no_grad()
+def _round(block: Block) -> None:
+    """Rounds parameters that are in fp32 for now to what the layer computes with, and then to what is saved."""
+    for p in block.layer.parameters():
+        p.data = p.data.to(block.outer.dtype).float()
+    round_to_stored(block.layer, block.outer, block.index)
 
 
 def _alive(block: Block) -> dict[str, Tensor]:
     """Parameter -> where it isn't zero, for the prunable matrices."""
-    alive = {}
-    for linear in linears_of(block.layer, block.outer.checkpoint.family):
-        name = linear.parameter_name
-        parameter = block.layer.get_parameter(name)
-        alive[name] = parameter.detach() != 0
-    return alive
+    names = {linear.parameter_name for linear in linears_of(block.layer, block.outer.checkpoint.family)}
+    return {name: block.layer.get_parameter(name).detach() != 0 for name in sorted(names)}
 
 
-def _scale(parameter: nn.Parameter) -> float:
-    """Root mean square of what isn't zero; a bias that is all zero gets a small one."""
-    values = parameter.detach()[parameter.detach() != 0]
-    return float(values.float().square().mean().sqrt()) if values.numel() else 1e-2
+def _scales(parameters: dict[str, nn.Parameter]) -> dict[str, float]:
+    """Root mean square of what isn't zero of each parameter; a bias that is all zero goes by its weight."""
+
+    def scale(name: str) -> float:
+        values = parameters[name].detach()
+        values = values[values != 0]
+        return float(values.square().mean().sqrt()) if values.numel() else 0.0
+
+    return {
+        n: scale(n) or (scale(w) if (w := _weight_beside(n)) in parameters else 0) or ZERO_SCALE for n in parameters
+    }
+
+
+def _weight_beside(bias: str) -> str:
+    return bias.rpartition(".")[0] + ".weight"
 
 
 def _cosine(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
-
-
-def _forward(block: Block, batch: int) -> Tensor:
-    device = block.outer.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        return block.stream.forward(block.layer, block.index, batch, device)
-
-
-def _loss(block: Block, targets: Activations, batch: int) -> Tensor:
-    target = targets[batch].to(block.outer.device).float()
-    return (_forward(block, batch).float() - target).square().mean() / target.square().mean()
-
-
-@torch.no_grad()
-def _error(block: Block, targets: Activations, batches: list[int]) -> float:
-    sums = torch.zeros(2, dtype=wide_dtype(block.outer.device), device=block.outer.device)
-    for batch in batches:
-        target = targets[batch].to(block.outer.device).float()
-        sums[0] += (_forward(block, batch).float() - target).square().sum()
-        sums[1] += target.square().sum()
-    distributed.all_reduce([sums])
-    return float(sums[0] / sums[1]) if float(sums[1]) else 0.0
 
 
 def _share_gradients(parameters: dict[str, nn.Parameter]) -> None:
@@ -166,7 +236,3 @@ def _share_gradients(parameters: dict[str, nn.Parameter]) -> None:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
             distributed.all_reduce([p.grad])
             p.grad.div_(distributed.world())
-
-
-def _copy(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in parameters.items()}
