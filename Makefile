@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 .PHONY: demo test lint slow clean
 
 demo: $(STAMP)
-	$(BIN)/secateur prune embedded --sites channel,query_head --sparsity 0.25 --calibrate stdlib \
+	$(BIN)/secateur prune embedded --sites channel,query_head --sparsity channel:0.25,query_head:0.5 --calibrate stdlib \
 		--samples 64 --out out/demo --overwrite
 	$(BIN)/secateur generate out/demo "def read_file(path):" --against embedded --tokens 40
 	@echo
