@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small import save_tiny
 
 import secateur
@@ -31,6 +32,8 @@ SAME = ("model.safetensors", "config.json", "plan.json", "recipe.yaml", "tokeniz
 ASKED: dict[str, dict[str, Any]] = {
     "units": {"sites": "channel,query_head", "sparsity": 0.5},
     "weights": {"sparsity": 0.5, "quality": "balanced"},
+    "tuned": {"sparsity": 0.5, "quality": "best", "reconstruct": 5},
+    "tuned units": {"sites": "channel", "sparsity": 0.5, "reconstruct": 5, "memory": "1B"},
     "layers": {
         "sites": "layer,weight",
         "sparsity": {"layer": 0.25, "weight": 0.5},
@@ -119,7 +122,7 @@ def same(a: Path, b: Path) -> None:
 
 def stable(report: dict[str, Any]) -> dict[str, Any]:
     """What of a report doesn't depend on the clock."""
-    return {key: report[key] for key in ("sites", "sparsity", "parameters", "gate", "warnings")}
+    return {key: report[key] for key in ("sites", "reconstruction", "sparsity", "parameters", "gate", "warnings")}
 
 
 # ----------------------------------------------------------------------------- stopped anywhere
@@ -198,6 +201,21 @@ def test_what_is_on_disk_is_the_same_run(
     same_but_recipe = [name for name in SAME if name != "recipe.yaml"]
     for name in same_but_recipe:
         assert (straight("units") / name).read_bytes() == (stopped / name).read_bytes(), name
+
+
+def test_in_low_precision(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate compares in fp32, and what isn't cut isn't rounded."""
+    report = prune(source, tmp_path / "straight", dtype="bfloat16")
+    assert report["gate"]["max_logit_difference"] < 1e-5
+    assert "the layers' weights are rounded to bfloat16, in which the run computes" in report["warnings"]
+    stop_at(monkeypatch, 2, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        prune(source, tmp_path / "out", dtype="bfloat16")
+    prune(source, tmp_path / "out", dtype="bfloat16", resume=True)
+    same(tmp_path / "straight", tmp_path / "out")
+    before, after = (load_file(folder / "model.safetensors") for folder in (source / "model", tmp_path / "out"))
+    for name in ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"):
+        assert torch.equal(before[name], after[name])
 
 
 # ----------------------------------------------------------------------------- something is damaged

@@ -25,7 +25,7 @@ from secateur.cut.rules import Rules
 from secateur.data.batches import Calibration, calibration_batches
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError, ResourceError
-from secateur.evaluation.compute import resolve_device, resolve_dtype
+from secateur.evaluation.compute import dtype_name, resolve_device, resolve_dtype
 from secateur.evaluation.evaluation import split_specs
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
@@ -35,7 +35,7 @@ from secateur.model.verify import verify, write_probe
 from secateur.plan import Plan
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
-from secateur.run import Run, begin, finished_block, keep_block
+from secateur.run import Run, begin, finished_block, keep_block, logits_in_fp32
 from secateur.summary import finish, make_plan, write_outputs
 from secateur.workspace import Workspace
 
@@ -132,6 +132,8 @@ def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, monitor: Mo
         outer = Outer(checkpoint, device, dtype)
     run = Run(recipe, checkpoint, calibration, outer, rules, monitor)
     run.warnings += [*calibration.notes, *rules.notes]
+    if torch.finfo(dtype).eps > torch.finfo(checkpoint.dtype).eps:
+        run.warnings.append(f"the layers' weights are rounded to {dtype_name(dtype)}, in which the run computes")
     return run
 
 
@@ -215,11 +217,14 @@ def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
 
 
 def _probe(run: Run, stream: Stream, workspace: Workspace | None) -> None:
-    """Remembers what the model in memory computes, for the round-trip gate."""
+    """Remembers what the model in memory computes, for the round-trip gate, which compares in fp32."""
     if workspace is None:
         return
     ids = stream.batches[0][:1]
-    logits = run.outer.logits(ids, stream.states[0][:1])
+    if run.outer.dtype == torch.float32:
+        logits = run.outer.logits(ids, stream.states[0][:1])
+    else:
+        logits = logits_in_fp32(run, ids, workspace)
     write_probe(workspace.work / "probe.safetensors", ids, logits)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import secateur
 from secateur import distributed
@@ -107,9 +108,31 @@ def finished_block(
         return None
     tensors = read_block(workspace.blocks, index) if workspace is not None else None
     shared = distributed.share_tensors(tensors, 0, run.outer.device)
-    layer = fill(run.outer.template(index), shared, run.outer.dtype).to(run.outer.device)
-    family, head_dim = run.checkpoint.family, run.checkpoint.head_dim
-    update_heads(layer, family, head_dim)
+    layer = _layer_of(run.outer, index, shared)
     run.blocks.append(BlockCuts.from_json(record))
     step(f"layer {index}, finished before")
     return layer
+
+
+def _layer_of(outer: Outer, index: int, tensors: dict[str, Tensor]) -> nn.Module:
+    """Layer `index` with the tensors of its finished block."""
+    layer = fill(outer.template(index), tensors, outer.dtype).to(outer.device)
+    update_heads(layer, outer.checkpoint.family, outer.checkpoint.head_dim)
+    return layer
+
+
+@torch.no_grad()
+def logits_in_fp32(run: Run, ids: Tensor, workspace: Workspace) -> Tensor:
+    """What the finished blocks compute on a CPU in fp32, for runs that compute in less.
+
+    Args:
+        ids: token ids (1, tokens).
+
+    Returns: (1, tokens, vocabulary).
+    """
+    outer = Outer(run.checkpoint, torch.device("cpu"), torch.float32)
+    hidden, calls = outer.enter(ids)
+    outer.release()
+    for index in run.kept:
+        hidden = calls[index](_layer_of(outer, index, read_block(workspace.blocks, index)), hidden)
+    return outer.logits(ids, hidden)

@@ -109,6 +109,8 @@ class Outer:
         Args:
             empty: names, shapes and dtypes alone: tensors on the meta device.
         """
+        if self.dtype != torch.float32:  # nothing is cut from them, so they aren't rounded to the computation either
+            return Outer(self.checkpoint, torch.device("cpu"), torch.float32).surroundings(empty)
         state = self._model.state_dict()
         names = [self.checkpoint.targets[key] for key in self.checkpoint.by_layer[None]]
         dtypes = self.checkpoint.target_dtypes
