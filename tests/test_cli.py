@@ -20,6 +20,7 @@ from small import byte_tokenizer, save_tiny
 
 from secateur import cli, pipeline
 from secateur.model import save as saving
+from secateur.model import verify
 from secateur.workspace import WORK
 
 STORY = "The thin thief thinks that the moth is theirs. "
@@ -104,6 +105,12 @@ def prune(model: Path, text: Path, tmp_path: Path) -> Callable[..., list[object]
         return ["prune", folder, "--quiet", *(word for pair in pairs for word in pair)]
 
     return words
+
+
+@pytest.fixture
+def gate_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The round-trip gate in this process: a fresh one takes seconds."""
+    monkeypatch.setattr(pipeline, "verify", verify.check)
 
 
 # ----------------------------------------------------------------------------- models
@@ -510,6 +517,7 @@ def test_disk_full_at_the_first_block(
     assert "the disk is full; free some space or choose another --out" in refused(*prune(), code=1)
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_disk_full_later_keeps_what_is_finished(
     run: Callable[..., Ended],
     prune: Callable[..., list[object]],
@@ -591,6 +599,7 @@ def test_stopped_before_a_block_is_finished(
     assert refused(*prune(), code=130) == "stopped; nothing was written"
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_stopped_later_and_resumed(
     run: Callable[..., Ended],
     prune: Callable[..., list[object]],
