@@ -152,8 +152,8 @@ def test_a_rank_that_dies_ends_the_run_with_one_line(source: Path, tmp_path: Pat
     report = secateur.prune(make_recipe(asked(source, "weights")), tmp_path / "out", resume=True, quiet=True)
     events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
     assert [event["resumed"] for event in events if event["event"] == "run"] == [False, True]
-    again = [event["text"] for event in events if event["event"] == "step" and "finished before" in event["text"]]
-    assert again == ["layer 0, finished before", "layer 1, finished before"]
+    again = [event["text"] for event in events if event["event"] == "step" and "done before" in event["text"]]
+    assert again == ["layer 0, done before", "layer 1, done before"]
     secateur.prune(make_recipe(asked(source, "weights")), tmp_path / "straight", quiet=True)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "out"))
     for name in one:

@@ -29,12 +29,13 @@ from typing import Any
 import psutil
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.table import Column
 from rich.text import Text
 
 SAMPLE_SECONDS = 0.02
 PLAIN_SECONDS = 10.0
-RECENT = 8  # steps that tell the pace: blocks that an interrupted run had finished go by much faster
+RECENT = 8  # steps that tell the pace
 
 Step = Callable[..., None]
 
@@ -143,7 +144,11 @@ class Monitor:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Step]:
-        """One stage of the run. Yields `step(text)`, to be called after each of `total` parts."""
+        """One stage of the run.
+
+        Yields `step(text)`, to be called after each of `total` parts; `step(text, skipped=True)` for one that took
+        no work, so that it tells nothing about the time that the others will take.
+        """
         begin = time.monotonic()
         number = len(self.stages) + 1
         planned = max(len(self._planned), number)
@@ -154,13 +159,15 @@ class Monitor:
         done = 0
         moments = deque([begin], RECENT)
 
-        def step(text: str = "") -> None:
+        def step(text: str = "", skipped: bool = False) -> None:
             nonlocal done
             done += 1
             now = time.monotonic()
-            pace = (now - moments[0]) / len(moments)
+            pace = None if skipped else (now - moments[0]) / len(moments)
+            if skipped:
+                moments.clear()
             moments.append(now)
-            left = pace * (total - done) if total else None
+            left = None if pace is None or not total else pace * (total - done)
             self._event(
                 "step",
                 stage=name,
@@ -183,7 +190,7 @@ class Monitor:
             self._live.start()
             for task in self._live.task_ids:
                 self._live.remove_task(task)
-            self._live.add_task(title, total=total, part="", until=None)
+            self._live.add_task(title, total=total, part=f"0/{total}" if total else "", until=None)
         elif not self._quiet:
             self._console.print(f"{title} ...", highlight=False)
 
@@ -198,35 +205,35 @@ class Monitor:
             self._console.print(f"{title}: {part}{told}, {self._memory}", highlight=False, soft_wrap=True)
 
 
-class _Left(ProgressColumn):
-    """Time left of the stage, counted down between its steps."""
+class _Column(ProgressColumn):
+    """A text that never wraps."""
+
+    def __init__(self, text: Callable[[Task], str]) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._text = text
 
     def render(self, task: Task) -> Text:
-        until = task.fields["until"]
-        return Text("" if until is None else f"{_clock(max(0.0, until - time.monotonic()))} left")
-
-
-class _Memory(ProgressColumn):
-    def __init__(self, memory: PeakMemory) -> None:
-        super().__init__()
-        self._memory = memory
-
-    def render(self, task: Task) -> Text:
-        return Text(str(self._memory), style="dim")
+        return Text(self._text(task))
 
 
 def _display(console: Console, memory: PeakMemory) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        TextColumn("{task.fields[part]}"),
-        TimeElapsedColumn(),
-        _Left(),
-        _Memory(memory),
+        _Column(lambda task: task.description),
+        BarColumn(bar_width=8),
+        _Column(lambda task: task.fields["part"]),
+        _Column(lambda task: _clock(task.elapsed or 0.0)),
+        _Column(_left),
+        _Column(lambda task: str(memory)),
         console=console,
         transient=True,
         refresh_per_second=4,
     )
+
+
+def _left(task: Task) -> str:
+    """Time left of the stage, counted down between its steps."""
+    until = task.fields["until"]
+    return "" if until is None else f"{_clock(max(0.0, until - time.monotonic()))} left"
 
 
 def _clock(seconds: float) -> str:

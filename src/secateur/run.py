@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
@@ -22,7 +21,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.outer import Outer
 from secateur.model.save import fill, read_block, write_block
 from secateur.model.uneven import Widths
-from secateur.progress import Monitor
+from secateur.progress import Monitor, Step
 from secateur.recipe import Recipe
 from secateur.workspace import EVENTS, Workspace
 
@@ -96,7 +95,7 @@ def keep_block(run: Run, layer: nn.Module, index: int, workspace: Workspace | No
 
 
 def finished_block(
-    run: Run, index: int, workspace: Workspace | None, step: Callable[[str], None]
+    run: Run, index: int, workspace: Workspace | None, step: Step
 ) -> nn.Module | None:
     """A block that the interrupted run has finished, on every rank; None if it's still to do."""
     record = run.journal.finished(index) if run.journal is not None else None
@@ -110,7 +109,7 @@ def finished_block(
     shared = distributed.share_tensors(tensors, 0, run.outer.device)
     layer = _layer_of(run.outer, index, shared)
     run.blocks.append(BlockCuts.from_json(record))
-    step(f"layer {index}, finished before")
+    step(f"layer {index}, done before", skipped=True)
     return layer
 
 
