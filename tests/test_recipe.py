@@ -158,6 +158,12 @@ def test_the_residual_target_goes_linear_by_linear() -> None:
     assert "residual goes Linear by Linear" in complaint(quality="balanced", sequential=False)
 
 
+def test_reconstruction_needs_a_sequence_to_stop_by() -> None:
+    assert "use --samples 2 or more" in complaint(quality="best", samples=1)
+    assert recipe(quality="best", reconstruct=0, samples=1).chosen_steps == 0
+    assert recipe(quality="best").chosen_steps == 400
+
+
 def test_methods_go_to_the_sites_they_can_score() -> None:
     made = recipe(sites="weight,channel,layer", method="block_influence,wanda")
     assert [made.method_for(k).name for k in made.sites] == ["wanda", "wanda", "block_influence"]

@@ -167,6 +167,10 @@ class Recipe(BaseModel):
                 raise ValueError(f"sparsity {s:g} for {kind} is not between 0 and 1; 0.25 removes a quarter")
         if self.sequential is False and self.chosen_target == "residual" and "weight" in self.sites:
             raise ValueError("target residual goes Linear by Linear; leave sequential on, or use target dense")
+        if self.chosen_steps and self.samples < 2:
+            raise ValueError(
+                "reconstruct holds sequences out to stop by; use --samples 2 or more, or --reconstruct 0"
+            )
         self._check_methods()
         return self
 

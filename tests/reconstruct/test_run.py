@@ -1,0 +1,72 @@
+"""Whole runs with reconstruction on a real model: what the report says of it, and that a loss is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import secateur
+from secateur import pipeline
+from secateur.cut import rules
+from secateur.model import verify
+from secateur.recipe import make_recipe
+from secateur.reconstruct.block import Tuning
+
+LAYERS = 5
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(pipeline, "verify", verify.check)
+    return
+
+
+def prune(shared: Path, out: Path, **asked: Any) -> dict[str, Any]:
+    values = {
+        "model": shared / "models/stories260K",
+        "calibrate": shared / "data/tinystories/calibrate.jsonl",
+        "sparsity": 0.5,
+        "quality": "best",
+        "samples": 8,
+        "length": 64,
+        "evaluate": "none",
+        "speed": False,
+    }
+    return secateur.prune(make_recipe(values | asked), out, quiet=True)
+
+
+@pytest.mark.parametrize("asked", [{}, {"pattern": "2:4"}, {"sites": "channel,query_head"}])
+def test_the_report_says_what_every_block_gained(asked: dict[str, Any], shared: Path, tmp_path: Path) -> None:
+    told = {**asked, "sparsity": None} if "pattern" in asked else asked
+    report = prune(shared, tmp_path / "out", reconstruct=25, samples=32, length=128, **told)
+    found = report["reconstruction"]
+    assert [block["layer"] for block in found] == list(range(LAYERS))
+    for block in found:
+        assert 0 <= block["held_out_after"] <= block["held_out_before"] < 1
+        assert (block["held_out_after"] < block["held_out_before"]) == bool(block["steps"])
+        assert 0 < block["before"] < 1
+        assert 0 < block["after"] < 1
+    assert any(block["steps"] for block in found)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    for site in report["sites"]:
+        if site["kind"] == "weight":
+            weight = tensors[f"model.{site['name']}.weight"]
+            assert int((weight == 0).sum()) == site["weights_zeroed"]
+            if "pattern" in asked:
+                assert ((weight.unflatten(1, (-1, 4)) != 0).sum(-1) <= 2).all()
+
+
+def test_a_loss_is_undone_and_said(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prune(shared, tmp_path / "without", reconstruct=0)
+    monkeypatch.setattr(rules, "Tuning", lambda steps, seed: Tuning(steps, rate=1e4, seed=seed))
+    report = prune(shared, tmp_path / "undone", reconstruct=5)
+    assert [block["steps"] for block in report["reconstruction"]] == [0] * LAYERS
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("without", "undone"))
+    assert one == other
+    assert "no gain, left as it was" in (tmp_path / "undone" / "report.html").read_text(encoding="utf-8")
