@@ -73,9 +73,8 @@ def main() -> None:
             )
             stages = {s["name"]: s["seconds"] for s in json.loads((out / "report.json").read_text())["stages"]}
             share = 2 * forward / ceiling / stages["prune"]
-            print(
-                f"{method}: prune {stages['prune']:.1f} s, {share:.0%} of it two forward passes at the ceiling; {stages}"
-            )
+            print(f"{method}: prune {stages['prune']:.1f} s, two forward passes at the ceiling are {share:.0%} of it")
+            print(stages)
     weight = torch.randn(FFN, HIDDEN, device="cuda")
     factor = torch.linalg.cholesky(torch.eye(HIDDEN, device="cuda") * 2, upper=True)
     loop = seconds(lambda: column_loop(weight, factor), runs=1)

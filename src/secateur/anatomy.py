@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.hub import local_folder
 from secateur.model.linears import linears_of, submodule
 from secateur.model.sites import KINDS, Site, sites_of
 from secateur.model.uneven import LegalHeads, legal_heads
@@ -34,7 +35,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         InputError: the folder is no model folder.
         UnsupportedModelError: the architecture is not in the table.
     """
-    checkpoint = Checkpoint.open(path)
+    checkpoint = Checkpoint.open(local_folder(path))
     layers = list(checkpoint.template.get_submodule(checkpoint.family.layers).children())
     sites = [s for i, layer in enumerate(layers) for s in sites_of(layer, checkpoint.family, i, checkpoint.head_dim)]
     flops = _flops(checkpoint, layers)

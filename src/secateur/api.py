@@ -1,8 +1,7 @@
 """The library's front door for researchers: load a model, see its sites, gather statistics, save the result.
 
-checkpoint = secateur.Checkpoint.open("path/to/model")
-outer = secateur.open_for_walk(checkpoint)
-tokens = secateur.calibrate(checkpoint, "general.jsonl").tokens
+outer = secateur.open_for_walk("path/to/model")
+tokens = secateur.calibrate("path/to/model", "general.jsonl").tokens
 with secateur.save(outer, "out") as put:
     for block in secateur.walk(outer, tokens):
         for linear, moments in block.statistics(frozenset({"rms"})):
@@ -13,6 +12,7 @@ with secateur.save(outer, "out") as put:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+import secateur
 from secateur.calibration.walk import Block, round_to_stored
 from secateur.data.batches import Calibration, calibration_batches
 from secateur.data.documents import load_corpus
@@ -27,11 +28,12 @@ from secateur.evaluation.compute import resolve_device, resolve_dtype
 from secateur.evaluation.loading import load as load_for_evaluation
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.depth import shallow_config
+from secateur.model.hub import local_folder
 from secateur.model.outer import Outer
 from secateur.model.save import write_block, write_checkpoint
 from secateur.model.sites import Site, sites_of
 from secateur.model.uneven import Widths, layer_widths, uneven_config, uniform_config
-from secateur.workspace import Workspace
+from secateur.workspace import MARK, Workspace
 
 
 def load(path: str | Path, device: str = "auto", dtype: str = "auto") -> Any:
@@ -40,12 +42,12 @@ def load(path: str | Path, device: str = "auto", dtype: str = "auto") -> Any:
     Args:
         dtype: `auto` is float32 on a CPU, else what the checkpoint holds.
     """
-    return load_for_evaluation(path, device, dtype).model
+    return load_for_evaluation(path, device, dtype, encoders=True).model
 
 
 def sites(checkpoint: Checkpoint | str | Path) -> list[Site]:
     """Every site of every layer of a checkpoint; no weights are read."""
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(local_folder(checkpoint))
     layers = opened.template.get_submodule(opened.family.layers)
     return [
         site
@@ -56,19 +58,18 @@ def sites(checkpoint: Checkpoint | str | Path) -> list[Site]:
 
 def open_for_walk(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype: str = "auto") -> Outer:
     """A checkpoint opened for streaming: see `walk`."""
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(local_folder(checkpoint))
     where = resolve_device(device)
     return Outer(opened, where, resolve_dtype(dtype, where, opened.config))
 
 
 def calibrate(
-    checkpoint: Checkpoint, source: str, samples: int = 128, length: int = 512, seed: int = 0
+    checkpoint: Checkpoint | str | Path, source: str, samples: int = 128, length: int = 512, seed: int = 0
 ) -> Calibration:
     """Token sequences of a text source, by the project's protocol."""
-    vocabulary = checkpoint.config.vocab_size
-    return calibration_batches(
-        load_corpus(source), checkpoint.tokenizer(), samples, length, seed, vocab_size=vocabulary
-    )
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(local_folder(checkpoint))
+    vocabulary = opened.config.vocab_size
+    return calibration_batches(load_corpus(source), opened.tokenizer(), samples, length, seed, vocab_size=vocabulary)
 
 
 def new_config(
@@ -106,4 +107,8 @@ def save(outer: Outer, out: str | Path, overwrite: bool = False) -> Iterator[Cal
         yield put
         with torch.no_grad():
             write_checkpoint(workspace.final, outer, workspace.blocks, kept, new_config(checkpoint, kept, widths))
+        # The mark by which a later run knows what it may replace.
+        files = sorted({MARK, *(file.name for file in workspace.final.iterdir())})
+        mark = {"secateur": secateur.__version__, "files": files}
+        (workspace.final / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
         workspace.deliver()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,34 +23,13 @@ from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
+from secateur.presets import PRESETS, Preset
 from secateur.units import parse_bytes
 
 SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "layer")
 # What a method must be able to score, for each kind of site, and the one used where none is named.
 CAPABILITY = {"weight": "weights", "channel": "units", "query_head": "units", "kv_group": "units", "layer": "layers"}
 DEFAULT_METHOD = {"units": "obs", "layers": "leave_one_out"}  # for weights it depends on the quality
-
-
-class Preset(NamedTuple):
-    """What a quality means; docs/quality.md has the figures and the cost of each.
-
-    Args:
-        weights: method for single weights.
-        target: what a Linear is solved for, see `numerics.targets`.
-        reconstruct: steps of block reconstruction.
-    """
-
-    weights: str
-    target: Target
-    sequential: bool
-    reconstruct: int
-
-
-PRESETS = {
-    "fast": Preset("sparsegpt", "pruned", False, 0),
-    "balanced": Preset("alps", "residual", True, 0),
-    "best": Preset("alps", "residual", True, 400),
-}
 
 
 class Recipe(BaseModel):
@@ -126,6 +105,13 @@ class Recipe(BaseModel):
         if isinstance(value, dict):
             return {str(kind).strip(): _fraction(part) for kind, part in value.items()}
         return None if value is None else _fraction(value)
+
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _quoted(cls, value: Any) -> Any:
+        if isinstance(value, int):  # YAML 1.1 takes 2:4 for a number in base 60
+            raise ValueError(f"pattern {value}: put N:M in quotes in YAML, such as '2:4'")
+        return value
 
     @field_validator("memory")
     @classmethod

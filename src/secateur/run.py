@@ -94,9 +94,7 @@ def keep_block(run: Run, layer: nn.Module, index: int, workspace: Workspace | No
     workspace.keep = True
 
 
-def finished_block(
-    run: Run, index: int, workspace: Workspace | None, step: Step
-) -> nn.Module | None:
+def finished_block(run: Run, index: int, workspace: Workspace | None, step: Step) -> nn.Module | None:
     """A block that the interrupted run has finished, on every rank; None if it's still to do."""
     record = run.journal.finished(index) if run.journal is not None else None
     if record is not None and run.journal is not None and not run.journal.intact(record):

@@ -70,8 +70,8 @@ def evaluate(
             part[corpus.name] = figures
     described = [_describe(side, part, tokens) for side, part in zip(sides, sets, strict=True)]
     del own, other, sides  # what is measured next shall have the machine's memory
-    for path, found in zip((model_dir, against), described, strict=False):
-        found |= measure(path, device, dtype, tokens) if speed and path is not None else _unmeasured()
+    for found in described:
+        found |= measure(found["model"], device, dtype, tokens) if speed else _unmeasured()
     result = described[0] | {"notes": notes}
     if against is not None:
         result["reference"] = described[1]

@@ -17,6 +17,7 @@ from secateur.evaluation.compute import resolve_device, resolve_dtype
 from secateur.evaluation.perplexity import refuse_encoder
 from secateur.model.classes import model_class
 from secateur.model.files import read_config, read_header, read_index
+from secateur.model.hub import local_folder
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -32,19 +33,25 @@ class Loaded:
     dtype: torch.dtype
 
 
-def load(path: str | Path, device: str = "auto", dtype: str = "auto") -> Loaded:
-    """Load a checkpoint folder for evaluation, uneven ones too.
+def load(path: str | Path, device: str = "auto", dtype: str = "auto", encoders: bool = False) -> Loaded:
+    """Load a model for evaluation, uneven ones too.
+
+    Args:
+        path: what `local_folder` takes: a folder, `embedded` or a hub id.
+        encoders: also models that predict no next token.
 
     Raises:
         InputError: no such folder, damaged or incomplete weights, an encoder, a device or dtype not to be had.
         UnsupportedModelError: transformers doesn't know the architecture.
     """
     where = resolve_device(device)
-    config = read_config(Path(path))
-    refuse_encoder(config)
+    folder = local_folder(path)
+    config = read_config(folder)
+    if not encoders:
+        refuse_encoder(config)
     number = resolve_dtype(dtype, where, config)
-    model = _model(Path(path), config, number).to(where).eval().requires_grad_(False)
-    return Loaded(str(path), model, load_tokenizer(path), where, number)
+    model = _model(folder, config, number).to(where).eval().requires_grad_(False)
+    return Loaded(str(folder), model, load_tokenizer(folder), where, number)
 
 
 def load_tokenizer(path: str | Path) -> Any | None:

@@ -81,7 +81,9 @@ def write_checkpoint(folder: Path, outer: Outer, blocks: Path, kept: Sequence[in
     """
     checkpoint = outer.checkpoint
     write_weights(folder, _parts(outer, blocks, kept))
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    # Where the model lay on this machine is nobody else's business.
+    shown = {key: value for key, value in config.items() if key != "_name_or_path"}
+    (folder / "config.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for pattern in COMPANIONS:
         for file in checkpoint.path.glob(pattern):
             if file.is_file():

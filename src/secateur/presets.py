@@ -1,0 +1,29 @@
+"""What `--quality` means: method, target and reconstruction, chosen together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from secateur.numerics.targets import Target
+
+
+class Preset(NamedTuple):
+    """What a quality means; docs/quality.md has the figures and the cost of each.
+
+    Args:
+        weights: method for single weights.
+        target: what a Linear is solved for, see `numerics.targets`.
+        reconstruct: steps of block reconstruction.
+    """
+
+    weights: str
+    target: Target
+    sequential: bool
+    reconstruct: int
+
+
+PRESETS = {
+    "fast": Preset("sparsegpt", "pruned", False, 0),
+    "balanced": Preset("alps", "residual", True, 0),
+    "best": Preset("alps", "residual", True, 400),
+}
