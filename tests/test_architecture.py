@@ -32,6 +32,7 @@ ROOMS = (
     "workspace",
     "journal",
     "plan",
+    "presets",
     "recipe",
     "calibration",
     "allocation",
