@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 
 demo: $(STAMP)
 	$(BIN)/secateur prune embedded --sites channel,query_head --sparsity channel:0.25,query_head:0.5 --calibrate stdlib \
-		--samples 64 --out out/demo --overwrite
+		--samples 32 --out out/demo --overwrite
 	$(BIN)/secateur generate out/demo "def read_file(path):" --against embedded --tokens 40
 	@echo
 	@echo "The pruned model is in out/demo; open out/demo/report.html in a browser."
