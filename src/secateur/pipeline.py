@@ -140,7 +140,9 @@ def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, monitor: Mo
 def _check_room(run: Run, workspace: Workspace) -> None:
     """The work area and the result need about the checkpoint's size each, hidden states what is over the budget."""
     folder = next(p for p in (workspace.out, *workspace.out.absolute().parents) if p.exists())
-    hidden = run.calibration.tokens.numel() * run.checkpoint.config.hidden_size * run.outer.dtype.itemsize
+    # The pruned model's, the untouched model's, and a block's targets.
+    streams = 1 + run.rules.needs_dense + (run.rules.tuning is not None)
+    hidden = streams * run.calibration.tokens.numel() * run.checkpoint.config.hidden_size * run.outer.dtype.itemsize
     need = 2 * run.checkpoint.bytes_on_disk + max(0, hidden - (run.budget().left or 0))
     free = shutil.disk_usage(folder).free + workspace.finished_bytes
     if free < need:
