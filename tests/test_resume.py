@@ -342,6 +342,8 @@ def test_a_signal_says_how_to_go_on(
         return cut_block(block, *rest)
 
     cut_block, before = pipeline.cut_block, signal.getsignal(signal.SIGTERM)
+    # A shell starts its background jobs with SIGINT ignored, and the tests may be one.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(pipeline, "cut_block", send)
     try:
         for layer, said in ((0, "nothing was written"), (2, "the same command with --resume goes on after layer 1")):
@@ -356,6 +358,7 @@ def test_a_signal_says_how_to_go_on(
         assert not end.value.code
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)
     same(straight("units"), tmp_path / "out")
 
 
