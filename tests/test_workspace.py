@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import InputError, RanksLost, ResourceError, SecateurError
-from secateur.workspace import BLOCKS, EVENTS, JOURNAL, MARK, WORK, Workspace
+from secateur.workspace import BLOCKS, EVENTS, JOURNAL, LOCK, MARK, WORK, Workspace
 
 
 def names(folder: Path) -> set[str]:
@@ -77,7 +77,7 @@ def test_what_is_finished_stays_and_the_rest_goes(tmp_path: Path) -> None:
     interrupt(tmp_path)
     with Workspace(tmp_path, resume=True).open() as workspace:
         assert workspace.resume
-        assert names(workspace.work) == {BLOCKS, JOURNAL, EVENTS, "final"}
+        assert names(workspace.work) == {BLOCKS, JOURNAL, EVENTS, LOCK, "final"}
         assert names(workspace.blocks) == {"block-00000.safetensors"}
         assert workspace.finished_bytes == len("block")
         fill(workspace)
@@ -85,11 +85,28 @@ def test_what_is_finished_stays_and_the_rest_goes(tmp_path: Path) -> None:
     assert names(tmp_path) == {"model.safetensors", MARK}
 
 
+def test_what_is_left_takes_no_more_room_than_what_is_finished(tmp_path: Path) -> None:
+    interrupt(tmp_path)
+    assert names(tmp_path / WORK) == {BLOCKS, JOURNAL, EVENTS, LOCK}
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    with Workspace(tmp_path).open() as workspace:
+        finish_a_block(workspace)
+        for how in ({"overwrite": True}, {"resume": True}):
+            with pytest.raises(InputError, match="another run is at work in it"):
+                run(tmp_path, **how)
+        assert names(workspace.blocks) == {"block-00000.safetensors"}
+        fill(workspace)
+        workspace.deliver()
+    finish(tmp_path, overwrite=True)
+
+
 def test_starting_over_throws_the_interrupted_run_away(tmp_path: Path) -> None:
     interrupt(tmp_path)
     with Workspace(tmp_path, overwrite=True).open() as workspace:
         assert not workspace.resume
-        assert names(workspace.work) == {BLOCKS, "final"}
+        assert names(workspace.work) == {BLOCKS, LOCK, "final"}
         assert names(workspace.blocks) == set()
 
 

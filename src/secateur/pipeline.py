@@ -216,6 +216,7 @@ def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
         for block in blocks:
             run.blocks.append(cut_block(block, run.rules, budget))
             step(f"layer {block.index}")
+            del block  # its layer, before the next one is read
 
 
 def _probe(run: Run, stream: Stream, workspace: Workspace | None) -> None:

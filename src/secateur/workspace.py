@@ -9,14 +9,16 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from secateur.errors import InputError, ResourceError, SecateurError
 
 WORK = ".secateur"
-BLOCKS, JOURNAL, EVENTS = "blocks", "journal.jsonl", "events.jsonl"
+BLOCKS, JOURNAL, EVENTS, LOCK = "blocks", "journal.jsonl", "events.jsonl", "lock"
 FINISHED = (BLOCKS, JOURNAL, EVENTS)  # what an interrupted run leaves to the next one
 MARK = "report.json"  # every finished run writes it last
 
@@ -61,32 +63,51 @@ class Workspace:
         Once `keep` is set, what is finished stays for `--resume`.
         """
         try:
-            self._clear()
+            lock = self._lock()
+            self._clear(self.resume)
             self.final.mkdir(parents=True)
             self.blocks.mkdir(exist_ok=True)
         except OSError as error:
             self._discard()
             raise _as_error(error, self.out) from None
-        try:
-            yield self
-        except OSError as error:
-            self._discard()
-            raise self._resumable(_as_error(error, self.out)) from error
-        except ResourceError as error:
-            self._discard()
-            raise self._resumable(error) from error
-        except BaseException:
-            self._discard()
-            raise
-        shutil.rmtree(self.work, ignore_errors=True)
+        with lock:
+            try:
+                yield self
+            except OSError as error:
+                self._discard()
+                raise self._resumable(_as_error(error, self.out)) from error
+            except ResourceError as error:
+                self._discard()
+                raise self._resumable(error) from error
+            except BaseException:
+                self._discard()
+                raise
+            shutil.rmtree(self.work, ignore_errors=True)
 
-    def _clear(self) -> None:
-        """Leaves of an interrupted run what it had finished; of a work area that isn't gone on with, nothing."""
-        if self.resume and not (self.out / MARK).exists():
-            for name in _files_of_result(self.final):  # delivered in part: done again
+    def _lock(self) -> IO[bytes]:
+        """A file in the work area that is locked while this process lives, so that two runs never share one.
+
+        Raises:
+            InputError: another run is at work in it.
+        """
+        self.work.mkdir(parents=True, exist_ok=True)
+        lock = (self.work / LOCK).open("wb")
+        try:
+            lock_file(lock)
+        except BlockingIOError:
+            lock.close()
+            raise InputError(
+                f"{self.out}: another run is at work in it; wait for it or choose another --out"
+            ) from None
+        return lock
+
+    def _clear(self, keep: bool) -> None:
+        """Empties the work area; `keep`: but for what is finished."""
+        for name in _files_of_result(self.final):
+            if not (self.final / name).exists():  # it was delivered already, the others weren't: they go together
                 (self.out / name).unlink(missing_ok=True)
         for path in list(self.work.iterdir()) if self.work.is_dir() else []:
-            if not (self.resume and path.name in FINISHED):
+            if path.name != LOCK and not (keep and path.name in FINISHED):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _resumable(self, error: Exception) -> Exception:
@@ -96,7 +117,8 @@ class Workspace:
 
     def _discard(self) -> None:
         if self.keep:
-            shutil.rmtree(self.final, ignore_errors=True)
+            with suppress(OSError):
+                self._clear(True)
             return
         shutil.rmtree(self.work, ignore_errors=True)
         if self._created is not None and self.out.is_dir() and not any(self.out.iterdir()):
@@ -146,6 +168,23 @@ def _files_of_result(folder: Path) -> set[str]:
         return {MARK, *report["files"]} if "secateur" in report else set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()
+
+
+def lock_file(file: IO[bytes]) -> None:
+    """Takes the lock of an open file, until it is closed or the process ends.
+
+    Raises:
+        BlockingIOError: someone else has it. Where the system has no such locks, nobody has.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a network folder without locks
+            return
 
 
 def _first_missing(path: Path) -> Path | None:

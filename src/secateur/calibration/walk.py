@@ -203,6 +203,7 @@ def walk(
                 stream.advance(layer, index, outer.device)
             if reference is not None and original is not None:
                 reference.advance(original, index, outer.device)
+            layer = original = None  # before the next one is read
         at_end(stream)
     finally:
         source.close()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.memory import give_back
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Outer:
 
     def load(self, index: int) -> nn.Module:
         """Layer `index`, read from disk, in the compute dtype on the device."""
+        give_back()  # of the layer before
         slots, empty = self._slots(), self.template(index)
         try:
             self.checkpoint.load_into(self._loader, self.checkpoint.by_layer.get(index, []))
