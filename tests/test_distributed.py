@@ -42,6 +42,13 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
+def test_solves_are_spread_by_their_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    assert distributed.owners([1, 1, 1, 1, 9, 3]) == [1, 1, 1, 1, 0, 1]
+    monkeypatch.setattr(distributed, "world", lambda: 3)
+    assert sorted(distributed.owners([5, 5, 5])) == [0, 1, 2]
+
+
 def torchrun(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """Two ranks on this machine, none of which outlives its time."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]

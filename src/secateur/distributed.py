@@ -8,7 +8,7 @@ here, so no method, site or surgery file knows how many processes there are. A r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -97,6 +97,15 @@ def share(count: int) -> slice:
     base, extra = divmod(count, world())
     first = rank() * base + min(rank(), extra)
     return slice(first, first + base + (rank() < extra))
+
+
+def owners(costs: Sequence[float]) -> list[int]:
+    """The rank that does each job: the costliest first, each to the rank with the least to do so far."""
+    busy, out = [0.0] * world(), [0] * len(costs)
+    for job in sorted(range(len(costs)), key=lambda j: -costs[j]):
+        out[job] = busy.index(min(busy))
+        busy[out[job]] += costs[job]
+    return out
 
 
 def all_reduce(tensors: Iterable[torch.Tensor]) -> None:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from secateur.methods import alps, block_influence, flap, leave_one_out, magnitude, obs, sparsegpt, wanda
+from secateur.methods import (
+    admm,
+    alps,
+    block_influence,
+    flap,
+    leave_one_out,
+    magnitude,
+    obs,
+    sparsegpt,
+    swap,
+    wanda,
+)
 from secateur.methods.contract import Method, Solution, prune_weight
 from secateur.methods.units import Units
 
@@ -10,7 +21,9 @@ METHODS: dict[str, Method] = {
     "magnitude": magnitude.METHOD,
     "wanda": wanda.METHOD,
     "sparsegpt": sparsegpt.METHOD,
+    "admm": admm.METHOD,
     "alps": alps.METHOD,
+    "swap": swap.METHOD,
     "obs": obs.METHOD,
     "flap": flap.METHOD,
     "block_influence": block_influence.METHOD,
