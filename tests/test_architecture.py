@@ -33,6 +33,7 @@ ROOMS = (
     "journal",
     "plan",
     "presets",
+    "spelling",
     "recipe",
     "calibration",
     "allocation",

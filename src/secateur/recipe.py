@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
 from secateur.presets import PRESETS, Preset
+from secateur.spelling import Spelled, StrictLoader
 from secateur.units import parse_bytes
 
 SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "layer")
@@ -32,7 +33,7 @@ CAPABILITY = {"weight": "weights", "channel": "units", "query_head": "units", "k
 DEFAULT_METHOD = {"units": "obs", "layers": "leave_one_out"}  # for weights it depends on the quality
 
 
-class Recipe(BaseModel):
+class Recipe(Spelled):
     """One run of `prune`. The fields are the flags of the command line and the keys of the YAML file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
@@ -71,47 +72,6 @@ class Recipe(BaseModel):
     memory: str | None = Field(
         None, description="for activations, such as 2GB; models that are larger are verified and evaluated in blocks"
     )
-
-    @field_validator("model", "calibrate", "evaluate", mode="before")
-    @classmethod
-    def _spelled(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value
-
-    @field_validator("sites", "method", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        """`a,b` on the command line is a list in YAML; one value needs neither."""
-        if value is None:
-            return ()
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-    @field_validator("protect", mode="before")
-    @classmethod
-    def _indices(cls, value: Any) -> Any:
-        parts = cls._split(value)
-        try:
-            return tuple(int(part) if isinstance(part, str) else part for part in parts)
-        except ValueError:
-            raise ValueError(f"protect {', '.join(parts)}: layers are whole numbers, such as 0,-1") from None
-
-    @field_validator("sparsity", mode="before")
-    @classmethod
-    def _pairs(cls, value: Any) -> Any:
-        """`channel:0.25,layer:0.1` on the command line is a mapping in YAML."""
-        if isinstance(value, str) and ":" in value:
-            value = {kind: part for kind, _, part in (pair.partition(":") for pair in value.split(","))}
-        if isinstance(value, dict):
-            return {str(kind).strip(): _fraction(part) for kind, part in value.items()}
-        return None if value is None else _fraction(value)
-
-    @field_validator("pattern", mode="before")
-    @classmethod
-    def _quoted(cls, value: Any) -> Any:
-        if isinstance(value, int):  # YAML 1.1 takes 2:4 for a number in base 60
-            raise ValueError(f"pattern {value}: put N:M in quotes in YAML, such as '2:4'")
-        return value
 
     @field_validator("memory")
     @classmethod
@@ -262,33 +222,12 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     if not file.is_file():
         raise InputError(f"{file}: no such recipe file")
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _StrictLoader)
+        values = yaml.load(file.read_text(encoding="utf-8"), StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise InputError(f"{file}: a recipe is a mapping of keys such as 'model' and 'sparsity'")
     return make_recipe({**values, **(overrides or {})})
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe, and a key that is there twice is an error: YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is there twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _fraction(value: Any) -> float:
-    try:
-        if not isinstance(value, bool):
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"sparsity {value!r} is not a number; 0.25 removes a quarter of each site")
 
 
 def _nearest(word: str, known: Any) -> str:

@@ -1,0 +1,75 @@
+"""How values are spelled: `a,b` and `channel:0.25,layer:0.1` as flags are a list and a mapping in YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, field_validator
+
+
+class Spelled(BaseModel):
+    """What a recipe's fields accept beside their own types."""
+
+    @field_validator("model", "calibrate", "evaluate", mode="before", check_fields=False)
+    @classmethod
+    def _spelled(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("sites", "method", mode="before", check_fields=False)
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """`a,b` on the command line is a list in YAML; one value needs neither."""
+        if value is None:
+            return ()
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+    @field_validator("protect", mode="before", check_fields=False)
+    @classmethod
+    def _indices(cls, value: Any) -> Any:
+        parts = cls._split(value)
+        try:
+            return tuple(int(part) if isinstance(part, str) else part for part in parts)
+        except ValueError:
+            raise ValueError(f"protect {', '.join(parts)}: layers are whole numbers, such as 0,-1") from None
+
+    @field_validator("sparsity", mode="before", check_fields=False)
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """`channel:0.25,layer:0.1` on the command line is a mapping in YAML."""
+        if isinstance(value, str) and ":" in value:
+            value = {kind: part for kind, _, part in (pair.partition(":") for pair in value.split(","))}
+        if isinstance(value, dict):
+            return {str(kind).strip(): _fraction(part) for kind, part in value.items()}
+        return None if value is None else _fraction(value)
+
+    @field_validator("pattern", mode="before", check_fields=False)
+    @classmethod
+    def _quoted(cls, value: Any) -> Any:
+        if isinstance(value, int):  # YAML 1.1 takes 2:4 for a number in base 60
+            raise ValueError(f"pattern {value}: put N:M in quotes in YAML, such as '2:4'")
+        return value
+
+
+class StrictLoader(yaml.SafeLoader):
+    """Safe, and a key that is there twice is an error: YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _fraction(value: Any) -> float:
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"sparsity {value!r} is not a number; 0.25 removes a quarter of each site")
