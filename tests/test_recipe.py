@@ -158,6 +158,14 @@ def test_the_residual_target_goes_linear_by_linear() -> None:
     assert "residual goes Linear by Linear" in complaint(quality="balanced", sequential=False)
 
 
+def test_masks_are_found_while_tuning_only_where_there_is_time_for_it() -> None:
+    assert recipe(quality="best").chosen_masks == "gradual"
+    assert recipe(quality="best", reconstruct=20).chosen_masks == "kept"
+    assert recipe(quality="best", reconstruct=20, masks="gradual").chosen_masks == "gradual"
+    assert recipe(method="wanda", reconstruct=400).chosen_masks == "kept"
+    assert "add --reconstruct" in complaint(masks="gradual", quality="balanced")
+
+
 def test_reconstruction_needs_a_sequence_to_stop_by() -> None:
     assert "use --samples 2 or more" in complaint(quality="best", samples=1)
     assert recipe(quality="best", reconstruct=0, samples=1).chosen_steps == 0

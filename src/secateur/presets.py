@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from secateur.numerics.targets import Target
+
+Masks = Literal["kept", "gradual"]
 
 
 class Preset(NamedTuple):
@@ -14,16 +16,18 @@ class Preset(NamedTuple):
         weights: method for single weights.
         target: what a Linear is solved for, see `numerics.targets`.
         reconstruct: steps of block reconstruction.
+        masks: whether zeros are found while a block is tuned, see `reconstruct.masks`.
     """
 
     weights: str
     target: Target
     sequential: bool
     reconstruct: int
+    masks: Masks = "kept"
 
 
 PRESETS = {
     "fast": Preset("sparsegpt", "pruned", False, 0),
     "balanced": Preset("alps", "residual", True, 0),
-    "best": Preset("alps", "residual", True, 400),
+    "best": Preset("alps", "residual", True, 400, "gradual"),
 }

@@ -23,7 +23,7 @@ from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
-from secateur.presets import PRESETS, Preset
+from secateur.presets import PRESETS, Masks, Preset
 from secateur.spelling import Spelled, StrictLoader
 from secateur.units import parse_bytes
 
@@ -31,6 +31,7 @@ SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "layer")
 # What a method must be able to score, for each kind of site, and the one used where none is named.
 CAPABILITY = {"weight": "weights", "channel": "units", "query_head": "units", "kv_group": "units", "layer": "layers"}
 DEFAULT_METHOD = {"units": "obs", "layers": "leave_one_out"}  # for weights it depends on the quality
+STEPS_FOR_MASKS = 100  # in fewer, a mask that is found while tuning is no better than one that is chosen
 
 
 class Recipe(Spelled):
@@ -47,6 +48,9 @@ class Recipe(Spelled):
     )
     target: Literal["pruned", "dense", "residual"] | None = Field(
         None, description="what a cut Linear is solved for; default by quality"
+    )
+    masks: Masks | None = Field(
+        None, description="zeros while a block is tuned: kept as chosen, or found on the way; default by quality"
     )
     reconstruct: int | None = Field(None, ge=0, description="steps of block reconstruction; default by quality")
     pattern: str = Field("free", description="shape of the zeros of single weights: free or N:M")
@@ -117,6 +121,8 @@ class Recipe(Spelled):
             raise ValueError(
                 "reconstruct holds sequences out to stop by; use --samples 2 or more, or --reconstruct 0"
             )
+        if self.masks == "gradual" and not (self.chosen_steps and "weight" in self.sites):
+            raise ValueError("masks gradual are those of weights while blocks are tuned; add --reconstruct 400")
         self._check_methods()
         return self
 
@@ -138,6 +144,12 @@ class Recipe(Spelled):
     @property
     def chosen_steps(self) -> int:
         return self.preset.reconstruct if self.reconstruct is None else self.reconstruct
+
+    @property
+    def chosen_masks(self) -> Masks:
+        if self.masks is None and self.chosen_steps < STEPS_FOR_MASKS:
+            return "kept"
+        return self.masks or self.preset.masks
 
     def _check_methods(self) -> None:
         """A method that was named must be of use; for kinds that no named method scores, the default steps in."""

@@ -22,6 +22,7 @@ from secateur.model.surgery import remove
 from secateur.numerics.patterns import Pattern
 from secateur.reconstruct import block as module
 from secateur.reconstruct.block import Outcome, Tuning, reconstruct
+from secateur.reconstruct.masks import Gradual, apply
 from secateur.reconstruct.sequences import Part, in_turn, split
 
 SHORT = Tuning(steps=50)
@@ -129,6 +130,46 @@ def test_n_of_m_is_kept(pattern: str, opened: Callable[..., Outer]) -> None:
     for block in second_block(outer, masked(pattern)):
         assert reconstruct(block, SHORT).steps
         assert all(Pattern.parse(pattern).holds(linear.weight != 0) for linear in block.linears)
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("pattern", ["free", "2:4"])
+def test_a_gradual_mask_is_of_the_shape_asked_for(case: str, pattern: str, opened: Callable[..., Outer]) -> None:
+    """Exact counts in every Linear, from a start without zeros; what a block had to beat was a mask at once."""
+    shape, starts = Pattern.parse(pattern), []
+
+    def cut(block: Block) -> None:
+        starts.append(Gradual(block.layer, shape, lambda name: 0.5))
+        masked(pattern)(block)
+
+    for block in second_block(opened(case), cut):
+        outcome = reconstruct(block, Tuning(steps=100), gradual=starts[1])
+        assert outcome is not None
+        assert outcome.steps > 60
+        assert outcome.held_out_after < 0.95 * outcome.held_out_before
+        for linear in block.linears:
+            zeros = linear.weight == 0
+            assert int(zeros.sum()) == round(0.5 * zeros.numel())
+            assert shape.holds(~zeros)
+
+
+def test_a_gradual_mask_takes_the_least_of_that_moment(opened: Callable[..., Outer]) -> None:
+    """Scores of weights and inputs as they are when it chooses; each mask takes all that the one before took."""
+    for block in second_block(opened("llama"), lambda block: None):
+        masks = Gradual(block.layer, Pattern.parse("free"), lambda name: 0.5)
+        before: dict[str, Tensor] = {}
+        for part in (0.01, 0.3, 1.0):
+            alive = {linear.name: mask for linear, mask in masks.at(part, block)}
+            for linear in block.linears:
+                inputs = block.moments([linear.source], frozenset({"rms"}), every=5)[linear.source]
+                scores = linear.weight.abs() * inputs.rms
+                gone = ~alive[linear.name]
+                assert scores[gone].max() <= scores[~gone].min()
+                assert not (alive[linear.name] & before.get(linear.name, gone)).any()
+                before[linear.name] = gone
+            apply(masks.at(part, block))
+            assert masks.settled == (part == 1.0)
+        assert all(int(gone.sum()) == round(0.5 * gone.numel()) for gone in before.values())
 
 
 def test_structured_cuts_are_tuned_without_masks(opened: Callable[..., Outer]) -> None:

@@ -41,10 +41,14 @@ def prune(shared: Path, out: Path, **asked: Any) -> dict[str, Any]:
     return secateur.prune(make_recipe(values | asked), out, quiet=True)
 
 
-@pytest.mark.parametrize("asked", [{}, {"pattern": "2:4"}, {"sites": "channel,query_head"}])
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"masks": "gradual"}, {"pattern": "2:4", "masks": "gradual"}, {"sites": "channel,query_head"}],
+)
 def test_the_report_says_what_every_block_gained(asked: dict[str, Any], shared: Path, tmp_path: Path) -> None:
     told = {**asked, "sparsity": None} if "pattern" in asked else asked
-    report = prune(shared, tmp_path / "out", reconstruct=25, samples=32, length=128, **told)
+    steps = 100 if asked.get("masks") == "gradual" else 25
+    report = prune(shared, tmp_path / "out", reconstruct=steps, samples=32, length=128, **told)
     found = report["reconstruction"]
     assert [block["layer"] for block in found] == list(range(LAYERS))
     for block in found:

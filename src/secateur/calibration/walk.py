@@ -54,13 +54,14 @@ class Block:
         return linears_of(self.layer, self.outer.checkpoint.family)
 
     @torch.no_grad()
-    def moments(self, sources: Sequence[str], needs: frozenset[str]) -> dict[str, Moments]:
+    def moments(self, sources: Sequence[str], needs: frozenset[str], every: int = 1) -> dict[str, Moments]:
         """Statistics of the inputs of the named Linears, from one pass over the calibration sequences.
 
         Args:
             sources: `Linear.source` names; Linears that read the same tensor share one entry.
             needs: see `numerics.moments.NEEDS`; `cross` and `drift` need the dense stream, and `drift` is
                 gathered only for the Linears that write to the residual stream.
+            every: one batch in this many is looked at.
         """
         device, writers = self.outer.device, self._residual_writers()
         shapes = {linear.source: linear.shape for linear in self.linears}
@@ -70,7 +71,7 @@ class Block:
             own = needs if name in writers else needs - {"drift"}
             # Where units were cut before, the dense model's inputs are wider.
             found[name] = Moments(shapes[name][1], own, device, untouched[name][1], drift_features=shapes[name][0])
-        for i in range(len(self.stream.batches) if needs else 0):
+        for i in range(0, len(self.stream.batches) if needs else 0, every):
             if needs & {"cross", "drift"}:
                 self._gather_pairs(found, i, "drift" in needs)
             else:

@@ -9,11 +9,12 @@ from secateur.calibration.activations import Budget
 from secateur.calibration.walk import Block
 from secateur.cut.rules import Rules
 from secateur.cut.units import UnitCut, cut_units
-from secateur.cut.weights import WeightCut, cut_weights
+from secateur.cut.weights import WeightCut, cut_weights, recounted
 from secateur.model.biases import add_biases
 from secateur.model.sites import Cut, Site
 from secateur.model.uneven import Widths, layer_widths
 from secateur.reconstruct.block import Outcome, reconstruct
+from secateur.reconstruct.masks import Gradual
 
 
 @dataclass
@@ -63,16 +64,17 @@ def cut_block(block: Block, rules: Rules, budget: Budget) -> BlockCuts:
     if block.index not in rules.protected:
         if rules.unit_kinds:
             done.units = cut_units(block, rules.unit_kinds, rules.units)
+        gradual = None
         if rules.weight_method is not None:
+            sparsity = rules.weight_sparsity(block.index)
+            if rules.tuning is not None and rules.masks == "gradual":
+                gradual = Gradual(block.layer, rules.pattern, sparsity)
             done.weights = cut_weights(
-                block,
-                rules.weight_method,
-                rules.pattern,
-                rules.weight_sparsity(block.index),
-                rules.sequential,
-                rules.target,
+                block, rules.weight_method, rules.pattern, sparsity, rules.sequential, rules.target
             )
         if rules.tuning is not None and (done.units or done.weights):
-            done.tuned = reconstruct(block, rules.tuning, budget)
+            done.tuned = reconstruct(block, rules.tuning, budget, gradual)
+            if gradual is not None:
+                done.weights = recounted(done.weights, block)
     done.widths = layer_widths(block.layer, checkpoint.family, checkpoint.config, checkpoint.head_dim)
     return done

@@ -19,6 +19,7 @@ from secateur.model.uneven import HEADS, KV_HEADS, with_heads
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
 from secateur.plan import Plan
+from secateur.presets import Masks
 from secateur.recipe import Recipe
 from secateur.reconstruct.block import Tuning
 
@@ -37,6 +38,7 @@ class Rules:
         target: what Linears are solved for, see `numerics.targets`.
         sequential: gather statistics anew after each group of Linears.
         tuning: block reconstruction; None = off.
+        masks: of single weights while a block is tuned, see `reconstruct.masks`.
         notes: what a report should say about these decisions.
     """
 
@@ -52,6 +54,7 @@ class Rules:
     target: Target
     sequential: bool
     tuning: Tuning | None
+    masks: Masks
     notes: tuple[str, ...] = ()
 
     @property
@@ -101,6 +104,7 @@ class Rules:
             target=recipe.chosen_target,
             sequential=recipe.chosen_sequential,
             tuning=Tuning(recipe.chosen_steps, seed=recipe.seed) if recipe.chosen_steps else None,
+            masks=recipe.chosen_masks,
             notes=notes,
         )
 

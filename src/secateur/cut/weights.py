@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secateur import distributed
 from secateur.calibration.walk import Block
@@ -60,6 +60,12 @@ def cut_weights(
             tensors = [linear.stored] if linear.bias is None else [linear.stored, linear.bias]
             distributed.broadcast(tensors, owner)
     return cuts
+
+
+def recounted(cuts: list[WeightCut], block: Block) -> list[WeightCut]:
+    """The same cuts with the zeros that the block has now."""
+    zeros = {linear.name: 1 - float((linear.stored != 0).float().mean()) for linear in block.linears}
+    return [replace(cut, sparsity=zeros[cut.linear]) for cut in cuts]
 
 
 def _work(linear: Linear) -> float:

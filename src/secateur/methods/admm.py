@@ -50,24 +50,13 @@ def solve(W: Tensor, moments: Moments, pattern: Pattern, sparsity: float) -> Sol
     mask = torch.ones_like(start, dtype=torch.bool)
     for step in range(1, RAMP + SETTLE + 1):
         if step <= RAMP:
-            mask = _ramped(start + dual, pattern, sparsity, step / RAMP)
+            mask = pattern.partial((start + dual).abs(), sparsity, (step / RAMP) ** (1 / 3))
         sparse = (start + dual) * mask
         dual = dual + start - sparse
         start = torch.cholesky_solve((aim + RHO * (sparse - dual)).T, factor).T
     if bool(mask.all()):
         return Solution(W.detach().to(torch.float32, copy=True), mask, DAMPING)
     return Solution(masked_conjugate(W, G, mask, sparse * scale), mask, DAMPING)
-
-
-def _ramped(weights: Tensor, pattern: Pattern, sparsity: float, part: float) -> Tensor:
-    """The mask on the way to a pattern: of what it would take in the end, the weakest go first."""
-    scores = weights.abs()
-    final = pattern.mask(scores, sparsity, "matrix")
-    if part >= 1:
-        return final
-    going = torch.where(final, torch.inf, scores)
-    share = part ** (1 / 3) * float((~final).float().mean())
-    return Pattern().mask(going, share, "matrix")
 
 
 METHOD = Method(

@@ -101,6 +101,15 @@ class Pattern:
             return keep_best(scores.flatten(), removed_count(scores.numel(), sparsity)).view_as(scores)
         raise ValueError(f"scope '{scope}' is unknown; known are row, matrix")
 
+    def partial(self, scores: Tensor, sparsity: float, share: float) -> Tensor:
+        """A mask (out, in) on the way to this pattern: of what `mask` would take of the whole matrix, only
+        `share`, the lowest scores first."""
+        final = self.mask(scores, sparsity, "matrix")
+        if share >= 1:
+            return final
+        going = torch.where(final, torch.inf, scores)
+        return keep_best(going.flatten(), removed_count(int((~final).sum()), share)).view_as(scores)
+
     def _grouped(self, scores: Tensor) -> Tensor:
         # Ranks by comparing pairs: for groups this small far faster than sorting, and ties are plain to see.
         assert self.of is not None

@@ -1,10 +1,10 @@
 """Block reconstruction: what is left of a block is tuned so that it outputs what the untouched model's block does.
 
-Zeros stay zeros. The inputs are those of the pruned model so far, the targets are the outputs of the untouched
-model's block on the untouched model's stream, so the block also makes up for the drift before it. One block at a
-time, a few hundred Adam steps in fp32 (products in bf16 on a GPU); sequences that it isn't tuned on decide when
-to stop, and if it never gets better on them, the block stays as it was, bit by bit (compare "A free lunch in LLM
-compression", https://arxiv.org/abs/2510.14444).
+Zeros stay zeros, or are found on the way (`reconstruct.masks`). The inputs are those of the pruned model so far,
+the targets are the outputs of the untouched model's block on the untouched model's stream, so the block also makes
+up for the drift before it. One block at a time, a few hundred Adam steps in fp32 (products in bf16 on a GPU);
+sequences that it isn't tuned on decide when to stop, and if it never gets better on them, the block stays as it
+was, bit by bit (compare "A free lunch in LLM compression", https://arxiv.org/abs/2510.14444).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from secateur import distributed
 from secateur.calibration.activations import Activations, Budget
 from secateur.calibration.walk import Block, round_to_stored
-from secateur.model.linears import linears_of
 from secateur.numerics.linalg import wide_dtype
+from secateur.reconstruct.masks import Gradual, Kept, apply
 from secateur.reconstruct.sequences import Part, in_turn, split
 
 LOOK_EVERY = 25  # steps between two looks at the held-out sequences
@@ -59,12 +59,16 @@ class Outcome:
     steps: int
 
 
-def reconstruct(block: Block, tuning: Tuning, budget: Budget | None = None) -> Outcome | None:
-    """Tunes all weights, norm gains and biases of a block in place; weights that are zero stay zero.
+def reconstruct(
+    block: Block, tuning: Tuning, budget: Budget | None = None, gradual: Gradual | None = None
+) -> Outcome | None:
+    """Tunes all weights, norm gains and biases of a block in place.
 
     Args:
         block: of a walk with `dense=True`, cut as it should be.
         budget: bytes that the block's targets may take in memory; the rest goes beside the stream's own file.
+        gradual: starts from the weights that it holds and finds their mask on the way; the block as it is cut
+            now is what that has to beat. None: weights that are zero stay zero.
 
     Returns: None where there is no sequence left to stop by, or the block has no parameters: nothing was done.
     """
@@ -75,7 +79,10 @@ def reconstruct(block: Block, tuning: Tuning, budget: Budget | None = None) -> O
         before, held_before = aim.error(tuned), aim.error(held)
         if before is None or held_before is None:
             return None
-        best, steps = _descend(aim, tuned, held, parameters, tuning, held_before)
+        masks = gradual or Kept(block)
+        if gradual is not None:
+            gradual.begin(parameters)
+        best, steps = _descend(aim, tuned, held, parameters, masks, tuning, held_before)
         for name, value in best.items():
             parameters[name].data = value
         _round(block)
@@ -96,11 +103,11 @@ def _descend(
     tuned: list[Part],
     held: list[Part],
     parameters: dict[str, nn.Parameter],
+    masks: Gradual | Kept,
     tuning: Tuning,
     start: float,
 ) -> tuple[dict[str, Tensor], int]:
     """(The parameters with the least held-out error, none if nothing got below `start`; steps that led there)."""
-    alive = _alive(aim.block)
     rates = {name: tuning.rate * scale for name, scale in _scales(parameters).items()}
     groups = [{"params": [p], "lr": rates[name]} for name, p in parameters.items()]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
@@ -109,18 +116,17 @@ def _descend(
     best: dict[str, Tensor] = {}
     best_error, best_step, looks = start, 0, 0
     for step in range(1, tuning.steps + 1):
+        alive = masks.at(step / tuning.steps, aim.block)
+        apply(alive)
         optimizer.zero_grad(set_to_none=True)
         part = next(order)
         if part is not None:  # a rank may have got no sequences
             aim.loss(part).backward()
         _share_gradients(parameters)
-        for name, mask in alive.items():
-            grad = parameters[name].grad
-            if grad is not None:
-                grad.mul_(mask)
         optimizer.step()
+        apply(alive)
         schedule.step()
-        if step % LOOK_EVERY == 0 or step == tuning.steps:
+        if masks.settled and (step % LOOK_EVERY == 0 or step == tuning.steps):
             error = aim.error(held)
             looks += 1
             if error is not None and error < best_error:
@@ -200,12 +206,6 @@ def _round(block: Block) -> None:
     for p in block.layer.parameters():
         p.data = p.data.to(block.outer.dtype).float()
     round_to_stored(block.layer, block.outer, block.index)
-
-
-def _alive(block: Block) -> dict[str, Tensor]:
-    """Parameter -> where it isn't zero, for the prunable matrices."""
-    names = {linear.parameter_name for linear in linears_of(block.layer, block.outer.checkpoint.family)}
-    return {name: block.layer.get_parameter(name).detach() != 0 for name in sorted(names)}
 
 
 def _scales(parameters: dict[str, nn.Parameter]) -> dict[str, float]:
