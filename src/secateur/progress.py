@@ -90,6 +90,7 @@ class Stage:
     name: str
     seconds: float
     peak_memory_bytes: int
+    cpu_seconds: float  # of this process, all threads; hardly feels what else the machine does
 
 
 class Monitor:
@@ -149,7 +150,7 @@ class Monitor:
         Yields `step(text)`, to be called after each of `total` parts; `step(text, skipped=True)` for one that took
         no work, so that it tells nothing about the time that the others will take.
         """
-        begin = time.monotonic()
+        begin, processor = time.monotonic(), time.process_time()
         number = len(self.stages) + 1
         planned = max(len(self._planned), number)
         self._memory.take()
@@ -182,7 +183,7 @@ class Monitor:
 
         yield step
         seconds = round(time.monotonic() - begin, 3)
-        self.stages.append(Stage(name, seconds, self._memory.take()))
+        self.stages.append(Stage(name, seconds, self._memory.take(), round(time.process_time() - processor, 3)))
         self._event("stage_end", name=name, seconds=seconds, peak_memory_bytes=self.stages[-1].peak_memory_bytes)
 
     def _begin(self, title: str, total: int | None) -> None:
