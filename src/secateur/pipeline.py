@@ -18,6 +18,7 @@ import torch
 from secateur import distributed
 from secateur.api import new_config
 from secateur.calibration.depth import influence_of_layers, leave_out
+from secateur.calibration.gradients import WHOLE, LayerGradients, check_gradients, gradients_of_model
 from secateur.calibration.stream import Stream
 from secateur.calibration.walk import walk
 from secateur.cut.block import cut_block
@@ -96,11 +97,18 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
     names = ["calibration text", "open"]
     if "layer" in recipe.sites and plan is None:
         names.append("choose layers")
+    if any(gradient_method(recipe, kind) for kind in recipe.sites):
+        names.append("gradients")
     names.append("prune")
     if not dry_run:
         names += ["save", "verify"]
         names += [] if recipe.evaluate == "none" else ["evaluate"]
     return names
+
+
+def gradient_method(recipe: Recipe, kind: str) -> bool:
+    """Whether the method for this kind of site looks at the whole model's loss."""
+    return bool(recipe.method_for(kind).loss & WHOLE)
 
 
 @contextmanager
@@ -130,6 +138,7 @@ def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, monitor: Mo
     dtype = resolve_dtype(recipe.dtype, device, checkpoint.config)
     with monitor.stage("open"):
         outer = Outer(checkpoint, device, dtype)
+    check_gradients(outer, rules.loss)
     run = Run(recipe, checkpoint, calibration, outer, rules, monitor)
     run.warnings += [*calibration.notes, *rules.notes]
     if torch.finfo(dtype).eps > torch.finfo(checkpoint.dtype).eps:
@@ -201,6 +210,7 @@ def _weakest_layers(run: Run, count: int, work: Path) -> tuple[frozenset[int], d
 def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
     """Walks through the model once and cuts each block, which the next one then sees."""
     budget = run.budget()
+    gradients = gather_gradients(run)
     with run.monitor.stage("prune", len(run.kept)) as step:
         blocks = walk(
             run.outer,
@@ -214,9 +224,17 @@ def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
             at_end=lambda stream: _probe(run, stream, workspace),
         )
         for block in blocks:
-            run.blocks.append(cut_block(block, run.rules, budget))
+            run.blocks.append(cut_block(block, run.rules, budget, gradients))
             step(f"layer {block.index}")
             del block  # its layer, before the next one is read
+
+
+def gather_gradients(run: Run) -> LayerGradients | None:
+    """The gradients of the whole model's loss, where a method looks at them."""
+    if not run.rules.loss & WHOLE:
+        return None
+    with run.monitor.stage("gradients", len(run.calibration.tokens)) as step:
+        return gradients_of_model(run.outer, run.calibration.tokens, run.rules.loss, step)
 
 
 def _probe(run: Run, stream: Stream, workspace: Workspace | None) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from secateur.calibration.activations import Budget
+from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.walk import Block
 from secateur.cut.rules import Rules
 from secateur.cut.units import UnitCut, cut_units
@@ -54,13 +55,18 @@ def _site(fields: dict[str, Any]) -> Site:
     return Site(**{**fields, "cuts": tuple(Cut(**cut) for cut in fields["cuts"])})
 
 
-def cut_block(block: Block, rules: Rules, budget: Budget) -> BlockCuts:
-    """Cuts a block in place."""
+def cut_block(block: Block, rules: Rules, budget: Budget, gradients: LayerGradients | None = None) -> BlockCuts:
+    """Cuts a block in place.
+
+    Args:
+        gradients: of the whole model's loss, where the rules need them.
+    """
     checkpoint = block.outer.checkpoint
     done = BlockCuts(block.index, {})
     if rules.bias_flags:
         done.added = add_biases(block.layer, checkpoint, rules.bias_flags)
     if block.index not in rules.protected:
+        hand_over(block, gradients, rules.loss)
         if rules.unit_kinds:
             done.units = cut_units(block, rules.unit_kinds, rules.units)
         if rules.weight_method is not None:

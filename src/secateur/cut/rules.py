@@ -55,6 +55,12 @@ class Rules:
     notes: tuple[str, ...] = ()
 
     @property
+    def loss(self) -> frozenset[str]:
+        """What the methods need to know of the loss, see `methods.contract.GRADIENTS`."""
+        methods = (self.units.method if self.unit_kinds else None, self.weight_method)
+        return frozenset(need for method in methods if method is not None for need in method.loss)
+
+    @property
     def needs_dense(self) -> bool:
         """Whether the untouched model's hidden states are needed beside the pruned one's."""
         cuts = bool(self.unit_kinds) or self.weight_method is not None
@@ -89,6 +95,7 @@ class Rules:
                 recipe.refit,
                 frozenset(_readers(checkpoint, unit_kinds)) if recipe.bias != "none" else frozenset(),
                 recipe.chosen_target,
+                recipe.seed,
             ),
             unit_kinds=unit_kinds,
             bias_flags=flags,

@@ -6,6 +6,7 @@ statistics that the cuts before it have left.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,6 +58,7 @@ class UnitRules:
         refit: make up for the cut in the reader's weights by least squares.
         biased: readers (by name) that may carry a bias, so that the refit uses it.
         target: what the reader is solved for, see `numerics.targets`.
+        seed: of methods that draw.
     """
 
     method: Method | None
@@ -65,6 +67,7 @@ class UnitRules:
     refit: bool
     biased: frozenset[str]
     target: Target = "pruned"
+    seed: int = 0
 
 
 def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[UnitCut]:
@@ -85,13 +88,14 @@ def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[Uni
 
 
 def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCut]:
-    needs = (rules.method.needs if rules.method else frozenset()) | {"gram", "mean"} | NEEDS[rules.target]
+    needs = (rules.method.statistics if rules.method else frozenset()) | {"gram", "mean"} | NEEDS[rules.target]
     moments = block.moments([site.reader for site in sites], frozenset(needs))
     readers = {linear.name: linear for linear in block.linears}
     done = [_decide(block, site, readers[site.reader], moments[site.reader], rules) for site in sites]
     masks = [(cut.site, mask_of(cut.keep, cut.site.units)) for cut in done]
     if any(not bool(mask.all()) for _, mask in masks):
-        remove(block.layer, masks)
+        for layer in (block.layer, *block.gradients.values()):
+            remove(layer, masks)
         update_heads(block.layer, block.outer.checkpoint.family, block.outer.checkpoint.head_dim)
     return done
 
@@ -108,7 +112,9 @@ def _decide(block: Block, site: Site, reader: Linear, moments: Moments, rules: U
     if keep is None:
         assert rules.method is not None
         assert rules.method.score_units is not None
-        units = Units(weight, about, site.width, unit_parameters(block.layer, site))
+        slopes = {need: unit_parameters(block.gradients[need], site) for need in rules.method.loss}
+        group = unit_parameters(block.layer, site)
+        units = Units(weight, about, site.width, group, slopes, seed_of(site, rules.seed))
         values = rules.method.score_units(units)
         keep, scores = choose(values, site, rules.keep_count(site)), tuple(values.tolist())
     mask = mask_of(keep, site.units)
@@ -126,6 +132,11 @@ def _decide(block: Block, site: Site, reader: Linear, moments: Moments, rules: U
         reader.bias.add_(shift.to(reader.bias.dtype))
     error = relative_error(weight, masked, moments, biased)
     return UnitCut(site, keep, scores, error_masked, error, fit.damping)
+
+
+def seed_of(site: Site, seed: int) -> int:
+    """Another seed for each site of a run."""
+    return zlib.crc32(f"{seed} {site.name}".encode())
 
 
 def choose(scores: Tensor, site: Site, count: int) -> tuple[int, ...]:
