@@ -42,11 +42,13 @@ ROOMS = (
     "evaluation",
     "anatomy",
     "report",
+    "reasons",
     "api",
     "run",
     "proof",
     "summary",
     "pipeline",
+    "cli_study",
     "cli",
     "__main__",
 )

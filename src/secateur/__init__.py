@@ -30,6 +30,7 @@ _PUBLIC = {
     "allocate": "secateur.allocation.uniform:keep_count",
     "calibrate": "secateur.api",
     "evaluate": "secateur.evaluation",
+    "explain": "secateur.reasons",
     "generate": "secateur.evaluation",
     "inspect": "secateur.anatomy",
     "load": "secateur.api",
@@ -72,4 +73,5 @@ if TYPE_CHECKING:
     from secateur.numerics.patterns import Pattern
     from secateur.pipeline import prune
     from secateur.plan import Plan
+    from secateur.reasons import explain
     from secateur.recipe import Recipe, load_recipe, make_recipe

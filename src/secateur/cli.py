@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from secateur import cli_study
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped
 
 
@@ -87,6 +88,7 @@ def prune(
     protect: Annotated[str | None, cut(help="layers left alone, such as 0,-1")] = None,
     round_to: Annotated[int | None, cut(help="keep a multiple of this many channels")] = None,
     refit: Annotated[bool | None, repair(help="make up for cut units by least squares (default)")] = None,
+    explain: Annotated[bool | None, output(help="write evidence.json: why each unit went (default)")] = None,
     bias: Annotated[str | None, repair(help="biases of the refit: own (default), add, none")] = None,
     target: Annotated[str | None, repair(help="what Linears are solved for: pruned, dense, residual")] = None,
     reconstruct: Annotated[int | None, repair(help="steps of block reconstruction, 0 for none")] = None,
@@ -201,6 +203,9 @@ def methods(as_json: Json = False) -> None:
         for m in METHODS.values()
     ]
     _print_json(rows) if as_json else print_methods(rows)
+
+
+cli_study.register(app)
 
 
 def _path(model: str) -> str:

@@ -37,7 +37,7 @@ from secateur.plan import Plan
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
 from secateur.run import Run, begin, finished_block, keep_block, logits_in_fp32
-from secateur.summary import finish, make_plan, write_outputs
+from secateur.summary import finish, make_evidence, make_plan, write_outputs
 from secateur.workspace import Workspace
 
 
@@ -87,7 +87,7 @@ def prune(
         made = make_plan(run)
         gate = None if dry_run else save(run, workspace)
         report = finish(run, made, gate, workspace, dry_run)
-        write_outputs(report, made, recipe, workspace)
+        write_outputs(report, made, recipe, workspace, make_evidence(run))
         workspace.deliver()
         return report
 

@@ -62,8 +62,11 @@ class Recipe(Spelled):
     round_to: int = Field(1, ge=1, description="keep a multiple of this many channels")
     refit: bool = Field(True, description="make up for structured cuts by least squares in the reading Linear")
     bias: Literal["own", "add", "none"] = Field(
-        "own", description="refit with a bias: where there is one (own), also where one can be added (add), or none"
+        "own",
+        description="refit with a bias: where there is one (own), also where one can be added (add), or none; "
+        "add without refit: the bias takes over the means",
     )
+    explain: bool = Field(True, description="write evidence.json: for each removed unit, why it could go")
     sequential: bool | None = Field(
         None, description="weights: gather statistics anew after each group of Linears; default by quality"
     )

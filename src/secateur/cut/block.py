@@ -8,6 +8,7 @@ from typing import Any
 from secateur.calibration.activations import Budget
 from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.walk import Block
+from secateur.cut.evidence import Evidence
 from secateur.cut.rules import Rules
 from secateur.cut.units import UnitCut, cut_units
 from secateur.cut.weights import WeightCut, cut_weights
@@ -48,7 +49,16 @@ class BlockCuts:
 
 def _unit_cut(fields: dict[str, Any]) -> UnitCut:
     scores = None if fields["scores"] is None else tuple(fields["scores"])
-    return UnitCut(**{**fields, "site": _site(fields["site"]), "keep": tuple(fields["keep"]), "scores": scores})
+    found: Any = fields["evidence"]
+    if found is not None:
+        columns: dict[str, Any] = {key: tuple(map(_frozen, column)) for key, column in found.items()}
+        found = Evidence(**columns)
+    own = {"site": _site(fields["site"]), "keep": tuple(fields["keep"]), "scores": scores, "evidence": found}
+    return UnitCut(**{**fields, **own})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _site(fields: dict[str, Any]) -> Site:

@@ -96,6 +96,8 @@ class Rules:
                 frozenset(_readers(checkpoint, unit_kinds)) if recipe.bias != "none" else frozenset(),
                 recipe.chosen_target,
                 recipe.seed,
+                recipe.explain,
+                recipe.bias == "add" and not recipe.refit,
             ),
             unit_kinds=unit_kinds,
             bias_flags=flags,
@@ -217,7 +219,7 @@ def _flags(
     recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], plan: Plan | None
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Config flags that biases for the refit need, unless they would cost the stock class its loading."""
-    if recipe.bias != "add" or not recipe.refit:
+    if recipe.bias != "add":
         return {}, ()
     flags = bias_flags(checkpoint, frozenset(_readers(checkpoint, unit_kinds)))
     if flags and unit_kinds & {"query_head", "kv_group"}:
