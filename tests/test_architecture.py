@@ -48,6 +48,7 @@ ROOMS = (
     "proof",
     "summary",
     "pipeline",
+    "study",
     "cli_study",
     "cli",
     "__main__",

@@ -40,6 +40,7 @@ _PUBLIC = {
     "prune": "secateur.pipeline",
     "remove": "secateur.model.surgery",
     "save": "secateur.api",
+    "sensitivity": "secateur.study",
     "sites": "secateur.api",
     "walk": "secateur.calibration.walk",
     "zero": "secateur.model.surgery",
@@ -75,3 +76,4 @@ if TYPE_CHECKING:
     from secateur.plan import Plan
     from secateur.reasons import explain
     from secateur.recipe import Recipe, load_recipe, make_recipe
+    from secateur.study import sensitivity

@@ -82,6 +82,9 @@ def prune(
     sparsity: Annotated[
         str | None, cut("--sparsity", "-s", help="fraction that goes: 0.25, or channel:0.25,layer:0.1")
     ] = None,
+    allocate: Annotated[
+        str | None, cut(help="spread over layers: local (default), global, owl or sensitivity")
+    ] = None,
     method: Annotated[str | None, cut("--method", "-m", help="see secateur methods; commas: one per kind")] = None,
     quality: Annotated[str | None, cut("--quality", "-Q", help="fast, balanced (default) or best")] = None,
     pattern: Annotated[str | None, cut(help="zeros of single weights: free (default) or N:M")] = None,

@@ -21,6 +21,7 @@ from secateur.calibration.depth import influence_of_layers, leave_out
 from secateur.calibration.gradients import WHOLE, LayerGradients, check_gradients, gradients_of_model
 from secateur.calibration.stream import Stream
 from secateur.calibration.walk import walk
+from secateur.cut.allocate import Job, allocate, apply
 from secateur.cut.block import cut_block
 from secateur.cut.rules import Rules
 from secateur.data.batches import Calibration, calibration_batches
@@ -99,6 +100,8 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
         names.append("choose layers")
     if any(gradient_method(recipe, kind) for kind in recipe.sites):
         names.append("gradients")
+    if recipe.allocate != "local" and plan is None:
+        names.append("allocate")
     names.append("prune")
     if not dry_run:
         names += ["save", "verify"]
@@ -211,6 +214,7 @@ def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
     """Walks through the model once and cuts each block, which the next one then sees."""
     budget = run.budget()
     gradients = gather_gradients(run)
+    allocate_sparsity(run, gradients, work)
     with run.monitor.stage("prune", len(run.kept)) as step:
         blocks = walk(
             run.outer,
@@ -227,6 +231,22 @@ def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
             run.blocks.append(cut_block(block, run.rules, budget, gradients))
             step(f"layer {block.index}")
             del block  # its layer, before the next one is read
+
+
+def allocate_sparsity(run: Run, gradients: LayerGradients | None, work: Path) -> None:
+    """Spreads the sparsity over the layers, as the recipe says; from the journal where that was done before."""
+    if run.recipe.allocate == "local" or run.rules.plan is not None:
+        return
+    shares = distributed.share_object(run.journal.noted("allocation") if run.journal is not None else None, 0)
+    if shares is None:
+        with run.monitor.stage("allocate", len(run.kept)) as step:
+            where = (gradients, step, run.budget(), work)
+            shares = allocate(Job(run.recipe, run.rules, run.outer, run.calibration.tokens, run.kept, *where))
+        shares = distributed.share_object(shares, 0)
+        if run.journal is not None:
+            run.journal.note("allocation", shares)
+    run.shares = shares
+    run.rules = apply(run.rules, shares, run.recipe)
 
 
 def gather_gradients(run: Run) -> LayerGradients | None:

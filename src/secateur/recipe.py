@@ -41,6 +41,9 @@ class Recipe(Spelled):
     model: str = Field(description="model folder, or a hub id")
     sites: tuple[str, ...] = Field(("weight",), description=f"what may go: {', '.join(SITE_KINDS)}")
     sparsity: float | dict[str, float] | None = Field(None, description="fraction removed, one or per kind of site")
+    allocate: Literal["local", "global", "owl", "sensitivity"] = Field(
+        "local", description="how sparsity is spread over layers: local (all alike), global, owl or sensitivity"
+    )
     method: tuple[str, ...] = Field((), description="one method, or one per kind of site")
     quality: Literal["fast", "balanced", "best"] | None = Field(
         None, description="fast, balanced or best; default balanced, or fast where a method is named"
@@ -106,6 +109,9 @@ class Recipe(Spelled):
         pattern = Pattern.parse(self.pattern)
         if not pattern.free and "weight" not in self.sites:
             raise ValueError(f"pattern {pattern} is for single weights, but sites are {', '.join(self.sites)}")
+        if self.allocate != "local" and set(self.sites) <= ({"layer"} if pattern.free else {"layer", "weight"}):
+            what = "layers go whole" if pattern.free else f"pattern {pattern} takes the same of every Linear"
+            raise ValueError(f"allocate {self.allocate} has nothing to spread: {what}; leave it out")
         if isinstance(self.sparsity, dict):
             for kind in self.sparsity:
                 if kind not in self.sites:

@@ -88,6 +88,7 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
         "model": _model(run),
         "calibration": _calibration(run),
         "sites": _sites(run),
+        "allocation": {"how": run.recipe.allocate if run.rules.plan is None else "plan", "shares": run.shares},
         "reconstruction": [{"layer": b.index, **asdict(b.tuned)} for b in run.blocks if b.tuned is not None],
         "sparsity": _sparsity(run),
         "parameters": _parameters(run),

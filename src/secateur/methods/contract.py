@@ -40,6 +40,7 @@ class Method(NamedTuple):
             are needed: (W, moments, gradients), a mapping from each need to a tensor (out, in) fp32.
         scope: where `score` is compared for free patterns, `row` or `matrix`.
         solve: (W (out, in), moments, pattern, sparsity) -> Solution.
+        running: unit scores are running totals, each the loss once this unit and all below it are gone.
         score_units: (units) -> importance (units,) fp64 on the CPU, not negative; higher = keep.
     """
 
@@ -52,6 +53,7 @@ class Method(NamedTuple):
     solve: Callable[[Tensor, Moments, Pattern, float], Solution] | None = None
     score_units: Callable[[Units], Tensor] | None = None
     score_layers: str | None = None
+    running: bool = False
 
     @property
     def loss(self) -> frozenset[str]:

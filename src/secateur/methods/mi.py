@@ -46,4 +46,5 @@ METHOD = Method(
     paper="https://arxiv.org/abs/2406.00030",
     needs=frozenset({"gram"}),
     score_units=score_units,
+    running=True,
 )

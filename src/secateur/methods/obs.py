@@ -37,4 +37,5 @@ METHOD = Method(
     paper="https://arxiv.org/abs/2302.04089",
     needs=frozenset({"gram"}),
     score_units=score_units,
+    running=True,
 )
