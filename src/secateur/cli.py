@@ -96,7 +96,9 @@ def prune(
     target: Annotated[str | None, repair(help="what Linears are solved for: pruned, dense, residual")] = None,
     reconstruct: Annotated[int | None, repair(help="steps of block reconstruction, 0 for none")] = None,
     sequential: Annotated[bool | None, repair(help="weights: new statistics after each group of Linears")] = None,
-    calibrate: Annotated[str | None, text(help=".jsonl, .txt, .parquet, stdlib (default) or a hub id")] = None,
+    calibrate: Annotated[
+        str | None, text(help="stdlib (default), .jsonl, .txt, .parquet, hub id; a:0.7,b:0.3; self")
+    ] = None,
     samples: Annotated[int | None, text(help="calibration sequences (default 128)")] = None,
     length: Annotated[int | None, text(help="tokens per sequence (default 512)")] = None,
     seed: Annotated[int | None, text(help="of the draw of sequences (default 0)")] = None,

@@ -24,11 +24,13 @@ from secateur.calibration.walk import walk
 from secateur.cut.allocate import Job, allocate, apply
 from secateur.cut.block import cut_block
 from secateur.cut.rules import Rules
-from secateur.data.batches import Calibration, calibration_batches
+from secateur.data.batches import Calibration
 from secateur.data.documents import load_corpus
+from secateur.data.mixture import calibration_of
 from secateur.errors import InputError, ResourceError
 from secateur.evaluation.compute import dtype_name, resolve_device, resolve_dtype
 from secateur.evaluation.evaluation import split_specs
+from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.model.outer import Outer
@@ -168,14 +170,15 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
     context = getattr(checkpoint.config, "max_position_embeddings", None)
     if context is not None and recipe.length > context:
         raise InputError(f"--length {recipe.length} is more than the model's context; use --length {context} or less")
-    corpus = load_corpus(recipe.calibrate)
-    return calibration_batches(
-        corpus,
-        checkpoint.tokenizer() if corpus.ids is None else None,
+    if recipe.calibrate == SELF:
+        return own_calibration(checkpoint.path, recipe.samples, recipe.length, recipe.seed, recipe.device)
+    return calibration_of(
+        recipe.calibrate,
+        checkpoint.tokenizer,
         recipe.samples,
         recipe.length,
         recipe.seed,
-        vocab_size=checkpoint.config.vocab_size,
+        checkpoint.config.vocab_size,
     )
 
 

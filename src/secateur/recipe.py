@@ -53,7 +53,10 @@ class Recipe(Spelled):
     )
     reconstruct: int | None = Field(None, ge=0, description="steps of block reconstruction; default by quality")
     pattern: str = Field("free", description="shape of the zeros of single weights: free or N:M")
-    calibrate: str = Field("stdlib", description="calibration text: .jsonl, .txt, .parquet, stdlib or a hub id")
+    calibrate: str = Field(
+        "stdlib",
+        description="calibration text: .jsonl, .txt, .parquet, stdlib or a hub id; several with shares; or self",
+    )
     evaluate: str | None = Field(
         None, description="evaluation text, or none; default: held-out text of the calibration's source"
     )
