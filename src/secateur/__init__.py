@@ -30,6 +30,7 @@ _PUBLIC = {
     "allocate": "secateur.allocation.uniform:keep_count",
     "calibrate": "secateur.api",
     "evaluate": "secateur.evaluation",
+    "explain": "secateur.reasons",
     "generate": "secateur.evaluation",
     "inspect": "secateur.anatomy",
     "load": "secateur.api",
@@ -39,6 +40,7 @@ _PUBLIC = {
     "prune": "secateur.pipeline",
     "remove": "secateur.model.surgery",
     "save": "secateur.api",
+    "sensitivity": "secateur.study",
     "sites": "secateur.api",
     "walk": "secateur.calibration.walk",
     "zero": "secateur.model.surgery",
@@ -72,4 +74,6 @@ if TYPE_CHECKING:
     from secateur.numerics.patterns import Pattern
     from secateur.pipeline import prune
     from secateur.plan import Plan
+    from secateur.reasons import explain
     from secateur.recipe import Recipe, load_recipe, make_recipe
+    from secateur.study import sensitivity

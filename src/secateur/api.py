@@ -22,10 +22,11 @@ import torch
 
 import secateur
 from secateur.calibration.walk import Block, round_to_stored
-from secateur.data.batches import Calibration, calibration_batches
-from secateur.data.documents import load_corpus
+from secateur.data.batches import Calibration
+from secateur.data.mixture import calibration_of
 from secateur.evaluation.compute import resolve_device, resolve_dtype
 from secateur.evaluation.loading import load as load_for_evaluation
+from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.depth import shallow_config
 from secateur.model.hub import local_folder
@@ -66,10 +67,16 @@ def open_for_walk(checkpoint: Checkpoint | str | Path, device: str = "auto", dty
 def calibrate(
     checkpoint: Checkpoint | str | Path, source: str, samples: int = 128, length: int = 512, seed: int = 0
 ) -> Calibration:
-    """Token sequences of a text source, by the project's protocol."""
+    """Token sequences of text, by the project's protocol.
+
+    Args:
+        source: one source, several with their shares (`a.jsonl:0.7,b.jsonl:0.3`), or `self`: what the model writes.
+    """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(local_folder(checkpoint))
     vocabulary = opened.config.vocab_size
-    return calibration_batches(load_corpus(source), opened.tokenizer(), samples, length, seed, vocab_size=vocabulary)
+    if source == SELF:
+        return own_calibration(opened.path, samples, length, seed, "auto")
+    return calibration_of(source, opened.tokenizer, samples, length, seed, vocabulary)
 
 
 def new_config(

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from secateur import cli_study
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped
 
 
@@ -81,18 +82,24 @@ def prune(
     sparsity: Annotated[
         str | None, cut("--sparsity", "-s", help="fraction that goes: 0.25, or channel:0.25,layer:0.1")
     ] = None,
+    allocate: Annotated[
+        str | None, cut(help="spread over layers: local (default), global, owl or sensitivity")
+    ] = None,
     method: Annotated[str | None, cut("--method", "-m", help="see secateur methods; commas: one per kind")] = None,
     quality: Annotated[str | None, cut("--quality", "-Q", help="fast, balanced (default) or best")] = None,
     pattern: Annotated[str | None, cut(help="zeros of single weights: free (default) or N:M")] = None,
     protect: Annotated[str | None, cut(help="layers left alone, such as 0,-1")] = None,
     round_to: Annotated[int | None, cut(help="keep a multiple of this many channels")] = None,
     refit: Annotated[bool | None, repair(help="make up for cut units by least squares (default)")] = None,
+    explain: Annotated[bool | None, output(help="write evidence.json: why each unit went (default)")] = None,
     bias: Annotated[str | None, repair(help="biases of the refit: own (default), add, none")] = None,
     target: Annotated[str | None, repair(help="what Linears are solved for: pruned, dense, residual")] = None,
     reconstruct: Annotated[int | None, repair(help="steps of block reconstruction, 0 for none")] = None,
     masks: Annotated[str | None, repair(help="weights while blocks are tuned: kept, or gradual (best)")] = None,
     sequential: Annotated[bool | None, repair(help="weights: new statistics after each group of Linears")] = None,
-    calibrate: Annotated[str | None, text(help=".jsonl, .txt, .parquet, stdlib (default) or a hub id")] = None,
+    calibrate: Annotated[
+        str | None, text(help="stdlib (default), .jsonl, .txt, .parquet, hub id; a:0.7,b:0.3; self")
+    ] = None,
     samples: Annotated[int | None, text(help="calibration sequences (default 128)")] = None,
     length: Annotated[int | None, text(help="tokens per sequence (default 512)")] = None,
     seed: Annotated[int | None, text(help="of the draw of sequences (default 0)")] = None,
@@ -202,6 +209,9 @@ def methods(as_json: Json = False) -> None:
         for m in METHODS.values()
     ]
     _print_json(rows) if as_json else print_methods(rows)
+
+
+cli_study.register(app)
 
 
 def _path(model: str) -> str:

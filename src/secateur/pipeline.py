@@ -18,15 +18,19 @@ import torch
 from secateur import distributed
 from secateur.api import new_config
 from secateur.calibration.depth import influence_of_layers, leave_out
+from secateur.calibration.gradients import WHOLE, LayerGradients, check_gradients, gradients_of_model
 from secateur.calibration.stream import Stream
 from secateur.calibration.walk import walk
+from secateur.cut.allocate import Job, allocate, apply
 from secateur.cut.block import cut_block
 from secateur.cut.rules import Rules
-from secateur.data.batches import Calibration, calibration_batches
+from secateur.data.batches import Calibration
 from secateur.data.documents import load_corpus
+from secateur.data.mixture import calibration_of
 from secateur.errors import InputError, ResourceError
 from secateur.evaluation.compute import dtype_name, resolve_device, resolve_dtype
 from secateur.evaluation.evaluation import split_specs
+from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.model.outer import Outer
@@ -36,7 +40,7 @@ from secateur.plan import Plan
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
 from secateur.run import Run, begin, finished_block, keep_block, logits_in_fp32
-from secateur.summary import finish, make_plan, write_outputs
+from secateur.summary import finish, make_evidence, make_plan, write_outputs
 from secateur.workspace import Workspace
 
 
@@ -86,7 +90,7 @@ def prune(
         made = make_plan(run)
         gate = None if dry_run else save(run, workspace)
         report = finish(run, made, gate, workspace, dry_run)
-        write_outputs(report, made, recipe, workspace)
+        write_outputs(report, made, recipe, workspace, make_evidence(run))
         workspace.deliver()
         return report
 
@@ -96,11 +100,20 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
     names = ["calibration text", "open"]
     if "layer" in recipe.sites and plan is None:
         names.append("choose layers")
+    if any(gradient_method(recipe, kind) for kind in recipe.sites):
+        names.append("gradients")
+    if recipe.allocate != "local" and plan is None:
+        names.append("allocate")
     names.append("prune")
     if not dry_run:
         names += ["save", "verify"]
         names += [] if recipe.evaluate == "none" else ["evaluate"]
     return names
+
+
+def gradient_method(recipe: Recipe, kind: str) -> bool:
+    """Whether the method for this kind of site looks at the whole model's loss."""
+    return bool(recipe.method_for(kind).loss & WHOLE)
 
 
 @contextmanager
@@ -130,6 +143,7 @@ def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, monitor: Mo
     dtype = resolve_dtype(recipe.dtype, device, checkpoint.config)
     with monitor.stage("open"):
         outer = Outer(checkpoint, device, dtype)
+    check_gradients(outer, rules.loss)
     run = Run(recipe, checkpoint, calibration, outer, rules, monitor)
     run.warnings += [*calibration.notes, *rules.notes]
     if torch.finfo(dtype).eps > torch.finfo(checkpoint.dtype).eps:
@@ -156,14 +170,15 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
     context = getattr(checkpoint.config, "max_position_embeddings", None)
     if context is not None and recipe.length > context:
         raise InputError(f"--length {recipe.length} is more than the model's context; use --length {context} or less")
-    corpus = load_corpus(recipe.calibrate)
-    return calibration_batches(
-        corpus,
-        checkpoint.tokenizer() if corpus.ids is None else None,
+    if recipe.calibrate == SELF:
+        return own_calibration(checkpoint.path, recipe.samples, recipe.length, recipe.seed, recipe.device)
+    return calibration_of(
+        recipe.calibrate,
+        checkpoint.tokenizer,
         recipe.samples,
         recipe.length,
         recipe.seed,
-        vocab_size=checkpoint.config.vocab_size,
+        checkpoint.config.vocab_size,
     )
 
 
@@ -201,6 +216,8 @@ def _weakest_layers(run: Run, count: int, work: Path) -> tuple[frozenset[int], d
 def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
     """Walks through the model once and cuts each block, which the next one then sees."""
     budget = run.budget()
+    gradients = gather_gradients(run)
+    allocate_sparsity(run, gradients, work)
     with run.monitor.stage("prune", len(run.kept)) as step:
         blocks = walk(
             run.outer,
@@ -214,9 +231,33 @@ def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
             at_end=lambda stream: _probe(run, stream, workspace),
         )
         for block in blocks:
-            run.blocks.append(cut_block(block, run.rules, budget))
+            run.blocks.append(cut_block(block, run.rules, budget, gradients))
             step(f"layer {block.index}")
             del block  # its layer, before the next one is read
+
+
+def allocate_sparsity(run: Run, gradients: LayerGradients | None, work: Path) -> None:
+    """Spreads the sparsity over the layers, as the recipe says; from the journal where that was done before."""
+    if run.recipe.allocate == "local" or run.rules.plan is not None:
+        return
+    shares = distributed.share_object(run.journal.noted("allocation") if run.journal is not None else None, 0)
+    if shares is None:
+        with run.monitor.stage("allocate", len(run.kept)) as step:
+            where = (gradients, step, run.budget(), work)
+            shares = allocate(Job(run.recipe, run.rules, run.outer, run.calibration.tokens, run.kept, *where))
+        shares = distributed.share_object(shares, 0)
+        if run.journal is not None:
+            run.journal.note("allocation", shares)
+    run.shares = shares
+    run.rules = apply(run.rules, shares, run.recipe)
+
+
+def gather_gradients(run: Run) -> LayerGradients | None:
+    """The gradients of the whole model's loss, where a method looks at them."""
+    if not run.rules.loss & WHOLE:
+        return None
+    with run.monitor.stage("gradients", len(run.calibration.tokens)) as step:
+        return gradients_of_model(run.outer, run.calibration.tokens, run.rules.loss, step)
 
 
 def _probe(run: Run, stream: Stream, workspace: Workspace | None) -> None:

@@ -29,7 +29,7 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
     if recipe.evaluate == "none" or not run.checkpoint.family.causal:
         return {}
     data, name = recipe.evaluate, recipe.evaluate
-    if data is None and recipe.calibrate.startswith("stdlib"):
+    if data is None and recipe.calibrate in ("stdlib", "stdlib:prose", "stdlib:code"):
         data, name = recipe.calibrate, f"{recipe.calibrate}, files held out"
     elif data is None:
         if not len(run.calibration.held_out):

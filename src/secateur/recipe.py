@@ -42,6 +42,9 @@ class Recipe(Spelled):
     model: str = Field(description="model folder, or a hub id")
     sites: tuple[str, ...] = Field(("weight",), description=f"what may go: {', '.join(SITE_KINDS)}")
     sparsity: float | dict[str, float] | None = Field(None, description="fraction removed, one or per kind of site")
+    allocate: Literal["local", "global", "owl", "sensitivity"] = Field(
+        "local", description="how sparsity is spread over layers: local (all alike), global, owl or sensitivity"
+    )
     method: tuple[str, ...] = Field((), description="one method, or one per kind of site")
     quality: Literal["fast", "balanced", "best"] | None = Field(
         None, description="fast, balanced or best; default balanced, or fast where a method is named"
@@ -54,7 +57,10 @@ class Recipe(Spelled):
     )
     reconstruct: int | None = Field(None, ge=0, description="steps of block reconstruction; default by quality")
     pattern: str = Field("free", description="shape of the zeros of single weights: free or N:M")
-    calibrate: str = Field("stdlib", description="calibration text: .jsonl, .txt, .parquet, stdlib or a hub id")
+    calibrate: str = Field(
+        "stdlib",
+        description="calibration text: .jsonl, .txt, .parquet, stdlib or a hub id; several with shares; or self",
+    )
     evaluate: str | None = Field(
         None, description="evaluation text, or none; default: held-out text of the calibration's source"
     )
@@ -66,8 +72,11 @@ class Recipe(Spelled):
     round_to: int = Field(1, ge=1, description="keep a multiple of this many channels")
     refit: bool = Field(True, description="make up for structured cuts by least squares in the reading Linear")
     bias: Literal["own", "add", "none"] = Field(
-        "own", description="refit with a bias: where there is one (own), also where one can be added (add), or none"
+        "own",
+        description="refit with a bias: where there is one (own), also where one can be added (add), or none; "
+        "add without refit: the bias takes over the means",
     )
+    explain: bool = Field(True, description="write evidence.json: for each removed unit, why it could go")
     sequential: bool | None = Field(
         None, description="weights: gather statistics anew after each group of Linears; default by quality"
     )
@@ -107,6 +116,9 @@ class Recipe(Spelled):
         pattern = Pattern.parse(self.pattern)
         if not pattern.free and "weight" not in self.sites:
             raise ValueError(f"pattern {pattern} is for single weights, but sites are {', '.join(self.sites)}")
+        if self.allocate != "local" and set(self.sites) <= ({"layer"} if pattern.free else {"layer", "weight"}):
+            what = "layers go whole" if pattern.free else f"pattern {pattern} takes the same of every Linear"
+            raise ValueError(f"allocate {self.allocate} has nothing to spread: {what}; leave it out")
         if isinstance(self.sparsity, dict):
             for kind in self.sparsity:
                 if kind not in self.sites:

@@ -40,6 +40,7 @@ class Run:
     monitor: Monitor
     journal: Journal | None = None
     kept: tuple[int, ...] = ()
+    shares: dict[str, float] = field(default_factory=dict)
     layer_scores: dict[int, float] = field(default_factory=dict)
     blocks: list[BlockCuts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

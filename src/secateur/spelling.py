@@ -43,8 +43,8 @@ class Spelled(BaseModel):
         if isinstance(value, str) and ":" in value:
             value = {kind: part for kind, _, part in (pair.partition(":") for pair in value.split(","))}
         if isinstance(value, dict):
-            return {str(kind).strip(): _fraction(part) for kind, part in value.items()}
-        return None if value is None else _fraction(value)
+            return {str(kind).strip(): fraction(part) for kind, part in value.items()}
+        return None if value is None else fraction(value)
 
     @field_validator("pattern", mode="before", check_fields=False)
     @classmethod
@@ -66,7 +66,7 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _fraction(value: Any) -> float:
+def fraction(value: Any) -> float:
     try:
         if not isinstance(value, bool):
             return float(value)

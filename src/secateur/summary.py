@@ -16,8 +16,10 @@ from safetensors import __version__ as safetensors_version
 
 import secateur
 from secateur.data.batches import Calibration
+from secateur.evaluation.loading import load_tokenizer
 from secateur.plan import Entry, Plan
 from secateur.proof import before_and_after
+from secateur.reasons import EVIDENCE, evidence_json, evidence_record
 from secateur.recipe import Recipe
 from secateur.report import card, page
 from secateur.workspace import EVENTS, MARK, Workspace
@@ -86,6 +88,7 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
         "model": _model(run),
         "calibration": _calibration(run),
         "sites": _sites(run),
+        "allocation": {"how": run.recipe.allocate if run.rules.plan is None else "plan", "shares": run.shares},
         "reconstruction": [{"layer": b.index, **asdict(b.tuned)} for b in run.blocks if b.tuned is not None],
         "sparsity": _sparsity(run),
         "parameters": _parameters(run),
@@ -242,14 +245,27 @@ def _forecast(run: Run) -> dict[str, Any]:
     }
 
 
-def write_outputs(report: dict[str, Any], plan: Plan, recipe: Recipe, workspace: Workspace) -> None:
-    """events.jsonl, plan.json, recipe.yaml, README.md, report.html, and report.json last of all."""
+def make_evidence(run: Run) -> dict[str, Any] | None:
+    """Why the removed units went; None where no unit did, or where it wasn't asked for."""
+    cuts = [cut for cut in run.unit_cuts if cut.evidence is not None]
+    if not cuts:
+        return None
+    tokenizer = load_tokenizer(run.checkpoint.path)
+    return evidence_record(cuts, run.calibration.tokens, tokenizer, run.recipe.refit)
+
+
+def write_outputs(
+    report: dict[str, Any], plan: Plan, recipe: Recipe, workspace: Workspace, evidence: dict[str, Any] | None
+) -> None:
+    """events.jsonl, plan.json, recipe.yaml, evidence.json, README.md, report.html, and report.json last of all."""
     folder = workspace.final
+    if evidence is not None:
+        (folder / EVIDENCE).write_text(evidence_json(evidence), encoding="utf-8")
     shutil.copyfile(workspace.work / EVENTS, folder / EVENTS)
     (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     (folder / "README.md").write_text(card.model_card(report), encoding="utf-8")
-    page.write(report, folder)
+    page.write(report, folder, evidence)
     # What --overwrite may replace later: these files, and nothing that others put beside them.
     report["files"] = sorted({MARK, *(file.name for file in folder.iterdir())})
     (folder / MARK).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from secateur.numerics.moments import Moments
 
-EVERYTHING = frozenset({"mean", "rms", "gram"})
+EVERYTHING = frozenset({"mean", "mean_abs", "rms", "gram", "sample"})
 
 
 def gathered(x: Tensor, needs: frozenset[str] = EVERYTHING) -> Moments:
@@ -22,6 +22,21 @@ def inputs(tokens: int, features: int, seed: int = 0) -> Tensor:
     mix = torch.randn(features, features, generator=generator) / features**0.5 + torch.eye(features)
     sizes = torch.rand(features, generator=generator) * 2 + 0.1
     return torch.randn(tokens, features, generator=generator) @ mix * sizes
+
+
+def slopes(parameters: Tensor, alive: Tensor | None = None) -> dict[str, Tensor]:
+    """Gradients for any parameters: they go where those go, and grow as those shrink, as those of a loss do.
+
+    Args:
+        alive: (last axis,), False where an input is always zero, and so all gradients behind it.
+    """
+    top = parameters.detach().float().abs().max().clamp_min(1e-30)
+    part = parameters.detach().float() / top
+    first = torch.cos(7 * part) / top
+    if alive is not None:
+        first = first * alive
+    second = first.square() * (1.1 + torch.sin(5 * part))
+    return {"gradient": first, "fisher": second, "entropy_gradient": first * part.sin(), "regional": second.sqrt()}
 
 
 def weights(rows: int, columns: int, seed: int = 1) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from activations import gathered, inputs, weights
+from activations import gathered, inputs, slopes, weights
 from torch import Tensor
 
 from secateur.methods import Units
@@ -18,6 +18,6 @@ def make_units() -> Callable[..., Units]:
         x = inputs(tokens, count * width) if x is None else x
         reader = weights(out, count * width)
         group = torch.cat([weights(count, 10, seed=2), reader.T.reshape(count, -1)], 1)
-        return Units(reader, gathered(x), width, group)
+        return Units(reader, gathered(x), width, group, slopes(group))
 
     return make

@@ -9,20 +9,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from activations import gathered, inputs, weights
+from activations import gathered, inputs, slopes, weights
 from torch import Tensor
 
 from secateur import methods
 from secateur.errors import InputError
-from secateur.methods import METHODS, Method, Units, prune_weight
+from secateur.methods import GRADIENTS, METHODS, Method, Solution, Units, prune_weight
 from secateur.numerics.linalg import quadratic_error
-from secateur.numerics.moments import NEEDS
+from secateur.numerics.moments import NEEDS, Moments
 from secateur.numerics.patterns import Pattern, removed_count
 
 FREE = Pattern.parse("free")
 PATTERNS = [FREE, Pattern.parse("2:4"), Pattern.parse("4:8"), Pattern.parse("1:4")]
 FOR_WEIGHTS = [m for m in METHODS.values() if "weights" in m.prunes]
 FOR_UNITS = [m for m in METHODS.values() if "units" in m.prunes]
+# The control looks at nothing, so nothing moves it.
+INFORMED = [m for m in FOR_WEIGHTS if m.name != "random"]
+# They look at what units say, not at who listens.
+DEAF = {"random", "activation", "mi_pairs"}
 MakeUnits = Callable[..., Units]
 
 
@@ -35,6 +39,10 @@ each_unit_method = pytest.mark.parametrize("method", FOR_UNITS, ids=named)
 each_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 
 
+def prune(method: Method, W: Tensor, moments: Moments, pattern: Pattern, sparsity: float) -> Solution:
+    return prune_weight(method, W, moments, pattern, sparsity, slopes(W, moments.rms > 0))
+
+
 def importance(method: Method, units: Units) -> Tensor:
     assert method.score_units is not None
     return method.score_units(units)
@@ -44,7 +52,8 @@ def importance(method: Method, units: Units) -> Tensor:
 def test_entries_are_complete(method: Method) -> None:
     assert METHODS[method.name] is method
     assert method.prunes
-    assert method.needs <= NEEDS
+    assert method.needs <= NEEDS | GRADIENTS
+    assert method.statistics | method.loss == method.needs
     assert method.scope in {"row", "matrix"}
     assert method.score is None or method.solve is None
     assert method.title
@@ -76,8 +85,8 @@ def test_weights_come_back_pruned_to_the_count(method: Method, pattern: Pattern,
     moments, sparsity = gathered(inputs(400, 160)), 0.6
     before = W.clone()
     W.requires_grad_()  # as parameters do
-    found = prune_weight(method, W, moments, pattern, sparsity)
-    again = prune_weight(method, W, moments, pattern, sparsity)
+    found = prune(method, W, moments, pattern, sparsity)
+    again = prune(method, W, moments, pattern, sparsity)
     assert torch.equal(W, before)
     assert found.weight.dtype == torch.float32
     assert not found.weight.requires_grad
@@ -100,35 +109,39 @@ def test_weights_come_back_pruned_to_the_count(method: Method, pattern: Pattern,
 @each_weight_method
 def test_a_pattern_that_does_not_fit_is_refused(method: Method) -> None:
     with pytest.raises(InputError, match="no multiple of 4"):
-        prune_weight(method, weights(4, 10), gathered(inputs(50, 10)), Pattern.parse("2:4"), 0.5)
+        prune(method, weights(4, 10), gathered(inputs(50, 10)), Pattern.parse("2:4"), 0.5)
 
 
 @each_weight_method
 def test_masks_do_not_depend_on_scale(method: Method) -> None:
     W, x = weights(8, 32), inputs(400, 32)
-    found = prune_weight(method, W, gathered(x), FREE, 0.5)
-    scaled = prune_weight(method, W * 4, gathered(x / 8), FREE, 0.5)  # powers of two: exact
+    found = prune(method, W, gathered(x), FREE, 0.5)
+    scaled = prune(method, W * 4, gathered(x / 8), FREE, 0.5)  # powers of two: exact
     assert torch.equal(found.mask, scaled.mask)
     torch.testing.assert_close(found.weight * 4, scaled.weight)
 
 
-@each_weight_method
+@pytest.mark.parametrize("method", INFORMED, ids=named)
 @each_pattern
 def test_outputs_may_be_permuted(method: Method, pattern: Pattern) -> None:
     W, moments, order = weights(8, 32), gathered(inputs(400, 32)), torch.randperm(8)
-    found = prune_weight(method, W, moments, pattern, 0.5)
-    permuted = prune_weight(method, W[order], moments, pattern, 0.5)
+    found = prune(method, W, moments, pattern, 0.5)
+    permuted = prune(method, W[order], moments, pattern, 0.5)
     assert torch.equal(found.mask[order], permuted.mask)
     torch.testing.assert_close(found.weight[order], permuted.weight)
 
 
-@pytest.mark.parametrize("method", [m for m in FOR_WEIGHTS if m.score is not None], ids=named)
+@pytest.mark.parametrize("method", [m for m in INFORMED if m.score is not None], ids=named)
 def test_scores_follow_permuted_inputs(method: Method) -> None:
     assert method.score is not None
     W, x, order = weights(8, 32), inputs(400, 32), torch.randperm(32)
-    expected = method.score(W, gathered(x))[:, order]
+
+    def score(W: Tensor, x: Tensor) -> Tensor:
+        return method.score(W, gathered(x), slopes(W)) if method.loss else method.score(W, gathered(x))
+
+    expected = score(W, x)[:, order]
     assert (expected >= 0).all()
-    torch.testing.assert_close(method.score(W[:, order], gathered(x[:, order])), expected)
+    torch.testing.assert_close(score(W[:, order], x[:, order]), expected)
 
 
 @pytest.mark.parametrize("method", [m for m in FOR_WEIGHTS if m.solve is not None], ids=named)
@@ -136,7 +149,7 @@ def test_scores_follow_permuted_inputs(method: Method) -> None:
 @pytest.mark.parametrize("tokens", [2, 40, 400])
 def test_solves_beat_masking_alone(method: Method, pattern: Pattern, tokens: int) -> None:
     W, moments = weights(8, 32), gathered(inputs(tokens, 32))
-    found = prune_weight(method, W, moments, pattern, 0.5)
+    found = prune(method, W, moments, pattern, 0.5)
     solved, _ = quadratic_error(W, found.weight, moments.gram)
     masked, _ = quadratic_error(W, W * found.mask, moments.gram)
     assert found.damping is not None
@@ -149,7 +162,7 @@ def test_solves_beat_masking_alone(method: Method, pattern: Pattern, tokens: int
 def test_dead_inputs_and_few_tokens_are_harmless(method: Method, pattern: Pattern, tokens: int) -> None:
     x = inputs(tokens, 32)
     x[:, [0, 7, 31]] = 0
-    found = prune_weight(method, weights(6, 32), gathered(x), pattern, 0.5)
+    found = prune(method, weights(6, 32), gathered(x), pattern, 0.5)
     assert torch.isfinite(found.weight).all()
     assert pattern.holds(found.mask)
     assert int((~found.mask).sum()) == round((pattern.sparsity or 0.5) * 6 * 32)
@@ -161,7 +174,7 @@ def test_dead_inputs_and_few_tokens_are_harmless(method: Method, pattern: Patter
 @pytest.mark.parametrize("sparsity", [0.0, 1.0])
 def test_nothing_and_everything(method: Method, sparsity: float) -> None:
     W = weights(4, 16)
-    found = prune_weight(method, W, gathered(inputs(60, 16)), FREE, sparsity)
+    found = prune(method, W, gathered(inputs(60, 16)), FREE, sparsity)
     assert torch.equal(found.weight, W * (1 - sparsity))
     assert bool(found.mask.all()) == (sparsity == 0)
 
@@ -178,13 +191,14 @@ def test_units_are_scored(method: Method, width: int, make_units: MakeUnits) -> 
     assert torch.equal(scores, importance(method, units))
 
 
-@each_unit_method
+@pytest.mark.parametrize("method", [m for m in FOR_UNITS if m.name != "random"], ids=named)
 @pytest.mark.parametrize("width", [1, 4])
 def test_units_may_be_permuted(method: Method, width: int, make_units: MakeUnits) -> None:
     x = inputs(300, 8 * width)
     units, order = make_units(width=width, x=x), torch.randperm(8)
     inputs_order = (order[:, None] * width + torch.arange(width)).flatten()
-    permuted = Units(units.reader[:, inputs_order], gathered(x[:, inputs_order]), width, units.group[order])
+    group = units.group[order]
+    permuted = Units(units.reader[:, inputs_order], gathered(x[:, inputs_order]), width, group, slopes(group))
     torch.testing.assert_close(importance(method, permuted), importance(method, units)[order], rtol=1e-5, atol=0)
 
 
@@ -192,11 +206,11 @@ def test_units_may_be_permuted(method: Method, width: int, make_units: MakeUnits
 def test_unit_rankings_do_not_depend_on_scale(method: Method, make_units: MakeUnits) -> None:
     x = inputs(300, 8)
     units = make_units(x=x)
-    scaled = Units(units.reader * 4, gathered(x * 2), 1, units.group * 4)
+    scaled = Units(units.reader * 4, gathered(x * 2), 1, units.group * 4, slopes(units.group * 4))
     assert torch.equal(importance(method, units).argsort(), importance(method, scaled).argsort())
 
 
-@each_unit_method
+@pytest.mark.parametrize("method", [m for m in FOR_UNITS if m.name not in DEAF], ids=named)
 def test_units_that_do_nothing_go_first(method: Method, make_units: MakeUnits) -> None:
     units = make_units(width=2)
     reader, group = units.reader.clone(), units.group.clone()

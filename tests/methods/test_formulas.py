@@ -7,10 +7,25 @@ from collections.abc import Callable
 import pytest
 import references
 import torch
-from activations import gathered, inputs, weights
+from activations import gathered, inputs, slopes, weights
 
-from secateur.methods import METHODS, Units, alps, flap, magnitude, obs, sparsegpt, wanda
+from secateur.methods import (
+    METHODS,
+    Units,
+    activation,
+    alps,
+    flap,
+    gblm,
+    magnitude,
+    mi,
+    mi_pairs,
+    obs,
+    sparsegpt,
+    wanda,
+    wanda_regional,
+)
 from secateur.methods.block_influence import BlockInfluence, block_influence
+from secateur.numerics import elimination
 from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
@@ -114,7 +129,7 @@ def test_sparsegpt_shares_the_factor_between_readers_of_one_input(monkeypatch: p
 @pytest.mark.parametrize(("count", "width"), [(14, 1), (6, 3), (4, 8)])
 @pytest.mark.parametrize("delay", [1, 4, 64])
 def test_obs(count: int, width: int, delay: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(obs, "DELAY", delay)
+    monkeypatch.setattr(elimination, "DELAY", delay)
     x, reader = inputs(120, count * width), weights(5, count * width)
     x[:, 2] = 0
     scores = obs.score_units(Units(reader, gathered(x), width, reader.T), damping=0.01)
@@ -123,6 +138,105 @@ def test_obs(count: int, width: int, delay: int, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(
         scores.sort().values, torch.tensor(objective, dtype=torch.float64), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(("count", "width"), [(10, 1), (4, 3)])
+def test_mi_is_energy_times_what_the_others_do_not_know(count: int, width: int) -> None:
+    """The first to go, by its definition: I(z_q; all others) from determinants, energy from the reader."""
+    x, reader = inputs(200, count * width), weights(5, count * width)
+    H = references.damped_second_moments(x, mi.RIDGE)
+    costs = []
+    for unit in range(count):
+        own = list(range(unit * width, (unit + 1) * width))
+        rest = [j for j in range(count * width) if j not in own]
+        left = H[own][:, own] - H[own][:, rest] @ torch.linalg.inv(H[rest][:, rest]) @ H[rest][:, own]
+        costs.append(float((reader[:, own].double() @ left * reader[:, own]).sum()))
+        if width == 1:
+            energy = float(reader[:, own].square().sum()) * float(H[own][:, own])
+            dets = [torch.linalg.det(H[part][:, part]) for part in (own, rest, own + rest)]
+            nats = 0.5 * float(torch.log(dets[0] * dets[1] / dets[2]))
+            assert energy * 2.718281828459045 ** (-2 * nats) == pytest.approx(costs[-1], rel=1e-6)
+    scores = mi.score_units(Units(reader, gathered(x), width, reader.T))
+    assert int(scores.argmin()) == costs.index(min(costs))
+    assert float(scores.min()) == pytest.approx(min(costs), rel=1e-5)
+    order, objective = references.obs(reader, x, width, mi.RIDGE)
+    assert scores.argsort().tolist() == order
+    torch.testing.assert_close(
+        scores.sort().values, torch.tensor(objective, dtype=torch.float64), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_mi_pairs_removes_one_of_each_pair_first() -> None:
+    x = inputs(400, 6)
+    x[:, 4] = x[:, 1] + 0.05 * inputs(400, 1, 5)[:, 0]
+    scores = mi_pairs.score_units(Units(weights(3, 6), gathered(x), 1, weights(6, 2)))
+    assert int(scores.argmin()) in (1, 4)
+    assert sorted(scores.tolist()) == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_order_of_pairs_is_that_of_the_plain_loop() -> None:
+    shared = weights(9, 9).abs()
+    shared = (shared + shared.T).fill_diagonal_(0).double()
+    pairs = sorted(((float(shared[k, i]), k, i) for k in range(9) for i in range(k)), reverse=True)
+    gone: list[int] = []
+    for _, k, i in pairs:
+        if k not in gone and i not in gone:
+            gone.append(k if shared[k].sum() > shared[i].sum() else i)
+    assert mi_pairs.removal_order(shared)[:-1] == gone
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_gradient_criteria_of_units(width: int, make_units: Callable[..., Units]) -> None:
+    units = make_units(width=width)
+    slope = slopes(units.group)
+    found = {n: METHODS[n].score_units(units) for n in METHODS if METHODS[n].loss and METHODS[n].score_units}
+    assert set(found) == {"taylor", "taylor_group", "taylor2", "fisher", "gradient_activation", "entropy_taylor"}
+    for u in range(units.count):
+        rows = [
+            [float(t[u, e]) for t in (units.group, slope["gradient"], slope["fisher"], slope["entropy_gradient"])]
+            for e in range(units.group.shape[1])
+        ]
+        reader = rows[10:]  # as `make_units` puts them
+        expected = {
+            "taylor": sum(abs(w * g) for w, g, _, _ in rows),
+            "taylor_group": abs(sum(w * g for w, g, _, _ in rows)),
+            "taylor2": sum(abs(w * g - 0.5 * w * w * f) for w, g, f, _ in rows),
+            "fisher": sum(0.5 * w * w * f for w, _, f, _ in rows),
+            "gradient_activation": abs(sum(w * g for w, g, _, _ in reader)),
+            "entropy_taylor": sum(abs(w * h) for w, _, _, h in rows),
+        }
+        for name, value in expected.items():
+            assert float(found[name][u]) == pytest.approx(value, rel=1e-4), name
+
+
+def test_gradient_criteria_of_weights() -> None:
+    W, x = weights(5, 8), inputs(30, 8)
+    moments, slope = gathered(x), slopes(W)
+    rms = [float(x[:, j].square().mean().sqrt()) for j in range(8)]
+    for method, size in ((gblm, slope["fisher"].sqrt()), (wanda_regional, slope["regional"])):
+        found = method.score(W, moments, slope)
+        for i, j in ((0, 0), (4, 7), (2, 5)):
+            share = rms[j] / (sum(rms) / 8) + float(size[i, j]) / (sum(size.flatten().tolist()) / 40)
+            assert float(found[i, j]) == pytest.approx(abs(float(W[i, j])) * share, rel=1e-4)
+    found = METHODS["taylor"].score(W, moments, slope), METHODS["fisher"].score(W, moments, slope)
+    w, g, f = (float(t[3, 2]) for t in (W, slope["gradient"], slope["fisher"]))
+    assert float(found[0][3, 2]) == pytest.approx(abs(w * g), rel=1e-5)
+    assert float(found[1][3, 2]) == pytest.approx(w * w * f / 2, rel=1e-5)
+
+
+def test_activation() -> None:
+    x = inputs(30, 8) + 1
+    found = activation.score_units(Units(weights(5, 8), gathered(x), 4, weights(2, 3)))
+    expected = [sum(abs(float(t)) for t in x[:, u * 4 : u * 4 + 4].flatten()) / 30 for u in range(2)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_random_differs_by_seed_and_not_by_run(make_units: Callable[..., Units]) -> None:
+    units = make_units()
+    first, again = (METHODS["random"].score_units(units) for _ in range(2))
+    assert torch.equal(first, again)
+    other = METHODS["random"].score_units(Units(units.reader, units.moments, 1, units.group, seed=1))
+    assert not torch.equal(first, other)
 
 
 def test_obs_sees_that_one_of_two_copies_is_free() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from secateur.model.families import join
 from secateur.model.linears import Linear, linears_of
 from secateur.model.outer import Outer
 from secateur.numerics.moments import Moments
+from secateur.numerics.witnesses import Witnesses
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Block:
         layer: the module; edit it in place.
         stream: hidden states that enter it, from the edited blocks before.
         dense: the same layer untouched with the hidden states of the untouched model, where asked for.
+        gradients: need -> a layer whose parameters are gradients, see `calibration.gradients`.
     """
 
     index: int
@@ -47,6 +49,7 @@ class Block:
     outer: Outer
     stream: Stream
     dense: tuple[nn.Module, Stream] | None = None
+    gradients: dict[str, nn.Module] = field(default_factory=dict)
 
     @property
     def linears(self) -> list[Linear]:
@@ -68,9 +71,9 @@ class Block:
         untouched = {name: linear.shape for name, linear in self._dense_linears.items()} if self.dense else shapes
         found = {}
         for name in dict.fromkeys(sources):
-            own = needs if name in writers else needs - {"drift"}
+            asked = needs if name in writers else needs - {"drift"}
             # Where units were cut before, the dense model's inputs are wider.
-            found[name] = Moments(shapes[name][1], own, device, untouched[name][1], drift_features=shapes[name][0])
+            found[name] = Moments(shapes[name][1], asked, device, untouched[name][1], drift_features=shapes[name][0])
         for i in range(0, len(self.stream.batches) if needs else 0, every):
             if needs & {"cross", "drift"}:
                 self._gather_pairs(found, i, "drift" in needs)
@@ -79,6 +82,10 @@ class Block:
                 watch(self.layer, widths, self.stream, self.index, i, device, lambda n, x, _: found[n].update(x))
         for name in found:
             distributed.all_reduce(found[name].tensors())
+            own = found[name].witnesses
+            if own is not None and distributed.world() > 1:
+                parts = [distributed.share_object(own, rank) for rank in range(distributed.world())]
+                found[name].witnesses = Witnesses.join(parts)
         return found
 
     @property

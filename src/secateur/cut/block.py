@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from secateur.calibration.activations import Budget
+from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.walk import Block
+from secateur.cut.evidence import Evidence
 from secateur.cut.rules import Rules
 from secateur.cut.units import UnitCut, cut_units
 from secateur.cut.weights import WeightCut, cut_weights, recounted
@@ -48,20 +50,34 @@ class BlockCuts:
 
 def _unit_cut(fields: dict[str, Any]) -> UnitCut:
     scores = None if fields["scores"] is None else tuple(fields["scores"])
-    return UnitCut(**{**fields, "site": _site(fields["site"]), "keep": tuple(fields["keep"]), "scores": scores})
+    found: Any = fields["evidence"]
+    if found is not None:
+        columns: dict[str, Any] = {key: tuple(map(_frozen, column)) for key, column in found.items()}
+        found = Evidence(**columns)
+    own = {"site": _site(fields["site"]), "keep": tuple(fields["keep"]), "scores": scores, "evidence": found}
+    return UnitCut(**{**fields, **own})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _site(fields: dict[str, Any]) -> Site:
     return Site(**{**fields, "cuts": tuple(Cut(**cut) for cut in fields["cuts"])})
 
 
-def cut_block(block: Block, rules: Rules, budget: Budget) -> BlockCuts:
-    """Cuts a block in place."""
+def cut_block(block: Block, rules: Rules, budget: Budget, gradients: LayerGradients | None = None) -> BlockCuts:
+    """Cuts a block in place.
+
+    Args:
+        gradients: of the whole model's loss, where the rules need them.
+    """
     checkpoint = block.outer.checkpoint
     done = BlockCuts(block.index, {})
     if rules.bias_flags:
         done.added = add_biases(block.layer, checkpoint, rules.bias_flags)
     if block.index not in rules.protected:
+        hand_over(block, gradients, rules.loss)
         if rules.unit_kinds:
             done.units = cut_units(block, rules.unit_kinds, rules.units)
         gradual = None

@@ -58,6 +58,12 @@ class Rules:
     notes: tuple[str, ...] = ()
 
     @property
+    def loss(self) -> frozenset[str]:
+        """What the methods need to know of the loss, see `methods.contract.GRADIENTS`."""
+        methods = (self.units.method if self.unit_kinds else None, self.weight_method)
+        return frozenset(need for method in methods if method is not None for need in method.loss)
+
+    @property
     def needs_dense(self) -> bool:
         """Whether the untouched model's hidden states are needed beside the pruned one's."""
         cuts = bool(self.unit_kinds) or self.weight_method is not None
@@ -92,6 +98,9 @@ class Rules:
                 recipe.refit,
                 frozenset(_readers(checkpoint, unit_kinds)) if recipe.bias != "none" else frozenset(),
                 recipe.chosen_target,
+                recipe.seed,
+                recipe.explain,
+                recipe.bias == "add" and not recipe.refit,
             ),
             unit_kinds=unit_kinds,
             bias_flags=flags,
@@ -172,13 +181,13 @@ def _layers_to_drop(recipe: Recipe, checkpoint: Checkpoint, protected: frozenset
 def _keep_counts(recipe: Recipe) -> Callable[[Site], int]:
     def count(site: Site) -> int:
         return keep_count(
-            site.units, recipe.sparsity_for(_asked(recipe, site.kind)), site.groups, _multiple(recipe, site)
+            site.units, recipe.sparsity_for(asked(recipe, site.kind)), site.groups, multiple(recipe, site)
         )
 
     return count
 
 
-def _multiple(recipe: Recipe, site: Site) -> int:
+def multiple(recipe: Recipe, site: Site) -> int:
     """What the number of kept units must be a multiple of."""
     return math.lcm(site.multiple, recipe.round_to) if site.kind == "channel" else site.multiple
 
@@ -197,10 +206,10 @@ def _check_something_goes(
         ]
         if sites and all(count(site) >= site.units for site in sites):
             largest = max(sites, key=lambda site: site.units)
-            units, step = largest.units, math.lcm(largest.groups, _multiple(recipe, largest))
+            units, step = largest.units, math.lcm(largest.groups, multiple(recipe, largest))
             least = f"they go {step} at a time, so give {step / units:.3g} or more"
             remedy = least if step < units else f"no multiple of {step} is below {units}"
-            s = recipe.sparsity_for(_asked(recipe, kind))
+            s = recipe.sparsity_for(asked(recipe, kind))
             raise InputError(f"sparsity {s:g} takes none of {units} {kind} units away; {remedy}")
 
 
@@ -214,7 +223,7 @@ def _flags(
     recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], plan: Plan | None
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Config flags that biases for the refit need, unless they would cost the stock class its loading."""
-    if recipe.bias != "add" or not recipe.refit:
+    if recipe.bias != "add":
         return {}, ()
     flags = bias_flags(checkpoint, frozenset(_readers(checkpoint, unit_kinds)))
     if flags and unit_kinds & {"query_head", "kv_group"}:
@@ -240,13 +249,13 @@ def _heads_after(
         kv_heads = kept.get("kv_group", kv_heads)
         return {HEADS: kept.get("query_head", kv_heads * group), KV_HEADS: kv_heads}
     if "kv_group" in unit_kinds:
-        kv_heads = keep_count(kv_heads, recipe.sparsity_for(_asked(recipe, "kv_group")))
+        kv_heads = keep_count(kv_heads, recipe.sparsity_for(asked(recipe, "kv_group")))
     if "query_head" in unit_kinds:
         group = keep_count(group, recipe.sparsity_for("query_head"))
     return {HEADS: kv_heads * group, KV_HEADS: kv_heads}
 
 
-def _asked(recipe: Recipe, kind: str) -> str:
+def asked(recipe: Recipe, kind: str) -> str:
     """The kind under which the recipe asks for a site: query heads without groups are cut as KV groups."""
     return kind if kind in recipe.sites else "query_head"
 

@@ -6,6 +6,7 @@ statistics that the cuts before it have left.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration.walk import Block
+from secateur.cut.evidence import Evidence, evidence_of
 from secateur.methods import Method, Units
 from secateur.model.families import Family, join
 from secateur.model.linears import Linear, has_weight
@@ -36,6 +38,7 @@ class UnitCut:
         error_masked: E|Wx - W'x|^2 / E|Wx|^2 of the reader with the units gone and nothing made up for it.
         error: the same after the refit.
         damping: what the refit's ridge ended with; None without refit.
+        evidence: why its units went; None where none did, or where it wasn't asked for.
     """
 
     site: Site
@@ -44,6 +47,7 @@ class UnitCut:
     error_masked: float
     error: float
     damping: float | None
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class UnitRules:
         refit: make up for the cut in the reader's weights by least squares.
         biased: readers (by name) that may carry a bias, so that the refit uses it.
         target: what the reader is solved for, see `numerics.targets`.
+        seed: of methods that draw.
+        explain: gather evidence.
+        mean_into_bias: without refit, let the reader's bias take over the mean of what went (FLAP).
     """
 
     method: Method | None
@@ -65,6 +72,9 @@ class UnitRules:
     refit: bool
     biased: frozenset[str]
     target: Target = "pruned"
+    seed: int = 0
+    explain: bool = False
+    mean_into_bias: bool = False
 
 
 def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[UnitCut]:
@@ -85,13 +95,15 @@ def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[Uni
 
 
 def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCut]:
-    needs = (rules.method.needs if rules.method else frozenset()) | {"gram", "mean"} | NEEDS[rules.target]
+    needs = (rules.method.statistics if rules.method else frozenset()) | {"gram", "mean"} | NEEDS[rules.target]
+    needs = needs | ({"peaks"} if rules.explain else set())
     moments = block.moments([site.reader for site in sites], frozenset(needs))
     readers = {linear.name: linear for linear in block.linears}
     done = [_decide(block, site, readers[site.reader], moments[site.reader], rules) for site in sites]
     masks = [(cut.site, mask_of(cut.keep, cut.site.units)) for cut in done]
     if any(not bool(mask.all()) for _, mask in masks):
-        remove(block.layer, masks)
+        for layer in (block.layer, *block.gradients.values()):
+            remove(layer, masks)
         update_heads(block.layer, block.outer.checkpoint.family, block.outer.checkpoint.head_dim)
     return done
 
@@ -107,16 +119,20 @@ def _decide(block: Block, site: Site, reader: Linear, moments: Moments, rules: U
     keep, scores = rules.planned(site), None
     if keep is None:
         assert rules.method is not None
-        assert rules.method.score_units is not None
-        units = Units(weight, about, site.width, unit_parameters(block.layer, site))
-        values = rules.method.score_units(units)
+        values = score_site(block, site, weight, about, rules.method, rules.seed)
         keep, scores = choose(values, site, rules.keep_count(site)), tuple(values.tolist())
     mask = mask_of(keep, site.units)
     columns = mask.repeat_interleave(site.width).to(weight.device)
     masked = weight * columns
     error_masked = relative_error(weight, masked, moments, biased=False)
+    explains = rules.explain and not bool(mask.all())
+    evidence = evidence_of(site, weight, moments, about, mask) if explains else None
     if not rules.refit or bool(mask.all()):
-        return UnitCut(site, keep, scores, error_masked, error_masked, None)
+        error = error_masked
+        if rules.mean_into_bias and site.reader in rules.biased and reader.bias is not None:
+            reader.bias.add_(((weight - masked) @ moments.mean.to(weight.device)).to(reader.bias.dtype))
+            error = relative_error(weight, masked, moments, biased=True)
+        return UnitCut(site, keep, scores, error_masked, error, None, evidence)
     fit = least_squares_columns(weight, about.gram, columns, mean=about.mean if biased else None)
     masked[:, columns] = fit.weight
     reader.weight = masked
@@ -125,7 +141,24 @@ def _decide(block: Block, site: Site, reader: Linear, moments: Moments, rules: U
         shift = fit.bias if own else best_bias(masked, reader.bias, moments, dense, dense_bias)
         reader.bias.add_(shift.to(reader.bias.dtype))
     error = relative_error(weight, masked, moments, biased)
-    return UnitCut(site, keep, scores, error_masked, error, fit.damping)
+    return UnitCut(site, keep, scores, error_masked, error, fit.damping, evidence)
+
+
+def score_site(block: Block, site: Site, reader: Tensor, moments: Moments, method: Method, seed: int) -> Tensor:
+    """Importance (units,) fp64 of each unit of a site.
+
+    Args:
+        reader: weight of the site's reader, and `moments` of its inputs.
+    """
+    assert method.score_units is not None
+    slopes = {need: unit_parameters(block.gradients[need], site) for need in method.loss}
+    group = unit_parameters(block.layer, site)
+    return method.score_units(Units(reader, moments, site.width, group, slopes, seed_of(site, seed)))
+
+
+def seed_of(site: Site, seed: int) -> int:
+    """Another seed for each site of a run."""
+    return zlib.crc32(f"{seed} {site.name}".encode())
 
 
 def choose(scores: Tensor, site: Site, count: int) -> tuple[int, ...]:

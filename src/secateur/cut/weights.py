@@ -49,7 +49,7 @@ def cut_weights(
             each of a block's writers would make up for the same drift.
     """
     cuts = []
-    for stage in block.stages(method.needs | NEEDS[target], sequential):
+    for stage in block.stages(method.statistics | NEEDS[target], sequential):
         ranks = distributed.owners([_work(linear) for linear, _ in stage])
         for owner, (linear, moments) in zip(ranks, stage, strict=True):
             own = owner == distributed.rank()
@@ -89,7 +89,8 @@ def _cut(
     # As published, methods leave the bias alone; for another target than their own it moves along.
     biased = linear.bias is not None and target != "pruned"
     wanted, about = retarget(weight, moments, target, dense, biased)
-    solution = prune_weight(method, wanted, about, pattern, sparsity)
+    slopes = {need: Linear(block.gradients[need], linear.name, linear.source).weight for need in method.loss}
+    solution = prune_weight(method, wanted, about, pattern, sparsity, slopes)
     linear.weight = solution.weight
     if linear.bias is not None and biased:
         shift = best_bias(solution.weight, linear.bias, moments, dense, dense_bias)

@@ -75,7 +75,7 @@ def calibration_batches(
     order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(seed))
     tokens = pieces[order[:samples]].contiguous()
     others = pieces[order[samples : samples + held_out]].contiguous()
-    return Calibration(tokens, others, _digest(tokens), corpus.name, corpus.sha256, _notes(corpus, tokens, samples))
+    return Calibration(tokens, others, digest(tokens), corpus.name, corpus.sha256, _notes(corpus, tokens, samples))
 
 
 def _notes(corpus: Corpus, tokens: Tensor, samples: int) -> tuple[str, ...]:
@@ -85,7 +85,8 @@ def _notes(corpus: Corpus, tokens: Tensor, samples: int) -> tuple[str, ...]:
     return (*corpus.notes, few)
 
 
-def _digest(tokens: Tensor) -> str:
-    digest = hashlib.sha256(f"{tokens.shape[1]}:".encode())
-    digest.update(tokens.numpy().astype("<i8").tobytes())
-    return digest.hexdigest()
+def digest(tokens: Tensor) -> str:
+    """SHA-256 of token ids (n, length): the length, then the ids as little-endian int64."""
+    total = hashlib.sha256(f"{tokens.shape[1]}:".encode())
+    total.update(tokens.numpy().astype("<i8").tobytes())
+    return total.hexdigest()

@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 from secateur.methods import (
+    activation,
     admm,
     alps,
     block_influence,
+    entropy_taylor,
+    fisher,
     flap,
+    gblm,
+    gradient_activation,
     leave_one_out,
     magnitude,
+    mi,
+    mi_pairs,
     obs,
+    random,
+    ria,
     sparsegpt,
     swap,
+    taylor,
+    taylor2,
+    taylor_group,
     wanda,
+    wanda_regional,
 )
-from secateur.methods.contract import Method, Solution, prune_weight
+from secateur.methods.contract import GRADIENTS, Method, Solution, prune_weight
 from secateur.methods.units import Units
 
 METHODS: dict[str, Method] = {
     "magnitude": magnitude.METHOD,
     "wanda": wanda.METHOD,
+    "ria": ria.METHOD,
+    "gblm": gblm.METHOD,
+    "wanda_regional": wanda_regional.METHOD,
     "sparsegpt": sparsegpt.METHOD,
     "admm": admm.METHOD,
     "alps": alps.METHOD,
     "swap": swap.METHOD,
     "obs": obs.METHOD,
+    "mi": mi.METHOD,
     "flap": flap.METHOD,
+    "activation": activation.METHOD,
+    "taylor": taylor.METHOD,
+    "taylor_group": taylor_group.METHOD,
+    "taylor2": taylor2.METHOD,
+    "fisher": fisher.METHOD,
+    "gradient_activation": gradient_activation.METHOD,
+    "entropy_taylor": entropy_taylor.METHOD,
+    "mi_pairs": mi_pairs.METHOD,
+    "random": random.METHOD,
     "block_influence": block_influence.METHOD,
     "leave_one_out": leave_one_out.METHOD,
 }
 
-__all__ = ["METHODS", "Method", "Solution", "Units", "prune_weight"]
+__all__ = ["GRADIENTS", "METHODS", "Method", "Solution", "Units", "prune_weight"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,13 @@ from torch import Tensor
 from secateur.methods.units import Units
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
+
+# What a method may need to know of the loss, for each parameter w of a layer.
+#   gradient           dL/dw of the untouched model, L the mean loss of a token
+#   fisher             the mean over sequences of (dL_s/dw)², L_s the mean loss of a token of sequence s
+#   entropy_gradient   dH/dw, H the mean entropy of the untouched model's predictions: no labels
+#   regional           the root mean square over batches of dR/dw, R the norm of the block's own output
+GRADIENTS = frozenset({"gradient", "fisher", "entropy_gradient", "regional"})
 
 
 class Solution(NamedTuple):
@@ -28,10 +35,12 @@ class Method(NamedTuple):
     the measurement over the whole model that ranks decoder layers (the pipeline runs it, a method can't).
 
     Args:
-        needs: the moments that must be gathered first, see `numerics.moments.NEEDS`.
-        score: (W (out, in), moments) -> importance (out, in) fp32, not negative; higher = keep.
+        needs: the moments that must be gathered first, see `numerics.moments.NEEDS`, and any of `GRADIENTS`.
+        score: (W (out, in), moments) -> importance (out, in) fp32, not negative; higher = keep. Where gradients
+            are needed: (W, moments, gradients), a mapping from each need to a tensor (out, in) fp32.
         scope: where `score` is compared for free patterns, `row` or `matrix`.
         solve: (W (out, in), moments, pattern, sparsity) -> Solution.
+        running: unit scores are running totals, each the loss once this unit and all below it are gone.
         score_units: (units) -> importance (units,) fp64 on the CPU, not negative; higher = keep.
     """
 
@@ -39,11 +48,22 @@ class Method(NamedTuple):
     title: str
     paper: str
     needs: frozenset[str] = frozenset()
-    score: Callable[[Tensor, Moments], Tensor] | None = None
+    score: Callable[..., Tensor] | None = None
     scope: str = "row"
     solve: Callable[[Tensor, Moments, Pattern, float], Solution] | None = None
     score_units: Callable[[Units], Tensor] | None = None
     score_layers: str | None = None
+    running: bool = False
+
+    @property
+    def loss(self) -> frozenset[str]:
+        """What it needs to know of the loss, any of `GRADIENTS`."""
+        return self.needs & GRADIENTS
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """The moments that it needs."""
+        return self.needs - GRADIENTS
 
     @property
     def prunes(self) -> frozenset[str]:
@@ -57,11 +77,23 @@ class Method(NamedTuple):
 
 
 @torch.no_grad()
-def prune_weight(method: Method, W: Tensor, moments: Moments, pattern: Pattern, sparsity: float) -> Solution:
-    """W (out, in) of any float dtype pruned by a method for weights: its solve, or its score and a mask."""
+def prune_weight(
+    method: Method,
+    W: Tensor,
+    moments: Moments,
+    pattern: Pattern,
+    sparsity: float,
+    gradients: Mapping[str, Tensor] | None = None,
+) -> Solution:
+    """W (out, in) of any float dtype pruned by a method for weights: its solve, or its score and a mask.
+
+    Args:
+        gradients: those that the method needs, each (out, in).
+    """
     if method.solve is not None:
         return method.solve(W, moments, pattern, sparsity)
     if method.score is None:
         raise ValueError(f"method {method.name} prunes {', '.join(sorted(method.prunes))}, not weights")
-    mask = pattern.mask(method.score(W, moments), sparsity, method.scope)
+    scores = method.score(W, moments, gradients or {}) if method.loss else method.score(W, moments)
+    mask = pattern.mask(scores, sparsity, method.scope)
     return Solution(W.float() * mask, mask)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -18,12 +19,16 @@ class Units:
         moments: of the inputs of the reader.
         width: inputs per unit: 1 for a channel, head_dim for a head, head_dim * heads for a KV group.
         group: (units, p) fp32, all parameters that a unit owns (rows of the writers, columns of the reader).
+        gradients: need -> (units, p), like `group`; see `contract.GRADIENTS`.
+        seed: of what is random, another one for each site.
     """
 
     reader: Tensor
     moments: Moments
     width: int
     group: Tensor
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
 
     @property
     def count(self) -> int:

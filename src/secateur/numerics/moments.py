@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from secateur.errors import SecateurError
+from secateur.numerics.witnesses import Witnesses
 
-NEEDS = frozenset({"mean", "rms", "gram", "cross", "drift"})
+NEEDS = frozenset({"mean", "mean_abs", "rms", "gram", "cross", "drift", "sample", "peaks"})
 
 # Columns of XᵀX that are accumulated at once. Only blocks on and above the diagonal are computed: for wide
 # inputs that saves close to half of the work, and up to this width it is one plain matmul.
@@ -31,7 +32,7 @@ class Moments:
 
     Args:
         features: width of the inputs.
-        needs: any of `mean`, `rms`, `gram`, `cross`, `drift`; `gram` brings `rms` along (its diagonal).
+        needs: any of `NEEDS`; `gram` brings `rms` along (its diagonal).
         device: where the sums live, and where `update` expects (or moves) its batches.
         target_features: width of the second stream for `cross`; equal to `features` unless given.
         drift_features: width of the residual stream for `drift`.
@@ -64,6 +65,8 @@ class Moments:
         self._sums: dict[str, Tensor] = {}
         if "mean" in needs:
             self._sums["mean"] = zeros(features, dtype=wide)
+        if "mean_abs" in needs:
+            self._sums["mean_abs"] = zeros(features, dtype=wide)
         if "rms" in needs:
             self._sums["rms"] = zeros(features, dtype=wide)
         if "gram" in needs:
@@ -75,6 +78,9 @@ class Moments:
             assert drift_features is not None
             self._sums["drift"] = zeros(drift_features, features, dtype=wide)
             self._sums["drift_mean"] = zeros(drift_features, dtype=wide)
+        self.witnesses: Witnesses | None = None
+        if needs & {"sample", "peaks"}:
+            self.witnesses = Witnesses(features, "sample" in needs, "peaks" in needs)
         self._memo: dict[str, object] = {}
 
     def __repr__(self) -> str:
@@ -91,6 +97,10 @@ class Moments:
         self._count += x.shape[0]
         if "mean" in self._sums:
             self._sums["mean"] += x.sum(0, dtype=self._sums["mean"].dtype)
+        if self.witnesses is not None:
+            self.witnesses.update(x)
+        if "mean_abs" in self._sums:
+            self._sums["mean_abs"] += x.abs().sum(0, dtype=self._sums["mean_abs"].dtype)
         if "rms" in self._sums:
             self._sums["rms"] += x.square().sum(0, dtype=self._sums["rms"].dtype)
         if "gram" in self._sums:
@@ -123,6 +133,8 @@ class Moments:
         self._memo.clear()
         for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
             mine += theirs.to(mine.device)
+        if self.witnesses is not None and other.witnesses is not None:
+            self.witnesses = Witnesses.join([self.witnesses, other.witnesses])
 
     def tensors(self) -> list[Tensor]:
         """The raw sums, in a fixed order; all-reduce them in place (sum) before the first read."""
@@ -153,6 +165,18 @@ class Moments:
     def mean(self) -> Tensor:
         """E[x], (features,) fp32."""
         return (self._sum("mean") / self._divisor).float()
+
+    @property
+    def mean_abs(self) -> Tensor:
+        """E|x|, (features,) fp32."""
+        return (self._sum("mean_abs") / self._divisor).float()
+
+    @property
+    def sample(self) -> Tensor:
+        """A thinned sample of the inputs themselves, (rows, features) fp32 on the CPU; see `Witnesses`."""
+        if self.witnesses is None or "sample" not in self.needs:
+            raise SecateurError(f"moments hold {sorted(self.needs)} only; ask for 'sample' before calibrating")
+        return self.witnesses.sample
 
     @property
     def second_moment(self) -> Tensor:
@@ -213,6 +237,9 @@ class Moments:
         out._sums["gram"] *= varies[:, None]
         if "rms" in self.needs:
             out._sums["rms"] = out._sums["gram"].diagonal().clone()
+        if "mean_abs" in self.needs:
+            out._sums["mean_abs"] = self._sums["mean_abs"].clone()
+        out.witnesses = self.witnesses
         return out
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from secateur.report import charts, facts
+from secateur.report import charts, facts, redundancy
 from secateur.report import format as fmt
 from secateur.report.facts import Report, Tally
 from secateur.report.limits import limits
@@ -25,12 +25,13 @@ PAGE_NAME = "report.html"
 MAX_TABLE_ROWS = 1000
 
 
-def render(report: Report) -> str:
+def render(report: Report, evidence: Report | None = None) -> str:
     """The whole page as text.
 
     Args:
         report: the dict of `report.json`. Any key may be missing or None (a partial run): its part of the
             page is left out, or shows a dash.
+        evidence: the dict of `evidence.json`, where there is one.
     """
     # The lookup of facts stays in Python; the templates only lay out.
     return (
@@ -55,6 +56,10 @@ def render(report: Report) -> str:
             reconstruction=facts.items(report, "reconstruction"),
             limits=limits(report),
             requested=_requested(report),
+            evidence=evidence,
+            reasons=[redundancy.summary(site) for site in facts.items(evidence or {}, "sites") if site["removed"]],
+            circles=redundancy.circles(evidence),
+            loudest=redundancy.loudest(evidence),
             recipe=facts.recipe_text(report),
             **{name: facts.section(report, name) for name in _SECTIONS},
         )
@@ -64,7 +69,7 @@ def render(report: Report) -> str:
 _SECTIONS = ["model", "result", "calibration", "sparsity", "parameters", "evaluation", "versions", "device", "gate"]
 
 
-def write(report: Report, folder: Path | str) -> Path:
+def write(report: Report, folder: Path | str, evidence: Report | None = None) -> Path:
     """Render the page to `report.html` in `folder` (which exists) and return its path.
 
     The file appears whole or not at all: it is written beside its place and renamed.
@@ -73,7 +78,7 @@ def write(report: Report, folder: Path | str) -> Path:
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(render(report))
+            file.write(render(report, evidence))
         os.chmod(temporary, 0o644)  # mkstemp makes private files; a report is for sharing
         os.replace(temporary, target)
     except BaseException:

@@ -1,0 +1,138 @@
+"""Gradients for the criteria that look at a loss: of the whole model's, gathered once before the walk, or of one
+block's output, gathered when its turn comes.
+
+Both are handed to a block as a layer of the same shape whose parameters are the gradients. Whatever is cut from the
+block is cut from them by the same code, so a site or a Linear always finds its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from secateur import distributed
+from secateur.calibration.walk import Block
+from secateur.errors import InputError
+from secateur.model.memory import fits_in_memory
+from secateur.model.outer import Outer
+from secateur.model.save import fill
+
+WHOLE = frozenset({"gradient", "fisher", "entropy_gradient"})
+
+# Layer -> need -> parameter's name below the layer -> gradient, fp32 on the CPU.
+LayerGradients = list[dict[str, dict[str, Tensor]]]
+
+
+def check_gradients(outer: Outer, needs: frozenset[str]) -> None:
+    """Refuses what gradients of the whole model's loss can't be had for.
+
+    Raises:
+        InputError: several processes, a model that predicts no next token, or too little memory.
+    """
+    if not needs & WHOLE:
+        return
+    what = "this method takes the gradient of the whole model's loss"
+    remedy = "use a method without gradients, such as obs, mi or wanda"
+    if distributed.world() > 1:
+        raise InputError(f"{what}, which one process works out; run without torchrun, or {remedy}")
+    checkpoint = outer.checkpoint
+    if not checkpoint.family.causal:
+        raise InputError(f"{what}, but {checkpoint.config.model_type} predicts no next token; {remedy}")
+    entries = checkpoint.parameters * (2 + len(needs & WHOLE))
+    if not fits_in_memory(entries):
+        free = psutil.virtual_memory().available
+        raise InputError(f"{what} and needs about {6 * entries / 1e9:.0f} GB, {free / 1e9:.0f} GB are free; {remedy}")
+
+
+def gradients_of_model(
+    outer: Outer, tokens: Tensor, needs: frozenset[str], step: Callable[[str], None] = lambda text: None
+) -> LayerGradients:
+    """Gradients of the untouched model for every parameter of its layers; see `methods.contract.GRADIENTS`.
+
+    The whole model is in memory in fp32, with one backward pass for each sequence (one more for the entropy).
+
+    Args:
+        tokens: calibration token ids (sequences, length).
+        needs: any of `WHOLE`; others are ignored.
+
+    Raises:
+        InputError: see `check_gradients`.
+    """
+    needs = needs & WHOLE
+    check_gradients(outer, needs)
+    model = _whole(outer)
+    layers = list(model.get_submodule(outer.checkpoint.family.layers).children())
+    parameters = {(i, n): p for i, layer in enumerate(layers) for n, p in layer.named_parameters()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    sums = {need: {key: torch.zeros_like(p, device="cpu") for key, p in parameters.items()} for need in needs}
+    for number, sequence in enumerate(tokens, 1):
+        ids = sequence[None].to(outer.device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        if needs & {"gradient", "fisher"}:
+            loss = nn.functional.cross_entropy(logits, ids[0, 1:])
+            found = torch.autograd.grad(loss, list(parameters.values()), retain_graph="entropy_gradient" in needs)
+            _add(sums, "gradient", parameters, found)
+            _add(sums, "fisher", parameters, [g.square() for g in found] if "fisher" in needs else found)
+        if "entropy_gradient" in needs:
+            log_p = logits.log_softmax(-1)
+            entropy = -(log_p.exp() * log_p).sum(-1).mean()
+            _add(sums, "entropy_gradient", parameters, torch.autograd.grad(entropy, list(parameters.values())))
+        step(f"sequence {number}")
+    return [
+        {need: {n: g / len(tokens) for (i, n), g in sums[need].items() if i == index} for need in needs}
+        for index in range(len(layers))
+    ]
+
+
+def _add(
+    sums: dict[str, dict[tuple[int, str], Tensor]],
+    need: str,
+    parameters: dict[tuple[int, str], nn.Parameter],
+    found: list[Tensor] | tuple[Tensor, ...],
+) -> None:
+    for key, gradient in zip(parameters, found, strict=True) if need in sums else ():
+        sums[need][key] += gradient.to("cpu")
+
+
+def _whole(outer: Outer) -> nn.Module:
+    """The whole untouched model in fp32, on the device."""
+    checkpoint = outer.checkpoint
+    model = checkpoint.skeleton(torch.float32)
+    checkpoint.load_into(model, list(checkpoint.files))
+    model.tie_weights()
+    return model.to(outer.device)
+
+
+def hand_over(block: Block, found: LayerGradients | None, needs: frozenset[str]) -> None:
+    """Gives a block its gradients: those of the whole model's loss that were found before, and its own."""
+    for need, tensors in (found[block.index] if found is not None else {}).items():
+        block.gradients[need] = _as_layer(block, tensors)
+    if "regional" in needs:
+        block.gradients["regional"] = _as_layer(block, regional_gradients(block))
+
+
+def _as_layer(block: Block, tensors: dict[str, Tensor]) -> nn.Module:
+    return fill(block.outer.template(block.index), tensors, torch.float32).to(block.outer.device)
+
+
+def regional_gradients(block: Block) -> dict[str, Tensor]:
+    """√E[(dR/dw)²] over the batches, R the mean norm of the block's output for a sequence, for each parameter."""
+    layer = copy.deepcopy(block.layer).float()
+    parameters = dict(layer.named_parameters())
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    count = torch.zeros((), device=block.outer.device)
+    for i in range(len(block.stream.batches)):
+        out = block.stream.forward(layer, block.index, i, block.outer.device, torch.float32)
+        norm = out.float().flatten(1).norm(dim=1).mean()
+        for name, gradient in zip(parameters, torch.autograd.grad(norm, list(parameters.values())), strict=True):
+            sums[name] += gradient.square()
+        count += 1
+    distributed.all_reduce([count, *sums.values()])
+    return {name: (total / count.clamp_min(1)).sqrt() for name, total in sums.items()}

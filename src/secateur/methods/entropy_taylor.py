@@ -1,0 +1,28 @@
+"""Taylor expansion of the predictions' entropy instead of a loss (HFPrune, https://arxiv.org/abs/2603.08083): no
+labels, so what the model is unsure of is kept as it is, right or wrong.
+
+Units: Σ_w |w dH/dw| over all parameters that a unit owns, H the mean entropy of the model's predictions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur.methods.contract import Method
+from secateur.methods.units import Units
+
+
+@torch.no_grad()
+def score_units(units: Units) -> Tensor:
+    """(units,) fp64."""
+    return (units.group * units.gradients["entropy_gradient"]).abs().sum(1).cpu().double()
+
+
+METHOD = Method(
+    name="entropy_taylor",
+    title="Taylor expansion of the output entropy",
+    paper="https://arxiv.org/abs/2603.08083",
+    needs=frozenset({"entropy_gradient"}),
+    score_units=score_units,
+)

@@ -1,0 +1,42 @@
+"""First-order Taylor, element by element (LLM-Pruner, Ma et al. 2023, https://arxiv.org/abs/2305.11627, eq. 5;
+the idea: Molchanov et al. 2017, https://arxiv.org/abs/1611.06440): by how much the loss changes, to first order, if a
+weight becomes zero.
+
+Weights: |w dL/dw|, over the whole matrix. Units: the same, added up over all parameters that a unit owns.
+
+Deviation: L is the loss of the calibration text as a whole; the paper uses ten short sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from secateur.methods.contract import Method
+from secateur.methods.units import Units
+from secateur.numerics.moments import Moments
+
+
+@torch.no_grad()
+def score(W: Tensor, moments: Moments, gradients: Mapping[str, Tensor]) -> Tensor:
+    """|W_ij dL/dW_ij|, (out, in) fp32."""
+    return (W.float() * gradients["gradient"].to(W.device)).abs()
+
+
+@torch.no_grad()
+def score_units(units: Units) -> Tensor:
+    """Σ_w |w dL/dw| over a unit's parameters, (units,) fp64."""
+    return (units.group * units.gradients["gradient"]).abs().sum(1).cpu().double()
+
+
+METHOD = Method(
+    name="taylor",
+    title="First-order Taylor, element-wise",
+    paper="https://arxiv.org/abs/2305.11627",
+    needs=frozenset({"gradient"}),
+    score=score,
+    scope="matrix",
+    score_units=score_units,
+)

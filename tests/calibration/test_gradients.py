@@ -1,0 +1,125 @@
+"""Gradients of the whole model and of one block, against small steps of the weights and plain autograd."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+import secateur
+from secateur import distributed
+from secateur.calibration import gradients
+from secateur.calibration.gradients import WHOLE, gradients_of_model, regional_gradients
+from secateur.errors import InputError
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.outer import Outer
+
+CASES = ["llama", "gpt2", "gemma2"]
+
+
+def opened(case: str, folder: Path) -> Outer:
+    return Outer(Checkpoint.open(tiny.save(case, folder / case)), torch.device("cpu"), torch.float32)
+
+
+def ids(sequences: int = 3) -> torch.Tensor:
+    return torch.randint(3, tiny.VOCABULARY, (sequences, 12), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_they_are_those_of_the_loaded_model(case: str, tmp_path: Path) -> None:
+    outer, tokens = opened(case, tmp_path), ids()
+    found = gradients_of_model(outer, tokens, WHOLE)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / case, dtype=torch.float32)
+    layers = model.get_submodule(outer.checkpoint.family.layers)
+    sums = [{need: {n: torch.zeros_like(p) for n, p in x.named_parameters()} for need in WHOLE} for x in layers]
+    for row in tokens:
+        for need, loss in losses(model(row[None]).logits[0, :-1], row[1:]).items():
+            model.zero_grad()
+            loss.backward(retain_graph=True)
+            for index, layer in enumerate(layers):
+                for name, parameter in layer.named_parameters():
+                    sums[index][need][name] += parameter.grad / len(tokens)
+                    if need == "gradient":
+                        sums[index]["fisher"][name] += parameter.grad.square() / len(tokens)
+    for index in range(len(layers)):
+        for need in WHOLE:
+            assert any(bool(g.any()) for g in found[index][need].values())
+            for name, expected in sums[index][need].items():
+                torch.testing.assert_close(found[index][need][name], expected, rtol=1e-3, atol=1e-6)
+
+
+def losses(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+    p = logits.softmax(-1)
+    return {
+        "gradient": nn.functional.cross_entropy(logits, targets),
+        "entropy_gradient": -(p * p.log()).sum(-1).mean(),
+    }
+
+
+def test_the_gradient_is_the_slope(tmp_path: Path) -> None:
+    outer, tokens = opened("llama", tmp_path), ids(1)
+    found = gradients_of_model(outer, tokens, frozenset({"gradient"}))[1]["gradient"]["mlp.down_proj.weight"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.float64)
+    weight = model.model.layers[1].mlp.down_proj.weight
+    values = []
+    with torch.no_grad():
+        for change in (1e-4, -2e-4):
+            weight[2, 3] += change
+            values.append(float(losses(model(tokens).logits[0, :-1], tokens[0, 1:])["gradient"]))
+    assert (values[0] - values[1]) / 2e-4 == pytest.approx(float(found[2, 3]), rel=1e-3)
+
+
+def test_regional_gradients(tmp_path: Path) -> None:
+    outer = opened("llama", tmp_path)
+    for block in secateur.walk(outer, ids(4)):
+        before = copy.deepcopy(block.layer.state_dict())
+        found = regional_gradients(block)
+        assert all(torch.equal(before[name], value) for name, value in block.layer.state_dict().items())
+        layer = copy.deepcopy(block.layer)
+        for parameter in layer.parameters():
+            parameter.requires_grad_(True)
+        out = block.stream.forward(layer, block.index, 0, outer.device)
+        torch.stack([row.norm() for row in out]).mean().backward()
+        for name, parameter in layer.named_parameters():
+            torch.testing.assert_close(found[name], parameter.grad.abs(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["taylor", "taylor_group", "taylor2", "fisher", "gradient_activation"])
+def test_every_kind_of_unit_is_cut_by_them(method: str, tmp_path: Path) -> None:
+    """KV groups, then query heads, then channels: gradients lose what the block loses."""
+    check_run(tmp_path, {"sites": "kv_group,query_head,channel", "sparsity": 0.5, "method": method})
+
+
+@pytest.mark.parametrize("method", ["taylor", "fisher", "gblm", "wanda_regional"])
+def test_weights_too_after_channels_went(method: str, tmp_path: Path) -> None:
+    check_run(tmp_path, {"sites": "weight,channel", "sparsity": 0.5, "method": method})
+
+
+def check_run(folder: Path, values: dict[str, object]) -> None:
+    model = tiny.save("llama", folder / "model")
+    text = folder / "text.jsonl"
+    text.write_text("".join(f'{{"input_ids": {row.tolist()}}}\n' for row in ids(6)), encoding="utf-8")
+    values = {"model": str(model), "calibrate": str(text), "samples": 4, "length": 12, **values}
+    report = secateur.prune(
+        secateur.make_recipe({**values, "evaluate": "none", "speed": False}), folder / "out", quiet=True
+    )
+    named = [site for site in report["sites"] if site["method"] == values["method"]]
+    assert named
+    assert all(site["sparsity"] == pytest.approx(0.5, abs=0.02) for site in named)
+    secateur.load(folder / "out")
+
+
+def test_they_are_refused_where_they_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outer = opened("llama", tmp_path)
+    gradients.check_gradients(outer, frozenset({"regional", "rms"}))
+    monkeypatch.setattr(gradients, "fits_in_memory", lambda entries: False)
+    with pytest.raises(InputError, match="GB are free; use a method without gradients"):
+        gradients.check_gradients(outer, WHOLE)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    with pytest.raises(InputError, match="without torchrun"):
+        gradients.check_gradients(outer, WHOLE)
