@@ -34,6 +34,7 @@ ROOMS = (
     "plan",
     "presets",
     "spelling",
+    "recovery_settings",
     "recipe",
     "calibration",
     "allocation",
@@ -46,7 +47,9 @@ ROOMS = (
     "run",
     "proof",
     "summary",
+    "recovery",
     "pipeline",
+    "cli_recover",
     "cli",
     "__main__",
 )

@@ -23,6 +23,7 @@ _PUBLIC = {
     "Pattern": "secateur.numerics.patterns",
     "Plan": "secateur.plan",
     "Recipe": "secateur.recipe",
+    "Recovery": "secateur.recovery_settings",
     "SecateurError": "secateur.errors",
     "Site": "secateur.model.sites",
     "Solution": "secateur.methods",
@@ -36,7 +37,9 @@ _PUBLIC = {
     "open_for_walk": "secateur.api",
     "load_recipe": "secateur.recipe",
     "make_recipe": "secateur.recipe",
+    "make_recovery": "secateur.recovery_settings",
     "prune": "secateur.pipeline",
+    "recover": "secateur.recovery.recover",
     "remove": "secateur.model.surgery",
     "save": "secateur.api",
     "sites": "secateur.api",
@@ -73,3 +76,5 @@ if TYPE_CHECKING:
     from secateur.pipeline import prune
     from secateur.plan import Plan
     from secateur.recipe import Recipe, load_recipe, make_recipe
+    from secateur.recovery.recover import recover
+    from secateur.recovery_settings import Recovery, make_recovery

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from secateur.cli_recover import recover
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped
 
 
@@ -202,6 +203,9 @@ def methods(as_json: Json = False) -> None:
         for m in METHODS.values()
     ]
     _print_json(rows) if as_json else print_methods(rows)
+
+
+app.command()(recover)
 
 
 def _path(model: str) -> str:

@@ -19,7 +19,8 @@ from secateur.errors import InputError, ResourceError, SecateurError
 
 WORK = ".secateur"
 BLOCKS, JOURNAL, EVENTS, LOCK = "blocks", "journal.jsonl", "events.jsonl", "lock"
-FINISHED = (BLOCKS, JOURNAL, EVENTS)  # what an interrupted run leaves to the next one
+TRAINING = "training"  # states of a recovery
+FINISHED = (BLOCKS, JOURNAL, EVENTS, TRAINING)  # what an interrupted run leaves to the next one
 MARK = "report.json"  # every finished run writes it last
 
 
