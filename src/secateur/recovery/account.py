@@ -83,17 +83,6 @@ def warnings_of(task: Task, outcome: Outcome) -> list[str]:
     return found
 
 
-def state_figures(name: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """One row of `recovery.states`: the original, the pruned or the recovered model on the same text."""
-    sets = {key: one["perplexity"] for key, one in figures["sets"].items()}
-    return {
-        "state": name,
-        "perplexity": figures["perplexity"],
-        "bits_per_byte": figures["bits_per_byte"],
-        "sets": sets,
-    }
-
-
 def base_report(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """What the pruned folder's own report says of the model; for a folder without one, what its files say."""
     try:

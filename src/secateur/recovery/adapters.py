@@ -24,10 +24,11 @@ from secateur.recovery.masks import attach, release
 from secateur.recovery_settings import Recovery
 
 
-def check_installed() -> None:
-    """Raises InputError where peft isn't."""
-    if importlib.util.find_spec("peft") is None:
-        raise InputError('--how lora needs peft; run pip install "secateur[recover]"')
+def check_installed(recovery: Recovery) -> None:
+    """Raises InputError where a library of the extra isn't there."""
+    for name in ("accelerate", *(["peft"] if recovery.how == "lora" else [])):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f'recovery needs {name}; run pip install "secateur[recover]"')
 
 
 def add(model: Any, family: Family, recovery: Recovery, masks: dict[str, Tensor]) -> Any:

@@ -24,14 +24,15 @@ from secateur.journal import Journal
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.progress import Monitor
-from secateur.recovery import account
+from secateur.proof import state_figures
+from secateur.recovery import account, adapters
 from secateur.recovery.save import save_adapter, save_checkpoint
 from secateur.recovery.states import read_best
 from secateur.recovery.task import Task, prepare, teacher_of
 from secateur.recovery.train import Outcome, forecast, train
 from secateur.recovery_settings import Recovery
 from secateur.report import card, page
-from secateur.workspace import EVENTS, MARK, TRAINING, WORK, Workspace
+from secateur.workspace import EVENTS, MARK, TRAINING, UNTRAINED, WORK, Workspace
 
 
 def recover(
@@ -68,6 +69,7 @@ def recover(
     Raises:
         SecateurError: in one line. `out` is then as it was before, or holds what `resume` goes on from.
     """
+    adapters.check_installed(recovery)
     where = distributed.own_device(resolve_device(device))
     with distributed.group(where), ExitStack() as stack, accelerated():
         with distributed.in_step():
@@ -83,8 +85,8 @@ def recover(
             with monitor.stage("open"):
                 task = prepare(folder, recovery, str(recovery.data), teacher_of(folder)[0], where, dtype)
         if dry_run:
-            with tempfile.TemporaryDirectory(prefix="secateur-") as work:
-                return {"dry_run": True, "forecast": vars(forecast(task, shared(Path(work)), monitor))}
+            with tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
+                return {"dry_run": True, "forecast": vars(forecast(task, shared(Path(scratch)), monitor))}
         with distributed.in_step():
             journal = None
             if workspace is not None:
@@ -228,7 +230,7 @@ def _measured(
             figures["data"] = name
             (only,) = figures["sets"].values()
             figures["sets"] = {name: only | {"data": name}}
-    section["states"] = [account.state_figures(state, figures) for state, figures in rows]
+    section["states"] = [state_figures(state, figures) for state, figures in rows]
     evaluation = {"before": before, "after": found, "kl": kl, "ratios": ratios, "data": name}
     return {"evaluation": evaluation, "samples": account.samples(task, recovered, original, pruned)}
 
@@ -240,10 +242,15 @@ def _evaluation_text(task: Task, workspace: Workspace, evaluate: str | None) -> 
         return evaluate, evaluate
     if source.startswith("stdlib"):
         return source, f"{source}, files held out"
-    file = workspace.work / "held_out.jsonl"
-    rows = (json.dumps({"input_ids": row}) for row in task.text.reported.ids.tolist())
+    return str(write_untrained(task, workspace)), f"{source}, sequences not trained on"
+
+
+def write_untrained(task: Task, workspace: Workspace) -> Path:
+    """A file of the sequences that are left for the report."""
+    file = workspace.work / UNTRAINED
+    rows = (json.dumps({"input_ids": row}) for row in task.text.reported.documents())
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return str(file), f"{source}, sequences not trained on"
+    return file
 
 
 def _write(report: dict[str, Any], pruned: Path, workspace: Workspace) -> None:

@@ -7,6 +7,7 @@ packed: whole examples side by side in a row, each with positions of its own, so
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +44,17 @@ class Rows:
         found = {"input_ids": self.ids, "labels": self.labels}
         return found if self.positions is None else found | {"position_ids": self.positions}
 
-    @property
-    def predicted(self) -> int:
-        """Tokens that are learned: the first of a row isn't predicted, nor is what isn't labelled."""
-        return int((self.labels[:, 1:] != IGNORED).sum())
+    def documents(self) -> list[list[int]]:
+        """The sequences, or the examples that are packed in them, each alone and without padding."""
+        if self.positions is None:
+            return self.ids.tolist()
+        found = []
+        for ids, labels, positions in zip(self.ids, self.labels, self.positions, strict=True):
+            starts = [*(positions == 0).nonzero().flatten().tolist(), len(ids)]
+            for first, last in itertools.pairwise(starts):
+                if bool((labels[first:last] != IGNORED).any()):
+                    found.append(ids[first:last].tolist())
+        return found
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,7 @@ def check(recovery: Recovery, checkpoint: Checkpoint) -> None:
     context = context_length(checkpoint.config)
     if context is not None and recovery.length > context:
         raise InputError(f"--length {recovery.length} is over the model's context; use --length {context} or less")
-    if recovery.how == "lora":
-        adapters.check_installed()
+    adapters.check_installed(recovery)
 
 
 def teacher_of(folder: Path) -> tuple[str | None, str | None]:
