@@ -19,7 +19,7 @@ from secateur import pipeline
 from secateur.errors import InputError
 from secateur.model import verify
 from secateur.numerics.patterns import Pattern
-from secateur.recovery import save, train
+from secateur.recovery import save, session, train
 from secateur.recovery.trainer import Recoverer
 from secateur.workspace import TRAINING, WORK
 
@@ -210,7 +210,7 @@ def test_a_cache_of_the_teacher_does_what_the_teacher_does(
     live = recover("free", "live", top_k=16)["recovery"]
     made = recover("free", "made", top_k=16, teacher_cache=str(cache))["recovery"]
     size = cache.stat().st_mtime_ns
-    monkeypatch.setattr(train, "load", None)  # nobody needs the teacher any more
+    monkeypatch.setattr(session, "load", None)  # nobody needs the teacher any more
     used = recover("free", "used", top_k=16, teacher_cache=str(cache))["recovery"]
     assert cache.stat().st_mtime_ns == size
     for other in (made, used):
@@ -225,7 +225,7 @@ def test_a_teacher_that_does_not_fit_is_streamed(
 ) -> None:
     whole, streamed = tmp_path / "whole.safetensors", tmp_path / "streamed.safetensors"
     recover("free", "a", top_k=4, teacher_cache=str(whole))
-    monkeypatch.setattr(train, "fits_in_memory", lambda *_: False)
+    monkeypatch.setattr(session, "fits_in_memory", lambda *_: False)
     recover("free", "b", top_k=4, teacher_cache=str(streamed))
     one, two = load_file(whole), load_file(streamed)
     torch.testing.assert_close(one["teacher_log_p"], two["teacher_log_p"], rtol=1e-4, atol=1e-4)
