@@ -13,6 +13,7 @@ results/recovery.json and .md.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -145,7 +146,7 @@ def overhead(shared: Path, work: Path) -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad()
             times.append(time.perf_counter())
-        return [b - a for a, b in zip(times[1:-1], times[2:], strict=True)]
+        return [b - a for a, b in itertools.pairwise(times[1:])]
 
     def ours() -> list[float]:
         times: list[float] = []
@@ -155,7 +156,7 @@ def overhead(shared: Path, work: Path) -> dict[str, Any]:
         )
         trainer.train()
         trainer.close()
-        return [b - a for a, b in zip(times[:-1], times[1:], strict=True)]
+        return [b - a for a, b in itertools.pairwise(times)]
 
     rounds = [(bare(), ours()) for _ in range(5)]
     plain, full = (statistics.median(t for pair in rounds for t in pair[side]) for side in (0, 1))
