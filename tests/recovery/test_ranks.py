@@ -16,7 +16,7 @@ import secateur
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 
 
-@pytest.mark.parametrize("how", ["distill", "lora"])
+@pytest.mark.parametrize("how", ["distill", pytest.param("lora", marks=pytest.mark.slow)])
 def test_two_ranks_do_what_one_does(how: str, source: Path, pruned: dict[str, Path], tmp_path: Path) -> None:
     told = {"how": how, "data": str(source / "text.jsonl"), "steps": 10, "batch": 4, "length": LENGTH}
     told |= {"evaluate_every": 5, "learning_rate": 3e-3, "micro_batch": 1}
