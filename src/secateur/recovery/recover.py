@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import secateur
 from secateur import distributed
@@ -33,6 +36,8 @@ from secateur.recovery.train import Outcome, forecast, train
 from secateur.recovery_settings import Recovery
 from secateur.report import card, page
 from secateur.workspace import EVENTS, MARK, TRAINING, UNTRAINED, WORK, Workspace
+
+DEVICE = "ACCELERATE_TORCH_DEVICE"
 
 
 def recover(
@@ -71,7 +76,7 @@ def recover(
     """
     adapters.check_installed(recovery)
     where = distributed.own_device(resolve_device(device))
-    with distributed.group(where), ExitStack() as stack, accelerated():
+    with distributed.group(where), ExitStack() as stack, accelerated(where):
         with distributed.in_step():
             _check(recovery, evaluate, resume, finish)
             workspace = Workspace(out, overwrite, resume) if distributed.is_main() and not dry_run else None
@@ -123,14 +128,23 @@ def _stages(recovery: Recovery, dry_run: bool, evaluate: str | None) -> list[str
 
 
 @contextmanager
-def accelerated() -> Iterator[None]:
-    """accelerate remembers the process group for good; the next run of this process may have another."""
+def accelerated(device: torch.device) -> Iterator[None]:
+    """Tells accelerate which GPU was named, and lets it forget device and process group at the end.
+
+    It remembers both for good otherwise, and the next run of this process may have others.
+    """
+    named = os.environ.get(DEVICE)
+    if device.type == "cuda" and device.index is not None:
+        os.environ[DEVICE] = str(device)
     try:
         yield
     finally:
         from accelerate.state import AcceleratorState
 
         AcceleratorState._reset_state(reset_partial_state=True)
+        os.environ.pop(DEVICE, None)
+        if named is not None:
+            os.environ[DEVICE] = named
 
 
 def shared(folder: Path | None) -> Path:

@@ -58,7 +58,7 @@ def recover_stage(
     recipe = run.recipe
     folder = shared(workspace.final if workspace is not None else None)
     work = shared(workspace.work / TRAINING if workspace is not None else None)
-    with accelerated():
+    with accelerated(run.outer.device):
         with distributed.in_step(), run.monitor.stage("open the pruned model"):
             task = prepare(
                 folder,

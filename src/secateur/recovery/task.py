@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
+from transformers.integrations import get_available_reporting_integrations
 
 from secateur import distributed
 from secateur.errors import InputError, ResourceError
@@ -111,6 +113,14 @@ def check(recovery: Recovery, checkpoint: Checkpoint) -> None:
     if context is not None and recovery.length > context:
         raise InputError(f"--length {recovery.length} is over the model's context; use --length {context} or less")
     adapters.check_installed(recovery)
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        raise InputError(
+            "sharding by FSDP isn't supported; launch with torchrun, or use --how lora or --checkpointing"
+        )
+    for name in (recovery.track or "").split(","):
+        known = get_available_reporting_integrations()
+        if name.strip() and name.strip() not in known:
+            raise InputError(f"--track {name.strip()}: not installed; here are {', '.join(known) or 'none'}")
 
 
 def teacher_of(folder: Path) -> tuple[str | None, str | None]:

@@ -1,6 +1,6 @@
 """The one trainer: transformers' own, with our losses, our held-out look, and states without pickle.
 
-Everything else (mixed precision, accumulation, checkpointing, torchrun, FSDP, trackers) is what Trainer's users know.
+Everything else (mixed precision, accumulation, checkpointing, torchrun, trackers) is what Trainer's users know.
 """
 
 from __future__ import annotations
@@ -125,9 +125,8 @@ class Recoverer(Trainer):
         self.control: TrainerControl = control
         if loss < self._lowest:
             self._lowest = loss
-            tensors = self._values()
             if self._states is not None:
-                self._states.put(BEST, tensors, self.state.global_step, loss)
+                self._states.put(BEST, trained(self.model), self.state.global_step, loss)
         return metrics
 
     @torch.no_grad()
@@ -154,20 +153,12 @@ class Recoverer(Trainer):
 
     # ------------------------------------------------------------------------- states
 
-    def _values(self) -> dict[str, Tensor]:
-        """What is trained, whole, even where the processes have parts of it."""
-        own = trained(self.model)
-        if not self.is_fsdp_enabled:
-            return own
-        whole = self.accelerator.get_state_dict(self.model_wrapped)
-        return {name: whole[name] for name in own if name in whole}
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """A checkpoint to resume from holds what is trained, nothing else, and no pickled arguments."""
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._values().items()}
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained(self.model).items()}
             save_file(tensors, folder / STATE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -224,7 +215,7 @@ def arguments(
     """
     own, micro = check_batch(recovery)
     every = "steps" if save else "no"
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=micro,
@@ -251,6 +242,9 @@ def arguments(
         ddp_find_unused_parameters=False,
         **(_checkpointing() if recovery.checkpointing else {}),
     )
+    if made.n_gpu > 1:  # one process, one GPU: the others are for other processes
+        made._n_gpu = 1
+    return made
 
 
 def _checkpointing() -> dict[str, Any]:
