@@ -37,14 +37,14 @@ def test_a_run_that_explodes_is_no_candidate() -> None:
     assert choose(tried, 1.0) < 1e-4
 
 
-def test_of_rates_that_do_about_as_well_the_lowest_is_taken() -> None:
-    tried = [Tried(1e-4, 0.80), Tried(3e-4, 0.51), Tried(1e-3, 0.50), Tried(3e-3, 0.90)]
+def test_the_rate_that_leads_lowest_is_taken() -> None:
+    tried = [Tried(1e-4, 0.80), Tried(3e-4, 0.50), Tried(1e-3, 0.50), Tried(3e-3, 0.90)]
     assert choose(tried, 1.0) == 3e-4
     assert choose(tried, 0.4) == 1e-4  # none helps: the least harm
 
 
 def test_short_runs_are_short() -> None:
-    assert [short_steps(n) for n in (5, 100, 300, 900, 9000)] == [5, 8, 10, 30, 30]
+    assert [short_steps(n) for n in (5, 100, 300, 900, 9000)] == [5, 10, 30, 40, 40]
 
 
 def test_layers_learn_what_was_dropped_behind_them(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class Session:
             elif distributed.is_main():
                 how = (recovery.top_k, recovery.temperature)
                 with self.monitor.stage("teacher") as step:
-                    if fits_in_memory(teacher.parameters, task.dtype):
+                    if rows.positions is not None or fits_in_memory(teacher.parameters, task.dtype):
                         model = load(teacher.path, str(task.device), str(task.dtype).removeprefix("torch.")).model
                         inputs = {name: t for name, t in rows.inputs().items() if name != "labels"}
                         tensors = top_of_teacher(model, inputs, *how, step)

@@ -132,7 +132,7 @@ def _forecast(session: Session, look_seconds: float) -> Forecast:
         recovery.how,
         recovery.checkpointing,
     )
-    tests = 0 if recovery.learning_rate is not None else 4  # short runs that a range test mostly takes
+    tests = 0 if recovery.learning_rate is not None else 3  # short runs that a range test mostly takes
     short = rate.short_steps(recovery.steps)
     looks = -(-recovery.steps // recovery.looks) + tests
     seconds = pace * (recovery.steps + tests * short) + look_seconds * looks
@@ -152,13 +152,14 @@ def _rate(session: Session, start: float) -> tuple[float, list[Tried]]:
         tried = [Tried(*pair) for pair in noted]
     else:
         steps = rate.short_steps(recovery.steps)
+        width = int(session.task.checkpoint.config.hidden_size)
         with session.monitor.stage("learning rate") as step:
 
             def attempt(value: float) -> float:
                 found = session.short_run(value, steps, lambda state: step(f"rate {value:.2g}"))
                 return distributed.share_object(found, 0)
 
-            tried = rate.search(attempt, rate.FIRST[recovery.how])
+            tried = rate.search(attempt, rate.first_rate(recovery.how, width))
         _note(session, "rates", [list(pair) for pair in tried])
     chosen = rate.choose(tried, start)
     listed = ", ".join(f"{t.rate:.2g}: {t.held_out:.4g}" for t in tried)
