@@ -1,8 +1,7 @@
 """What is trained on: sequences of equal length, their labels, and some held out that decide which state is best.
 
-Running text is joined, each document behind its BOS, and cut into pieces (the calibration protocol), each of which
-begins with a BOS again. Task data is packed: whole examples side by side in a row, each with positions of its own, so
-that none sees another.
+Running text is joined, each document behind its BOS, and cut into pieces (the calibration protocol). Task data is
+packed: whole examples side by side in a row, each with positions of its own, so that none sees another.
 """
 
 from __future__ import annotations
@@ -117,10 +116,8 @@ def read_text(
         name = spec
     else:
         corpus = load_corpus(spec)
-        bos = getattr(tokenizer, "bos_token_id", None)
-        own = length - (bos is not None)
-        drawn = calibration_batches(corpus, tokenizer, wanted + 2 * HELD_OUT, own, seed, 0, vocabulary)
-        rows, name, digest = _behind(bos, drawn.tokens), drawn.source, drawn.source_sha256
+        drawn = calibration_batches(corpus, tokenizer, wanted + 2 * HELD_OUT, length, seed, 0, vocabulary)
+        rows, name, digest = Rows(drawn.tokens, drawn.tokens), drawn.source, drawn.source_sha256
         notes = corpus.notes
     if len(rows) < 3:
         raise InputError(
@@ -136,13 +133,6 @@ def read_text(
         )
     sha256 = hashlib.sha256(train.ids.numpy().tobytes() + train.labels.numpy().tobytes()).hexdigest()
     return Text(train, rows.part(slice(held)), rows.part(slice(held, 2 * held)), name, digest, sha256, notes)
-
-
-def _behind(bos: int | None, pieces: Tensor) -> Rows:
-    """Pieces as rows, each behind a BOS: a model that was trained with one leans on it wherever its text begins."""
-    if bos is not None:
-        pieces = torch.cat([torch.full_like(pieces[:, :1], bos), pieces], dim=1)
-    return Rows(pieces, pieces)
 
 
 def packed(examples: list[Example], length: int, name: str, pack: bool = True) -> tuple[Rows, tuple[str, ...]]:
