@@ -21,6 +21,7 @@ import secateur
 from secateur import cli
 from secateur.methods import METHODS
 from secateur.recipe import PRESETS, Recipe
+from secateur.recovery_settings import Recovery
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -137,7 +138,13 @@ def test_the_readme_runs(desk: Path) -> None:
 
 def test_the_api_page_runs(api: Ran) -> None:
     assert api.names["report"]["sites"]
-    assert {path.name for path in (api.folder / "out").iterdir()} == {"small", "forecast", "mine", "narrow"}
+    assert {path.name for path in (api.folder / "out").iterdir()} == {
+        "small",
+        "recovered",
+        "forecast",
+        "mine",
+        "narrow",
+    }
 
 
 def keys(value: Any) -> set[str]:
@@ -242,6 +249,22 @@ def test_the_table_of_settings_is_the_schema() -> None:
         expected.append([f"`{name}`", shown, str(field.description)])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in expected)
     assert table in page("docs/recipes.md"), f"docs/recipes.md should have\n{table}"
+
+
+def test_the_table_of_recovery_settings_is_the_schema() -> None:
+    expected = [["key", "default", "meaning"], ["---", "---", "---"]]
+    for name, field in Recovery.model_fields.items():
+        default = field.get_default()
+        shown = "unset" if default is None else f"`{yaml_of(default)}`"
+        expected.append([f"`{name}`", shown, str(field.description)])
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in expected)
+    assert table in page("docs/recovery.md"), f"docs/recovery.md should have\n{table}"
+
+
+def test_a_recovery_takes_every_setting_as_a_flag() -> None:
+    command: Any = typer.main.get_command(cli.app)
+    flags = {parameter.name for parameter in command.commands["recover"].params}
+    assert set(Recovery.model_fields) <= flags
 
 
 def yaml_of(value: Any) -> str:

@@ -23,6 +23,7 @@ _PUBLIC = {
     "Pattern": "secateur.numerics.patterns",
     "Plan": "secateur.plan",
     "Recipe": "secateur.recipe",
+    "Recovery": "secateur.recovery_settings",
     "SecateurError": "secateur.errors",
     "Site": "secateur.model.sites",
     "Solution": "secateur.methods",
@@ -37,7 +38,9 @@ _PUBLIC = {
     "open_for_walk": "secateur.api",
     "load_recipe": "secateur.recipe",
     "make_recipe": "secateur.recipe",
+    "make_recovery": "secateur.recovery_settings",
     "prune": "secateur.pipeline",
+    "recover": "secateur.recovery.recover",
     "remove": "secateur.model.surgery",
     "save": "secateur.api",
     "sensitivity": "secateur.study",
@@ -76,4 +79,6 @@ if TYPE_CHECKING:
     from secateur.plan import Plan
     from secateur.reasons import explain
     from secateur.recipe import Recipe, load_recipe, make_recipe
+    from secateur.recovery.recover import recover
+    from secateur.recovery_settings import Recovery, make_recovery
     from secateur.study import sensitivity

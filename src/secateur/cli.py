@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from secateur import cli_study
+from secateur.cli_recover import recover
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped
 
 
@@ -212,6 +213,7 @@ def methods(as_json: Json = False) -> None:
 
 
 cli_study.register(app)
+app.command()(recover)
 
 
 def _path(model: str) -> str:

@@ -39,6 +39,7 @@ from secateur.model.verify import verify, write_probe
 from secateur.plan import Plan
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
+from secateur.recovery.stage import check_stage, planned_recovery, recover_stage
 from secateur.run import Run, begin, finished_block, keep_block, logits_in_fp32
 from secateur.summary import finish, make_evidence, make_plan, write_outputs
 from secateur.workspace import Workspace
@@ -85,10 +86,12 @@ def prune(
         work = stack.enter_context(_scratch(workspace))
         run.kept = choose_layers(run, work)
         cut_blocks(run, work, None if dry_run else workspace)
+        gate = save(run, workspace) if workspace is not None and not dry_run else None
+        if recipe.recover is not None and not dry_run:
+            run.recovered, gate = recover_stage(run, recipe.recover, workspace)
         if workspace is None:
             return {}
         made = make_plan(run)
-        gate = None if dry_run else save(run, workspace)
         report = finish(run, made, gate, workspace, dry_run)
         write_outputs(report, made, recipe, workspace, make_evidence(run))
         workspace.deliver()
@@ -107,6 +110,7 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
     names.append("prune")
     if not dry_run:
         names += ["save", "verify"]
+        names += planned_recovery(recipe.recover) if recipe.recover is not None else []
         names += [] if recipe.evaluate == "none" else ["evaluate"]
     return names
 
@@ -134,6 +138,7 @@ def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, monitor: Mo
     if plan is not None:
         plan.check(checkpoint.config.model_type, checkpoint.layers)
     rules = Rules.of(recipe, checkpoint, plan)
+    check_stage(recipe, checkpoint)
     with monitor.stage("calibration text"):
         calibration = _calibration(recipe, checkpoint)
         if recipe.evaluate not in (None, "none"):

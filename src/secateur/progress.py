@@ -11,6 +11,7 @@ The events go to `events.jsonl` whatever is shown, one JSON object a line. Each 
     step       a part of it is done: stage, done, total, text, seconds (since the stage began), left (seconds, null
                if unknown), memory_bytes
     stage_end  name, seconds, peak_memory_bytes
+    note       text: a line for whoever watches, such as the forecast of a training
 """
 
 from __future__ import annotations
@@ -142,6 +143,12 @@ class Monitor:
         elif self._file.parent.is_dir():
             with self._file.open("a", encoding="utf-8") as handle:
                 handle.write(text)
+
+    def say(self, line: str) -> None:
+        """A line for whoever watches, such as a forecast; it's an event too."""
+        self._event("note", text=line)
+        if not self._quiet:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Step]:

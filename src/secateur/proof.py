@@ -14,7 +14,7 @@ from secateur.evaluation.streamed import evaluate_streamed
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.memory import fits_in_memory
 from secateur.model.outer import Outer
-from secateur.workspace import Workspace
+from secateur.workspace import PRUNED, UNTRAINED, Workspace
 
 if TYPE_CHECKING:
     from secateur.run import Run
@@ -31,6 +31,8 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
     data, name = recipe.evaluate, recipe.evaluate
     if data is None and recipe.calibrate in ("stdlib", "stdlib:prose", "stdlib:code"):
         data, name = recipe.calibrate, f"{recipe.calibrate}, files held out"
+    elif data is None and run.recovered is not None:  # the training may have seen what wasn't calibrated on
+        data, name = str(workspace.work / UNTRAINED), f"{recipe.calibrate}, sequences not trained on"
     elif data is None:
         if not len(run.calibration.held_out):
             run.warnings.append("not evaluated: the calibration text leaves no sequence over; give --evaluate")
@@ -48,8 +50,27 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
             figures["data"] = name
             (only,) = figures["sets"].values()
             figures["sets"] = {name: only | {"data": name}}
+    if run.recovered is not None:
+        run.recovered["states"] = _states(run, workspace, found["evaluation"], data)
     found["evaluation"]["data"] = name
     return found
+
+
+def _states(run: Run, workspace: Workspace, evaluation: dict[str, Any], data: str) -> list[dict[str, Any]]:
+    """The original, the pruned and the recovered model on the same text."""
+    rows = [("original", evaluation["before"]), ("recovered", evaluation["after"])]
+    if fits_in_memory(run.checkpoint.parameters, run.outer.dtype, run.recipe.memory_bytes):
+        how: dict[str, Any] = {"device": run.recipe.device, "dtype": run.recipe.dtype, "speed": False}
+        pruned = evaluate(workspace.work / PRUNED, data, **how)
+        pruned["sets"] = dict(zip(evaluation["after"]["sets"], pruned["sets"].values(), strict=True))
+        rows.insert(1, ("pruned", pruned))
+    return [state_figures(name, figures) for name, figures in rows]
+
+
+def state_figures(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """One row of the report's `recovery.states`: what one of the models is worth."""
+    sets = {text: one["perplexity"] for text, one in figures["sets"].items()}
+    return {"state": name, **{key: figures[key] for key in ("perplexity", "bits_per_byte")}, "sets": sets}
 
 
 def _evaluated(run: Run, workspace: Workspace, data: str) -> dict[str, Any]:
@@ -102,5 +123,8 @@ def _samples(run: Run, workspace: Workspace) -> dict[str, Any]:
         prompt = tokenizer.decode(row[:PROMPT_TOKENS], skip_special_tokens=True)
         if prompt.strip():
             found = generate(workspace.final, prompt, max_new_tokens=48, against=run.checkpoint.path)
-            samples.append({"prompt": prompt, "before": found["reference"]["text"], "after": found["text"]})
+            texts = {"before": found["reference"]["text"], "after": found["text"]}
+            if run.recovered is not None:
+                texts["pruned"] = generate(workspace.work / PRUNED, prompt, max_new_tokens=48)["text"]
+            samples.append({"prompt": prompt, **texts})
     return {"samples": samples}

@@ -24,6 +24,7 @@ from secateur.methods import METHODS, Method
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
 from secateur.presets import PRESETS, Masks, Preset
+from secateur.recovery_settings import RecoverSection
 from secateur.spelling import Spelled, StrictLoader
 from secateur.units import parse_bytes
 
@@ -85,6 +86,7 @@ class Recipe(Spelled):
     memory: str | None = Field(
         None, description="for activations, such as 2GB; models that are larger are verified and evaluated in blocks"
     )
+    recover: RecoverSection = Field(None, description="training after pruning: a section of keys, see recovery")
 
     @field_validator("memory")
     @classmethod

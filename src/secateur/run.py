@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 import torch
@@ -44,6 +45,7 @@ class Run:
     layer_scores: dict[int, float] = field(default_factory=dict)
     blocks: list[BlockCuts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    recovered: dict[str, Any] | None = None  # the report's section on the training after pruning
 
     def budget(self) -> Budget:
         """Hidden states that may stay in memory: what the recipe says, else 60 % of what is free on this host."""

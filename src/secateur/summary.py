@@ -102,6 +102,7 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
             "uniform": not uneven,
         }
         report["gate"] = gate
+        report |= {"recovery": run.recovered} if run.recovered is not None else {}
         report |= before_and_after(run, workspace)
         # The forecast takes every weight that isn't cut for non-zero; where both models were read, it's known.
         for side in ("before", "after"):

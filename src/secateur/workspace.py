@@ -19,7 +19,10 @@ from secateur.errors import InputError, ResourceError, SecateurError
 
 WORK = ".secateur"
 BLOCKS, JOURNAL, EVENTS, LOCK = "blocks", "journal.jsonl", "events.jsonl", "lock"
-FINISHED = (BLOCKS, JOURNAL, EVENTS)  # what an interrupted run leaves to the next one
+TRAINING = "training"  # states of a recovery
+UNTRAINED = "untrained.jsonl"  # sequences of its text that the recovery leaves for the report
+PRUNED = "pruned"  # the checkpoint that a recovery began with
+FINISHED = (BLOCKS, JOURNAL, EVENTS, TRAINING)  # what an interrupted run leaves to the next one
 MARK = "report.json"  # every finished run writes it last
 
 

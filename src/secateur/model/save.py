@@ -79,8 +79,43 @@ def write_checkpoint(folder: Path, outer: Outer, blocks: Path, kept: Sequence[in
         kept: the layers that stay, in order; they're numbered from 0 in the checkpoint.
         config: the new config.json.
     """
-    checkpoint = outer.checkpoint
     write_weights(folder, _parts(outer, blocks, kept))
+    _write_rest(folder, outer.checkpoint, config)
+
+
+def write_state(
+    folder: Path, checkpoint: Checkpoint, state: dict[str, Tensor], dtype: torch.dtype | None = None
+) -> None:
+    """Writes the same checkpoint with other values: after training, which changes no shape.
+
+    Args:
+        folder: gets the files; exists.
+        state: the values by their names in memory.
+        dtype: of all tensors; default: each as in `checkpoint`.
+    """
+    write_weights(folder, _state_parts(checkpoint, state, dtype))
+    config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+    _write_rest(folder, checkpoint, config)
+
+
+def _state_parts(checkpoint: Checkpoint, state: dict[str, Tensor], dtype: torch.dtype | None) -> Iterator[Part]:
+    """What surrounds the layers, then layer by layer, under the names on disk."""
+    dtypes, prefix = checkpoint.target_dtypes, checkpoint.family.layers
+    groups = [[checkpoint.targets[key] for key in checkpoint.by_layer[None]]]
+    for index, layer in enumerate(checkpoint.template.get_submodule(prefix).children()):
+        groups.append([f"{prefix}.{index}.{name}" for name, _ in layer.named_parameters()])
+
+    def part(names: list[str], empty: bool) -> dict[str, Tensor]:
+        place = "meta" if empty else "cpu"
+        named = {n: state[n].detach().to(place, dtype or dtypes[n]) for n in names if n in state}
+        return revert_weight_conversion(checkpoint.template, named)
+
+    for names in groups:
+        yield partial(part, names)
+
+
+def _write_rest(folder: Path, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+    """config.json, the tokenizer's files and what else goes with the weights."""
     # Where the model lay on this machine is nobody else's business.
     shown = {key: value for key, value in config.items() if key != "_name_or_path"}
     (folder / "config.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -73,6 +73,7 @@ class Sample:
     prompt: str
     before: str
     after: str
+    pruned: str = ""  # between pruning and training, where there was one
 
 
 @dataclass
@@ -252,8 +253,8 @@ def samples(report: Report) -> list[Sample]:
     found = []
     for item in items(report, "samples"):
         prompt = str(item.get("prompt") or "")
-        before, after = (_continuation(item.get(side), prompt) for side in ("before", "after"))
-        found.append(Sample(prompt, before, after))
+        sides = (_continuation(item.get(side), prompt) for side in ("before", "after", "pruned"))
+        found.append(Sample(prompt, *sides))
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from secateur.report import charts, facts, redundancy
+from secateur.report import charts, facts, recovery, redundancy
 from secateur.report import format as fmt
 from secateur.report.facts import Report, Tally
 from secateur.report.limits import limits
@@ -51,6 +51,10 @@ def render(report: Report, evidence: Report | None = None) -> str:
             panels=charts.error_panels(report),
             stages=charts.stage_bars(report),
             total_seconds=Tally(facts.items(report, "stages")).total("seconds"),
+            recovery_sentence=recovery.sentence(report),
+            recovery_states=recovery.states(report),
+            recovery_lines=recovery.lines(report),
+            recovery_curve=recovery.curve(report),
             samples=facts.samples(report),
             dampings=facts.dampings(report),
             reconstruction=facts.items(report, "reconstruction"),

@@ -11,6 +11,7 @@ from rich.table import Table
 from secateur.report import facts
 from secateur.report import format as fmt
 from secateur.report.facts import Report
+from secateur.report.recovery import recovery_table, sentence
 
 _STYLE = {"better": "green", "worse": "red"}
 
@@ -32,6 +33,10 @@ def print_report(report: Report, out: Path | str, console: Console | None = None
         data = facts.section(report, "evaluation").get("data")
         if data:
             console.print(f"measured on {escape(str(data))}", style="dim", highlight=False)
+    recovered = recovery_table(report)
+    if recovered is not None:
+        console.print(f"\nrecovery: {sentence(report)}", markup=False, highlight=False)
+        console.print(recovered)
     for warning in report.get("warnings") or ():
         console.print(f"[yellow]note:[/yellow] {escape(str(warning))}", highlight=False)
     if report.get("dry_run"):

@@ -1,0 +1,157 @@
+"""What a recovery's report says."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shlex
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import secateur
+from secateur.evaluation.generate import generate
+from secateur.model.checkpoint import Checkpoint
+from secateur.progress import Monitor
+from secateur.recovery.task import Task
+from secateur.recovery.train import Outcome
+from secateur.recovery_settings import Recovery
+from secateur.summary import device_name
+
+PROMPT_TOKENS, SAMPLES = 24, 2
+# Of the run that pruned the model: what was cut, and how, is as true after a training.
+KEPT = (
+    "model",
+    "calibration",
+    "sites",
+    "reconstruction",
+    "sparsity",
+    "parameters",
+    "result",
+    "recipe",
+    "recipe_yaml",
+)
+
+
+def recovery_facts(task: Task, outcome: Outcome) -> dict[str, Any]:
+    """The section `recovery`: what was told, what it cost, what came of it."""
+    recovery, text = task.recovery, task.text
+    return {
+        "how": recovery.how,
+        "loss": recovery.mix,
+        "settings": recovery.model_dump(mode="json"),
+        "teacher": None if task.teacher is None else {"path": str(task.teacher.path), "digest": task.teacher.digest},
+        "layer_map": [list(pair) for pair in task.layers],
+        "data": text.source,
+        "data_sha256": text.source_sha256,
+        "sequences_sha256": text.sha256,
+        "sequences": len(text.train),
+        "steps": outcome.steps,
+        "tokens": outcome.steps * recovery.batch * recovery.length,
+        "trained_parameters": outcome.trained_parameters,
+        "learning_rate": outcome.learning_rate or None,
+        "rates_tried": [{"learning_rate": rate, "held_out": _finite(loss)} for rate, loss in outcome.tried],
+        "held_out_before": outcome.start,
+        "held_out_after": outcome.best.held_out,
+        "best_step": outcome.best.step,
+        "kept_start": outcome.best.step == 0,
+        "masked_matrices": len(task.masks),
+        "zeros_kept": outcome.zeros,
+        "merged": recovery.how != "lora" or recovery.merge,
+        "forecast": None if outcome.forecast is None else asdict(outcome.forecast),
+        "seconds": round(outcome.seconds, 3),
+        "curve": outcome.curve,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def warnings_of(task: Task, outcome: Outcome) -> list[str]:
+    """What a reader of the report should know."""
+    found = list(task.notes)
+    if outcome.best.step == 0:
+        found.append("the training never got better than its start on the held-out sequences: the start was kept")
+    if task.recovery.how == "lora" and not task.recovery.merge and task.masks:
+        found.append("the adapter is dense: merging it into the model would fill the zeros; keep it apart")
+    return found
+
+
+def base_report(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the pruned folder's own report says of the model; for a folder without one, what its files say."""
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if "secateur" in report and "model" in report:
+            return {key: report[key] for key in KEPT if key in report}
+    except (OSError, ValueError, TypeError):
+        pass
+    config = checkpoint.config
+    architecture = (config.architectures or [type(config).__name__])[0]
+    model = {
+        "path": str(folder),
+        "digest": checkpoint.digest,
+        "architecture": architecture,
+        "model_type": config.model_type,
+        "dtype": str(checkpoint.dtype).removeprefix("torch."),
+        "layers": checkpoint.layers,
+    }
+    uneven = bool(getattr(config, "auto_map", None))
+    result = {
+        "loader": "transformers, trust_remote_code" if uneven else "transformers",
+        "architecture": architecture,
+        "uniform": not uneven,
+    }
+    return {"model": model, "sites": [], "result": result}
+
+
+def environment(device: torch.device, dtype: torch.dtype, monitor: Monitor) -> dict[str, Any]:
+    """Where and with what it ran."""
+    return {
+        "secateur": secateur.__version__,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "device": {
+            "device": str(device),
+            "name": device_name(device),
+            "threads": torch.get_num_threads(),
+            "dtype": str(dtype).removeprefix("torch."),
+        },
+        "stages": [asdict(stage) for stage in monitor.stages],
+    }
+
+
+def command(model: str, recovery: Recovery, out: Path) -> str:
+    """What repeats the run."""
+    words = ["secateur", "recover", model]
+    for name, value in recovery.model_dump(exclude_defaults=True).items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            mix = isinstance(value, dict)
+            words += [flag, ",".join(f"{k}:{v:g}" for k, v in value.items()) if mix else str(value)]
+    return shlex.join([*words, "--out", out.name])
+
+
+def samples(task: Task, recovered: Path, original: Path | None, pruned: Path) -> list[dict[str, str]]:
+    """The same openings continued greedily by the original, the pruned and the recovered model."""
+    if task.tokenizer is None:
+        return []
+    found = []
+    for row in task.text.reported.ids[:SAMPLES]:
+        prompt = task.tokenizer.decode(row[:PROMPT_TOKENS], skip_special_tokens=True)
+        if prompt.strip():
+            models = {"before": original, "pruned": pruned, "after": recovered}
+            texts = {k: generate(m, prompt, max_new_tokens=48)["text"] for k, m in models.items() if m is not None}
+            found.append({"prompt": prompt, **texts})
+    return found

@@ -1,0 +1,62 @@
+"""The gate for adapters that stay apart: plain transformers and plain peft, in a process that knows nothing.
+
+`python -m secateur.recovery.prove_adapter MODEL ADAPTER PROBE` loads the adapter on the pruned model as a user would
+and compares its logits on the probe's tokens with the expected ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from secateur.errors import VerificationError
+from secateur.model.verify import TOLERANCE, load_as_user
+
+
+def prove(base: Path, adapter: Path, probe: Path) -> dict[str, Any]:
+    """Runs the gate in a fresh process; see `model.verify.verify`.
+
+    Raises:
+        VerificationError: the adapter doesn't load, or computes something else than the model in memory.
+    """
+    command = [sys.executable, "-m", __name__, str(base), str(adapter), str(probe)]
+    with tempfile.TemporaryDirectory() as modules:
+        environment = {**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not lines:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise VerificationError(f"the adapter doesn't load with plain peft: {reason}")
+    found = json.loads(lines[-1])
+    if not found["max_logit_difference"] <= TOLERANCE:
+        raise VerificationError(
+            f"the adapter computes something else than the model in memory: a logit differs by "
+            f"{found['max_logit_difference']:.2e} of the largest one, above {TOLERANCE:g}"
+        )
+    return found
+
+
+@torch.no_grad()
+def compare(base: Path, adapter: Path, probe: Path) -> dict[str, Any]:
+    """The comparison itself, in this process."""
+    from peft import PeftModel
+
+    with safe_open(probe, framework="pt") as handle:
+        ids, expected = handle.get_tensor("ids"), handle.get_tensor("logits")
+    model, how = load_as_user(base)
+    logits = PeftModel.from_pretrained(model, adapter)(input_ids=ids).logits
+    difference = float((logits - expected).abs().max()) / (float(expected.abs().max()) or 1.0)
+    how = f"PeftModel.from_pretrained on {how}"
+    return {"how": how, "max_logit_difference": difference, "tolerance": TOLERANCE}
+
+
+if __name__ == "__main__":
+    print(json.dumps(compare(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))))

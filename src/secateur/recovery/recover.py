@@ -1,0 +1,298 @@
+"""`secateur recover`: a pruned folder in, a trained one out, with the same care as `prune`.
+
+`recover` is the whole run, top to bottom; `recover_pruned` is the same as the last stage of a recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import secateur
+from secateur import distributed
+from secateur.data.documents import load_corpus
+from secateur.errors import InputError
+from secateur.evaluation.compute import resolve_device
+from secateur.evaluation.evaluation import evaluate as measure
+from secateur.evaluation.evaluation import split_specs
+from secateur.journal import Journal
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.hub import local_folder
+from secateur.progress import Monitor
+from secateur.proof import state_figures
+from secateur.recovery import account, adapters
+from secateur.recovery.save import save_adapter, save_checkpoint
+from secateur.recovery.states import read_best
+from secateur.recovery.task import Task, prepare, teacher_of
+from secateur.recovery.train import Outcome, forecast, train
+from secateur.recovery_settings import Recovery
+from secateur.report import card, page
+from secateur.workspace import EVENTS, MARK, TRAINING, UNTRAINED, WORK, Workspace
+
+DEVICE = "ACCELERATE_TORCH_DEVICE"
+
+
+def recover(
+    model: str | Path,
+    out: str | Path,
+    recovery: Recovery,
+    *,
+    evaluate: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    speed: bool = True,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+    finish: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains a pruned checkpoint into the folder `out`, its zeros kept; the result is never worse than the start.
+
+    Under torchrun every rank calls this; rank 0 writes.
+
+    Args:
+        model: a pruned folder. Another model works too where its teacher is named, or no loss needs one.
+        evaluate: text for the figures of the report, or none; default: sequences of the data that aren't trained on.
+        dtype: of the products; weights and their updates are fp32.
+        speed: measure tokens a second and memory.
+        dry_run: forecast the cost, write nothing.
+        resume: go on with the interrupted run in `out`; it must have been told the same.
+        finish: with `resume`: train no further, deliver the best state so far.
+
+    Returns:
+        The report, as in report.json; empty on ranks other than 0.
+
+    Raises:
+        SecateurError: in one line. `out` is then as it was before, or holds what `resume` goes on from.
+    """
+    adapters.check_installed(recovery)
+    where = distributed.own_device(resolve_device(device))
+    with distributed.group(where), ExitStack() as stack, accelerated(where):
+        with distributed.in_step():
+            _check(recovery, evaluate, resume, finish)
+            workspace = Workspace(out, overwrite, resume) if distributed.is_main() and not dry_run else None
+            if workspace is not None and Path(out).resolve() == Path(local_folder(model)).resolve():
+                raise InputError(f"{out}: is the model itself; choose another --out")
+            if finish and workspace is not None and read_best(workspace.work / TRAINING) is None:
+                raise InputError(f"{out}: holds no state better than the start yet; --resume alone goes on")
+            monitor = Monitor(where, quiet or not distributed.is_main(), _stages(recovery, dry_run, evaluate))
+            stack.callback(monitor.close)
+            folder = Path(local_folder(model))
+            with monitor.stage("open"):
+                task = prepare(folder, recovery, str(recovery.data), teacher_of(folder)[0], where, dtype)
+        if dry_run:
+            with tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
+                return {"dry_run": True, "forecast": vars(forecast(task, shared(Path(scratch)), monitor))}
+        with distributed.in_step():
+            journal = None
+            if workspace is not None:
+                stack.enter_context(workspace.open())
+                journal = _begin(task, workspace, monitor)
+        work = shared(workspace.work / TRAINING if workspace is not None else None)
+
+        def begun() -> None:
+            if workspace is not None:
+                workspace.keep = True
+
+        outcome = train(task, work, monitor, journal, begun, finish)
+        if workspace is None:
+            return {}
+        return _deliver(str(model), task, outcome, workspace, monitor, evaluate, speed)
+
+
+def _check(recovery: Recovery, evaluate: str | None, resume: bool, finish: bool) -> None:
+    if recovery.data is None:
+        raise InputError("no training text given; add --data FILE")
+    if finish and not resume:
+        raise InputError("--finish ends an interrupted run; add --resume")
+    if evaluate not in (None, "none"):
+        for spec in split_specs(str(evaluate)):
+            load_corpus(spec, split="held_out")
+
+
+def _stages(recovery: Recovery, dry_run: bool, evaluate: str | None) -> list[str]:
+    names = ["open", *(["teacher"] if recovery.teacher_cache else []), "forecast"]
+    if dry_run:
+        return names
+    names += [*(["learning rate"] if recovery.learning_rate is None else []), "train", "save"]
+    return names + ([] if evaluate == "none" else ["evaluate"])
+
+
+@contextmanager
+def accelerated(device: torch.device) -> Iterator[None]:
+    """Tells accelerate which GPU was named, and lets it forget device and process group at the end.
+
+    It remembers both for good otherwise, and the next run of this process may have others.
+    """
+    named = os.environ.get(DEVICE)
+    if device.type == "cuda" and device.index is not None:
+        os.environ[DEVICE] = str(device)
+    try:
+        yield
+    finally:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        os.environ.pop(DEVICE, None)
+        if named is not None:
+            os.environ[DEVICE] = named
+
+
+def shared(folder: Path | None) -> Path:
+    """Rank 0's folder, on every rank."""
+    return Path(distributed.share_object(str(folder.absolute()) if folder is not None else "", 0))
+
+
+def _begin(task: Task, workspace: Workspace, monitor: Monitor) -> Journal:
+    """Opens the journal and the event file; both go on where an interrupted run left them."""
+    told = {
+        **task.recovery.model_dump(mode="json"),
+        "training data": task.text.sha256,
+        "checkpoint": task.checkpoint.digest,
+        "teacher": None if task.teacher is None else task.teacher.digest,
+        "secateur": secateur.__version__,
+    }
+    journal = Journal(workspace.work, told)
+    resumed = workspace.resume and journal.resume()
+    if not resumed:
+        journal.start()
+    monitor.record(workspace.work / EVENTS, distributed.world(), resumed)
+    return journal
+
+
+def _deliver(
+    model: str,
+    task: Task,
+    outcome: Outcome,
+    workspace: Workspace,
+    monitor: Monitor,
+    evaluate: str | None,
+    speed: bool,
+) -> dict[str, Any]:
+    """Saves, proves, measures, reports."""
+    folder, final = task.checkpoint.path, workspace.final
+    measured = final
+    with monitor.stage("save"):
+        if task.recovery.how == "lora" and not task.recovery.merge:
+            measured = workspace.work / "merged"
+            measured.mkdir()
+            gate = save_adapter(task, outcome, final, workspace.work, measured)
+        else:
+            gate = save_checkpoint(task, outcome, final, workspace.work)
+    outcome.model = task.model = None  # what is measured next shall have the machine's memory
+    report = account.base_report(folder, task.checkpoint)
+    report |= {"gate": gate | {"seconds": monitor.stages[-1].seconds}}
+    report["recovery"] = account.recovery_facts(task, outcome)
+    report["command"] = account.command(model, task.recovery, workspace.out)
+    notes = account.warnings_of(task, outcome)
+    if evaluate != "none":
+        with monitor.stage("evaluate"):
+            report |= _measured(task, measured, report["recovery"], workspace, evaluate, speed, notes)
+    report["warnings"] = notes
+    report |= account.environment(task.device, task.dtype, monitor)
+    _write(report, folder, workspace)
+    return report
+
+
+def original_of(folder: Path, task: Task, notes: list[str]) -> Path | None:
+    """The dense model, if it's still where the pruned folder's report says, or where --teacher does."""
+    named, digest = (str(task.teacher.path), None) if task.teacher is not None else teacher_of(folder)
+    if named is None or (not Path(named).is_dir() and named != "embedded"):
+        return None
+    path = Path(local_folder(named))
+    if digest is not None and Checkpoint.open(path).digest != digest:
+        notes.append(f"{named} has changed since the model was pruned from it: the original isn't shown")
+        return None
+    return path
+
+
+def _measured(
+    task: Task,
+    recovered: Path,
+    section: dict[str, Any],
+    workspace: Workspace,
+    evaluate: str | None,
+    speed: bool,
+    notes: list[str],
+) -> dict[str, Any]:
+    """The original, the pruned and the recovered model on the same text; `section` gets a row for each."""
+    pruned = task.checkpoint.path
+    original = original_of(pruned, task, notes)
+    data, name = _evaluation_text(task, workspace, evaluate)
+    where = (str(task.device), "auto", None)
+    found = measure(recovered, data, original or pruned, *where, speed)
+    rows = [("recovered", found)]
+    if original is not None:
+        rows = [("original", found["reference"]), ("pruned", measure(pruned, data, None, *where, False)), *rows]
+    else:
+        rows = [("pruned", found["reference"]), *rows]
+    notes += found.pop("notes", [])
+    before, kl, ratios = found.pop("reference"), found.pop("kl", None), found.pop("ratios", None)
+    for figures, shown in ((found, workspace.out), (before, original or pruned)):
+        figures["model"] = str(shown)
+    for figures in (figures for _, figures in rows):
+        if name != data:
+            figures["data"] = name
+            (only,) = figures["sets"].values()
+            figures["sets"] = {name: only | {"data": name}}
+    section["states"] = [state_figures(state, figures) for state, figures in rows]
+    evaluation = {"before": before, "after": found, "kl": kl, "ratios": ratios, "data": name}
+    return {"evaluation": evaluation, "samples": account.samples(task, recovered, original, pruned)}
+
+
+def _evaluation_text(task: Task, workspace: Workspace, evaluate: str | None) -> tuple[str, str]:
+    """What to measure on, and its name."""
+    source = str(task.recovery.data)
+    if evaluate is not None:
+        return evaluate, evaluate
+    if source.startswith("stdlib"):
+        return source, f"{source}, files held out"
+    return str(write_untrained(task, workspace)), f"{source}, sequences not trained on"
+
+
+def write_untrained(task: Task, workspace: Workspace) -> Path:
+    """A file of the sequences that are left for the report."""
+    file = workspace.work / UNTRAINED
+    rows = (json.dumps({"input_ids": row}) for row in task.text.reported.documents())
+    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return file
+
+
+def _write(report: dict[str, Any], pruned: Path, workspace: Workspace) -> None:
+    """Everything beside the weights, report.json last of all."""
+    folder = workspace.final
+    for name in ("plan.json", "recipe.yaml"):
+        if (pruned / name).is_file():
+            shutil.copyfile(pruned / name, folder / name)
+    runs = workspace.work / TRAINING / "runs"  # of trackers that write files
+    if runs.is_dir():
+        runs.rename(folder / "runs")
+    shutil.copyfile(workspace.work / EVENTS, folder / EVENTS)
+    (folder / "README.md").write_text(card.model_card(report), encoding="utf-8")
+    page.write(report, folder)
+    report["files"] = sorted({MARK, *(file.name for file in folder.iterdir())})
+    (folder / MARK).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    workspace.deliver()
+
+
+def stopped_line(out: Path) -> str:
+    """What an interrupted run has left, for a person."""
+    folder = out / WORK
+    if not folder.is_dir():
+        return "stopped; nothing was written"
+    best = read_best(folder / TRAINING)
+    if best is None:
+        return "stopped; the same command with --resume goes on"
+    return (
+        f"stopped; the best state so far is that of step {best.step}: the same command with --resume goes on, with "
+        "--resume --finish it is delivered as it is"
+    )

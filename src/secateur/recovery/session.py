@@ -1,0 +1,112 @@
+"""The model with what is trained in it, the teacher, and the trainers that a recovery makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur import distributed
+from secateur.calibration.activations import Budget
+from secateur.evaluation.loading import load
+from secateur.journal import Journal
+from secateur.model.memory import fits_in_memory
+from secateur.model.outer import Outer
+from secateur.progress import Monitor
+from secateur.recovery import adapters, masks
+from secateur.recovery.sequences import Draw
+from secateur.recovery.states import START, States, trained
+from secateur.recovery.task import Task
+from secateur.recovery.teacher import read_cache, told, top_of_streamed, top_of_teacher, write_cache
+from secateur.recovery.trainer import Recoverer, arguments
+
+
+class Session:
+    """The model with what is trained in it, and all that its trainers share."""
+
+    def __init__(self, task: Task, work: Path, monitor: Monitor, journal: Journal | None) -> None:
+        self.task, self.work, self.monitor, self.journal = task, work, monitor, journal
+        self.states = States(work)
+        self.extra: dict[str, Tensor] = {}
+        self.teacher = self._ready_teacher()
+        recovery = task.recovery
+        torch.manual_seed(recovery.seed)  # of the adapters' first values
+        if recovery.how == "lora":
+            self.model = adapters.add(task.model, task.checkpoint.family, recovery, task.masks)
+        else:
+            self.model = task.model.requires_grad_(True)
+            masks.hold(self.model, task.masks)
+        self.states.put(START, trained(self.model))
+
+    def _ready_teacher(self) -> Any | None:
+        """The teacher in memory, or its top logits beside the sequences."""
+        task, recovery = self.task, self.task.recovery
+        if task.teacher is None:
+            return None
+        if recovery.teacher_cache is not None:
+            self.extra = self._cached()
+            return None
+        return load(task.teacher.path, str(task.device), str(task.dtype).removeprefix("torch.")).model
+
+    def _cached(self) -> dict[str, Tensor]:
+        """The cache's tensors; it is made first where there's none."""
+        task, recovery = self.task, self.task.recovery
+        teacher, rows = task.teacher, task.text.train
+        assert teacher is not None
+        assert recovery.top_k is not None
+        assert recovery.teacher_cache is not None
+        file = Path(recovery.teacher_cache)
+        made_from = told(teacher, rows.ids, recovery.top_k, recovery.temperature)
+        tensors: dict[str, Tensor] | None = None
+        with distributed.in_step():
+            if distributed.is_main() and file.exists():
+                tensors = read_cache(file, made_from)
+            elif distributed.is_main():
+                how = (recovery.top_k, recovery.temperature)
+                with self.monitor.stage("teacher") as step:
+                    if rows.positions is not None or fits_in_memory(teacher.parameters, task.dtype):
+                        model = load(teacher.path, str(task.device), str(task.dtype).removeprefix("torch.")).model
+                        inputs = {name: t for name, t in rows.inputs().items() if name != "labels"}
+                        tensors = top_of_teacher(model, inputs, *how, step)
+                    else:
+                        outer = Outer(teacher, task.device, task.dtype)
+                        tensors = top_of_streamed(outer, rows.ids, *how, Budget(None), self.work, step)
+                write_cache(file, tensors, made_from)
+        return distributed.share_tensors(tensors, 0, torch.device("cpu"))
+
+    @contextmanager
+    def trainer(
+        self, learning_rate: float, steps: int, start: float | None, stepped: Callable[[Any], None]
+    ) -> Iterator[Recoverer]:
+        """A trainer on the first sequences of the draw; `start`: it looks and saves too, knowing the loss to beat."""
+        task, recovery = self.task, self.task.recovery
+        how = arguments(recovery, self.work, task.device, task.dtype, learning_rate, steps, start is not None)
+        made = Recoverer(
+            self.model,
+            how,
+            recovery,
+            Draw(task.text.train, steps * recovery.batch, recovery.seed, self.extra),
+            task.text.held_out,
+            self.teacher,
+            task.layers,
+            self.states,
+            math.inf if start is None else start,
+            stepped,
+        )
+        try:
+            yield made
+        finally:
+            made.close()
+
+    def short_run(self, learning_rate: float, steps: int, stepped: Callable[[Any], None]) -> float:
+        """Loss of the held-out sequences after so many steps from the start, to which the model then returns."""
+        with self.trainer(learning_rate, steps, None, stepped) as trainer:
+            trainer.train()
+            found = trainer.look()
+        self.states.get(START, self.model)
+        return found

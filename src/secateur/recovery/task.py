@@ -1,0 +1,187 @@
+"""What a recovery reads before it writes anything, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from transformers.integrations import get_available_reporting_integrations
+
+from secateur import distributed
+from secateur.errors import InputError, ResourceError
+from secateur.evaluation.compute import resolve_dtype
+from secateur.evaluation.loading import load
+from secateur.evaluation.perplexity import refuse_encoder
+from secateur.evaluation.windows import context_length
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.hub import local_folder
+from secateur.recovery import adapters
+from secateur.recovery.forecast import weights_bytes
+from secateur.recovery.masks import find_masks
+from secateur.recovery.sequences import Text, keeps_apart, read_text
+from secateur.recovery.teacher import Layers, kept_layers, layer_map
+from secateur.recovery.trainer import check_batch
+from secateur.recovery_settings import Recovery
+
+
+@dataclass
+class Task:
+    """A pruned checkpoint, what it is trained on, and whom it learns from.
+
+    Args:
+        model: with its weights in fp32, on `device`.
+        masks: parameter -> mask of those that were pruned to zeros.
+        teacher: opened, not loaded; None where no loss needs one.
+        layers: hidden states that are compared.
+        dtype: of the products.
+    """
+
+    recovery: Recovery
+    checkpoint: Checkpoint
+    model: Any
+    tokenizer: Any | None
+    text: Text
+    masks: dict[str, Tensor]
+    teacher: Checkpoint | None
+    layers: Layers
+    device: torch.device
+    dtype: torch.dtype
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare(
+    folder: Path,
+    recovery: Recovery,
+    data: str,
+    teacher: str | Path | None,
+    device: torch.device,
+    dtype: str,
+    kept: Sequence[int] | None = None,
+) -> Task:
+    """Opens and reads everything.
+
+    Args:
+        data: training text.
+        teacher: the dense model, where it is known.
+        dtype: of the products: auto, float32, bfloat16, float16.
+        kept: the teacher's layers that are left; default: what the folder's plan says.
+
+    Raises:
+        SecateurError: whatever can't be used, in one line.
+    """
+    checkpoint = Checkpoint.open(folder)
+    check(recovery, checkpoint)
+    other = _teacher(recovery, checkpoint, teacher)
+    products = _products(dtype, device, checkpoint.config)
+    _check_memory(recovery, checkpoint, other, device, products)
+    loaded = load(folder, str(device), "float32")
+    text = read_text(
+        data,
+        loaded.tokenizer,
+        recovery.steps * recovery.batch,
+        recovery.length,
+        recovery.seed,
+        int(checkpoint.config.vocab_size),
+        keeps_apart(loaded.model, recovery.length),
+    )
+    layers: Layers = []
+    if other is not None and "hidden" in recovery.mix:
+        kept = kept or kept_layers(checkpoint.layers, other.layers, folder / "plan.json")
+        layers = layer_map(kept, other.layers)
+    masks = find_masks(loaded.model, checkpoint.family)
+    task = Task(recovery, checkpoint, loaded.model, loaded.tokenizer, text, masks, other, layers, device, products)
+    task.notes += text.notes
+    return task
+
+
+def check(recovery: Recovery, checkpoint: Checkpoint) -> None:
+    """Refuses what can be known to fail from a configuration, of the pruned model or of the whole one.
+
+    Raises:
+        InputError: in one line.
+    """
+    check_batch(recovery)
+    refuse_encoder(checkpoint.config)
+    context = context_length(checkpoint.config)
+    if context is not None and recovery.length > context:
+        raise InputError(f"--length {recovery.length} is over the model's context; use --length {context} or less")
+    adapters.check_installed(recovery)
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        raise InputError(
+            "sharding by FSDP isn't supported; launch with torchrun, or use --how lora or --checkpointing"
+        )
+    for name in (recovery.track or "").split(","):
+        known = get_available_reporting_integrations()
+        if name.strip() and name.strip() not in known:
+            raise InputError(f"--track {name.strip()}: not installed; here are {', '.join(known) or 'none'}")
+
+
+def teacher_of(folder: Path) -> tuple[str | None, str | None]:
+    """Path and digest of the model that a folder was pruned from, by its report; None where it doesn't say."""
+    try:
+        model = json.loads((folder / "report.json").read_text(encoding="utf-8"))["model"]
+        return str(model["path"]), model.get("digest")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
+
+
+def _teacher(recovery: Recovery, checkpoint: Checkpoint, known: str | Path | None) -> Checkpoint | None:
+    if not recovery.needs_teacher:
+        return None
+    name = recovery.teacher or known
+    if name is None:
+        raise InputError(
+            f"{checkpoint.path} doesn't say what it was pruned from; name the dense model with --teacher, or use "
+            "--how full or lora"
+        )
+    try:
+        teacher = Checkpoint.open(local_folder(name))
+    except InputError as error:
+        hint = "" if recovery.teacher else f"; {checkpoint.path} was pruned from it, name its place with --teacher"
+        raise InputError(f"{error}{hint}") from None
+    if teacher.config.vocab_size != checkpoint.config.vocab_size:
+        raise InputError(
+            f"the teacher has {teacher.config.vocab_size} tokens, the model {checkpoint.config.vocab_size}; "
+            "both must have one vocabulary"
+        )
+    if teacher.config.hidden_size != checkpoint.config.hidden_size and "hidden" in recovery.mix:
+        raise InputError("the teacher's hidden states are of another width; leave 'hidden' out of --loss")
+    return teacher
+
+
+def _products(dtype: str, device: torch.device, config: Any) -> torch.dtype:
+    """fp32 on a CPU; elsewhere bf16, which needs no loss scaling, where the hardware has it."""
+    if dtype == "auto" and device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return resolve_dtype(dtype, device, config) if dtype != "auto" else torch.float32
+
+
+def _check_memory(
+    recovery: Recovery,
+    checkpoint: Checkpoint,
+    teacher: Checkpoint | None,
+    device: torch.device,
+    products: torch.dtype,
+) -> None:
+    """Weights and optimiser must fit; activations come on top, and the forecast measures them."""
+    trained = checkpoint.parameters if recovery.how != "lora" else 0
+    loaded = teacher.parameters if teacher is not None and recovery.teacher_cache is None else 0
+    need = weights_bytes(checkpoint.parameters, trained, loaded, products.itemsize)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = psutil.virtual_memory().available // distributed.local_world()
+    if need > free:
+        cheaper = ["--how lora"] if recovery.how != "lora" else []
+        cheaper += ["--top-k 64 --teacher-cache FILE"] if loaded else []
+        raise ResourceError(
+            f"weights and optimiser need {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            f"use {' or '.join(cheaper) or 'a machine with more memory'}"
+        )

@@ -1,0 +1,220 @@
+"""One recovery from start to best state: forecast, range test, training, and what is left of it.
+
+The order is `train`. What it needs again after an interruption is in the work area: the rate that was chosen (in the
+journal), Trainer's last checkpoint, and the best state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+
+from secateur import distributed
+from secateur.anatomy import inspect
+from secateur.journal import Journal
+from secateur.progress import Monitor
+from secateur.recovery import adapters, masks, rate
+from secateur.recovery.forecast import Forecast, operations
+from secateur.recovery.rate import Tried
+from secateur.recovery.session import Session
+from secateur.recovery.states import BEST, START, Best, trained
+from secateur.recovery.task import Task
+
+MEASURED = 3  # steps that tell the pace; the first is slower and isn't counted
+
+
+@dataclass
+class Outcome:
+    """What a training has come to.
+
+    Args:
+        model: the best state; plain, with adapters merged, unless they stay apart.
+        start: loss of the held-out sequences before, `best` after, and at which step that was (0: nothing helped).
+        curve: step, training loss and loss of the held-out sequences, as they came.
+    """
+
+    model: Any
+    start: float
+    best: Best
+    learning_rate: float
+    tried: list[Tried]
+    forecast: Forecast | None
+    curve: list[dict[str, float]] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    trained_parameters: int = 0
+    zeros: int = 0
+
+
+def forecast(task: Task, work: Path, monitor: Monitor) -> Forecast:
+    """What a training would cost; nothing is kept of it but a teacher's cache."""
+    session = Session(task, work, monitor, None)
+    return _forecast(session, _look(session)[1])
+
+
+def _look(session: Session) -> tuple[float, float]:
+    """Loss of the held-out sequences now, and the seconds that a look takes."""
+    with session.trainer(1e-9, 1, None, lambda state: None) as trainer:
+        begin = time.monotonic()
+        return trainer.look(), time.monotonic() - begin
+
+
+def train(
+    task: Task,
+    work: Path,
+    monitor: Monitor,
+    journal: Journal | None,
+    begun: Callable[[], None] = lambda: None,
+    finish: bool = False,
+) -> Outcome:
+    """Trains, and keeps the best state by the held-out sequences; the start, if nothing is better.
+
+    Under torchrun every rank calls this with the same `work`.
+
+    Args:
+        work: states and checkpoints; what is in it is gone on from.
+        journal: rank 0's.
+        begun: called once there's something that a later run could go on from.
+        finish: train no further, take the best state that an interrupted run has left.
+    """
+    session = Session(task, work, monitor, journal)
+    start, look_seconds = _look(session)
+    outcome = Outcome(session.model, start, Best(0, start), 0.0, [], None)
+    outcome.trained_parameters = sum(p.numel() for p in trained(session.model).values())
+    if not finish:
+        outcome.forecast = _forecast(session, look_seconds)
+        begun()
+        outcome.learning_rate, outcome.tried = _rate(session, start)
+        _run(session, outcome)
+    best = session.states.best()
+    if best is not None and best.held_out < start:
+        outcome.best = best
+        session.states.get(BEST, session.model)
+    else:
+        session.states.get(START, session.model)
+    if task.recovery.how != "lora" or task.recovery.merge:
+        outcome.model, outcome.zeros = _plain(session)
+    return outcome
+
+
+def _noted(session: Session, key: str) -> Any:
+    """A decision of an interrupted run, on every rank."""
+    return distributed.share_object(session.journal.noted(key) if session.journal is not None else None, 0)
+
+
+def _note(session: Session, key: str, value: Any) -> None:
+    if session.journal is not None:
+        session.journal.note(key, value)
+
+
+def _forecast(session: Session, look_seconds: float) -> Forecast:
+    """From a few measured steps, whose effect is undone."""
+    task, recovery = session.task, session.task.recovery
+    noted = _noted(session, "forecast")
+    if noted is not None:
+        return Forecast(**noted)
+    times = [time.monotonic()]
+    with session.monitor.stage("forecast"):
+        session.short_run(1e-9, MEASURED, lambda state: times.append(time.monotonic()))
+    pace = (times[-1] - times[1]) / (len(times) - 2)
+    teacher = task.teacher if recovery.teacher_cache is None else None
+    tokens = recovery.steps * recovery.batch * recovery.length
+    flops = operations(
+        inspect(task.checkpoint.path)["flops_per_token"],
+        0 if teacher is None else inspect(teacher.path)["flops_per_token"],
+        tokens,
+        recovery.how,
+        recovery.checkpointing,
+    )
+    tests = 0 if recovery.learning_rate is not None else 3  # short runs that a range test mostly takes
+    short = rate.short_steps(recovery.steps)
+    looks = -(-recovery.steps // recovery.looks) + tests
+    seconds = pace * (recovery.steps + tests * short) + look_seconds * looks
+    made = Forecast(tokens, flops, session.monitor.stages[-1].peak_memory_bytes, pace, seconds)
+    session.monitor.say(made.line())
+    _note(session, "forecast", asdict(made))
+    return made
+
+
+def _rate(session: Session, start: float) -> tuple[float, list[Tried]]:
+    """The learning rate: as told, as noted before an interruption, or by the range test."""
+    recovery = session.task.recovery
+    if recovery.learning_rate is not None:
+        return recovery.learning_rate, []
+    noted = _noted(session, "rates")
+    if noted is not None:
+        tried = [Tried(*pair) for pair in noted]
+    else:
+        steps = rate.short_steps(recovery.steps)
+        width = int(session.task.checkpoint.config.hidden_size)
+        with session.monitor.stage("learning rate") as step:
+
+            def attempt(value: float) -> float:
+                found = session.short_run(value, steps, lambda state: step(f"rate {value:.2g}"))
+                return distributed.share_object(found, 0)
+
+            tried = rate.search(attempt, rate.first_rate(recovery.how, width))
+        _note(session, "rates", [list(pair) for pair in tried])
+    chosen = rate.choose(tried, start)
+    listed = ", ".join(f"{t.rate:.2g}: {t.held_out:.4g}" for t in tried)
+    session.monitor.say(f"learning rate {chosen:.2g} (held-out loss {start:.4g}; after short runs {listed})")
+    return chosen, tried
+
+
+def _run(session: Session, outcome: Outcome) -> None:
+    """The training itself, from Trainer's last checkpoint if there is one."""
+    recovery = session.task.recovery
+    found = get_last_checkpoint(str(session.work)) if session.work.is_dir() else None
+    last = distributed.share_object(found, 0)
+    with session.monitor.stage("train", recovery.steps) as step:
+        done = 0
+
+        def stepped(state: Any) -> None:
+            nonlocal done
+            while done < state.global_step - 1:  # those of the run before
+                done += 1
+                step("done before", skipped=True)
+            done += 1
+            seen = next((entry for entry in reversed(state.log_history) if "eval_perplexity" in entry), None)
+            step("" if seen is None else f"held-out perplexity {seen['eval_perplexity']:.4g}")
+
+        begin = time.monotonic()
+        best = session.states.best()
+        lowest = min(outcome.start, best.held_out) if best is not None else outcome.start
+        with session.trainer(outcome.learning_rate, recovery.steps, lowest, stepped) as trainer:
+            trainer.train(resume_from_checkpoint=last)
+            outcome.curve = _curve(trainer.state.log_history)
+            outcome.steps = trainer.state.global_step
+        outcome.seconds = time.monotonic() - begin
+
+
+def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Losses by step."""
+    found: list[dict[str, float]] = []
+    for entry in history:
+        if "loss" in entry:
+            found.append({"step": int(entry["step"]), "loss": entry["loss"]})
+        elif "eval_loss" in entry:
+            found.append({"step": int(entry["step"]), "held_out": entry["eval_loss"]})
+    return found
+
+
+@torch.no_grad()
+def _plain(session: Session) -> tuple[Any, int]:
+    """The model without adapters and masks, rounded as it will be saved, and how many zeros it has kept."""
+    task = session.task
+    if task.recovery.how == "lora":
+        model = adapters.merge(session.model, task.masks)
+    else:
+        model = session.model
+        masks.release(model, task.masks)
+    stored = task.checkpoint.target_dtypes
+    for name, parameter in model.named_parameters():
+        parameter.copy_(parameter.to(stored.get(name, task.checkpoint.dtype)))
+    return model.eval().requires_grad_(False), masks.check(model, task.masks)

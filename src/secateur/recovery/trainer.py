@@ -1,0 +1,254 @@
+"""The one trainer: transformers' own, with our losses, our held-out look, and states without pickle.
+
+Everything else (mixed precision, accumulation, checkpointing, torchrun, trackers) is what Trainer's users know.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from secateur import distributed
+from secateur.errors import InputError
+from secateur.recovery import losses
+from secateur.recovery.losses import IGNORED
+from secateur.recovery.sequences import Rows
+from secateur.recovery.states import BEST, States, put_back, trained
+from secateur.recovery.teacher import TOKENS, VALUES, Layers, Target, ask
+from secateur.recovery_settings import Recovery
+
+STATE = "trained.safetensors"
+TARGETS = ("labels", VALUES, TOKENS)  # of a batch; everything else goes into the model
+
+
+class Recoverer(Trainer):
+    """Trains a model on `Draw` batches.
+
+    Args:
+        teacher: the dense model, or None where no loss needs it or its top logits come with the batches.
+        layers: which hidden states are compared, see `layer_map`.
+        held_out: sequences that `look` measures; the best state by them goes into `states`.
+        told: called with (step, loss on the held-out sequences) after each look.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        recovery: Recovery,
+        dataset: Any,
+        held_out: Rows,
+        teacher: Any | None = None,
+        layers: Layers | None = None,
+        states: States | None = None,
+        start: float = math.inf,
+        stepped: Callable[[Any], None] = lambda state: None,
+    ) -> None:
+        super().__init__(model=model, args=arguments, train_dataset=dataset, eval_dataset=dataset)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Stepped(stepped))
+        self._recovery, self._held_out, self._states = recovery, held_out, states
+        self._teacher, self._layers, self._lowest = teacher, layers or [], start
+        # The loss is divided by the tokens of the whole step, which the labels' first column never adds to.
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = self._loss_shifts_labels = True
+
+    # ------------------------------------------------------------------------- the loss
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mix of losses over this pass's tokens, divided by the tokens of the whole step."""
+        passed = {name: tensor for name, tensor in inputs.items() if name not in TARGETS}
+        mix = self._recovery.mix
+        outputs = model(**passed, use_cache=False, output_hidden_states="hidden" in mix)
+        target = ask(self._teacher, passed, "hidden" in mix) if self._teacher is not None else None
+        total = self._mixed(outputs, inputs, target)
+        counted = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"][:, 1:] != IGNORED).sum()
+        # The gradients of processes are averaged, so each gives its share times their number.
+        loss = total / counted * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _mixed(self, outputs: Any, inputs: dict[str, Tensor], target: Target | None) -> Tensor:
+        labels = inputs["labels"][:, 1:]
+        counted = labels != IGNORED
+        everything = bool(counted.all())
+
+        def chosen(tensor: Tensor) -> Tensor:
+            """(batch, tokens, ...) -> (counted tokens, ...): the places that predict one."""
+            tensor = tensor[:, :-1]
+            return tensor.flatten(0, 1) if everything else tensor[counted]
+
+        logits, heat = chosen(outputs.logits), self._recovery.temperature
+        total = logits.new_zeros((), dtype=torch.float32)
+        for name, weight in self._recovery.mix.items():
+            if name == "lm":
+                part = losses.language_modelling(logits, labels[counted])
+            elif name == "hidden":
+                assert target is not None
+                own = [outputs.hidden_states[place][:, :-1] for place, _ in self._layers]
+                other = [target.hidden[place][:, :-1] for _, place in self._layers]
+                part = losses.hidden_states(own, other, counted)
+            elif VALUES in inputs:
+                part = losses.top_forward_kl(logits, chosen(inputs[VALUES]), chosen(inputs[TOKENS]), heat)
+            else:
+                assert target is not None
+                other_logits = chosen(target.logits)
+                if self._recovery.top_k is not None:
+                    part = losses.top_forward_kl(
+                        logits, *losses.top_logits(other_logits, self._recovery.top_k, heat), heat
+                    )
+                else:
+                    part = losses.forward_kl(logits, other_logits, heat)
+            total = total + weight * part
+        return total
+
+    # ------------------------------------------------------------------------- looking
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """A look at the held-out sequences, logged as any evaluation of Trainer; keeps the best state."""
+        loss = self.look()
+        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700))}
+        self.log(metrics)
+        control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = control
+        if loss < self._lowest:
+            self._lowest = loss
+            if self._states is not None:
+                self._states.put(BEST, trained(self.model), self.state.global_step, loss)
+        return metrics
+
+    @torch.no_grad()
+    def look(self) -> float:
+        """Mean negative log-likelihood of the held-out sequences, nats a token; the same number on every rank."""
+        model = self.model
+        training = model.training
+        model.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        for index in range(len(self._held_out))[distributed.share(len(self._held_out))]:
+            row = self._held_out.part(slice(index, index + 1))
+            inputs = {name: tensor.to(self.args.device) for name, tensor in row.inputs().items()}
+            labels = inputs.pop("labels")[:, 1:]
+            with self.compute_loss_context_manager():
+                logits = model(**inputs, use_cache=False).logits[:, :-1]
+            counted = labels != IGNORED
+            sums[0] += losses.language_modelling(logits[counted], labels[counted]).double().cpu()
+            sums[1] += counted.sum().cpu()
+        model.train(training)
+        there = sums.to(self.args.device)
+        distributed.all_reduce([there])
+        loss = float(there[0] / there[1])
+        return loss if math.isfinite(loss) else math.inf
+
+    # ------------------------------------------------------------------------- states
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """A checkpoint to resume from holds what is trained, nothing else, and no pickled arguments."""
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained(self.model).items()}
+            save_file(tensors, folder / STATE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        put_back(model if model is not None else self.model, load_file(Path(resume_from_checkpoint) / STATE))
+
+    def _get_train_sampler(self, *_: Any) -> Any:
+        return SequentialSampler(self.train_dataset)  # the order is drawn already, see `Draw`
+
+    def close(self) -> None:
+        """Lets go of what wraps the model, so that another trainer can take it."""
+        self.accelerator.free_memory()
+        self.optimizer = self.lr_scheduler = None
+        self.model_wrapped = self.model
+        self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
+        gc.collect()
+
+
+class _Stepped(TrainerCallback):
+    """Tells of every step."""
+
+    def __init__(self, told: Callable[[Any], None]) -> None:
+        self._told = told
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._told(state)
+
+
+def check_batch(recovery: Recovery) -> tuple[int, int]:
+    """Sequences of a step for this process, and how many of them at once.
+
+    Raises:
+        InputError: the batch doesn't divide by the processes or by the micro batch.
+    """
+    ranks = distributed.world()
+    own, rest = divmod(recovery.batch, ranks)
+    micro = recovery.micro_batch or own
+    if rest or not own or own % micro:
+        raise InputError(
+            f"a batch of {recovery.batch} doesn't divide into {ranks} processes with {micro} sequences at once; "
+            f"use --batch {max(1, own) * ranks} and a --micro-batch that divides {max(1, own)}"
+        )
+    return own, micro
+
+
+def arguments(
+    recovery: Recovery, folder: Path, device: torch.device, dtype: torch.dtype, rate: float, steps: int, save: bool
+) -> TrainingArguments:
+    """Trainer's settings of a run of `steps` steps with this peak rate.
+
+    Args:
+        dtype: of the products; weights and their updates are fp32.
+        save: look at the held-out sequences now and then, and save a checkpoint after each look.
+
+    """
+    own, micro = check_batch(recovery)
+    every = "steps" if save else "no"
+    made = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=own // micro,
+        learning_rate=rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(recovery.warmup * steps),
+        weight_decay=recovery.weight_decay,
+        max_grad_norm=1.0,
+        logging_steps=max(1, steps // 100),
+        eval_strategy=every,
+        eval_steps=recovery.looks if save else None,
+        save_strategy=every,
+        save_steps=recovery.looks,
+        save_total_limit=1,
+        seed=recovery.seed,
+        use_cpu=device.type == "cpu",
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        report_to=[part.strip() for part in recovery.track.split(",")] if save and recovery.track else "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        ddp_find_unused_parameters=False,
+        **(_checkpointing() if recovery.checkpointing else {}),
+    )
+    if made.n_gpu > 1:  # one process, one GPU: the others are for other processes
+        made._n_gpu = 1
+    return made
+
+
+def _checkpointing() -> dict[str, Any]:
+    """Under the name that the installed transformers has for it."""
+    name = "activation_checkpointing"
+    name = name if name in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}

@@ -1,0 +1,153 @@
+"""What a recovery is told: the flags of `secateur recover`, or the section `recover` of a recipe.
+
+recover: {how: distill, steps: 300, data: general.jsonl}
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from secateur.errors import InputError
+
+LOSSES = ("lm", "logits", "hidden")
+DEFAULT_LOSS = {"full": {"lm": 1.0}, "lora": {"lm": 1.0}, "distill": {"logits": 1.0}}
+
+
+class Recovery(BaseModel):
+    """One training after pruning. The fields are the flags of `secateur recover` and the keys of `recover`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
+
+    how: Literal["lora", "distill", "full"] = Field(
+        "distill", description="distill: all weights, from the teacher; full: all weights, from text; lora: adapters"
+    )
+    data: str | None = Field(None, description="training text; default in a recipe: that of the calibration")
+    steps: int = Field(300, ge=1, description="steps of the optimiser")
+    batch: int = Field(8, ge=1, description="sequences a step, of all processes together")
+    micro_batch: int | None = Field(
+        None, ge=1, description="sequences that go through the model at once, per process; default all of a step's"
+    )
+    length: int = Field(512, ge=2, description="tokens per sequence")
+    loss: dict[str, float] | None = Field(
+        None, description="lm, logits, hidden, or a mix such as lm:0.5,logits:1; default logits for distill, else lm"
+    )
+    teacher: str | None = Field(
+        None, description="dense model to learn from; default: what the model was pruned from"
+    )
+    teacher_cache: str | None = Field(None, description="file of the teacher's top logits, made where it's missing")
+    temperature: float = Field(1.0, gt=0, description="of both models' logits where they are compared")
+    top_k: int | None = Field(
+        None, ge=1, description="compare only the teacher's k likeliest tokens, and the rest as one"
+    )
+    learning_rate: float | None = Field(None, gt=0, description="peak; default: a range test picks it")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises; then a cosine")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    rank: int = Field(8, ge=1, description="lora: rank of the adapters")
+    alpha: float | None = Field(
+        None, gt=0, description="lora: scale of the adapters times their rank; default 2 x rank"
+    )
+    merge: bool = Field(True, description="lora: hand back a plain checkpoint, else a peft adapter")
+    evaluate_every: int | None = Field(
+        None, ge=1, description="steps between looks at the held-out sequences; default a tenth of all"
+    )
+    seed: int = Field(0, ge=0, description="of the order of the sequences")
+    checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
+    track: str | None = Field(None, description="trackers of transformers, such as tensorboard or wandb; commas")
+
+    @field_validator("data", "teacher", "teacher_cache", mode="before")
+    @classmethod
+    def _spelled(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _mix(cls, value: Any) -> Any:
+        """`lm:0.5,logits:1` on the command line is a mapping in YAML; a name alone has the weight 1."""
+        if isinstance(value, str):
+            value = {name.strip(): part or 1.0 for name, _, part in (p.partition(":") for p in value.split(","))}
+        if value is None or not isinstance(value, dict):
+            return value
+        try:
+            mix = {str(name): float(part) for name, part in value.items()}
+        except (TypeError, ValueError):
+            raise ValueError(f"loss {value}: weights are numbers, such as lm:0.5,logits:1") from None
+        for name, part in mix.items():
+            if name not in LOSSES:
+                raise ValueError(f"loss '{name}' is unknown{_nearest(name, LOSSES)}")
+            if not 0 < part < float("inf"):
+                raise ValueError(f"loss {name}:{part:g} must be above 0")
+        return mix
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Recovery:
+        if self.top_k is not None and "logits" not in self.mix:
+            raise ValueError("top_k is for the loss 'logits'; add logits to the loss, or leave top_k out")
+        if self.teacher_cache is not None and self.top_k is None:
+            raise ValueError("teacher_cache holds the teacher's top logits; say how many with top_k, such as 64")
+        if self.teacher_cache is not None and "hidden" in self.mix:
+            raise ValueError("teacher_cache has no hidden states; leave 'hidden' out of the loss, or the cache")
+        if not self.merge and self.how != "lora":
+            raise ValueError(f"no-merge keeps adapters, but how is {self.how}; use how lora")
+        return self
+
+    @property
+    def mix(self) -> dict[str, float]:
+        """Weight of each loss."""
+        return self.loss or DEFAULT_LOSS[self.how]
+
+    @property
+    def needs_teacher(self) -> bool:
+        return bool({"logits", "hidden"} & set(self.mix))
+
+    @property
+    def looks(self) -> int:
+        """Steps between two looks at the held-out sequences."""
+        return self.evaluate_every or max(1, self.steps // 10)
+
+    @property
+    def scale(self) -> float:
+        """What the product of the adapters' matrices is multiplied by, times the rank."""
+        return self.alpha if self.alpha is not None else 2.0 * self.rank
+
+
+def make_recovery(values: dict[str, Any]) -> Recovery:
+    """A recovery from plain values.
+
+    Raises:
+        InputError: an unknown key (with the nearest known one) or a value out of range, in one line.
+    """
+    try:
+        return _parse(values)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _parse(value: Any) -> Any:
+    """As `make_recovery`, for a section of a recipe: it raises ValueError, which the recipe explains."""
+    if value is None or isinstance(value, Recovery):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("recover is a section of keys, such as recover: {how: distill, steps: 300}")
+    for key in value:
+        if key not in Recovery.model_fields:
+            raise ValueError(f"recover key '{key}' is unknown{_nearest(key, Recovery.model_fields)}")
+    try:
+        return Recovery(**value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] == "value_error" else f"{first['loc'][0]} = {first['input']!r}: "
+        raise ValueError(f"{given}{message[0].lower()}{message[1:]}") from None
+
+
+# The type of the recipe's field.
+RecoverSection = Annotated[Recovery | None, BeforeValidator(_parse)]
+
+
+def _nearest(word: Any, known: Any) -> str:
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.4)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"

@@ -1,0 +1,171 @@
+"""What a training after pruning has won back: the same rows for the page, the card and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from secateur.report import facts
+from secateur.report import format as fmt
+from secateur.report.facts import Report
+
+WIDTH, HEIGHT, LEFT, BOTTOM = 640.0, 170.0, 46.0, 24.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure of the original, the pruned and the recovered model."""
+
+    label: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Losses over the steps, as the points of two polylines, and the axes' ends."""
+
+    width: float
+    height: float
+    training: str
+    held_out: str
+    ticks: list[tuple[float, float, str]]
+
+
+def states(report: Report) -> list[str]:
+    """Which models were measured, in order: original, pruned, recovered."""
+    return [str(state.get("state")) for state in facts.items(facts.section(report, "recovery"), "states")]
+
+
+def lines(report: Report) -> list[Line]:
+    """Perplexity and bits per byte of each state, and perplexity on each text where there are several."""
+    found = facts.items(facts.section(report, "recovery"), "states")
+    if not found:
+        return []
+    rows = [
+        Line(label, tuple(fmt.number(state.get(key)) for state in found))
+        for key, label in (("perplexity", "Perplexity"), ("bits_per_byte", "Bits per byte"))
+    ]
+    names = list(facts.section(found[0], "sets"))
+    for name in names if len(names) > 1 else ():
+        rows.append(Line(name, tuple(fmt.number(facts.section(state, "sets").get(name)) for state in found)))
+    return rows
+
+
+def sentence(report: Report) -> str:
+    """How it was trained, in one line; empty without a recovery."""
+    r = facts.section(report, "recovery")
+    if not r:
+        return ""
+    losses = " + ".join(name if weight == 1 else f"{fmt.number(weight)} {name}" for name, weight in _mix(r).items())
+    rate = f", rate {fmt.number(r['learning_rate'])}" if r.get("learning_rate") else ""
+    if r.get("kept_start"):
+        kept = "; nothing was gained, the start was kept"
+    else:
+        kept = f"; best after step {fmt.count(r.get('best_step'))}"
+    return (
+        f"{r.get('how')} ({losses}), {fmt.count(r.get('steps'))} steps, {fmt.short(r.get('tokens'))} tokens of "
+        f"{fmt.text(r.get('data'))}{rate}{kept}"
+    )
+
+
+def _mix(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    return facts.section(section, "loss")
+
+
+def curve(report: Report) -> Curve | None:
+    """The picture of the losses, or None where too little is known.
+
+    The training loss is drawn where it is the same thing as the held-out one: language modelling alone.
+    """
+    section = facts.section(report, "recovery")
+    points = facts.items(section, "curve")
+    keys = ("loss", "held_out") if set(_mix(section)) == {"lm"} else ("held_out",)
+    series = {k: [(p["step"], p[k]) for p in points if fmt.is_number(p.get(k))] for k in keys}
+    series["held_out"].insert(0, (0, section.get("held_out_before") or 0.0))
+    if len(series["held_out"]) < 3:
+        return None
+    values = [value for line in series.values() for _, value in line]
+    low, high, last = min(values), max(values), max(step for line in series.values() for step, _ in line)
+
+    def polyline(line: list[tuple[float, float]]) -> str:
+        span = (high - low) or 1.0
+        x = [LEFT + (WIDTH - LEFT - 8) * step / last for step, _ in line]
+        y = [8 + (HEIGHT - BOTTOM - 8) * (high - value) / span for _, value in line]
+        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+
+    ticks = [
+        (LEFT - 6, 14.0, fmt.number(round(high, 3))),
+        (LEFT - 6, HEIGHT - BOTTOM, fmt.number(round(low, 3))),
+        (WIDTH - 8, HEIGHT - 6, f"step {fmt.count(last)}"),
+    ]
+    return Curve(WIDTH, HEIGHT, polyline(series.get("loss", [])), polyline(series["held_out"]), ticks)
+
+
+def markdown(report: Report) -> str:
+    """The card's section; empty without a recovery."""
+    if not facts.section(report, "recovery"):
+        return ""
+    parts = ["## Recovery", "", f"Trained after pruning: {sentence(report)}."]
+    found = lines(report)
+    if found:
+        parts += ["", f"| | {' | '.join(states(report))} |", f"|---|{'---:|' * len(states(report))}"]
+        parts += [f"| {line.label} | {' | '.join(line.values)} |" for line in found]
+    return "\n".join(parts)
+
+
+def recovery_table(report: Report) -> Table | None:
+    """For the terminal."""
+    found = lines(report)
+    if not found:
+        return None
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in states(report):
+        table.add_column(name, justify="right")
+    for line in found:
+        table.add_row(line.label, *line.values)
+    return table
+
+
+def print_recovery(report: Report, out: Path | str, console: Console | None = None) -> None:
+    """What `secateur recover` shows when it's done."""
+    console = console or Console(markup=False)
+    console.print(f"\n{sentence(report)}", style="bold", highlight=False)
+    table = recovery_table(report)
+    if table is not None:
+        console.print(table)
+        console.print(f"measured on {facts.section(report, 'evaluation').get('data')}", style="dim", highlight=False)
+    r = facts.section(report, "recovery")
+    if r.get("zeros_kept"):
+        zeros = (
+            f"all {fmt.count(r['zeros_kept'])} zeros of {fmt.count(r['masked_matrices'])} matrices are still zeros"
+        )
+        console.print(zeros, style="dim", highlight=False)
+    for warning in report.get("warnings") or ():
+        console.print(f"note: {warning}", highlight=False, style="yellow")
+    console.print(
+        f"reloads with {facts.section(report, 'gate').get('how')}, same logits", style="dim", highlight=False
+    )
+    what = "model" if r.get("merged") else "adapter"
+    console.print(f"\nThe {what} is in {out}, the report is {out}/report.html", highlight=False, soft_wrap=True)
+
+
+def print_forecast(report: Report, console: Console | None = None) -> None:
+    """What `secateur recover --dry-run` shows."""
+    console = console or Console(markup=False)
+    found = facts.section(report, "forecast")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for label, key, show in (
+        ("tokens", "tokens", fmt.short),
+        ("FLOPs", "flops", fmt.short),
+        ("peak memory", "memory_bytes", fmt.size),
+        ("a step", "seconds_per_step", fmt.seconds),
+        ("in all", "seconds", fmt.seconds),
+    ):
+        table.add_row(label, show(found.get(key)))
+    console.print(table)
