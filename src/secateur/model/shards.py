@@ -52,6 +52,12 @@ def write_weights(folder: Path, parts: Iterable[Part]) -> None:
         (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
+def write_parts(file: Path, parts: Iterable[Part]) -> None:
+    """Writes one file; `parts` as for `write_weights`."""
+    parts = list(parts)
+    _write(file, parts, [part(True) for part in parts])
+
+
 def write_file(file: Path, tensors: dict[str, Tensor]) -> None:
     """Writes one file."""
     _write(file, [lambda empty: tensors], [tensors])

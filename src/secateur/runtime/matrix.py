@@ -1,0 +1,150 @@
+"""A packed matrix in memory, as kernels want it, and its products.
+
+    matrix = Matrix(packed, bias)
+    y = matrix.times(x)        # (n, columns) -> (n, rows): as F.linear(x, W, bias)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from secateur.runtime.format import WORD, Packed, counts, unpack
+from secateur.runtime.ir import LAYER, MAX_BATCH, Spec
+from secateur.runtime.jit import kernel, variants
+
+NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "int8"}
+PADDING = 64  # bytes after the values, as vectors are loaded whole
+TILE_BYTES = 8 << 20  # of unpacked weights at a time
+ROWS_AT_A_TIME = 32
+HUGE = 2 << 20
+
+
+class Matrix:
+    """W (rows, columns) without its zeros, with an optional bias; its own copy of everything.
+
+    Args:
+        packed: checked: kernels trust that bitmap and values fit together.
+        bias: (rows,), or None.
+        limit: rows of x up to which kernels multiply; beyond, W is unpacked tile by tile.
+        variant: of the kernels; by default the fastest that this processor runs.
+    """
+
+    def __init__(
+        self, packed: Packed, bias: Tensor | None = None, limit: int = MAX_BATCH, variant: str | None = None
+    ) -> None:
+        self.rows, self.columns, self.dtype, self.group = packed.rows, packed.columns, packed.dtype, packed.group
+        self.limit = limit
+        self.bias = bias
+        self.kind = NAMES[packed.values.dtype]
+        self.variant = variant or next(iter(variants()), None)
+        self.words = -(-self.columns // WORD)
+        self.values = _roomy(packed.values, PADDING)
+        self.kept = packed.values.shape[0]
+        bits = F.pad(packed.bitmap, (0, 8 * self.words - packed.bitmap.shape[1]))
+        self.bitmap = _roomy(bits.flatten(), 0)
+        self.offsets = torch.zeros(self.rows + 1, dtype=torch.int64)
+        torch.cumsum(counts(packed.bitmap), 0, out=self.offsets[1:])
+        self.scales = None if packed.scales is None else packed.scales.clone()
+        self._bias = torch.zeros(1) if bias is None else bias.detach().to(torch.float32, copy=True)
+        self._layer = self._fields()
+        self._address = ctypes.addressof(self._layer)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Matrix:
+        return self  # never changes, and addresses point into it
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        held = (self.values, self.bitmap, self.offsets, self.scales, self._bias)
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
+
+    @property
+    def packed(self) -> Packed:
+        width = -(-self.columns // 8)
+        bitmap = self.bitmap.view(self.rows, 8 * self.words)[:, :width].contiguous()
+        return Packed(self.values[: self.kept], bitmap, self.columns, self.dtype, self.scales, self.group)
+
+    def _fields(self, first: int = 0, rows: int | None = None) -> ctypes.Array[ctypes.c_int64]:
+        """The structure that kernels read, for rows from `first` on."""
+        fields = {
+            "values": self.values.data_ptr(),
+            "bitmap": self.bitmap.data_ptr() + 8 * self.words * first,
+            "offsets": self.offsets.data_ptr() + 8 * first,
+            "bias": self._bias.data_ptr(),
+            "scales": 0 if self.scales is None else self.scales.data_ptr(),
+            "bias_step": 0 if self.bias is None else 4,
+            "rows": self.rows if rows is None else rows,
+            "words": self.words,
+            "groups": 0 if self.scales is None else self.scales.shape[1],
+            "group_words": self.group // WORD if self.group else max(self.words, 1),
+        }
+        return (ctypes.c_int64 * len(LAYER))(*(fields[name] for name in LAYER))
+
+    def times(self, x: Tensor) -> Tensor:
+        """x W' + bias for x (n, columns) in a float dtype; sums are float32, the result has the dtype of x."""
+        if not 0 < x.shape[0] <= min(self.limit, MAX_BATCH) or self.variant is None or not self.rows:
+            return self.by_tiles(x)
+        spec = Spec(self.variant, self.kind, x.shape[0])
+        x32 = x.to(torch.float32)
+        if spec.split or self.columns != WORD * self.words:
+            x32 = self._laid_out(x32, spec)
+        x32 = x32.contiguous()
+        y = torch.empty(x.shape[0], self.rows)
+        kernel(spec).run(self._address, x32.data_ptr(), y.data_ptr(), torch.get_num_threads(), ROWS_AT_A_TIME)
+        return y if x.dtype == torch.float32 else y.to(x.dtype)
+
+    def _laid_out(self, x: Tensor, spec: Spec) -> Tensor:
+        """Whole words of columns; for `split` kernels the even columns of each 32 before the odd ones."""
+        x = F.pad(x, (0, WORD * self.words - self.columns))
+        return x.view(x.shape[0], -1, 16, 2).transpose(2, 3) if spec.split else x
+
+    def by_tiles(self, x: Tensor) -> Tensor:
+        """The same by unpacking a part of W at a time, for many rows."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        step = max(1, TILE_BYTES // max(1, WORD * self.words * x.element_size()))
+        if step >= self.rows:
+            return F.linear(x, self.dense(dtype=x.dtype), bias)
+        y = x.new_empty(x.shape[0], self.rows)
+        for first in range(0, self.rows, step):
+            last = min(first + step, self.rows)
+            part = None if bias is None else bias[first:last]
+            y[:, first:last] = F.linear(x, self.dense(first, last, x.dtype), part)
+        return y
+
+    def dense(self, first: int = 0, last: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """Rows of W as they were, (last - first, columns), in W's own dtype or in `dtype`."""
+        last = self.rows if last is None else last
+        dtype = dtype or self.dtype
+        if self.variant is None or last <= first or not self.columns:
+            return unpack(self.packed)[first:last].to(dtype)
+        out = torch.empty(last - first, WORD * self.words, dtype=self.values.dtype)
+        fields = self._fields(first, last - first)
+        run = kernel(Spec(self.variant, self.kind, 0)).run
+        run(ctypes.addressof(fields), 0, out.data_ptr(), torch.get_num_threads(), ROWS_AT_A_TIME)
+        if self.scales is None:
+            return out[:, : self.columns].to(dtype)
+        scales = self.scales[first:last].repeat_interleave(self.group or self.columns, 1)[:, : self.columns]
+        return (out[:, : self.columns].float() * scales).to(self.dtype).to(dtype)
+
+
+def _roomy(source: Tensor, padding: int) -> Tensor:
+    """A copy with bytes to spare after it. Large ones lie in huge pages where the system has them."""
+    size = source.nbytes + padding
+    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        room = torch.empty(size, dtype=torch.uint8)
+    else:
+        area = mmap.mmap(-1, size + HUGE)
+        area.madvise(mmap.MADV_HUGEPAGE)
+        whole = torch.frombuffer(area, dtype=torch.uint8)  # keeps the area alive
+        begin = -whole.data_ptr() % HUGE
+        room = whole[begin : begin + size]
+    copy = room[: source.nbytes].view(source.dtype)
+    copy.copy_(source)
+    room[source.nbytes :].zero_()
+    return copy
