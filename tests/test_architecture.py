@@ -30,6 +30,7 @@ ROOMS = (
     "methods",
     "model",
     "workspace",
+    "runtime",
     "journal",
     "plan",
     "presets",
@@ -44,6 +45,7 @@ ROOMS = (
     "anatomy",
     "report",
     "reasons",
+    "benchmarking",
     "api",
     "run",
     "proof",
@@ -53,6 +55,7 @@ ROOMS = (
     "study",
     "cli_study",
     "cli_recover",
+    "cli_runtime",
     "cli",
     "__main__",
 )

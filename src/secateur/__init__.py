@@ -29,7 +29,10 @@ _PUBLIC = {
     "Solution": "secateur.methods",
     "Units": "secateur.methods",
     "allocate": "secateur.allocation.uniform:keep_count",
+    "bench": "secateur.benchmarking.run",
     "calibrate": "secateur.api",
+    "compress": "secateur.runtime.compress",
+    "decompress": "secateur.runtime.decompress",
     "evaluate": "secateur.evaluation",
     "explain": "secateur.reasons",
     "generate": "secateur.evaluation",
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from secateur.allocation.uniform import keep_count as allocate
     from secateur.anatomy import inspect
     from secateur.api import calibrate, load, open_for_walk, save, sites
+    from secateur.benchmarking.run import bench
     from secateur.calibration.walk import walk
     from secateur.evaluation import evaluate, generate
     from secateur.methods import METHODS, Method, Solution, Units
@@ -81,4 +85,6 @@ if TYPE_CHECKING:
     from secateur.recipe import Recipe, load_recipe, make_recipe
     from secateur.recovery.recover import recover
     from secateur.recovery_settings import Recovery, make_recovery
+    from secateur.runtime.compress import compress
+    from secateur.runtime.decompress import decompress
     from secateur.study import sensitivity

@@ -37,13 +37,15 @@ from secateur.model.uneven import Widths, layer_widths, uneven_config, uniform_c
 from secateur.workspace import MARK, Workspace
 
 
-def load(path: str | Path, device: str = "auto", dtype: str = "auto") -> Any:
-    """A checkpoint folder as a `transformers` model in eval mode, uneven widths included, without remote code.
+def load(path: str | Path, device: str = "auto", dtype: str = "auto", runtime: str = "auto") -> Any:
+    """A checkpoint folder as a `transformers` model in eval mode, without remote code; also uneven, also compressed.
 
     Args:
-        dtype: `auto` is float32 on a CPU, else what the checkpoint holds.
+        dtype: `auto` is float32 on a CPU, else what the checkpoint holds. Compressed values stay as they are stored.
+        runtime: how compressed weights run. `auto`: each shape of matrix in the form that is faster here, measured
+            once; `compressed`: all from the packed form; `dense`: all unpacked.
     """
-    return load_for_evaluation(path, device, dtype, encoders=True).model
+    return load_for_evaluation(path, device, dtype, encoders=True, runtime=runtime).model
 
 
 def sites(checkpoint: Checkpoint | str | Path) -> list[Site]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from secateur import cli_study
+from secateur import cli_runtime, cli_study
 from secateur.cli_recover import recover
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped
 
@@ -212,6 +212,7 @@ def methods(as_json: Json = False) -> None:
     _print_json(rows) if as_json else print_methods(rows)
 
 
+cli_runtime.register(app)
 cli_study.register(app)
 app.command()(recover)
 

@@ -16,6 +16,8 @@ from secateur.evaluation.measure import measure
 from secateur.evaluation.perplexity import Score, perplexity
 from secateur.evaluation.windows import evaluation_length, windows
 from secateur.model.files import read_index
+from secateur.runtime.folder import Reader, is_compressed
+from secateur.runtime.linear import count_parameters
 
 RATIOS = (
     "perplexity",
@@ -120,14 +122,14 @@ def figures(corpus: Corpus, score: Score) -> dict[str, Any]:
 
 
 def _describe(side: Loaded, sets: dict[str, Any], length: int) -> dict[str, Any]:
-    parameters = list(side.model.parameters())  # a tied one comes once
+    total, nonzero = count_parameters(side.model)
     return {
         "model": side.path,
         **next(iter(sets.values())),
         "sets": sets,
         "length": length,
-        "parameters": sum(p.numel() for p in parameters),
-        "nonzero_parameters": sum(int(torch.count_nonzero(p)) for p in parameters),
+        "parameters": total,
+        "nonzero_parameters": nonzero,
         "bytes_on_disk": bytes_on_disk(side.path),
         "device": str(side.device),
         "dtype": dtype_name(side.dtype),
@@ -137,7 +139,10 @@ def _describe(side: Loaded, sets: dict[str, Any], length: int) -> dict[str, Any]
 
 def bytes_on_disk(path: str | Path) -> int:
     """Size of the files that hold a folder's weights."""
-    return sum(file.stat().st_size for file in set(read_index(Path(path)).values()))
+    folder = Path(path)
+    if is_compressed(folder):
+        return Reader(folder).bytes_on_disk
+    return sum(file.stat().st_size for file in set(read_index(folder).values()))
 
 
 def _vocab(side: Loaded) -> int:

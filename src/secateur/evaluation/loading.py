@@ -18,6 +18,8 @@ from secateur.evaluation.perplexity import refuse_encoder
 from secateur.model.classes import model_class
 from secateur.model.files import read_config, read_header, read_index
 from secateur.model.hub import local_folder
+from secateur.runtime.folder import is_compressed
+from secateur.runtime.loading import check_runtime, load_compressed
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -33,12 +35,15 @@ class Loaded:
     dtype: torch.dtype
 
 
-def load(path: str | Path, device: str = "auto", dtype: str = "auto", encoders: bool = False) -> Loaded:
-    """Load a model for evaluation, uneven ones too.
+def load(
+    path: str | Path, device: str = "auto", dtype: str = "auto", encoders: bool = False, runtime: str = "auto"
+) -> Loaded:
+    """Load a model for evaluation, uneven and compressed ones too.
 
     Args:
         path: what `local_folder` takes: a folder, `embedded` or a hub id.
         encoders: also models that predict no next token.
+        runtime: for compressed weights, see `load_compressed`.
 
     Raises:
         InputError: no such folder, damaged or incomplete weights, an encoder, a device or dtype not to be had.
@@ -50,6 +55,12 @@ def load(path: str | Path, device: str = "auto", dtype: str = "auto", encoders: 
     if not encoders:
         refuse_encoder(config)
     number = resolve_dtype(dtype, where, config)
+    if is_compressed(folder):
+        model = load_compressed(folder, where, number, runtime)
+        return Loaded(str(folder), model, load_tokenizer(folder), where, number)
+    check_runtime("dense" if runtime == "auto" else runtime, where)
+    if runtime == "compressed":
+        raise InputError(f"{folder}: its weights aren't compressed; secateur compress makes a folder of those")
     model = _model(folder, config, number).to(where).eval().requires_grad_(False)
     return Loaded(str(folder), model, load_tokenizer(folder), where, number)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,7 +87,7 @@ class Checkpoint:
         if lost:
             raise InputError(f"{folder}: the index names '{lost[0]}', but its file doesn't hold it")
         checkpoint = cls(folder, config, family, files, dtypes, sizes)
-        checkpoint._check_complete()
+        checkpoint.check_complete()
         return checkpoint
 
     def tokenizer(self) -> Any:
@@ -215,15 +215,24 @@ class Checkpoint:
         # The handles live only as long as this call, so the mapped pages of big files are given back.
         handles = {file: safe_open(file, framework="pt") for file in by_file}
         tensors = {key: handles[file].get_slice(key) for file, keys in by_file.items() for key in keys}
+        self.put_into(model, tensors)
+
+    def put_into(self, model: PreTrainedModel, tensors: Mapping[str, Any]) -> None:
+        """Puts tensors, by their names on disk, into a skeleton, converted as `from_pretrained` would.
+
+        Args:
+            tensors: or whatever gives one for `[...]`.
+        """
+        found = dict(tensors)
         with _no_bar():
             info, _ = convert_and_load_state_dict_in_model(
-                model, tensors, LoadStateDictConfig(weight_mapping=copy.deepcopy(self._conversions)), None
+                model, found, LoadStateDictConfig(weight_mapping=copy.deepcopy(self._conversions)), None
             )
         if info.mismatched_keys or info.conversion_errors:
             problem = next(iter(info.mismatched_keys or info.conversion_errors))
             raise InputError(f"{self.path}: tensor {problem} doesn't fit the configuration")
 
-    def _check_complete(self) -> None:
+    def check_complete(self) -> None:
         """Every parameter that the configuration asks for must be in the files, whole (tied ones excepted).
 
         Entries are counted, because one parameter in memory may be many tensors on disk (experts).

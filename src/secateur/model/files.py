@@ -60,6 +60,10 @@ def read_index(folder: Path) -> dict[str, Path]:
     single = folder / "model.safetensors"
     if single.is_file():
         return {name: single for name, _, _ in read_header(single)}
+    if (folder / "compressed.json").is_file():
+        raise InputError(
+            f"{folder}: its weights are compressed; secateur decompress gives a dense checkpoint for this"
+        )
     pickled = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
     if pickled:
         raise InputError(

@@ -35,7 +35,7 @@ def render(report: Report, evidence: Report | None = None) -> str:
     """
     # The lookup of facts stays in Python; the templates only lay out.
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             report=report,
@@ -107,7 +107,8 @@ def _site_rows(report: Report) -> list[tuple[str, Tally]]:
     return [(f"layer {layer}, {name}", tally) for (layer, name), tally in grouped.items()]
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The template engine: everything is escaped, and what is missing is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("secateur.report", "templates"),
         autoescape=True,

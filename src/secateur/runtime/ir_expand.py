@@ -212,7 +212,7 @@ def _one_value(e: Body, spec: Spec, address: str) -> str:
     wide = e(f"zext i16 {raw} to i32")
     if spec.values == "bf16":
         return e(f"bitcast i32 {e(f'shl i32 {wide}, 16')} to float")
-    # fp16: exponent and mantissa moved into place and scaled by the difference of the biases; infinities and NaN by hand.
+    # fp16: exponent and mantissa move into place, scaled by the difference of the biases; infinities and NaN by hand.
     sign = e(f"shl i32 {e(f'and i32 {wide}, 32768')}, 16")
     rest = e(f"shl i32 {e(f'and i32 {wide}, 32767')}, 13")
     scaled = e(f"fmul float {e(f'bitcast i32 {rest} to float')}, {_constant(2.0**112)}")
@@ -248,7 +248,7 @@ def _multiply_one_by_one(e: Body, spec: Spec) -> None:
         e.name(f"%s_next_0_{b}_0", f"fadd float -0.0, %c_{b}")
 
 
-def stored(e: Body, spec: Spec, bits: str) -> Iterator[tuple[int, str, str]]:  
+def stored(e: Body, spec: Spec, bits: str) -> Iterator[tuple[int, str, str]]:
     """(first column, type, vector) of each piece of a word."""
     width = WIDTH[spec.values]
     if spec.variant == "avx512":

@@ -37,8 +37,6 @@ many:
 _GOMP = "call void @GOMP_parallel(ptr @work, ptr %context, i32 %threads, i32 0)"
 
 
-
-
 def module(spec: Spec, openmp: bool) -> str:
     """The whole module: `work(context)` and `run(layer, x, y, threads, rows at a time)`.
 

@@ -84,3 +84,18 @@ class PackedLinear(nn.Module):
         m = self.matrix
         share = m.kept / max(1, m.rows * m.columns)
         return f"{m.columns}, {m.rows}, {m.kind}, {share:.1%} kept, {m.variant}, up to {m.limit} rows"
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Entries of all parameters, tied ones once, and how many aren't zero; packed matrices count whole."""
+    packed = [module.matrix for module in model.modules() if isinstance(module, PackedLinear)]
+    tensors = [*model.parameters(), *(matrix.bias for matrix in packed if matrix.bias is not None)]
+    total = sum(tensor.numel() for tensor in tensors) + sum(matrix.rows * matrix.columns for matrix in packed)
+    nonzero = sum(int(torch.count_nonzero(tensor)) for tensor in tensors)
+    return total, nonzero + sum(int(torch.count_nonzero(matrix.values)) for matrix in packed)
+
+
+def resident_weights(model: nn.Module) -> int:
+    """Bytes of everything that a model computes with: parameters, buffers, packed matrices; tied ones once."""
+    held = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+    return sum(held.values()) + sum(m.matrix.nbytes for m in model.modules() if isinstance(m, PackedLinear))

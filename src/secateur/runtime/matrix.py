@@ -1,7 +1,7 @@
 """A packed matrix in memory, as kernels want it, and its products.
 
-    matrix = Matrix(packed, bias)
-    y = matrix.times(x)        # (n, columns) -> (n, rows): as F.linear(x, W, bias)
+matrix = Matrix(packed, bias)
+y = matrix.times(x)        # (n, columns) -> (n, rows): as F.linear(x, W, bias)
 """
 
 from __future__ import annotations

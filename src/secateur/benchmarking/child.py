@@ -1,0 +1,162 @@
+"""One form of a model, measured in a process of its own: what another form left behind can't help or hurt it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from secateur.benchmarking.energy import Energy
+from secateur.errors import SecateurError
+from secateur.evaluation.loading import load
+from secateur.evaluation.measure import peak_resident_bytes, resident_bytes
+from secateur.evaluation.windows import context_length
+from secateur.runtime.linear import resident_weights
+
+MARK = "secateur-bench:"  # before each line of the answer, as libraries may print what they like
+WARM, SEGMENTS = 4, 3
+
+
+def child() -> None:
+    """What the fresh process does: measures what its argument says, one line of JSON after each row."""
+    order = json.loads(sys.argv[1])
+    try:
+        with torch.inference_mode():
+            _measure(order)
+    except SecateurError as error:
+        tell({"error": str(error)})
+
+
+def tell(found: dict[str, Any]) -> None:
+    print(MARK + json.dumps(found), flush=True)
+
+
+def _measure(order: dict[str, Any]) -> None:
+    torch.set_num_threads(order["threads"])
+    before = resident_bytes()
+    begin = time.perf_counter()
+    model = load(order["path"], "cpu", order["dtype"], runtime=order["runtime"]).model
+    found: dict[str, Any] = {"load_seconds": time.perf_counter() - begin}
+    found["resident_weight_bytes"] = resident_weights(model)
+    found["memory_before_model_bytes"] = before
+    found["runtime"] = getattr(model, "secateur_runtime", None)
+    energy = Energy()
+    found["no_energy"] = energy.why_not
+    tell({"form": found})
+    pace: float | None = None
+    for batch in order["batches"]:
+        for context in order["contexts"]:
+            row, pace = _row(model, order, batch, context, pace, energy)
+            tell({"row": {"batch": batch, "context": context, **row}})
+    tell({"form": {"peak_memory_bytes": peak_resident_bytes()}})
+
+
+def _row(
+    model: Any, order: dict[str, Any], batch: int, context: int, pace: float | None, energy: Energy
+) -> tuple[dict[str, Any], float | None]:
+    """One batch and context: the figures, or why they're left out; and the seconds per token of its prefill."""
+    new = WARM + SEGMENTS * order["tokens"]
+    longest = context_length(model.config)
+    if longest is not None and context + new > longest:
+        return {"skipped": f"{context} + {new} tokens are more than the model's context of {longest}"}, pace
+    need = _cache_bytes(model, batch, context + new)
+    if need > 0.8 * psutil.virtual_memory().available:
+        return {"skipped": f"its KV cache needs {need / 1e9:.1f} GB, which this machine doesn't have free"}, pace
+    if pace is not None and pace * batch * context > order["limit"]:
+        return {"skipped": f"its prefill would take about {pace * batch * context:.0f} s"}, pace
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (batch, context), generator=generator)
+    first = _prefill(model, ids, order["limit"])
+    steps = _decode(model, ids, order, energy)
+    return {
+        "first_token_seconds": first,
+        "prefill_tokens_per_s": batch * context / first,
+        "decode_tokens_per_s": batch / steps["seconds_a_step"],
+        **steps,
+    }, first / (batch * context)
+
+
+def _cache_bytes(model: Any, batch: int, length: int) -> int:
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * batch * length * model.dtype.itemsize)
+
+
+def _prefill(model: Any, ids: Tensor, limit: float) -> float:
+    """Seconds to the first token; the median of two runs after one to warm up, where that doesn't take long."""
+    times: list[float] = []
+    while not times or (len(times) < 3 and times[0] < limit / 10):
+        begin = time.perf_counter()
+        _step(model, ids, _dynamic(model), last=True)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:] or times)
+
+
+def _decode(model: Any, ids: Tensor, order: dict[str, Any], energy: Energy) -> dict[str, Any]:
+    """Greedy decoding after a prefill. The first steps, which compile, aren't counted."""
+    form, tokens = order["form"], order["tokens"]
+    call, cache = model, _dynamic(model)
+    if form != "eager":
+        call, cache = _compiled(model, form), _static(model, ids.shape[1] + WARM + SEGMENTS * tokens)
+    token = _step(model, ids, cache, last=True)
+    begin = time.perf_counter()
+    for _ in range(WARM - 1):
+        token = _step(call, token, cache)
+    warm = time.perf_counter() - begin
+    begin = time.perf_counter()
+    token = _step(call, token, cache)
+    tokens = max(4, min(tokens, int(order["limit"] / SEGMENTS / (time.perf_counter() - begin))))
+    seconds, joules = [], []
+    for _ in range(SEGMENTS):
+        counters, begin = energy.read(), time.perf_counter()
+        for _ in range(tokens):
+            token = _step(call, token, cache)
+        seconds.append((time.perf_counter() - begin) / tokens)
+        spent = energy.joules(counters, energy.read())
+        joules += [] if spent is None else [spent / (tokens * ids.shape[0])]
+    return {
+        "seconds_a_step": statistics.median(seconds),
+        "slowest_segment": max(seconds),
+        "fastest_segment": min(seconds),
+        "new_tokens": SEGMENTS * tokens,
+        "joules_per_token": statistics.median(joules) if joules else None,
+        "warm_up_seconds": warm,
+    }
+
+
+def _step(call: Callable[..., Any], ids: Tensor, cache: Any, last: bool = False) -> Tensor:
+    """The likeliest next tokens (batch, 1)."""
+    owner = getattr(call, "forward", call)
+    kept = {"logits_to_keep": 1} if last and "logits_to_keep" in inspect.signature(owner).parameters else {}
+    return call(input_ids=ids, past_key_values=cache, use_cache=True, **kept).logits[:, -1:].argmax(-1)
+
+
+def _dynamic(model: Any) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.config)
+
+
+def _static(model: Any, length: int) -> Any:
+    from transformers import StaticCache
+
+    return StaticCache(config=model.config, max_cache_len=length)
+
+
+def _compiled(model: Any, form: str) -> Callable[..., Any]:
+    """The model's forward, compiled anew: for the shapes of the row at hand and nothing else."""
+    import torch._inductor.config as inductor
+
+    torch.compiler.reset()
+    inductor.freezing = form == "frozen"
+    return torch.compile(model.forward, dynamic=False)

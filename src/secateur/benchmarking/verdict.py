@@ -1,0 +1,53 @@
+"""What the figures of a benchmark say, in sentences: what is faster, what isn't."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FASTER, SLOWER = 1.03, 0.97  # between them, noise decides
+
+Form = Mapping[str, Any]
+
+
+def decode_speeds(forms: Sequence[Form], batch: int, context: int) -> dict[str, float]:
+    """Form name -> tokens a second of its decoding, of those that were measured."""
+    return {
+        form["name"]: row["decode_tokens_per_s"]
+        for form in forms
+        for row in form["rows"]
+        if (row["batch"], row["context"]) == (batch, context) and "skipped" not in row
+    }
+
+
+def verdicts(forms: Sequence[Form]) -> list[str]:
+    """One sentence for each form that isn't the baseline, by batch, at the shortest context that was measured."""
+    said = [f"{form['name']} wasn't measured: {form['error']}" for form in forms if "error" in form]
+    places = {(row["batch"], row["context"]) for form in forms for row in form["rows"] if "skipped" not in row}
+    for batch in sorted({batch for batch, _ in places}):
+        context = min(c for b, c in places if b == batch)
+        speeds = decode_speeds(forms, batch, context)
+        first = forms[0]["side"]
+        base = {
+            form["name"]: speeds[form["name"]] for form in forms if form["side"] == first and form["name"] in speeds
+        }
+        if not base:
+            continue
+        eager, fastest = next(iter(base)), max(base, key=lambda name: base[name])
+        for form in forms:
+            name = form["name"]
+            if form["side"] == first or name not in speeds:
+                continue
+            said.append(f"batch {batch}, context {context}: {_sentence(name, speeds[name], base, eager, fastest)}")
+    return said
+
+
+def _sentence(name: str, speed: float, base: Mapping[str, float], eager: str, fastest: str) -> str:
+    ratio = speed / base[eager]
+    word = "faster than" if ratio >= FASTER else "NOT faster than" if ratio >= SLOWER else "SLOWER than"
+    text = f"{name} decodes {ratio:.2f} times as fast as {eager}, {word} it"
+    if fastest != eager:
+        best = speed / base[fastest]
+        verb = "faster" if best >= FASTER else "not faster" if best >= SLOWER else "slower"
+        text += f"; {best:.2f} times the fastest of them ({fastest}): {verb}"
+    return text

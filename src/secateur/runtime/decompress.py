@@ -1,0 +1,81 @@
+"""`secateur decompress`: the dense checkpoint of a compressed folder."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.model.files import read_index
+from secateur.model.hub import local_folder
+from secateur.model.shards import write_parts
+from secateur.progress import Monitor
+from secateur.runtime.folder import Entry, Reader
+from secateur.runtime.transfer import Step, check_room, compare, copy_beside, write_mark
+from secateur.workspace import Workspace
+
+_INDEX = "model.safetensors.index.json"
+
+
+def decompress(model: str | Path, out: str | Path, *, overwrite: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """The dense checkpoint of a compressed folder: the same tensors, bit for bit, in files of the same names.
+
+    Values that were rounded to int8 come back as what they stand for, in the dtype that they had.
+
+    Args:
+        out: a new folder.
+        overwrite: an earlier result in `out` may be replaced.
+
+    Returns:
+        model, out, tensors, bytes_before, bytes_after, seconds.
+
+    Raises:
+        InputError: not a compressed folder, or a damaged one.
+    """
+    source = local_folder(model)
+    reader = Reader(source)
+    workspace = Workspace(out, overwrite)
+    check_room(workspace.out, sum(entry.nbytes for entry in reader))
+    with Monitor(torch.device("cpu"), quiet, ["decompress", "verify"]) as monitor, workspace.open():
+        with monitor.stage("decompress", len(reader.entries)) as step:
+            for file, entries in _by_file(reader).items():
+                write_parts(workspace.final / file, [partial(_dense, reader, entry, step) for entry in entries])
+            _write_index(workspace.final, reader)
+        with monitor.stage("verify", len(reader.entries)) as step:
+            compare(reader, read_index(workspace.final), step)
+        copy_beside(source, workspace.final)
+        found: dict[str, Any] = {"model": str(source), "out": str(out), "tensors": len(reader.entries)}
+        found["bytes_before"] = reader.bytes_on_disk
+        found["bytes_after"] = sum(file.stat().st_size for file in workspace.final.glob("*.safetensors"))
+        found["seconds"] = round(sum(stage.seconds for stage in monitor.stages), 3)
+        write_mark(workspace.final, found)
+        workspace.deliver()
+    return found
+
+
+def _dense(reader: Reader, entry: Entry, step: Step, empty: bool) -> dict[str, Tensor]:
+    if empty:
+        return {entry.name: torch.empty(entry.shape, dtype=entry.dtype, device="meta")}
+    step(entry.name)
+    return {entry.name: reader.dense(entry.name)}
+
+
+def _by_file(reader: Reader) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {}
+    for entry in reader:
+        found.setdefault(entry.file, []).append(entry)
+    return found
+
+
+def _write_index(folder: Path, reader: Reader) -> None:
+    """The index of shards, where there are several."""
+    if len(_by_file(reader)) < 2:
+        return
+    total = sum(entry.nbytes for entry in reader)
+    weight_map = {entry.name: entry.file for entry in sorted(reader, key=lambda entry: entry.name)}
+    text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
+    (folder / _INDEX).write_text(text + "\n", encoding="utf-8")

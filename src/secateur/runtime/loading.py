@@ -1,0 +1,164 @@
+"""A folder of compressed weights as a `transformers` model whose sparse Linears run from the packed form."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+from transformers.pytorch_utils import Conv1D
+
+from secateur.errors import InputError
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.families import family_of
+from secateur.model.files import read_config
+from secateur.model.memory import give_back
+from secateur.runtime.choose import Choice, choose
+from secateur.runtime.folder import Reader
+from secateur.runtime.format import Packed, pack, unpack
+from secateur.runtime.ir import MAX_BATCH
+from secateur.runtime.jit import MISSING, variants
+from secateur.runtime.linear import PackedLinear
+from secateur.runtime.matrix import Matrix
+
+RUNTIMES = ("auto", "compressed", "dense")
+
+
+class _Later:
+    """A tensor that is read, or unpacked, when it's asked for."""
+
+    def __init__(self, reader: Reader, name: str) -> None:
+        self.reader, self.name = reader, name
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.reader.dense(self.name)[index]
+
+
+@dataclass
+class Loading:
+    """What became of the packed matrices: shape -> its choice, and how many of them there are."""
+
+    choices: dict[tuple[int, int], Choice]
+    counts: Counter[tuple[int, int]]
+
+    def facts(self) -> dict[str, Any]:
+        """As plain data, for reports."""
+        shapes = [
+            {
+                "rows": rows,
+                "columns": columns,
+                "count": self.counts[rows, columns],
+                "runs": "compressed" if choice.packed else "dense",
+                "kernel_rows": choice.limit,
+                "seconds_compressed": choice.seconds_packed,
+                "seconds_dense": choice.seconds_dense,
+            }
+            for (rows, columns), choice in sorted(self.choices.items())
+        ]
+        return {"kernel": next(iter(variants()), None), "shapes": shapes}
+
+
+def check_runtime(runtime: str, device: torch.device) -> str:
+    """What `auto` means on a device, and whether anything else can be had there.
+
+    Raises:
+        InputError: no such way to run, or not on this device.
+    """
+    if runtime not in RUNTIMES:
+        raise InputError(f"runtime {runtime} is unknown; use auto, compressed or dense")
+    if device.type != "cpu" and runtime == "compressed":
+        raise InputError(f"compressed weights run on a CPU, not on {device}; use runtime auto or dense there")
+    if device.type != "cpu":
+        return "dense"
+    if runtime == "auto" and not variants():
+        warnings.warn(MISSING, stacklevel=2)
+        return "dense"
+    return runtime
+
+
+def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runtime: str = "auto") -> Any:
+    """Loads what `compress` made.
+
+    Args:
+        dtype: of activations, embeddings and whatever isn't packed; packed values stay as they are stored.
+        runtime: `auto`: each shape of matrix runs in the form that is faster here, measured once; `compressed`: all
+            packed; `dense`: all unpacked.
+
+    Returns:
+        The model in eval mode; its `secateur_runtime` says how its matrices run.
+    """
+    runtime = check_runtime(runtime, device)
+    reader = Reader(folder)
+    checkpoint = _checkpoint(folder, reader)
+    model = checkpoint.skeleton(dtype)
+    packed = {} if runtime == "dense" else _packable(checkpoint, model, reader)
+    rest = {name: _Later(reader, name) for name in checkpoint.files if name not in packed}
+    checkpoint.put_into(model, rest)
+    loading = Loading({}, Counter())
+    for name, module in packed.items():
+        _replace(model, module, _matrix(reader, name, model.get_submodule(module), dtype), dtype, runtime, loading)
+        give_back()
+    model.tie_weights()
+    lost = next((name for name, tensor in model.named_parameters() if tensor.is_meta), None)
+    if lost is not None:
+        raise InputError(f"{folder}: lacks the tensor '{lost}', which its config.json asks for")
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    model.secateur_runtime = loading.facts()
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _checkpoint(folder: Path, reader: Reader) -> Checkpoint:
+    """The compressed folder as a checkpoint: names and sizes are those of the dense one."""
+    config = read_config(folder)
+    sizes = {entry.name: int(torch.Size(entry.shape).numel()) for entry in reader}
+    dtypes = {entry.name: entry.dtype for entry in reader}
+    files = {entry.name: reader.path(entry.name) for entry in reader}
+    checkpoint = Checkpoint(folder, config, family_of(config), files, dtypes, sizes)
+    checkpoint.check_complete()
+    return checkpoint
+
+
+def _packable(checkpoint: Checkpoint, model: nn.Module, reader: Reader) -> dict[str, str]:
+    """Packed tensor -> the module in the model that can run from it. Experts are unpacked."""
+    found = {}
+    for name, target in checkpoint.targets.items():
+        module, _, parameter = target.rpartition(".")
+        entry = reader.entries[name]
+        if not entry.packed or parameter != "weight" or len(entry.shape) != 2:
+            continue
+        place = model.get_submodule(module)
+        # int8 scales belong to rows as stored, which for Conv1D are the columns of W.
+        if type(place) is nn.Linear or (isinstance(place, Conv1D) and not entry.int8):
+            found[name] = module
+    return found
+
+
+def _matrix(reader: Reader, name: str, module: nn.Module, dtype: torch.dtype) -> Matrix:
+    packed: Packed = reader.packed(name)
+    if isinstance(module, Conv1D):
+        packed = pack(unpack(packed).T.contiguous())
+    bias = getattr(module, "bias", None)
+    return Matrix(packed, None if bias is None else bias.detach().to(dtype))
+
+
+def _replace(model: nn.Module, path: str, matrix: Matrix, dtype: torch.dtype, runtime: str, loading: Loading) -> None:
+    shape = (matrix.rows, matrix.columns)
+    choice = choose(matrix, dtype) if runtime == "auto" else Choice(True, MAX_BATCH)
+    loading.choices.setdefault(shape, choice)
+    loading.counts[shape] += 1
+    old = model.get_submodule(path)
+    if choice.packed:
+        matrix.limit = choice.limit
+        new = PackedLinear(matrix)
+        new.stored_transposed = isinstance(old, Conv1D)
+        model.set_submodule(path, new)
+        return
+    W = matrix.dense(dtype=dtype)
+    stored = (W.T if isinstance(old, Conv1D) else W).contiguous()
+    old.register_parameter("weight", nn.Parameter(stored, requires_grad=False))

@@ -1,0 +1,92 @@
+"""What `compress` and `decompress` share: reading, comparing, and what goes with the weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+import secateur
+from secateur.errors import ResourceError, VerificationError
+from secateur.model.save import COMPANIONS
+from secateur.runtime.folder import DTYPES, Entry, Reader
+from secateur.workspace import MARK
+
+# What lies beside the weights and belongs to the model, not to a run's report.
+BESIDE = (*COMPANIONS, "config.json", "modeling_secateur.py", "plan.json", "recipe.yaml")
+Step = Callable[..., None]
+
+
+def read_tensor(file: Path, name: str) -> Tensor:
+    with safe_open(file, framework="pt") as handle:
+        return handle.get_tensor(name)
+
+
+def compare(reader: Reader, files: dict[str, Path], step: Step) -> int:
+    """Compares every tensor with its dense one, bit for bit; int8 within half a step of its scale.
+
+    Returns:
+        kept entries of the packed ones.
+    """
+    total = 0
+    for entry in reader:
+        dense, found = read_tensor(files[entry.name], entry.name), reader.dense(entry.name)
+        same = _bytes(dense).equal(_bytes(found))
+        if entry.packed:
+            packed = reader.packed(entry.name)
+            total += packed.values.shape[0]
+            if entry.int8 and packed.scales is not None:
+                W, rounded = (t.view(packed.rows, -1).float() for t in (dense, found))
+                width = entry.group or packed.columns
+                step_size = packed.scales.repeat_interleave(width, 1)[:, : packed.columns]
+                # Half a step, and what the matrix's own dtype rounds off.
+                slack = 0.5 * step_size * 1.001 + rounded.abs() * torch.finfo(entry.dtype).eps
+                same = bool(((W - rounded).abs() <= slack + torch.finfo(entry.dtype).tiny).all())
+        if not same:
+            raise VerificationError(f"{entry.name} doesn't read back as it was; nothing was delivered")
+        step(entry.name)
+    return total
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+def stored_bytes(reader: Reader, entry: Entry) -> int:
+    """Bytes of the parts of a packed tensor in its file."""
+    total = 0
+    with safe_open(reader.path(entry.name), framework="pt") as handle:
+        for part in ("values", "bitmap", *(("scales",) if entry.int8 else ())):
+            found = handle.get_slice(f"{entry.name}.{part}")
+            total += int(torch.Size(found.get_shape()).numel()) * DTYPES[found.get_dtype()].itemsize
+    return total
+
+
+def copy_beside(source: Path, target: Path) -> None:
+    for pattern in BESIDE:
+        for file in source.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, target / file.name)
+
+
+def write_mark(folder: Path, found: dict[str, Any]) -> None:
+    """The mark by which a later run knows what it may replace."""
+    files = sorted({MARK, *(file.name for file in folder.iterdir())})
+    mark = {"secateur": secateur.__version__, "compression": found, "files": files}
+    (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+
+
+def check_room(out: Path, need: int) -> None:
+    place = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < need:
+        raise ResourceError(
+            f"{out}: the disk has {free / 1e9:.1f} GB free, this needs up to {need / 1e9:.1f} GB; "
+            "free some space or choose another --out"
+        )

@@ -1,0 +1,248 @@
+"""Kernels against sums in fp64, in every variant, format, batch and shape; what they emit; what they may touch.
+
+`avx512` runs here whatever the processor: where it has no expanding loads, LLVM spells them out. So the kernel's
+arithmetic is tested everywhere, and the instructions that it's made of by reading the assembly.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import mmap
+import sys
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from secateur.runtime import jit
+from secateur.runtime.format import Packed, mask_of, pack, quantise, unpack
+from secateur.runtime.ir import WIDTH, Spec
+from secateur.runtime.ir_kernels import module
+from secateur.runtime.jit import variants
+from secateur.runtime.matrix import Matrix
+
+pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+FORMATS = [*DTYPES, "int8"]
+SHAPES = [(1, 1, 1.0), (2, 63, 0.5), (7, 64, 0.5), (5, 130, 0.3), (33, 200, 0.5), (3, 70, 1.0), (40, 129, 0.0)]
+
+
+def variant_or_skip(variant: str) -> str:
+    if variant == "avx2" and "avx2" not in variants():
+        pytest.skip("this processor has no AVX2")
+    if variant == "avx512" and not {"avx2", "avx512"} & set(variants()):
+        pytest.skip("LLVM spells AVX-512's expanding loads out for x86 processors only")
+    return variant
+
+
+def example(rows: int, columns: int, density: float, form: str, seed: int = 0) -> Packed:
+    generator = torch.Generator().manual_seed(seed)
+    W = torch.randn(rows, columns, generator=generator)
+    W = torch.where(torch.rand(rows, columns, generator=generator) < density, W, 0)
+    if rows > 4:
+        W[2], W[3] = 0, 1.5  # an empty row and a full one
+    if form == "int8":
+        return quantise(pack(W), 64 if columns > 100 else None)
+    return pack(W.to(DTYPES[form]))
+
+
+def in_fp64(packed: Packed) -> Tensor:
+    if packed.scales is None:
+        return unpack(packed).double()
+    width = packed.group or packed.columns
+    scales = packed.scales.repeat_interleave(width, 1)[:, : packed.columns].double()
+    W = torch.zeros(packed.rows, packed.columns, dtype=torch.float64)
+    W[mask_of(packed)] = packed.values.double()
+    return W * scales
+
+
+def assert_close(y: Tensor, x: Tensor, W: Tensor, bias: Tensor | None) -> None:
+    """Within what fp32 sums may be off: some units in the last place of the sum of absolute products."""
+    bias64 = torch.zeros(()) if bias is None else bias.double()
+    expected = x.double() @ W.T + bias64
+    room = x.double().abs() @ W.abs().T + bias64.abs()
+    assert bool(((y.double() - expected).abs() <= 4e-7 * room + 1e-30).all())
+
+
+@pytest.mark.parametrize("variant", ["avx2", "avx512", "portable"])
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(("rows", "columns", "density"), SHAPES)
+def test_products_and_unpacking(variant: str, form: str, rows: int, columns: int, density: float) -> None:
+    packed = example(rows, columns, density, form)
+    bias = torch.randn(rows) if rows % 2 else None
+    matrix = Matrix(packed, bias, variant=variant_or_skip(variant))
+    assert matrix.dense().equal(unpack(packed))
+    W = in_fp64(packed)
+    for batch in (1, 2, 3, 4, 5, 8):
+        x = torch.randn(batch, columns)
+        assert_close(matrix.times(x), x, W, bias)
+
+
+@pytest.mark.parametrize("variant", ["avx2", "avx512", "portable"])
+def test_every_bit_pattern_of_a_number_is_read_right(variant: str) -> None:
+    """All finite fp16 and bf16 values, denormals too; and what isn't finite stays so."""
+    for dtype in (torch.float16, torch.bfloat16):
+        every = torch.arange(1, 65536, dtype=torch.int32).to(torch.int16).view(dtype)
+        W = every.reshape(-1, 1)
+        W = torch.cat([torch.zeros_like(W), W], 1)
+        matrix = Matrix(pack(W), variant=variant_or_skip(variant))
+        x = torch.tensor([[0.0, 1.0]])
+        y, expected = matrix.times(x)[0], every.float()
+        normal = expected.abs() >= torch.finfo(torch.float32).tiny  # torch itself may flush smaller ones
+        fine = torch.isfinite(expected) & normal
+        assert y[fine].equal(expected[fine])
+        assert not bool(torch.isfinite(y[~torch.isfinite(expected)]).any())
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("variant", ["avx2", "avx512", "portable"])
+def test_kernels_stay_inside_what_is_theirs(variant: str, form: str) -> None:
+    """Values, bitmap, x and y each end where memory ends: one byte beyond, and the process would die."""
+    if sys.platform != "linux":
+        pytest.skip("guard pages are set up by Linux' calls here")
+    packed = example(9, 150, 0.7, form)
+    matrix = Matrix(packed, variant=variant_or_skip(variant))
+    guards = [
+        Guarded(matrix.values.nbytes + 64),
+        Guarded(matrix.bitmap.nbytes),
+        Guarded(3 * 192 * 4),
+        Guarded(27 * 4),
+    ]
+    x = torch.zeros(3, 192)
+    x[:, :150] = torch.randn(3, 150)
+    given = matrix._laid_out(x[:, :150], Spec(matrix.variant or "", matrix.kind, 3)).contiguous()
+    values, bitmap, source, target = guards
+    values.put(matrix.values), bitmap.put(matrix.bitmap), source.put(given)
+    fields = list(matrix._layer)
+    fields[0], fields[1] = values.address, bitmap.address
+    layer = (ctypes.c_int64 * len(fields))(*fields)
+    spec = Spec(matrix.variant or "", matrix.kind, 3)
+    jit.kernel(spec).run(ctypes.addressof(layer), source.address, target.address, 1, 4)
+    y = torch.frombuffer(target.read(), dtype=torch.float32).view(3, 9)
+    assert_close(y, x[:, :150], in_fp64(packed), None)
+
+
+class Guarded:
+    """Bytes right before a page that nobody may touch."""
+
+    def __init__(self, size: int) -> None:
+        page = mmap.PAGESIZE
+        room = -(-size // page) * page
+        self.area = mmap.mmap(-1, room + page)
+        begin = ctypes.addressof(ctypes.c_char.from_buffer(self.area))
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.mprotect(ctypes.c_void_p(begin + room), page, 0) == 0
+        self.size, self.offset = size, room - size
+        self.address = begin + self.offset
+
+    def put(self, tensor: Tensor) -> None:
+        ctypes.memmove(self.address, tensor.data_ptr(), tensor.nbytes)
+
+    def read(self) -> bytearray:
+        return bytearray(ctypes.string_at(self.address, self.size))
+
+
+def test_threads_share_the_rows_without_gaps() -> None:
+    packed = example(301, 128, 0.5, "bf16")
+    matrix, x = Matrix(packed), torch.randn(2, 128)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            found.append(matrix.times(x))
+    finally:
+        torch.set_num_threads(before)
+    assert all(y.equal(found[0]) for y in found)
+
+
+def test_several_python_threads_may_use_one_matrix() -> None:
+    matrix, inputs = Matrix(example(64, 128, 0.5, "fp32")), torch.randn(8, 1, 128)
+    expected = [matrix.times(x) for x in inputs]
+    found: dict[int, Tensor] = {}
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            found[number] = matrix.times(inputs[number])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert all(found[number].equal(expected[number]) for number in range(8))
+
+
+def test_without_a_shared_library_pythons_threads_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, x = Matrix(example(100, 96, 0.5, "bf16")), torch.randn(1, 96)
+    expected = matrix.times(x)
+    monkeypatch.setattr(jit, "_parallel", lambda: None)
+    jit.kernel.cache_clear()
+    try:
+        for threads in (1, 3):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            assert matrix.times(x).equal(expected)
+    finally:
+        jit.kernel.cache_clear()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_activations_of_any_dtype_and_any_number_of_rows(form: str) -> None:
+    packed = example(20, 100, 0.5, form)
+    matrix, W = Matrix(packed, torch.ones(20)), in_fp64(packed)
+    for dtype, room in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)):
+        for rows in (0, 1, 8, 9, 30):
+            x = torch.randn(rows, 100).to(dtype)
+            y = matrix.times(x)
+            assert (y.dtype, y.shape) == (dtype, (rows, 20))
+            torch.testing.assert_close(y.double(), x.double() @ W.T + 1, rtol=room, atol=10 * room)
+
+
+def test_tiles_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, x = Matrix(example(50, 70, 0.5, "fp32"), torch.randn(50)), torch.randn(12, 70)
+    whole = matrix.times(x)
+    monkeypatch.setattr("secateur.runtime.matrix.TILE_BYTES", 128 * 4 * 7)
+    torch.testing.assert_close(matrix.times(x), whole)
+
+
+def test_what_a_matrix_holds_is_what_it_was_given() -> None:
+    packed = example(21, 83, 0.4, "bf16")
+    matrix = Matrix(packed)
+    assert matrix.packed.values.equal(packed.values)
+    assert matrix.packed.bitmap.equal(packed.bitmap)
+    assert copy.deepcopy(matrix) is matrix
+    big = replace(packed, bitmap=packed.bitmap.repeat(20000, 1), values=packed.values.repeat(20000))
+    assert Matrix(big).packed.values.equal(big.values)  # large enough for huge pages
+
+
+@pytest.mark.parametrize(("variant", "form", "wanted"), [
+    ("avx2", "bf16", ("vpshufb", "vfmadd")),
+    ("avx2", "fp16", ("vcvtph2ps", "vfmadd")),
+    ("avx512", "bf16", ("vpexpandw", "vfmadd")),
+    ("avx512", "fp32", ("vpexpandd", "vfmadd")),
+    ("avx512", "int8", ("vpexpandb", "vfmadd")),
+])  # fmt: skip
+def test_the_instructions_that_make_it_fast_are_there(variant: str, form: str, wanted: tuple[str, ...]) -> None:
+    if not {"avx2", "avx512"} & set(variants()):
+        pytest.skip("this isn't an x86 processor")
+    features = "+avx2,+fma,+f16c,+popcnt,+bmi,+bmi2"
+    if variant == "avx512":
+        features += ",+avx512f,+avx512bw,+avx512vl,+avx512vbmi,+avx512vbmi2,+avx512dq"
+    binding = jit.llvm()
+    assert binding is not None
+    parsed = binding.parse_assembly(module(Spec(variant, form, 1), False))
+    parsed.verify()
+    text = jit.assembler(features).emit_assembly(parsed)
+    assert all(word in text for word in wanted)
+
+
+def test_the_processors_own_expanding_loads() -> None:
+    if "avx512" not in variants():
+        pytest.skip("this processor has no AVX-512 VBMI2; the kernel's arithmetic is tested without it")
+    assert Matrix(example(4, 64, 0.5, "bf16")).variant == "avx512"
+
+
+def test_every_format_has_its_width() -> None:
+    assert set(WIDTH) == set(FORMATS)
