@@ -1,0 +1,228 @@
+"""secateur.load of compressed weights: a normal model that computes what the dense one computes."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from pruned import prune_copy
+from small import save_tiny
+from torch import nn
+
+import secateur
+from secateur.errors import InputError
+from secateur.runtime import choose, jit, loading
+from secateur.runtime.choose import Choice
+from secateur.runtime.linear import PackedLinear, count_parameters, resident_weights
+
+pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
+
+
+@pytest.fixture(scope="module", params=["stories260K", "shakespeare-gpt2-357K"])
+def real(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A real model at 50 % and its compressed form."""
+    folder = tmp_path_factory.mktemp("real")
+    dense = prune_copy(shared / "models" / request.param, folder / "half")
+    secateur.compress(dense, folder / "small", quiet=True)
+    return dense, folder / "small"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tiny")
+    dense = prune_copy(save_tiny(folder / "tiny", attention_bias=True), folder / "half")
+    secateur.compress(dense, folder / "small", quiet=True)
+    return dense, folder / "small"
+
+
+def packed_modules(model: nn.Module) -> int:
+    return sum(isinstance(module, PackedLinear) for module in model.modules())
+
+
+def test_greedy_tokens_are_those_of_the_dense_model(real: tuple[Path, Path]) -> None:
+    dense, small = (secateur.load(real[0]), secateur.load(real[1], runtime="compressed"))
+    assert packed_modules(small) >= 12
+    generator = torch.Generator().manual_seed(1)
+    for batch, prompt in ((1, 6), (3, 4), (12, 5)):
+        ids = torch.randint(3, 60, (batch, prompt), generator=generator)
+        with torch.inference_mode():
+            torch.testing.assert_close(small(ids).logits, dense(ids).logits, rtol=1e-4, atol=1e-4)
+            settings = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
+            assert small.generate(ids, **settings).equal(dense.generate(ids, **settings))
+
+
+def test_bf16_logits_are_within_rounding(real: tuple[Path, Path]) -> None:
+    dense, small = (
+        secateur.load(p, dtype="bfloat16", runtime=r) for p, r in zip(real, ("auto", "compressed"), strict=True)
+    )
+    exact = secateur.load(real[0])
+    ids = torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = exact(ids).logits
+        off, usual = ((model(ids).logits - expected).norm() / expected.norm() for model in (small, dense))
+    assert off <= 1.5 * usual + 1e-3
+
+
+def test_biases_uneven_batches_and_padding(tiny: tuple[Path, Path]) -> None:
+    dense, small = secateur.load(tiny[0]), secateur.load(tiny[1], runtime="compressed")
+    ids = torch.randint(3, 250, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    with torch.inference_mode():
+        expected = dense(ids, attention_mask=mask).logits
+        torch.testing.assert_close(small(ids, attention_mask=mask).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_it_runs_under_torch_compile(tiny: tuple[Path, Path]) -> None:
+    small = secateur.load(tiny[1], runtime="compressed")
+    linear = small.model.layers[0].mlp.gate_proj
+    x = torch.randn(1, 16)
+    with torch.inference_mode():
+        expected = linear(x)
+        compiled = torch.compile(lambda x: torch.relu(linear(x) * 2), fullgraph=True, backend="inductor")
+        torch.testing.assert_close(compiled(x), torch.relu(expected * 2))
+    torch.library.opcheck(torch.ops.secateur.packed_linear.default, (x, linear.number, 24))
+
+
+def test_gradients_pass_through(tiny: tuple[Path, Path]) -> None:
+    dense, small = secateur.load(tiny[0]), secateur.load(tiny[1], runtime="compressed")
+    found = []
+    for model in (dense, small):
+        x = torch.ones(2, 16, requires_grad=True)
+        model.model.layers[0].mlp(x).sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_saved_again_it_is_the_dense_checkpoint(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    small = secateur.load(tiny[1], runtime="compressed")
+    small.save_pretrained(tmp_path / "again")
+    again, dense = secateur.load(tmp_path / "again"), secateur.load(tiny[0])
+    for name, tensor in dense.state_dict().items():
+        assert again.state_dict()[name].equal(tensor), name
+
+
+def test_a_copy_and_another_dtype(tiny: tuple[Path, Path]) -> None:
+    small = secateur.load(tiny[1], runtime="compressed")
+    ids = torch.randint(3, 250, (1, 5))
+    with torch.inference_mode():
+        expected = small(ids).logits
+        other = copy.deepcopy(small)
+        assert other(ids).logits.equal(expected)
+        torch.testing.assert_close(other.to(torch.bfloat16)(ids).logits.float(), expected, rtol=0.1, atol=0.5)
+
+
+def test_it_says_how_many_parameters_it_has_and_what_they_take(real: tuple[Path, Path]) -> None:
+    dense, small = secateur.load(real[0]), secateur.load(real[1], runtime="compressed")
+    assert count_parameters(small) == count_parameters(dense)
+    assert resident_weights(small) < resident_weights(dense)
+    figures = (
+        secateur.evaluate(real[1], "stdlib:prose", speed=False, quiet=True) if "stories" in str(real[0]) else None
+    )
+    if figures is not None:
+        assert figures["parameters"] == count_parameters(dense)[0]
+        assert figures["bytes_on_disk"] < (real[0] / "model.safetensors").stat().st_size
+
+
+def test_int8_runs_as_what_it_stands_for(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    secateur.compress(tiny[0], tmp_path / "int8", values="int8", quiet=True)
+    secateur.decompress(tmp_path / "int8", tmp_path / "back", quiet=True)
+    ids = torch.randint(3, 250, (1, 7))
+    with torch.inference_mode():
+        found = secateur.load(tmp_path / "int8", runtime="compressed")(ids).logits
+        torch.testing.assert_close(found, secateur.load(tmp_path / "back")(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_each_shape_is_measured_once_and_runs_as_it_is_faster(
+    tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def measured(matrix: object, dtype: torch.dtype) -> Choice:
+        shape = (matrix.rows, matrix.columns)  # type: ignore[attr-defined]
+        asked.append(shape)
+        return Choice(shape != (24, 16), 4, 1.0, 2.0)
+
+    monkeypatch.setattr(choose, "measure", measured)
+    choose.forget()
+    try:
+        model = secateur.load(tiny[1])
+        assert sorted(asked) == sorted(set(asked))
+        secateur.load(tiny[1])
+        assert sorted(asked) == sorted(set(asked))
+    finally:
+        choose.forget()
+    assert packed_modules(model) == 10  # of 14: gate and up of two layers are dense
+    assert type(model.model.layers[0].mlp.gate_proj) is nn.Linear
+    assert model.model.layers[0].mlp.down_proj.matrix.limit == 4
+    runs = {(row["rows"], row["columns"]): (row["runs"], row["count"]) for row in model.secateur_runtime["shapes"]}
+    assert runs[24, 16] == ("dense", 4)
+    assert runs[16, 24] == ("compressed", 2)
+    ids = torch.randint(3, 250, (1, 7))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(ids).logits, secateur.load(tiny[0])(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_measurement_itself(tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
+    matrix = secateur.load(tiny[1], runtime="compressed").model.layers[0].mlp.up_proj.matrix
+    for packed, dense, tiles, expected in (
+        (1.0, 2.0, 9.0, (True, 8)),
+        (1.0, 2.0, 0.5, (True, 1)),
+        (2.0, 1.0, 9.0, (False, 0)),
+    ):
+        answers = iter([[packed, dense]] + [[packed, tiles]] * 3)
+        monkeypatch.setattr(choose, "_race", lambda *works, answers=answers: next(answers))
+        found = choose.measure(matrix, torch.float32)
+        assert (found.packed, found.limit) == expected
+    monkeypatch.undo()
+    monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
+    found = choose.measure(matrix, torch.float32)
+    assert found.seconds_packed is not None
+    assert found.seconds_packed > 0
+
+
+def test_without_llvmlite_it_says_so_once_and_is_dense(
+    tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "variants", lambda: ())
+    with pytest.warns(UserWarning, match=r"pip install 'secateur\[fast\]'"):
+        model = secateur.load(tiny[1])
+    assert packed_modules(model) == 0
+    monkeypatch.setattr("secateur.runtime.matrix.variants", lambda: ())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asked_for = secateur.load(tiny[1], runtime="compressed")  # slower than dense, but as small
+    assert packed_modules(asked_for) == 14
+    ids = torch.randint(3, 250, (2, 7))
+    with torch.inference_mode():
+        torch.testing.assert_close(asked_for(ids).logits, model(ids).logits)
+
+
+def test_llvmlite_itself_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
+    jit.llvm.cache_clear()
+    jit.variants.cache_clear()
+    try:
+        assert jit.variants() == ()
+    finally:
+        jit.llvm.cache_clear()
+        jit.variants.cache_clear()
+
+
+def test_what_cannot_be_is_refused(tiny: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match="auto, compressed or dense"):
+        secateur.load(tiny[1], runtime="fast")
+    with pytest.raises(InputError, match="aren't compressed"):
+        secateur.load(tiny[0], runtime="compressed")
+    with pytest.raises(InputError, match="run on a CPU"):
+        loading.check_runtime("compressed", torch.device("cuda"))
+    assert loading.check_runtime("auto", torch.device("cuda")) == "dense"
+    model = secateur.load(tiny[1], runtime="compressed")
+    with pytest.raises(InputError, match="runtime='dense'"):
+        model.model.layers[0].mlp.up_proj(torch.zeros(1, 16, device="meta"))
