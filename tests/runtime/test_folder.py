@@ -1,4 +1,4 @@
-"""compress and decompress, through the command line and the library: nothing lost, nothing partial, one-line errors."""
+"""compress and decompress, by the command line and the library: nothing lost, nothing partial, one-line errors."""
 
 from __future__ import annotations
 
@@ -207,14 +207,16 @@ def test_damaged_files_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+ELSEWHERE = {"a": {"file": "../model.safetensors", "dtype": "F32", "shape": [1], "form": "dense"}}
+NOT_THERE = {"a": {"file": "model-2.safetensors", "dtype": "F32", "shape": [1], "form": "dense"}}
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("{", "is damaged"),
-    ('{"version": 2, "tensors": {}}', "version 2"),
-    ('{"version": 1, "tensors": {}}', "names no tensors"),
-    ('{"version": 1, "tensors": {"a": {"file": "../model.safetensors", "dtype": "F32", "shape": [1], "form": "dense"}}}',
-     "is damaged"),
-    ('{"version": 1, "tensors": {"a": {"file": "model-2.safetensors", "dtype": "F32", "shape": [1], "form": "dense"}}}',
-     "lacks compressed-2.safetensors"),
+    (json.dumps({"version": 2, "tensors": {}}), "version 2"),
+    (json.dumps({"version": 1, "tensors": {}}), "names no tensors"),
+    (json.dumps({"version": 1, "tensors": ELSEWHERE}), "is damaged"),
+    (json.dumps({"version": 1, "tensors": NOT_THERE}), "lacks compressed-2.safetensors"),
 ])  # fmt: skip
 def test_a_manifest_that_is_wrong(packed: Path, tmp_path: Path, text: str, message: str) -> None:
     folder = damage(packed, tmp_path / "damaged", lambda tensors: None)

@@ -48,7 +48,7 @@ def print_bench(found: Facts, console: Console | None = None) -> None:
     console.print()
     for sentence in found["verdicts"]:
         console.print(sentence, soft_wrap=True)
-    for note in found["notes"]:
+    for note in [*left_out(found["forms"]), *found["notes"]]:
         console.print(f"note: {note}", soft_wrap=True)
     facts = found["machine"]
     kernels = facts["kernels"][0] if facts["kernels"] else "none"
@@ -61,14 +61,26 @@ def _speeds(forms: Sequence[Facts]) -> Table:
     for batch, context in places(forms):
         for form in forms:
             for row in form["rows"]:
-                if (row["batch"], row["context"]) == (batch, context):
+                if (row["batch"], row["context"]) == (batch, context) and "skipped" not in row:
                     table.add_row(str(batch), str(context), form["name"], *_cells(row))
     return table
 
 
+def left_out(forms: Sequence[Facts]) -> list[str]:
+    """Which rows weren't measured, and why; what holds for several forms is said once."""
+    reasons: dict[tuple[int, int, str], list[str]] = {}
+    for form in forms:
+        for row in form["rows"]:
+            if "skipped" in row:
+                reasons.setdefault((row["batch"], row["context"], row["skipped"]), []).append(form["name"])
+    return [
+        f"batch {batch}, context {context} left out: {why}"
+        + ("" if len(names) == len(forms) else f" ({', '.join(names)})")
+        for (batch, context, why), names in reasons.items()
+    ]
+
+
 def _cells(row: Facts) -> list[str]:
-    if "skipped" in row:
-        return [row["skipped"]]
     joules = row.get("joules_per_token")
     return [
         fmt.seconds(row["first_token_seconds"]),
