@@ -192,7 +192,7 @@ def _heads_text(counts: tuple[int, ...], units: int, legal: LegalHeads, checkpoi
 
 # `size` is both the file and the memory.
 _SPEED = (
-    ("weight", "2:4, on sparse tensor cores", "other zeros: stored and multiplied"),
+    ("weight", "size, decode: after secateur compress", "prefill; as plain zeros, nothing"),
     ("channel", "prefill, decode, size", "the KV cache"),
     ("query_head", "prefill, decode, size", "the KV cache: all KV heads stay"),
     ("kv_group", "prefill, decode, size, KV cache", "tensor parallelism must divide it"),
