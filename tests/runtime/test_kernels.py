@@ -188,6 +188,22 @@ def test_without_a_shared_library_pythons_threads_do_the_work(monkeypatch: pytes
         jit.kernel.cache_clear()
 
 
+@pytest.mark.parametrize("variant", ["avx2", "avx512", "portable"])
+def test_bf16_activations_are_widened_and_rounded_as_torch_does_it(variant: str) -> None:
+    """The one call for bf16 gives bit for bit what conversions before and after give, NaN and infinities too."""
+    packed = example(40, 128, 0.5, "bf16")
+    matrix = Matrix(packed, torch.randn(40), variant=variant_or_skip(variant))
+    for batch in (1, 3, 8):
+        x = torch.randn(batch, 1, 128).bfloat16()
+        x[0, 0, 5] = torch.tensor(1e38)  # some sums overflow
+        found = matrix.times(x)
+        assert found.shape == (batch, 1, 40)
+        expected = matrix.times(x.float()).bfloat16()
+        assert found.view(torch.int16).equal(expected.view(torch.int16))
+    x[0, 0, 6] = float("nan")
+    assert matrix.times(x).isnan().equal(matrix.times(x.float()).isnan())
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_activations_of_any_dtype_and_any_number_of_rows(form: str) -> None:
     packed = example(20, 100, 0.5, form)

@@ -34,11 +34,64 @@ many:
   ret void
 }
 """
+# The same for bf16 activations, so that a product is one call: x (%inputs entries) is widened into %x32, y (%outputs
+# entries) is rounded from %y32 to nearest even, as torch does. Both counts are multiples of 32 and of 8.
+_RUN_BF16 = """
+define void @run_bf16(ptr %layer, ptr %x, ptr %y, i32 %threads, i64 %chunk,
+                      ptr %x32, ptr %y32, i64 %inputs, i64 %outputs) {
+entry:
+  br label %widen
+widen:
+  %i = phi i64 [0, %entry], [%i_next, %widen]
+  %from = getelementptr i16, ptr %x, i64 %i
+  %low = getelementptr float, ptr %x32, i64 %i
+  %high = getelementptr float, ptr %low, i64 16
+  WIDEN
+  store <16 x i32> %first, ptr %low, align 4
+  store <16 x i32> %second, ptr %high, align 4
+  %i_next = add i64 %i, 32
+  %more = icmp ult i64 %i_next, %inputs
+  br i1 %more, label %widen, label %multiply
+multiply:
+  call void @run(ptr %layer, ptr %x32, ptr %y32, i32 %threads, i64 %chunk)
+  br label %round
+round:
+  %j = phi i64 [0, %multiply], [%j_next, %round]
+  %sum = getelementptr float, ptr %y32, i64 %j
+  %to = getelementptr i16, ptr %y, i64 %j
+  %value = load <8 x float>, ptr %sum, align 4
+  %bits = bitcast <8 x float> %value to <8 x i32>
+  %upper = lshr <8 x i32> %bits, splat (i32 16)
+  %odd = and <8 x i32> %upper, splat (i32 1)
+  %half = add <8 x i32> %odd, splat (i32 32767)
+  %carried = add <8 x i32> %bits, %half
+  %rounded = lshr <8 x i32> %carried, splat (i32 16)
+  %nan = fcmp uno <8 x float> %value, zeroinitializer
+  %chosen = select <8 x i1> %nan, <8 x i32> splat (i32 32704), <8 x i32> %rounded
+  %short = trunc <8 x i32> %chosen to <8 x i16>
+  store <8 x i16> %short, ptr %to, align 2
+  %j_next = add i64 %j, 8
+  %left = icmp ult i64 %j_next, %outputs
+  br i1 %left, label %round, label %done
+done:
+  ret void
+}
+"""
+_IN_ORDER = """%raw0 = load <16 x i16>, ptr %from, align 2
+  %from16 = getelementptr i16, ptr %from, i64 16
+  %raw1 = load <16 x i16>, ptr %from16, align 2
+  %wide0 = zext <16 x i16> %raw0 to <16 x i32>
+  %wide1 = zext <16 x i16> %raw1 to <16 x i32>
+  %first = shl <16 x i32> %wide0, splat (i32 16)
+  %second = shl <16 x i32> %wide1, splat (i32 16)"""
+_SPLIT = """%pairs = load <16 x i32>, ptr %from, align 2
+  %first = shl <16 x i32> %pairs, splat (i32 16)
+  %second = and <16 x i32> %pairs, splat (i32 -65536)"""
 _GOMP = "call void @GOMP_parallel(ptr @work, ptr %context, i32 %threads, i32 0)"
 
 
 def module(spec: Spec, openmp: bool) -> str:
-    """The whole module: `work(context)` and `run(layer, x, y, threads, rows at a time)`.
+    """The whole module: `work(context)`, `run(layer, x, y, threads, rows at a time)`, and for products `run_bf16`.
 
     Args:
         openmp: `GOMP_parallel` can be called; otherwise `run` uses one thread.
@@ -51,6 +104,8 @@ def module(spec: Spec, openmp: bool) -> str:
     body.do("ret void")
     work = "\n".join(["define void @work(ptr %context) {", *body.lines, "}"])
     run = _RUN.replace("PARALLEL", _GOMP if openmp else "call void @work(ptr %context)")
+    if spec.batch:
+        run += _RUN_BF16.replace("WIDEN", _SPLIT if spec.split else _IN_ORDER)
     outside = "declare void @GOMP_parallel(ptr, ptr, i32, i32)\n" if openmp else ""
     return _DECLARATIONS + outside + ir_expand.declarations(spec) + ir_expand.table(spec) + work + run
 

@@ -29,9 +29,15 @@ _kept: list[Any] = []  # code lives as long as its engine
 
 @dataclass(frozen=True)
 class Kernel:
-    """Compiled code. `run(layer, x, y, threads, rows at a time)`: addresses as integers."""
+    """Compiled code; addresses are integers.
+
+    - `run(layer, x, y, threads, rows at a time)`
+    - `run_bf16(..., x32, y32, entries of x, entries of y)`: x and y in bf16, with room for both in float32; the
+      entries are multiples of 32 and 8. None where it isn't to be had.
+    """
 
     run: Callable[[int, int, int, int, int], None]
+    run_bf16: Callable[[int, int, int, int, int, int, int, int, int], None] | None = None
 
 
 @cache
@@ -107,6 +113,9 @@ def kernel(spec: Spec) -> Kernel:
         engine.finalize_object()
         _kept.append(engine)
         run = _function(engine.get_function_address("run"), 3, ctypes.c_int32, ctypes.c_int64)
+        if openmp is not None and spec.batch:
+            numbers = (ctypes.c_int32, ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)
+            return Kernel(run, _function(engine.get_function_address("run_bf16"), 3, *numbers))
         if openmp is not None:
             return Kernel(run)
         return Kernel(_with_pool(_function(engine.get_function_address("work"), 1)))

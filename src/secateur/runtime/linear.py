@@ -20,13 +20,13 @@ _numbers = itertools.count()
 
 @torch.library.custom_op("secateur::packed_linear", mutates_args=())
 def packed_linear(x: Tensor, number: int, rows: int) -> Tensor:
-    """x (n, columns) times the matrix of this number, plus its bias: (n, rows)."""
-    return _MATRICES[number].times(x.contiguous())
+    """x (..., columns) times the matrix of this number, plus its bias: (..., rows)."""
+    return _MATRICES[number].times(x)
 
 
 @packed_linear.register_fake
 def _(x: Tensor, number: int, rows: int) -> Tensor:
-    return x.new_empty(x.shape[0], rows)
+    return x.new_empty(*x.shape[:-1], rows)
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, int, int], output: Tensor) -> None:
@@ -65,14 +65,11 @@ class PackedLinear(nn.Module):
         return self.matrix.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features)
         if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
-            y = torch.ops.secateur.packed_linear(rows, self.number, self.out_features)
-        elif x.device.type != "cpu":
+            return torch.ops.secateur.packed_linear(x, self.number, self.out_features)
+        if not x.is_cpu:
             raise InputError(f"compressed weights run on a CPU, not on {x.device}; load with runtime='dense'")
-        else:
-            y = self.matrix.times(rows)
-        return y.view(*x.shape[:-1], self.out_features)
+        return self.matrix.times(x)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         W = self.weight

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from secateur.runtime.format import WORD, Packed, counts, unpack
 from secateur.runtime.ir import LAYER, MAX_BATCH, Spec
-from secateur.runtime.jit import kernel, variants
+from secateur.runtime.jit import Kernel, kernel, variants
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "int8"}
 PADDING = 64  # bytes after the values, as vectors are loaded whole
@@ -54,6 +54,8 @@ class Matrix:
         self._bias = torch.zeros(1) if bias is None else bias.detach().to(torch.float32, copy=True)
         self._layer = self._fields()
         self._address = ctypes.addressof(self._layer)
+        self._kernels: dict[int, Kernel] = {}
+        self._even = self.columns == WORD * self.words and self.rows % 8 == 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Matrix:
         return self  # never changes, and addresses point into it
@@ -87,17 +89,35 @@ class Matrix:
         return (ctypes.c_int64 * len(LAYER))(*(fields[name] for name in LAYER))
 
     def times(self, x: Tensor) -> Tensor:
-        """x W' + bias for x (n, columns) in a float dtype; sums are float32, the result has the dtype of x."""
-        if not 0 < x.shape[0] <= min(self.limit, MAX_BATCH) or self.variant is None or not self.rows:
-            return self.by_tiles(x)
-        spec = Spec(self.variant, self.kind, x.shape[0])
+        """x W' + bias for x (..., columns) in a float dtype; sums are float32, the result has the dtype of x."""
+        count = x.numel() // max(1, self.columns)
+        if not 0 < count <= min(self.limit, MAX_BATCH) or self.variant is None or not self.rows or not self.columns:
+            y = self.by_tiles(x.reshape(-1, self.columns) if self.columns else x.flatten(0, -2))
+            return y.view(*x.shape[:-1], self.rows)
+        # What follows runs for every Linear and token: a microsecond here is a tenth of a millisecond of each token.
+        run = self._kernels.get(count) or self._kernel(count)
+        x = x.contiguous()
+        if x.dtype == torch.bfloat16 and run.run_bf16 is not None and self._even:
+            y = torch.empty((*x.shape[:-1], self.rows), dtype=torch.bfloat16)
+            inputs, outputs = count * self.columns, count * self.rows
+            room = torch.empty(inputs + outputs)
+            at = room.data_ptr()
+            sums = at + 4 * inputs
+            threads = torch.get_num_threads()
+            x_at, y_at = x.data_ptr(), y.data_ptr()
+            run.run_bf16(self._address, x_at, y_at, threads, ROWS_AT_A_TIME, at, sums, inputs, outputs)
+            return y
         x32 = x.to(torch.float32)
+        spec = Spec(self.variant, self.kind, count)
         if spec.split or self.columns != WORD * self.words:
-            x32 = self._laid_out(x32, spec)
-        x32 = x32.contiguous()
-        y = torch.empty(x.shape[0], self.rows)
-        kernel(spec).run(self._address, x32.data_ptr(), y.data_ptr(), torch.get_num_threads(), ROWS_AT_A_TIME)
-        return y if x.dtype == torch.float32 else y.to(x.dtype)
+            x32 = self._laid_out(x32.view(count, self.columns), spec).contiguous()
+        y32 = torch.empty(*x.shape[:-1], self.rows)
+        run.run(self._address, x32.data_ptr(), y32.data_ptr(), torch.get_num_threads(), ROWS_AT_A_TIME)
+        return y32 if x.dtype == torch.float32 else y32.to(x.dtype)
+
+    def _kernel(self, count: int) -> Kernel:
+        self._kernels[count] = found = kernel(Spec(self.variant or "", self.kind, count))
+        return found
 
     def _laid_out(self, x: Tensor, spec: Spec) -> Tensor:
         """Whole words of columns; for `split` kernels the even columns of each 32 before the odd ones."""
