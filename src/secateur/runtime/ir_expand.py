@@ -137,7 +137,8 @@ def next_word(e: Body, spec: Spec, q: int) -> str:
     bits = e.load("i64", e.at(f"%bits_{q}", "%i", "i64"))
     count = e(f"call i64 @llvm.ctpop.i64(i64 {bits})")
     e.name(f"%v_next_{q}", f"getelementptr i{8 * WIDTH[spec.values]}, ptr %v_{q}, i64 {count}")
-    e.do(f"call void @llvm.prefetch.p0(ptr {e.at(f'%v_{q}', AHEAD)}, i32 0, i32 3, i32 1)")
+    for ahead in AHEAD:
+        e.do(f"call void @llvm.prefetch.p0(ptr {e.at(f'%v_{q}', ahead)}, i32 0, i32 2, i32 1)")
     return bits
 
 

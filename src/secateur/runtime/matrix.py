@@ -159,7 +159,7 @@ def _roomy(source: Tensor, padding: int) -> Tensor:
     if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         room = torch.empty(size, dtype=torch.uint8)
     else:
-        area = mmap.mmap(-1, size + HUGE)
+        area = mmap.mmap(-1, size + HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         area.madvise(mmap.MADV_HUGEPAGE)
         whole = torch.frombuffer(area, dtype=torch.uint8)  # keeps the area alive
         begin = -whole.data_ptr() % HUGE
