@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -160,7 +161,8 @@ def _roomy(source: Tensor, padding: int) -> Tensor:
         room = torch.empty(size, dtype=torch.uint8)
     else:
         area = mmap.mmap(-1, size + HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        area.madvise(mmap.MADV_HUGEPAGE)
+        with suppress(OSError):  # a kernel without huge pages
+            area.madvise(mmap.MADV_HUGEPAGE)
         whole = torch.frombuffer(area, dtype=torch.uint8)  # keeps the area alive
         begin = -whole.data_ptr() % HUGE
         room = whole[begin : begin + size]
