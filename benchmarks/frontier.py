@@ -101,8 +101,8 @@ def run(case: Case, threads: int) -> dict[str, Any]:
         "cpu_seconds": stages["prune"]["cpu_seconds"],
         "peak_bytes": stages["prune"]["peak_memory_bytes"],
         "threads": threads,
-        "before": {name: s["perplexity"] for name, s in found["before"]["sets"].items()},
-        "after": {name: s["perplexity"] for name, s in found["after"]["sets"].items()},
+        "before": {Path(name).name: s["perplexity"] for name, s in found["before"]["sets"].items()},
+        "after": {Path(name).name: s["perplexity"] for name, s in found["after"]["sets"].items()},
         "undone": sum(not r["steps"] for r in tuned),
         "command": "secateur " + " ".join(words[:-2]).replace(str(SHARED), "shared"),
     }
