@@ -27,7 +27,7 @@ FIGURES: dict[str, tuple[tuple[float | None, ...], tuple[float | None, ...]]] = 
     "mi": ((None, None, None), (5.11, 6.82, 17.3)),
     # Theirs saw other sequences: without a refit the gradient criteria swing by more than the margin at 50 %.
     "taylor": ((6.07, 11.2, None), (5.27, 7.78, 23.8)),
-    "taylor2": ((5.95, 10.6, None), (5.25, 7.52, None)),
+    "taylor2": ((5.95, None, None), (5.25, 7.52, None)),
 }
 
 
