@@ -17,7 +17,7 @@ import torch
 
 from secateur import distributed
 from secateur.api import new_config
-from secateur.calibration.depth import influence_of_layers, leave_out
+from secateur.calibration.depth import leave_out, scores_of_layers
 from secateur.calibration.gradients import WHOLE, LayerGradients, check_gradients, gradients_of_model
 from secateur.calibration.stream import Stream
 from secateur.calibration.walk import walk
@@ -210,9 +210,10 @@ def _weakest_layers(run: Run, count: int, work: Path) -> tuple[frozenset[int], d
     """The layers to drop, and the score of every layer."""
     allowed = [i for i in range(run.checkpoint.layers) if i not in run.rules.protected]
     tokens = run.calibration.tokens
-    if run.recipe.method_for("layer").score_layers == "block_influence":
+    measure = run.recipe.method_for("layer").score_layers
+    if measure is not None and measure != "leave_one_out":
         with run.monitor.stage("choose layers", run.checkpoint.layers) as step:
-            scores = influence_of_layers(run.outer, tokens, step)
+            scores = scores_of_layers(measure, run.outer, tokens, step)
         return frozenset(sorted(allowed, key=lambda i: (scores[i], i))[:count]), dict(enumerate(scores))
     with run.monitor.stage("choose layers") as step:
         return leave_out(run.outer, tokens, count, allowed, step, run.budget(), work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import secateur
 from secateur import distributed
 from secateur.calibration import gradients
-from secateur.calibration.gradients import WHOLE, gradients_of_model, regional_gradients
+from secateur.calibration.gradients import WHOLE, gradients_of_model, regional_gradients, token_signs
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.outer import Outer
@@ -37,15 +38,14 @@ def test_they_are_those_of_the_loaded_model(case: str, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tmp_path / case, dtype=torch.float32)
     layers = model.get_submodule(outer.checkpoint.family.layers)
     sums = [{need: {n: torch.zeros_like(p) for n, p in x.named_parameters()} for need in WHOLE} for x in layers]
-    for row in tokens:
-        for need, loss in losses(model(row[None]).logits[0, :-1], row[1:]).items():
+    for number, row in enumerate(tokens):
+        for loss, wanted in losses(model(row[None]).logits[0, :-1], row[1:], number):
             model.zero_grad()
             loss.backward(retain_graph=True)
             for index, layer in enumerate(layers):
                 for name, parameter in layer.named_parameters():
-                    sums[index][need][name] += parameter.grad / len(tokens)
-                    if need == "gradient":
-                        sums[index]["fisher"][name] += parameter.grad.square() / len(tokens)
+                    for need, value in wanted(parameter.grad).items():
+                        sums[index][need][name] += value / len(tokens)
     for index in range(len(layers)):
         for need in WHOLE:
             assert any(bool(g.any()) for g in found[index][need].values())
@@ -53,12 +53,30 @@ def test_they_are_those_of_the_loaded_model(case: str, tmp_path: Path) -> None:
                 torch.testing.assert_close(found[index][need][name], expected, rtol=1e-3, atol=1e-6)
 
 
-def losses(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+def losses(logits: torch.Tensor, targets: torch.Tensor, number: int = 0) -> list[tuple[torch.Tensor, Any]]:
+    """What is differentiated, and what its gradient g tells."""
     p = logits.softmax(-1)
-    return {
-        "gradient": nn.functional.cross_entropy(logits, targets),
-        "entropy_gradient": -(p * p.log()).sum(-1).mean(),
-    }
+    each = -p[range(len(targets)), targets].log()
+    signed = sum(float(sign) * loss for sign, loss in zip(token_signs(len(each), number), each, strict=True))
+    return [
+        (each.mean(), lambda g: {"gradient": g, "gradient_size": g.abs()}),
+        (signed / len(each) ** 0.5, lambda g: {"fisher": g.square()}),
+        (-(p * p.log()).sum(-1).mean(), lambda g: {"entropy_gradient": g.abs()}),
+    ]
+
+
+def test_random_signs_give_the_mean_square_of_the_tokens(tmp_path: Path) -> None:
+    """Many draws against a backward pass for each token."""
+    outer, row = opened("llama", tmp_path), ids(1)
+    name = "mlp.down_proj.weight"
+    found = gradients_of_model(outer, row.repeat(400, 1), frozenset({"fisher"}))[1]["fisher"][name]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.float32)
+    weight = model.model.layers[1].mlp.down_proj.weight
+    each = nn.functional.cross_entropy(model(row).logits[0, :-1], row[0, 1:], reduction="none")
+    squares = [torch.autograd.grad(loss, weight, retain_graph=True)[0].square() for loss in each]
+    expected = torch.stack(squares).mean(0)
+    assert float(found.sum() / expected.sum()) == pytest.approx(1, abs=0.1)
+    assert float(torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1]) > 0.98
 
 
 def test_the_gradient_is_the_slope(tmp_path: Path) -> None:
@@ -70,7 +88,7 @@ def test_the_gradient_is_the_slope(tmp_path: Path) -> None:
     with torch.no_grad():
         for change in (1e-4, -2e-4):
             weight[2, 3] += change
-            values.append(float(losses(model(tokens).logits[0, :-1], tokens[0, 1:])["gradient"]))
+            values.append(float(losses(model(tokens).logits[0, :-1], tokens[0, 1:])[0][0]))
     assert (values[0] - values[1]) / 2e-4 == pytest.approx(float(found[2, 3]), rel=1e-3)
 
 

@@ -36,7 +36,13 @@ def slopes(parameters: Tensor, alive: Tensor | None = None) -> dict[str, Tensor]
     if alive is not None:
         first = first * alive
     second = first.square() * (1.1 + torch.sin(5 * part))
-    return {"gradient": first, "fisher": second, "entropy_gradient": first * part.sin(), "regional": second.sqrt()}
+    return {
+        "gradient": first,
+        "gradient_size": first.abs(),
+        "fisher": second,
+        "entropy_gradient": (first * part.sin()).abs(),
+        "regional": second.sqrt(),
+    }
 
 
 def weights(rows: int, columns: int, seed: int = 1) -> Tensor:

@@ -20,20 +20,32 @@ from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import walk
 from secateur.methods.block_influence import BlockInfluence
 from secateur.model.outer import Outer
+from secateur.numerics.layer_information import LayerInformation
 
 EXHAUSTIVE = 4  # all combinations are tried where they're at most this many times the layers
 
 
-def influence_of_layers(outer: Outer, tokens: Tensor, step: Callable[[str], None] = lambda text: None) -> list[float]:
-    """Block influence of every layer of the untouched model (higher = keep)."""
+def scores_of_layers(
+    measure: str, outer: Outer, tokens: Tensor, step: Callable[[str], None] = lambda text: None
+) -> list[float]:
+    """Score of every layer of the untouched model (higher = keep), from one walk.
+
+    Args:
+        measure: `block_influence`, `entropy_increase` or `layer_mi`.
+    """
     scores = []
     for block in walk(outer, tokens):
-        influence = BlockInfluence(outer.device)
+        found: BlockInfluence | LayerInformation = BlockInfluence(outer.device)
+        if measure != "block_influence":
+            found = LayerInformation(int(outer.checkpoint.config.hidden_size), outer.device)
         for i in range(len(block.stream.batches)):
             before = block.stream.states[i].to(outer.device)
-            influence.update(before, block.stream.forward(block.layer, block.index, i, outer.device))
-        distributed.all_reduce(influence.tensors())
-        scores.append(influence.value)
+            found.update(before, block.stream.forward(block.layer, block.index, i, outer.device))
+        distributed.all_reduce(found.tensors())
+        if isinstance(found, BlockInfluence):
+            scores.append(found.value)
+        else:
+            scores.append(found.entropy_increase if measure == "entropy_increase" else found.unknown)
         step(f"layer {block.index}")
     return scores
 

@@ -8,7 +8,7 @@ block is cut from them by the same code, so a site or a Linear always finds its 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psutil
 import torch
@@ -21,7 +21,7 @@ from secateur.model.memory import fits_in_memory
 from secateur.model.outer import Outer
 from secateur.model.save import fill
 
-WHOLE = frozenset({"gradient", "fisher", "entropy_gradient"})
+WHOLE = frozenset({"gradient", "gradient_size", "fisher", "entropy_gradient"})
 
 # Layer -> need -> parameter's name below the layer -> gradient, fp32 on the CPU.
 LayerGradients = list[dict[str, dict[str, Tensor]]]
@@ -53,7 +53,8 @@ def gradients_of_model(
 ) -> LayerGradients:
     """Gradients of the untouched model for every parameter of its layers; see `methods.contract.GRADIENTS`.
 
-    The whole model is in memory in fp32, with one backward pass for each sequence (one more for the entropy).
+    The whole model is in memory in fp32, with one backward pass for each sequence, one more for
+    `fisher`, one more for the entropy.
 
     Args:
         tokens: calibration token ids (sequences, length).
@@ -70,33 +71,50 @@ def gradients_of_model(
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     sums = {need: {key: torch.zeros_like(p, device="cpu") for key, p in parameters.items()} for need in needs}
-    for number, sequence in enumerate(tokens, 1):
+    for number, sequence in enumerate(tokens):
         ids = sequence[None].to(outer.device)
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        if needs & {"gradient", "fisher"}:
-            loss = nn.functional.cross_entropy(logits, ids[0, 1:])
-            found = torch.autograd.grad(loss, list(parameters.values()), retain_graph="entropy_gradient" in needs)
-            _add(sums, "gradient", parameters, found)
-            _add(sums, "fisher", parameters, [g.square() for g in found] if "fisher" in needs else found)
-        if "entropy_gradient" in needs:
-            log_p = logits.log_softmax(-1)
-            entropy = -(log_p.exp() * log_p).sum(-1).mean()
-            _add(sums, "entropy_gradient", parameters, torch.autograd.grad(entropy, list(parameters.values())))
-        step(f"sequence {number}")
+        for scalar, wanted in _losses(logits, ids[0, 1:], needs, number):
+            found = torch.autograd.grad(scalar, list(parameters.values()), retain_graph=True)
+            for need, of in wanted.items():
+                for key, gradient in zip(parameters, found, strict=True):
+                    sums[need][key] += of(gradient).to("cpu")
+        del logits
+        step(f"sequence {number + 1}")
     return [
         {need: {n: g / len(tokens) for (i, n), g in sums[need].items() if i == index} for need in needs}
         for index in range(len(layers))
     ]
 
 
-def _add(
-    sums: dict[str, dict[tuple[int, str], Tensor]],
-    need: str,
-    parameters: dict[tuple[int, str], nn.Parameter],
-    found: list[Tensor] | tuple[Tensor, ...],
-) -> None:
-    for key, gradient in zip(parameters, found, strict=True) if need in sums else ():
-        sums[need][key] += gradient.to("cpu")
+def _losses(
+    logits: Tensor, targets: Tensor, needs: frozenset[str], number: int
+) -> Iterator[tuple[Tensor, dict[str, Callable[[Tensor], Tensor]]]]:
+    """(a scalar of one sequence, what to add of its gradient to each need), as few as the needs ask for.
+
+    The mean square of the tokens' own gradients would take a backward pass for each token. Instead each loss gets a
+    random sign: in (Σ ± dl_t/dw)² / T all mixed terms have mean zero, and what is left is that mean square.
+    """
+    losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+    own: dict[str, Callable[[Tensor], Tensor]] = {}
+    if "gradient" in needs:
+        own["gradient"] = lambda g: g
+    if "gradient_size" in needs:
+        own["gradient_size"] = torch.abs
+    if own:
+        yield losses.mean(), own
+    if "fisher" in needs:
+        signs = token_signs(len(losses), number).to(losses.device)
+        yield (losses * signs).sum() / len(losses) ** 0.5, {"fisher": torch.square}
+    if "entropy_gradient" in needs:
+        log_p = logits.log_softmax(-1)
+        yield -(log_p.exp() * log_p).sum(-1).mean(), {"entropy_gradient": torch.abs}
+
+
+def token_signs(count: int, number: int) -> Tensor:
+    """Random signs for the tokens of sequence `number`, (count,), the same in every run."""
+    generator = torch.Generator().manual_seed(number)
+    return torch.randint(0, 2, (count,), generator=generator).float() * 2 - 1
 
 
 def _whole(outer: Outer) -> nn.Module:

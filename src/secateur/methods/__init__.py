@@ -7,11 +7,13 @@ from secateur.methods import (
     admm,
     alps,
     block_influence,
+    entropy_increase,
     entropy_taylor,
     fisher,
     flap,
     gblm,
     gradient_activation,
+    layer_mi,
     leave_one_out,
     magnitude,
     mi,
@@ -53,6 +55,8 @@ METHODS: dict[str, Method] = {
     "mi_pairs": mi_pairs.METHOD,
     "random": random.METHOD,
     "block_influence": block_influence.METHOD,
+    "entropy_increase": entropy_increase.METHOD,
+    "layer_mi": layer_mi.METHOD,
     "leave_one_out": leave_one_out.METHOD,
 }
 

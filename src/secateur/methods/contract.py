@@ -14,10 +14,11 @@ from secateur.numerics.patterns import Pattern
 
 # What a method may need to know of the loss, for each parameter w of a layer.
 #   gradient           dL/dw of the untouched model, L the mean loss of a token
-#   fisher             the mean over sequences of (dL_s/dw)², L_s the mean loss of a token of sequence s
-#   entropy_gradient   dH/dw, H the mean entropy of the untouched model's predictions: no labels
+#   gradient_size      the mean over sequences of |dL_s/dw|, L_s the mean loss of a token of sequence s
+#   fisher             the mean over tokens of (dl_t/dw)², l_t the loss of token t
+#   entropy_gradient   the mean over sequences of |dH_s/dw|, H_s the mean entropy of its predictions: no labels
 #   regional           the root mean square over batches of dR/dw, R the norm of the block's own output
-GRADIENTS = frozenset({"gradient", "fisher", "entropy_gradient", "regional"})
+GRADIENTS = frozenset({"gradient", "gradient_size", "fisher", "entropy_gradient", "regional"})
 
 
 class Solution(NamedTuple):

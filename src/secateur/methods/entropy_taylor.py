@@ -1,7 +1,7 @@
 """Taylor expansion of the predictions' entropy instead of a loss (HFPrune, https://arxiv.org/abs/2603.08083): no
 labels, so what the model is unsure of is kept as it is, right or wrong.
 
-Units: Σ_w |w dH/dw| over all parameters that a unit owns, H the mean entropy of the model's predictions.
+Units: Σ_w E|w dH_s/dw| over all parameters that a unit owns, H_s the mean entropy of the predictions in sequence s.
 """
 
 from __future__ import annotations

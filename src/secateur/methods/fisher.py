@@ -2,8 +2,6 @@
 of the loss at a minimum, where the gradient is zero and the curvature is that of the squared gradients.
 
 Weights: ½ w² F_w, over the whole matrix. Units: the same, added up over all parameters that a unit owns.
-
-Deviation: gradients are squared sequence by sequence, not token by token, which would take as many backward passes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """GBLM-Pruner: Wanda plus the size of the loss's gradient (Das et al. 2023, https://arxiv.org/abs/2311.04902, eq. 6).
 
-    score_ij = |W_ij| (‖x_j‖₂ / mean + ‖G_ij‖₂ / mean),   ‖G_ij‖₂ over the gradients of single sequences
+    score_ij = |W_ij| (‖x_j‖₂ / mean + ‖G_ij‖₂ / mean),   ‖G_ij‖₂ over the gradients of single tokens
 
 compared inside each row. Deviation: the paper adds 100 ‖G‖ to ‖x‖, a balance that depends on the units of both; here
 each is divided by its mean over the matrix first, so that they weigh the same in any model.

@@ -1,7 +1,7 @@
 """Second-order Taylor (LLM-Pruner, Ma et al. 2023, https://arxiv.org/abs/2305.11627, eq. 5 with the second term):
 the first-order change of the loss, less half of the curvature, whose diagonal is taken from squared gradients.
 
-Units: Σ_w |w dL/dw - ½ w² F_w| over a unit's parameters, F_w the mean over sequences of the squared gradient.
+Units: Σ_w |w dL/dw - ½ w² F_w| over a unit's parameters, F_w the mean over tokens of the squared gradient.
 """
 
 from __future__ import annotations

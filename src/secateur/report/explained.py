@@ -119,7 +119,8 @@ def _layers(found: Facts, console: Console) -> None:
             table.add_row(str(row["layer"]), fmt.number(row.get("score")), gone, fmt.text(row.get("method")))
         console.print(table)
         console.print(
-            "score: the loss without the layer (leave_one_out), or how far it turns the stream (block_influence)",
+            "score: the loss without the layer (leave_one_out), how far it turns the stream (block_influence), what "
+            "it adds to its entropy (entropy_increase), what its input doesn't tell (layer_mi)",
             style="dim",
         )
 
