@@ -49,13 +49,12 @@ class Run(NamedTuple):
 
 SMALL, LARGE = "stories260K", "stories3M-fp16"
 CHANNELS = "--sites channel --sparsity 0.25"
-LAYERS = "--loss logits:1,hidden:1"
 RUNS = {
     "channels260": Run(SMALL, CHANNELS, "--how distill", 4.75),
-    "channels260-lora": Run(SMALL, CHANNELS, "--how lora --rank 8 --loss logits", 5.2),
-    "layers260": Run(SMALL, "--sites layer --sparsity 0.4", f"--how distill {LAYERS}", 6.2),
+    "channels260-lora": Run(SMALL, CHANNELS, "--how lora --rank 8 --loss logits,hidden", 5.2),
+    "layers260": Run(SMALL, "--sites layer --sparsity 0.4", "--how distill", 6.2),
     "channels3m": Run(LARGE, CHANNELS, "--how distill", 6.2),
-    "layers3m": Run(LARGE, "--sites layer --sparsity 0.34", f"--how distill {LAYERS}", 9.5),
+    "layers3m": Run(LARGE, "--sites layer --sparsity 0.34", "--how distill", 9.5),
     "half3m": Run(LARGE, "--sparsity 0.5 --quality best", "--how distill", 6.0, (1, 1)),
     "two-of-four3m": Run(LARGE, "--pattern 2:4 --quality best", "--how distill", 7.0, (2, 4)),
 }
@@ -126,7 +125,8 @@ def overhead(shared: Path, work: Path) -> dict[str, Any]:
 
     model, steps, device = shared / "models" / SMALL, 12, torch.device("cpu")
     text = str(shared / "data" / "tinystories" / "calibrate.jsonl")
-    told = make_recovery({"how": "distill", "steps": steps, "batch": BATCH, "length": LENGTH, "learning_rate": 1e-4})
+    values = {"how": "distill", "loss": "logits", "steps": steps, "batch": BATCH, "length": LENGTH}
+    told = make_recovery(values | {"learning_rate": 1e-4})
     task = prepare(model, told, text, model, device, "float32")
     teacher = load(model, "cpu", "float32").model
     student = task.model.requires_grad_(True)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from secateur.errors import InputError
 
 LOSSES = ("lm", "logits", "hidden")
-DEFAULT_LOSS = {"full": {"lm": 1.0}, "lora": {"lm": 1.0}, "distill": {"logits": 1.0}}
+DEFAULT_LOSS = {"full": {"lm": 1.0}, "lora": {"lm": 1.0}, "distill": {"logits": 1.0, "hidden": 1.0}}
 
 
 class Recovery(BaseModel):
@@ -33,7 +33,8 @@ class Recovery(BaseModel):
     )
     length: int = Field(512, ge=2, description="tokens per sequence")
     loss: dict[str, float] | None = Field(
-        None, description="lm, logits, hidden, or a mix such as lm:0.5,logits:1; default logits for distill, else lm"
+        None,
+        description="lm, logits, hidden, or a mix such as lm:0.5,logits:1; default logits,hidden to distill, else lm",
     )
     teacher: str | None = Field(
         None, description="dense model to learn from; default: what the model was pruned from"
@@ -96,7 +97,9 @@ class Recovery(BaseModel):
 
     @property
     def mix(self) -> dict[str, float]:
-        """Weight of each loss."""
+        """Weight of each loss. A cache of the teacher has no hidden states."""
+        if self.loss is None and self.teacher_cache is not None:
+            return {"logits": 1.0}
         return self.loss or DEFAULT_LOSS[self.how]
 
     @property

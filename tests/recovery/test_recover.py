@@ -207,7 +207,7 @@ def test_a_cache_of_the_teacher_does_what_the_teacher_does(
     recover: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cache = tmp_path / "teacher.safetensors"
-    live = recover("free", "live", top_k=16)["recovery"]
+    live = recover("free", "live", top_k=16, loss="logits")["recovery"]
     made = recover("free", "made", top_k=16, teacher_cache=str(cache))["recovery"]
     size = cache.stat().st_mtime_ns
     monkeypatch.setattr(session, "load", None)  # nobody needs the teacher any more

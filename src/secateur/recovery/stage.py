@@ -35,7 +35,15 @@ def check_stage(recipe: Recipe, checkpoint: Checkpoint) -> None:
         raise InputError("recover: an adapter needs a model to lie beside; leave merge on, or use secateur recover")
     data = recovery.data or recipe.calibrate
     if not is_task_data(data):
-        load_corpus(data)
+        try:
+            load_corpus(data)
+        except InputError as error:
+            if recovery.data is not None:
+                raise
+            reason = (
+                "recover trains on the calibration's text unless it has 'data' of its own, and that is one source"
+            )
+            raise InputError(f"{reason}; {error}") from None
 
 
 def planned_recovery(recovery: Recovery) -> list[str]:
