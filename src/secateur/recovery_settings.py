@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from secateur.errors import InputError
 
 LOSSES = ("lm", "logits", "hidden")
-DEFAULT_LOSS = {"full": {"lm": 1.0}, "lora": {"lm": 1.0}, "distill": {"logits": 1.0, "hidden": 1.0}}
+DEFAULT_LOSS = {"full": {"lm": 1.0}, "lora": {"lm": 1.0}, "distill": {"logits": 1.0, "hidden": 5.0}}
 
 
 class Recovery(BaseModel):
@@ -34,7 +34,7 @@ class Recovery(BaseModel):
     length: int = Field(512, ge=2, description="tokens per sequence")
     loss: dict[str, float] | None = Field(
         None,
-        description="lm, logits, hidden, or a mix such as lm:0.5,logits:1; default logits,hidden to distill, else lm",
+        description="lm, logits, hidden, or a mix such as lm:0.5,logits:1; default logits:1,hidden:5 to distill, else lm",
     )
     teacher: str | None = Field(
         None, description="dense model to learn from; default: what the model was pruned from"
