@@ -34,7 +34,7 @@ class Recovery(BaseModel):
     length: int = Field(512, ge=2, description="tokens per sequence")
     loss: dict[str, float] | None = Field(
         None,
-        description="lm, logits, hidden, or a mix such as lm:0.5,logits:1; default logits:1,hidden:5 to distill, else lm",
+        description="lm, logits, hidden, or a mix such as lm:0.5,logits:1; default lm, to distill logits:1,hidden:5",
     )
     teacher: str | None = Field(
         None, description="dense model to learn from; default: what the model was pruned from"
