@@ -33,14 +33,16 @@ LENGTH = 128
 INTERVAL = 0.02
 
 
-def command(model: Path, out: Path, tokens: Path, method: str, *more: str, samples: int = 16) -> list[str]:
+def command(
+    model: Path, out: Path, tokens: Path, method: str, *more: str, samples: int = 16, length: int = LENGTH
+) -> list[str]:
     return [
         *("prune", str(model), "--method", method, "--sparsity", "0.5", "--calibrate", str(tokens)),
         *(
             "--samples",
             str(samples),
             "--length",
-            str(LENGTH),
+            str(length),
             "--evaluate",
             "none",
             "--quiet",
@@ -148,15 +150,17 @@ def big(work: Path, quick: bool) -> list[dict[str, Any]]:
 
 
 def ranks(work: Path, quick: bool) -> list[dict[str, Any]]:
-    """Two ranks of one thread each against one rank of one thread; medians of alternating runs."""
-    model, tokens = work / "ranks", work / "ranks.jsonl"
-    make(model, 2 if quick else 8)
-    make_tokens(tokens, 200, LENGTH)
+    """Two ranks of one thread each against one rank of one thread, on 128 sequences of 512 tokens, the default;
+    medians of alternating runs."""
+    model, tokens, length = work / "ranks", work / "ranks.jsonl", LENGTH if quick else 512
+    make(model, 2)
+    make_tokens(tokens, 200, length)
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(1 if quick else 3):
         for count in (1, 2):
             out = work / f"ranks-{count}-{turn}"
-            found = run(command(model, out, tokens, "sparsegpt", samples=128), threads=1, ranks=count)
+            words = command(model, out, tokens, "sparsegpt", samples=128, length=length)
+            found = run(words, threads=1, ranks=count)
             seconds[count].append(found["prune_seconds"])
     one, two = (statistics.median(seconds[count]) for count in (1, 2))
     row = {"ranks": "1, then 2", "prune s": f"{one:.1f}, {two:.1f}", "faster": round(one / two, 2)}

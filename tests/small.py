@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+TRAINING_LENGTH = 32  # tokens of a sequence, where these models are trained
+
 
 def byte_tokenizer(bos: bool = True, adds_bos: bool = False) -> PreTrainedTokenizerFast:
     """Byte-level: one token a byte, and `th` and `é` merged. `adds_bos`: puts BOS first by itself, as Llama's."""

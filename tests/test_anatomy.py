@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM
 
 import secateur
 from secateur.anatomy import inspect
-from secateur.cut.units import mask_of, update_heads
+from secateur.cut.units import mask_of
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.sites import sites_of
+from secateur.model.surgery import update_heads
 from secateur.report.tables import print_anatomy
 
 

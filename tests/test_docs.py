@@ -208,7 +208,13 @@ def test_every_preset_has_its_row(name: str) -> None:
     preset = PRESETS[name]
     cells = row(page("docs/methods.md"), f"`{name}`")[1:]
     steps = f"{preset.reconstruct} steps a block" if preset.reconstruct else "none"
-    assert cells == [f"`{preset.weights}`", f"`{preset.target}`", "yes" if preset.sequential else "no", steps, preset.masks]
+    assert cells == [
+        f"`{preset.weights}`",
+        f"`{preset.target}`",
+        "yes" if preset.sequential else "no",
+        steps,
+        preset.masks,
+    ]
 
 
 @pytest.mark.parametrize("pattern", ["free", "2:4"])

@@ -186,7 +186,9 @@ def test_methods_that_would_do_nothing() -> None:
     assert complaint(sites="channel", method="sparsegpt").startswith(
         "method 'sparsegpt' doesn't score channel; methods that do: magnitude, wanda, obs, mi, flap, "
     )
-    assert "methods that do: block_influence, entropy_increase, layer_mi, leave_one_out" in complaint(sites="layer", method="obs")
+    assert "methods that do: block_influence, entropy_increase, layer_mi, leave_one_out" in complaint(
+        sites="layer", method="obs"
+    )
     assert "'sparsegpt' has nothing to do: 'wanda' scores weight already" in complaint(method="wanda,sparsegpt")
 
 

@@ -96,7 +96,7 @@ def prune(
     bias: Annotated[str | None, repair(help="biases of the refit: own (default), add, none")] = None,
     target: Annotated[str | None, repair(help="what Linears are solved for: pruned, dense, residual")] = None,
     reconstruct: Annotated[int | None, repair(help="steps of block reconstruction, 0 for none")] = None,
-    masks: Annotated[str | None, repair(help="weights while blocks are tuned: kept, or gradual (best)")] = None,
+    masks: Annotated[str | None, repair(help="cuts while blocks are tuned: kept, or gradual")] = None,
     sequential: Annotated[bool | None, repair(help="weights: new statistics after each group of Linears")] = None,
     calibrate: Annotated[
         str | None, text(help="stdlib (default), .jsonl, .txt, .parquet, hub id; a:0.7,b:0.3; self")

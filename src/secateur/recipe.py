@@ -54,7 +54,8 @@ class Recipe(Spelled):
         None, description="what a cut Linear is solved for; default by quality"
     )
     masks: Masks | None = Field(
-        None, description="zeros while a block is tuned: kept as chosen, or found on the way; default by quality"
+        None,
+        description="cuts while a block is tuned: kept, or made bit by bit (gradual); default by quality",
     )
     reconstruct: int | None = Field(None, ge=0, description="steps of block reconstruction; default by quality")
     pattern: str = Field("free", description="shape of the zeros of single weights: free or N:M")
@@ -135,8 +136,8 @@ class Recipe(Spelled):
             raise ValueError(
                 "reconstruct holds sequences out to stop by; use --samples 2 or more, or --reconstruct 0"
             )
-        if self.masks == "gradual" and not (self.chosen_steps and "weight" in self.sites):
-            raise ValueError("masks gradual are those of weights while blocks are tuned; add --reconstruct 400")
+        if self.masks == "gradual" and not self.chosen_steps:
+            raise ValueError("masks gradual are found while blocks are tuned; add --reconstruct 400")
         self._check_methods()
         return self
 

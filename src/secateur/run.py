@@ -14,13 +14,14 @@ from secateur import distributed
 from secateur.calibration.activations import Budget
 from secateur.cut.block import BlockCuts
 from secateur.cut.rules import Rules
-from secateur.cut.units import UnitCut, update_heads
+from secateur.cut.units import UnitCut
 from secateur.cut.weights import WeightCut
 from secateur.data.batches import Calibration
 from secateur.journal import Journal
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.outer import Outer
 from secateur.model.save import fill, read_block, write_block
+from secateur.model.surgery import update_heads
 from secateur.model.uneven import Widths
 from secateur.progress import Monitor, Step
 from secateur.recipe import Recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,12 +18,12 @@ from secateur.calibration.activations import Activations, Budget
 from secateur.calibration.walk import Block, walk
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.outer import Outer
-from secateur.model.sites import sites_of
-from secateur.model.surgery import remove
+from secateur.model.sites import Site, sites_of
+from secateur.model.surgery import remove, update_heads
 from secateur.numerics.patterns import Pattern
 from secateur.reconstruct import block as module
 from secateur.reconstruct.block import Outcome, Tuning, reconstruct
-from secateur.reconstruct.masks import Gradual, apply
+from secateur.reconstruct.masks import GradualUnits, GradualWeights
 from secateur.reconstruct.sequences import Part, in_turn, split
 
 SHORT = Tuning(steps=50)
@@ -139,11 +140,11 @@ def test_a_gradual_mask_is_of_the_shape_asked_for(case: str, pattern: str, opene
     shape, starts = Pattern.parse(pattern), []
 
     def cut(block: Block) -> None:
-        starts.append(Gradual(block.layer, shape, lambda name: 0.5))
+        starts.append(GradualWeights(block, shape, lambda name: 0.5))
         masked(pattern)(block)
 
     for block in second_block(opened(case), cut):
-        outcome = reconstruct(block, Tuning(steps=100), gradual=starts[1])
+        outcome = reconstruct(block, Tuning(steps=100), masks=starts[1])
         assert outcome is not None
         assert outcome.steps > 60
         assert outcome.held_out_after < 0.95 * outcome.held_out_before
@@ -156,20 +157,57 @@ def test_a_gradual_mask_is_of_the_shape_asked_for(case: str, pattern: str, opene
 def test_a_gradual_mask_takes_the_least_of_that_moment(opened: Callable[..., Outer]) -> None:
     """Scores of weights and inputs as they are when it chooses; each mask takes all that the one before took."""
     for block in second_block(opened("llama"), lambda block: None):
-        masks = Gradual(block.layer, Pattern.parse("free"), lambda name: 0.5)
+        masks = GradualWeights(block, Pattern.parse("free"), lambda name: 0.5)
+        own = replace(block, layer=masks.layer)
         before: dict[str, Tensor] = {}
         for part in (0.01, 0.3, 1.0):
-            alive = {linear.name: mask for linear, mask in masks.at(part, block)}
-            for linear in block.linears:
-                inputs = block.moments([linear.source], frozenset({"rms"}), every=5)[linear.source]
-                scores = linear.weight.abs() * inputs.rms
-                gone = ~alive[linear.name]
-                assert scores[gone].max() <= scores[~gone].min()
-                assert not (alive[linear.name] & before.get(linear.name, gone)).any()
+            found = own.moments([linear.source for linear in own.linears], frozenset({"rms"}), every=5)
+            scores = {linear.name: linear.weight.abs() * found[linear.source].rms for linear in own.linears}
+            masks.advance(part, block)
+            masks.hold()
+            for linear in own.linears:
+                gone = linear.weight == 0
+                assert scores[linear.name][gone].max() <= scores[linear.name][~gone].min()
+                assert not (before.get(linear.name, gone) & ~gone).any()
                 before[linear.name] = gone
-            apply(masks.at(part, block))
             assert masks.settled == (part == 1.0)
         assert all(int(gone.sum()) == round(0.5 * gone.numel()) for gone in before.values())
+
+
+def about_half(site: Site) -> Tensor:
+    """The first units of each group, as many as are legal."""
+    per = site.units // site.groups
+    kept = -(-(per // 2) // site.multiple) * site.multiple
+    return (torch.arange(per) < kept).repeat(site.groups)
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("kind", ["channel", "query_head", "kv_group"])
+def test_units_go_bit_by_bit(case: str, kind: str, opened: Callable[..., Outer]) -> None:
+    """The least important first; the layer that is left computes what the masked one did, and beats the cut one."""
+    masks, seen = [], {}
+
+    def cut(block: Block) -> None:
+        outer = block.outer
+        masks.append(GradualUnits(block))
+        mine = [s for s in sites_of(block.layer, outer.checkpoint.family, block.index, 8) if s.kind == kind]
+        halves = [(site, about_half(site)) for site in mine]
+        for site, mask in halves:
+            keep = tuple(mask.nonzero().flatten().tolist())
+            masks[-1].take(site, keep, tuple(float(unit) for unit in range(site.units)))
+        if halves:
+            remove(block.layer, halves)
+            update_heads(block.layer, outer.checkpoint.family, 8)
+        seen["sites"] = mine
+
+    for block in second_block(opened(case), cut):
+        if not seen["sites"]:
+            pytest.skip(f"{case} has no {kind}")
+        outcome = reconstruct(block, Tuning(steps=100), masks=masks[1])
+        assert outcome is not None
+        assert outcome.steps > 60
+        assert outcome.held_out_after < 0.95 * outcome.held_out_before
+        assert error_of(block, HELD) == pytest.approx(outcome.held_out_after, rel=1e-4)
 
 
 def test_structured_cuts_are_tuned_without_masks(opened: Callable[..., Outer]) -> None:
@@ -328,5 +366,5 @@ def test_steps_end_at_nothing() -> None:
 def test_an_error_without_sequences_is_none_and_overflow_is_no_gain() -> None:
     outer = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
     aim = module._Aim(SimpleNamespace(outer=outer), Activations(Budget(None)))
-    assert aim.error([]) is None
+    assert aim.error(torch.nn.Identity(), []) is None
     assert not (math.nan < math.inf)

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import save_tiny
+from small import TRAINING_LENGTH, save_tiny
 
 import secateur
 from secateur import pipeline
 from secateur.model import verify
-
-LENGTH = 32
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +26,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prune(source: Path, out: Path, **changes: object) -> Path:
     """The folder of a quickly pruned model."""
-    values = {"model": str(source / "model"), "calibrate": str(source / "text.jsonl"), "samples": 8, "length": LENGTH}
+    values = {
+        "model": str(source / "model"),
+        "calibrate": str(source / "text.jsonl"),
+        "samples": 8,
+        "length": TRAINING_LENGTH,
+    }
     values |= {"evaluate": "none", "speed": False, "method": "magnitude", "refit": False, **changes}
     secateur.prune(secateur.make_recipe(values), out, quiet=True)
     return out

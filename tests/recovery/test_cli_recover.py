@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import LENGTH
+from small import TRAINING_LENGTH as LENGTH
 
 from secateur import cli
 from secateur.model import verify

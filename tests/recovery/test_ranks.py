@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LENGTH
 from safetensors.torch import load_file
+from small import TRAINING_LENGTH as LENGTH
 from test_distributed import torchrun
 
 import secateur

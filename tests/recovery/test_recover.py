@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LENGTH
 from safetensors.torch import load_file
+from small import TRAINING_LENGTH as LENGTH
 
 import secateur
 from secateur import pipeline

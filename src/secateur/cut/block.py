@@ -16,7 +16,7 @@ from secateur.model.biases import add_biases
 from secateur.model.sites import Cut, Site
 from secateur.model.uneven import Widths, layer_widths
 from secateur.reconstruct.block import Outcome, reconstruct
-from secateur.reconstruct.masks import Gradual
+from secateur.reconstruct.masks import Gradual, GradualUnits, GradualWeights
 
 
 @dataclass
@@ -78,19 +78,30 @@ def cut_block(block: Block, rules: Rules, budget: Budget, gradients: LayerGradie
         done.added = add_biases(block.layer, checkpoint, rules.bias_flags)
     if block.index not in rules.protected:
         hand_over(block, gradients, rules.loss)
+        units = _gradual_units(block, rules)
         if rules.unit_kinds:
             done.units = cut_units(block, rules.unit_kinds, rules.units)
-        gradual = None
+        if units is not None:
+            for cut in done.units:
+                units.take(cut.site, cut.keep, cut.scores)
+        masks: Gradual | None = units
         if rules.weight_method is not None:
             sparsity = rules.weight_sparsity(block.index)
             if rules.tuning is not None and rules.masks == "gradual":
-                gradual = Gradual(block.layer, rules.pattern, sparsity)
+                masks = GradualWeights(block, rules.pattern, sparsity)
             done.weights = cut_weights(
                 block, rules.weight_method, rules.pattern, sparsity, rules.sequential, rules.target
             )
         if rules.tuning is not None and (done.units or done.weights):
-            done.tuned = reconstruct(block, rules.tuning, budget, gradual)
-            if gradual is not None:
-                done.weights = recounted(done.weights, block)
+            done.tuned = reconstruct(block, rules.tuning, budget, masks)
+            done.weights = recounted(done.weights, block)
     done.widths = layer_widths(block.layer, checkpoint.family, checkpoint.config, checkpoint.head_dim)
     return done
+
+
+def _gradual_units(block: Block, rules: Rules) -> GradualUnits | None:
+    """Units that go while the block is tuned; where weights go too, those are what goes gradually."""
+    if rules.tuning is None or rules.masks != "gradual" or rules.weight_method is not None:
+        return None
+    # Removing KV groups changes what a query head is, so both can't be laid out on the whole block.
+    return None if {"kv_group", "query_head"} <= rules.unit_kinds else GradualUnits(block)

@@ -11,15 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.calibration.walk import Block
 from secateur.cut.evidence import Evidence, evidence_of
 from secateur.methods import Method, Units
-from secateur.model.families import Family, join
-from secateur.model.linears import Linear, has_weight
-from secateur.model.sites import Site, head_counts, sites_of
-from secateur.model.surgery import remove, set_heads, unit_parameters
+from secateur.model.linears import Linear
+from secateur.model.sites import Site, sites_of
+from secateur.model.surgery import remove, unit_parameters, update_heads
 from secateur.numerics.least_squares import least_squares_columns
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import keep_best
@@ -173,11 +172,3 @@ def mask_of(keep: tuple[int, ...], units: int) -> Tensor:
     mask = torch.zeros(units, dtype=torch.bool)
     mask[list(keep)] = True
     return mask
-
-
-def update_heads(layer: nn.Module, family: Family, head_dim: int) -> None:
-    """Makes the attention module's own head counts agree with its weights."""
-    path = family.attention.path
-    if has_weight(layer, join(path, family.attention.o)):
-        heads, kv_heads = head_counts(layer, family, head_dim)
-        set_heads(layer.get_submodule(path), heads, kv_heads, head_dim)

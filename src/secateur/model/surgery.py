@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from secateur.errors import UnsupportedModelError
-from secateur.model.families import Family
-from secateur.model.linears import is_transposed, submodule
+from secateur.model.families import Family, join
+from secateur.model.linears import has_weight, is_transposed, submodule
 from secateur.model.modeling_secateur import set_heads, take_out
-from secateur.model.sites import Cut, Site
+from secateur.model.sites import Cut, Site, head_counts
 
-__all__ = ["drop", "remove", "renumber", "set_heads", "silence", "unit_parameters", "zero"]
+__all__ = ["drop", "remove", "renumber", "set_heads", "silence", "unit_parameters", "update_heads", "zero"]
 
 
 def zero(layer: nn.Module, site: Site, keep: torch.Tensor) -> None:
@@ -28,12 +28,12 @@ def zero(layer: nn.Module, site: Site, keep: torch.Tensor) -> None:
     Args:
         keep: bool (units,), True = stays.
     """
-    gone = (~keep).nonzero().flatten().tolist()
     for cut in site.cuts:
         parameter = layer.get_parameter(cut.parameter)
         target = parameter.data if cut.expert is None else parameter.data[cut.expert]
-        for unit in gone:
-            target.narrow(cut.axis, cut.offset + unit * cut.width, cut.width).zero_()
+        gone = ~keep.repeat_interleave(cut.width).to(target.device)
+        shape = [-1 if axis == cut.axis else 1 for axis in range(target.dim())]
+        target.narrow(cut.axis, cut.offset, site.units * cut.width).masked_fill_(gone.view(shape), 0)
 
 
 def unit_parameters(layer: nn.Module, site: Site) -> torch.Tensor:
@@ -133,6 +133,14 @@ def silence(layer: nn.Module, site: Site) -> None:
     tensors = [layer.get_parameter(site.reader)] if module is None else list(module.parameters())
     for tensor in tensors:
         tensor.data.zero_()
+
+
+def update_heads(layer: nn.Module, family: Family, head_dim: int) -> None:
+    """Makes the attention module's own head counts agree with its weights, after heads were removed."""
+    path = family.attention.path
+    if has_weight(layer, join(path, family.attention.o)):
+        heads, kv_heads = head_counts(layer, family, head_dim)
+        set_heads(layer.get_submodule(path), heads, kv_heads, head_dim)
 
 
 def drop(layer: nn.Module, site: Site, family: Family) -> None:

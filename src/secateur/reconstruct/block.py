@@ -1,6 +1,6 @@
 """Block reconstruction: what is left of a block is tuned so that it outputs what the untouched model's block does.
 
-Zeros stay zeros, or are found on the way (`reconstruct.masks`). The inputs are those of the pruned model so far,
+Zeros stay zeros, or come bit by bit (`reconstruct.masks`). The inputs are those of the pruned model so far,
 the targets are the outputs of the untouched model's block on the untouched model's stream, so the block also makes
 up for the drift before it. One block at a time, a few hundred Adam steps in fp32 (products in bf16 on a GPU);
 sequences that it isn't tuned on decide when to stop, and if it never gets better on them, the block stays as it
@@ -21,7 +21,7 @@ from secateur import distributed
 from secateur.calibration.activations import Activations, Budget
 from secateur.calibration.walk import Block, round_to_stored
 from secateur.numerics.linalg import wide_dtype
-from secateur.reconstruct.masks import Gradual, Kept, apply
+from secateur.reconstruct.masks import Gradual, Kept, in_fp32
 from secateur.reconstruct.sequences import Part, in_turn, split
 
 LOOK_EVERY = 25  # steps between two looks at the held-out sequences
@@ -60,54 +60,46 @@ class Outcome:
 
 
 def reconstruct(
-    block: Block, tuning: Tuning, budget: Budget | None = None, gradual: Gradual | None = None
+    block: Block, tuning: Tuning, budget: Budget | None = None, masks: Kept | Gradual | None = None
 ) -> Outcome | None:
     """Tunes all weights, norm gains and biases of a block in place.
 
     Args:
         block: of a walk with `dense=True`, cut as it should be.
         budget: bytes that the block's targets may take in memory; the rest goes beside the stream's own file.
-        gradual: starts from the weights that it holds and finds their mask on the way; the block as it is cut
-            now is what that has to beat. None: weights that are zero stay zero.
+        masks: what is tuned, and what of it is zero; the block as it is cut now is what that has to beat.
+            None: the block itself, whose zeros stay.
 
     Returns: None where there is no sequence left to stop by, or the block has no parameters: nothing was done.
     """
     tuned, held = split([len(ids) for ids in block.stream.batches])
-    with _Aim.of(block, budget or Budget(None)) as aim, _in_fp32(block.layer) as parameters:
+    with _Aim.of(block, budget or Budget(None)) as aim:
         # Both sides of the comparison as they'd be saved: what rounding takes away was never gained.
-        _round(block)
-        before, held_before = aim.error(tuned), aim.error(held)
+        cut = _as_saved(block, block.layer)
+        before, held_before = aim.error(cut, tuned), aim.error(cut, held)
+        del cut
         if before is None or held_before is None:
             return None
-        masks = gradual or Kept(block)
-        if gradual is not None:
-            gradual.begin(parameters)
-        best, steps = _descend(aim, tuned, held, parameters, masks, tuning, held_before)
-        for name, value in best.items():
-            parameters[name].data = value
-        _round(block)
-        after, held_after = aim.error(tuned), aim.error(held)
-        best = {name: parameters[name].data for name in best}
-    assert after is not None
-    assert held_after is not None
-    if not best or not held_after < held_before:
+        masks = masks or Kept(block)
+        steps = _descend(aim, tuned, held, masks, tuning, held_before)
+        if steps:
+            masks.finish()
+            found = _as_saved(block, masks.layer)
+            after, held_after = aim.error(found, tuned), aim.error(found, held)
+    if not steps or after is None or held_after is None or not held_after < held_before:
         return Outcome(before, before, held_before, held_before, 0)
     with torch.no_grad():
-        for name, value in best.items():
+        for name, value in found.named_parameters():
             block.layer.get_parameter(name).copy_(value)
     return Outcome(before, after, held_before, held_after, steps)
 
 
 def _descend(
-    aim: _Aim,
-    tuned: list[Part],
-    held: list[Part],
-    parameters: dict[str, nn.Parameter],
-    masks: Gradual | Kept,
-    tuning: Tuning,
-    start: float,
-) -> tuple[dict[str, Tensor], int]:
-    """(The parameters with the least held-out error, none if nothing got below `start`; steps that led there)."""
+    aim: _Aim, tuned: list[Part], held: list[Part], masks: Kept | Gradual, tuning: Tuning, start: float
+) -> int:
+    """Leaves the layer of `masks` with the least held-out error; returns the steps that led there, 0 if none got
+    below `start`."""
+    parameters = dict(masks.layer.named_parameters())
     rates = {name: tuning.rate * scale for name, scale in _scales(parameters).items()}
     groups = [{"params": [p], "lr": rates[name]} for name, p in parameters.items()]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
@@ -116,25 +108,28 @@ def _descend(
     best: dict[str, Tensor] = {}
     best_error, best_step, looks = start, 0, 0
     for step in range(1, tuning.steps + 1):
-        alive = masks.at(step / tuning.steps, aim.block)
-        apply(alive)
+        masks.advance(step / tuning.steps, aim.block)
+        masks.hold()
         optimizer.zero_grad(set_to_none=True)
         part = next(order)
         if part is not None:  # a rank may have got no sequences
-            aim.loss(part).backward()
+            aim.loss(masks.layer, part).backward()
         _share_gradients(parameters)
         optimizer.step()
-        apply(alive)
+        masks.hold()
         schedule.step()
         if masks.settled and (step % LOOK_EVERY == 0 or step == tuning.steps):
-            error = aim.error(held)
+            error = aim.error(masks.layer, held)
             looks += 1
             if error is not None and error < best_error:
                 best = {name: p.detach().clone() for name, p in parameters.items()}
                 best_error, best_step, looks = error, step, 0
             if looks == PATIENCE:
                 break
-    return best, best_step
+    with torch.no_grad():
+        for name, value in best.items():
+            parameters[name].copy_(value)
+    return best_step
 
 
 @dataclass(frozen=True)
@@ -159,53 +154,38 @@ class _Aim:
         finally:
             targets.close()
 
-    def _both(self, part: Part) -> tuple[Tensor, Tensor]:
+    def _both(self, layer: nn.Module, part: Part) -> tuple[Tensor, Tensor]:
         """(output, target) of some sequences, fp32."""
         device, half = self.block.outer.device, self.block.outer.dtype != torch.float32
         with torch.autocast(device.type, torch.bfloat16, enabled=half or device.type == "cuda"):
-            out = self.block.stream.forward(self.block.layer, self.block.index, part.batch, device, torch.float32)
+            out = self.block.stream.forward(layer, self.block.index, part.batch, device, torch.float32)
         return out[part.rows].float(), self.targets[part.batch][part.rows].to(device).float()
 
-    def loss(self, part: Part) -> Tensor:
-        out, target = self._both(part)
+    def loss(self, layer: nn.Module, part: Part) -> Tensor:
+        out, target = self._both(layer, part)
         return (out - target).square().mean() / target.square().mean()
 
     @torch.no_grad()
-    def error(self, parts: list[Part]) -> float | None:
+    def error(self, layer: nn.Module, parts: list[Part]) -> float | None:
         """E|out - target|^2 / E|target|^2 over the sequences of all ranks; None without any."""
         wide = wide_dtype(self.block.outer.device)
         sums = torch.zeros(2, dtype=wide, device=self.block.outer.device)
         for part in parts:
-            out, target = self._both(part)
+            out, target = self._both(layer, part)
             sums[0] += (out - target).square().sum(dtype=wide)
             sums[1] += target.square().sum(dtype=wide)
         distributed.all_reduce([sums])
         return float(sums[0] / sums[1]) if float(sums[1]) else None
 
 
-@contextmanager
-def _in_fp32(layer: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
-    """Parameters in fp32 and with gradients: steps of a hundredth are lost in bf16. At the end they are what they
-    were before, in value too."""
-    parameters = dict(layer.named_parameters())
-    stored = {name: (p.data, p.requires_grad) for name, p in parameters.items()}
-    try:
-        for p in parameters.values():
-            p.data = p.data.to(torch.float32, copy=True)
-            p.requires_grad_(True)
-        yield parameters
-    finally:
-        for name, p in parameters.items():
-            p.grad = None
-            p.data, p.requires_grad = stored[name]
-
-
 @torch.no_grad()
-def _round(block: Block) -> None:
-    """Rounds parameters that are in fp32 for now to what the layer computes with, and then to what is saved."""
-    for p in block.layer.parameters():
+def _as_saved(block: Block, layer: nn.Module) -> nn.Module:
+    """A copy in fp32, rounded to what the layer computes with, and then to what is saved."""
+    out = in_fp32(layer)
+    for p in out.parameters():
         p.data = p.data.to(block.outer.dtype).float()
-    round_to_stored(block.layer, block.outer, block.index)
+    round_to_stored(out, block.outer, block.index)
+    return out
 
 
 def _scales(parameters: dict[str, nn.Parameter]) -> dict[str, float]:

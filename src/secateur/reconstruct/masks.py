@@ -1,101 +1,155 @@
-"""Which weights of a block are zero while it is tuned.
+"""What of a block is zero while it is tuned.
 
-    kept      those that were zero before; the mask is the method's
-    gradual   none at first; then, while the other weights are tuned, more and more go: always those with the least
-              |W_ij| rms_j at that moment (Wanda's score, of the weights and inputs as they are by then), on Zhu &
-              Gupta's cubic schedule (https://arxiv.org/abs/1710.01878, equation 1)
+    kept      what was zero before; the mask is the method's
+    gradual   nothing at first; then, while everything else is tuned, more and more goes, on Zhu & Gupta's cubic
+              schedule (https://arxiv.org/abs/1710.01878, equation 1): of weights always those with the least
+              |W_ij| rms_j at that moment (Wanda's score, of the weights and inputs as they are by then), of units
+              the ones that were chosen, the least important first
 
-A mask that is found while the block adapts to it is better than one that is chosen at once and adapted to
-afterwards. No weight comes back: what has gone is zero, and zeros have the least score.
+What goes while the block adapts to it is missed less than what goes at once and is adapted to afterwards. Nothing
+comes back: what has gone is zero, and zeros have the least score.
+
+Each holds a copy of the layer in fp32, the one that is tuned: steps of a hundredth are lost in bf16.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from secateur.calibration.walk import Block
-from secateur.model.linears import Linear
+from secateur.model.linears import Linear, linears_of
+from secateur.model.sites import Site
+from secateur.model.surgery import remove, update_heads, zero
 from secateur.numerics.patterns import Pattern
 
-RAMP = 0.6  # of all steps, after which the mask is complete
-UPDATES = 24  # of the mask, evenly over the ramp
-LOOK_AT = 2  # batches of each rank whose inputs a mask is chosen by
+RAMP = 0.6  # of all steps, after which everything has gone that should
+UPDATES = 24  # of what is zero, evenly over the ramp
+LOOK_AT = 2  # batches of each rank whose inputs weights are chosen by
 
 
-Masks = list[tuple[Linear, Tensor]]
-
-
-@torch.no_grad()
-def apply(masks: Masks) -> None:
-    """Zeroes what the masks (out, in), True = keep, don't keep."""
-    for linear, mask in masks:
-        linear.stored.mul_(mask)
+def in_fp32(layer: nn.Module) -> nn.Module:
+    """A copy that can be tuned."""
+    return copy.deepcopy(layer).float().requires_grad_(True)
 
 
 class Kept:
-    """The zeros that a block has."""
+    """The zeros of single weights that a block has."""
 
     def __init__(self, block: Block) -> None:
-        self._masks = [(linear, linear.stored != 0) for linear in block.linears]
+        self.layer = in_fp32(block.layer)
+        linears = linears_of(self.layer, block.outer.checkpoint.family)
+        self._masks = [(linear, linear.stored != 0) for linear in linears]
 
-    def at(self, part: float, block: Block) -> Masks:
-        return self._masks
+    settled = True
 
-    @property
-    def settled(self) -> bool:
-        return True
+    def advance(self, part: float, block: Block) -> None:
+        """Decides what is zero when `part` of all steps is over."""
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Zeroes what should be zero."""
+        for linear, mask in self._masks:
+            linear.stored.mul_(mask)
+
+    def finish(self) -> None:
+        """Gives the layer the shape that the cut block has."""
 
 
 class Gradual:
-    """Zeros that come bit by bit.
+    """What `GradualWeights` and `GradualUnits` share: when the next share goes."""
 
-    Args:
-        layer: as it is before any weight goes.
-        pattern, sparsity: what is asked of each Linear in the end; the sparsity by the Linear's name.
-    """
-
-    def __init__(self, layer: nn.Module, pattern: Pattern, sparsity: Callable[[str], float]) -> None:
-        self._start = {name: p.detach().clone() for name, p in layer.named_parameters()}
-        self._pattern, self._sparsity = pattern, sparsity
+    def __init__(self, block: Block) -> None:
+        self.layer = in_fp32(block.layer)
         self._updates = 0
-        self._masks: Masks = []
-
-    def begin(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Puts the weights without zeros in place."""
-        for name, p in parameters.items():
-            p.data = self._start[name].to(p.device, p.dtype, copy=True)
-
-    def at(self, part: float, block: Block) -> Masks:
-        """The masks when `part` of all steps is over."""
-        # Some go at once: without an error there's nothing to learn from.
-        due = min(UPDATES, math.ceil(part / RAMP * UPDATES))
-        if due > self._updates:
-            self._updates = due
-            self._masks = self._choose(1 - (1 - due / UPDATES) ** 3, block)
-        return self._masks
 
     @property
     def settled(self) -> bool:
-        """Whether all has gone that should."""
+        """Whether everything has gone that should."""
         return self._updates == UPDATES
 
+    def advance(self, part: float, block: Block) -> None:
+        # Some goes at once: without an error there's nothing to learn from.
+        due = min(UPDATES, math.ceil(part / RAMP * UPDATES))
+        if due > self._updates:
+            self._updates = due
+            self._choose(1 - (1 - due / UPDATES) ** 3, block)
+
+    def _choose(self, share: float, block: Block) -> None:
+        raise NotImplementedError
+
+    def hold(self) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Single weights stay where they are."""
+
+
+class GradualWeights(Gradual):
+    """Zeros of single weights.
+
+    Args:
+        block: as it is before any weight goes.
+        pattern, sparsity: what is asked of each Linear in the end; the sparsity by the Linear's name.
+    """
+
+    def __init__(self, block: Block, pattern: Pattern, sparsity: Callable[[str], float]) -> None:
+        super().__init__(block)
+        self._pattern, self._sparsity = pattern, sparsity
+        self._masks: list[tuple[Linear, Tensor]] = []
+
     @torch.no_grad()
-    def _choose(self, share: float, block: Block) -> Masks:
-        device, linears = block.outer.device, block.linears
+    def _choose(self, share: float, block: Block) -> None:
+        own, device = replace(block, layer=self.layer), block.outer.device
         half = block.outer.dtype != torch.float32 or device.type == "cuda"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            every = -(-len(block.stream.batches) // LOOK_AT)
-            found = block.moments([linear.source for linear in linears], frozenset({"rms"}), every)
-        return [
-            (
-                linear,
-                self._pattern.partial(
-                    linear.weight.abs() * found[linear.source].rms, self._sparsity(linear.name), share
-                ),
-            )
-            for linear in linears
-        ]
+            every = -(-len(block.stream.batches) // LOOK_AT) or 1
+            found = own.moments([linear.source for linear in own.linears], frozenset({"rms"}), every)
+        self._masks = []
+        for linear in own.linears:
+            scores = linear.weight.abs() * found[linear.source].rms
+            self._masks.append((linear, self._pattern.partial(scores, self._sparsity(linear.name), share)))
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        for linear, mask in self._masks:
+            linear.stored.mul_(mask)
+
+
+class GradualUnits(Gradual):
+    """Units that go one after the other.
+
+    Args:
+        block: as it is before any unit goes.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__(block)
+        self._checkpoint = block.outer.checkpoint
+        self._orders: list[tuple[Site, list[int]]] = []
+        self._masks: list[tuple[Site, Tensor]] = []
+
+    def take(self, site: Site, keep: Iterable[int], scores: tuple[float, ...] | None) -> None:
+        """What of a site shall go in the end; without scores the lower numbers go first."""
+        gone = sorted(set(range(site.units)) - set(keep))
+        self._orders.append((site, sorted(gone, key=lambda unit: scores[unit]) if scores else gone))
+
+    def _choose(self, share: float, block: Block) -> None:
+        self._masks = []
+        for site, order in self._orders:
+            mask = torch.ones(site.units, dtype=torch.bool)
+            mask[order[: math.floor(share * len(order) + 0.5)]] = False
+            self._masks.append((site, mask))
+
+    def hold(self) -> None:
+        for site, mask in self._masks:
+            zero(self.layer, site, mask)
+
+    def finish(self) -> None:
+        remove(self.layer, self._masks)
+        update_heads(self.layer, self._checkpoint.family, self._checkpoint.head_dim)
