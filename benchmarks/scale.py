@@ -132,7 +132,7 @@ def depth(work: Path, quick: bool) -> list[dict[str, Any]]:
 def big(work: Path, quick: bool) -> list[dict[str, Any]]:
     """A checkpoint of more than 6 GB, few and short sequences, under a small bound."""
     model, tokens = work / "big", work / "big.jsonl"
-    layers = 2 if quick else 30
+    layers = 2 if quick else 32
     size = make(model, layers, 1024 if quick else 2560, 2816 if quick else 10240, 20 if not quick else 16, 4)
     make_tokens(tokens, 12, LENGTH)
     found = run(command(model, work / "big-out", tokens, "wanda", "--memory", "256MB", samples=8))
