@@ -148,6 +148,8 @@ def draw(rows: list[dict[str, Any]]) -> list[str]:
     weights = [r for r in rows if r["part"] == "weights" and ":" not in r["target"]]
     for model in dict.fromkeys(r["model"] for r in weights):
         mine = [r for r in weights if r["model"] == model]
+        if len(mine) < len(PRESETS):
+            continue  # nothing to compare
         by_sparsity = {p: [(float(r["target"]), perplexity(r)) for r in mine if r["preset"] == p] for p in PRESETS}
         by_sparsity["llm-compressor, SparseGPT"] = peers(model)
         sparsities = sorted({float(r["target"]) for r in mine})
@@ -170,7 +172,7 @@ def draw(rows: list[dict[str, Any]]) -> list[str]:
 def page(rows: list[dict[str, Any]], pictures: Iterable[str]) -> str:
     parts = [
         "# Frontier",
-        "`python benchmarks/frontier.py`; perplexity, and the prune stage's time relative to `fast`.",
+        "`python benchmarks/frontier.py`; perplexity, and the prune stage's processor time relative to `fast`.",
     ]
     for part in dict.fromkeys(r["part"] for r in rows):
         parts += [f"## {part}", table(rows, part)]
