@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -61,7 +62,7 @@ class Kept:
         """Gives the layer the shape that the cut block has."""
 
 
-class Gradual:
+class Gradual(ABC):
     """What `GradualWeights` and `GradualUnits` share: when the next share goes."""
 
     def __init__(self, block: Block) -> None:
@@ -80,11 +81,13 @@ class Gradual:
             self._updates = due
             self._choose(1 - (1 - due / UPDATES) ** 3, block)
 
+    @abstractmethod
     def _choose(self, share: float, block: Block) -> None:
-        raise NotImplementedError
+        """Decides what is zero when `share` of all that goes has gone."""
 
+    @abstractmethod
     def hold(self) -> None:
-        raise NotImplementedError
+        """Zeroes what should be zero."""
 
     def finish(self) -> None:
         """Single weights stay where they are."""
