@@ -89,8 +89,9 @@ class Gradual(ABC):
     def hold(self) -> None:
         """Zeroes what should be zero."""
 
+    @abstractmethod
     def finish(self) -> None:
-        """Single weights stay where they are."""
+        """Gives the layer the shape that the cut block has."""
 
 
 class GradualWeights(Gradual):
@@ -122,6 +123,9 @@ class GradualWeights(Gradual):
     def hold(self) -> None:
         for linear, mask in self._masks:
             linear.stored.mul_(mask)
+
+    def finish(self) -> None:
+        """Zeros stay where they are."""
 
 
 class GradualUnits(Gradual):
