@@ -244,7 +244,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="secateur-scale-") as folder:
             rows = PARTS[name](Path(folder), arguments.quick)
         print(f"\n{name}: {PARTS[name].__doc__}\n\n{table(rows)}", flush=True)
-        known[name] = {"what": PARTS[name].__doc__, "cores": os.cpu_count(), "rows": rows}
+        known[name] = {"what": " ".join(str(PARTS[name].__doc__).split()), "cores": os.cpu_count(), "rows": rows}
         if not arguments.quick:
             RESULTS.mkdir(exist_ok=True)
             file.write_text(json.dumps(known, indent=1) + "\n")
