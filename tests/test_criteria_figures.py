@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "criteria.py"
 RATIOS = ("0.125", "0.25", "0.5")
 MARGIN = 1.03
-# FFN channels of stories260K at 12.5, 25 and 50 %: perplexity without and with refit. None: not held, see below.
+# FFN channels of stories260K at 12.5, 25 and 50 %: perplexity without and with refit. None: no figure.
 FIGURES: dict[str, tuple[tuple[float | None, ...], tuple[float | None, ...]]] = {
     "magnitude": ((8.63, 18.4, 73), (5.55, 8.17, 26.6)),
     "wanda": ((5.63, 9.16, 33), (5.12, 7.03, 18.5)),
@@ -25,9 +25,8 @@ FIGURES: dict[str, tuple[tuple[float | None, ...], tuple[float | None, ...]]] = 
     "flap + its bias": ((5.61, 9.01, 27.2), ()),
     "obs": ((5.83, 9.44, 32), (5.11, 6.82, 17.3)),
     "mi": ((None, None, None), (5.11, 6.82, 17.3)),
-    # Theirs saw other sequences: without a refit the gradient criteria swing by more than the margin at 50 %.
-    "taylor": ((6.07, 11.2, None), (5.27, 7.78, 23.8)),
-    "taylor2": ((5.95, None, None), (5.25, 7.52, None)),
+    "taylor": ((6.07, 11.2, 48), (5.27, 7.78, 23.8)),
+    "taylor2": ((5.95, 10.6, 44), (5.25, 7.52, 20.9)),
 }
 
 
@@ -42,12 +41,26 @@ def measured(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tup
     return {(row["method"], row["ratio"], row["repair"]): row["perplexity"] for row in model["rows"]}
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_each_row_is_matched_or_beaten(name: str, measured: dict[tuple[str, float, str], float]) -> None:
-    for repair, figures in zip(("none", "refit"), FIGURES[name], strict=True):
-        for ratio, figure in zip(RATIOS, figures, strict=False):
-            if figure is not None:
-                assert measured[name, float(ratio), repair] <= MARGIN * figure, (name, ratio, repair)
+CELLS = [
+    pytest.param(
+        *(name, ratio, repair, figure),
+        id=f"{name} {ratio} {repair}",
+        marks=[pytest.mark.xfail(reason="11.74 where the figure is 10.6: not reached yet")]
+        if (name, ratio, repair) == ("taylor2", "0.25", "none")
+        else [],
+    )
+    for name, pairs in FIGURES.items()
+    for repair, figures in zip(("none", "refit"), pairs, strict=True)
+    for ratio, figure in zip(RATIOS, figures, strict=False)
+    if figure is not None
+]
+
+
+@pytest.mark.parametrize(("name", "ratio", "repair", "figure"), CELLS)
+def test_each_figure_is_matched_or_beaten(
+    name: str, ratio: str, repair: str, figure: float, measured: dict[tuple[str, float, str], float]
+) -> None:
+    assert measured[name, float(ratio), repair] <= MARGIN * figure
 
 
 def test_mi_is_at_least_level_with_the_best_other(measured: dict[tuple[str, float, str], float]) -> None:
