@@ -239,11 +239,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small versions, nothing is written to results/")
     arguments = parser.parse_args()
     file = RESULTS / "scale.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
     for name in arguments.part or PARTS:
         with tempfile.TemporaryDirectory(prefix="secateur-scale-") as folder:
             rows = PARTS[name](Path(folder), arguments.quick)
         print(f"\n{name}: {PARTS[name].__doc__}\n\n{table(rows)}", flush=True)
+        # Read only now: parts may run side by side.
+        known = json.loads(file.read_text()) if file.exists() else {}
         known[name] = {"what": " ".join(str(PARTS[name].__doc__).split()), "cores": os.cpu_count(), "rows": rows}
         if not arguments.quick:
             RESULTS.mkdir(exist_ok=True)
