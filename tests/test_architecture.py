@@ -22,6 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the bottom up: a room imports from itself and from those before it, never from one after it.
 ROOMS = (
     "errors",
+    "heap",
     "units",
     "distributed",
     "progress",

@@ -18,6 +18,7 @@ import typer
 from secateur import cli_runtime, cli_study
 from secateur.cli_recover import recover
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped
+from secateur.heap import keep_large_apart
 
 
 class Terminated(KeyboardInterrupt):
@@ -246,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     signal.signal(signal.SIGTERM, _terminate)
+    keep_large_apart()
     try:
         code = app(args=arguments, prog_name="secateur", standalone_mode=False)
         sys.stdout.flush()

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.heap import give_back
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.memory import give_back
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Outer:
     def release(self) -> None:
         """Gives the memory of embeddings and head back; they are read again when they're next needed."""
         self.__dict__.pop("_model", None)
+        give_back()
 
     def _slots(self) -> nn.ModuleList:
         layers = self._loader.get_submodule(self.checkpoint.family.layers)

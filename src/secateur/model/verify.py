@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from secateur.errors import VerificationError
+from secateur.heap import keep_large_apart
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.memory import fits_in_memory
 from secateur.model.outer import Outer
@@ -146,4 +147,5 @@ def _cache_difference(model: Any, ids: torch.Tensor) -> float:
 
 
 if __name__ == "__main__":
+    keep_large_apart()
     print(json.dumps(check(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else None)))

@@ -14,10 +14,10 @@ from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from secateur.errors import InputError
+from secateur.heap import give_back
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.families import family_of
 from secateur.model.files import read_config
-from secateur.model.memory import give_back
 from secateur.runtime.choose import Choice, choose
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack, unpack
