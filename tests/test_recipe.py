@@ -243,3 +243,18 @@ def test_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     file.write_bytes(b"model: \xff\xfe\n")
     with pytest.raises(InputError, match="is not valid YAML"):
         load_recipe(file)
+
+
+@pytest.mark.parametrize("given, meant", [("half", "half"), ("block", "block"), ("2", 2), (3, 3)])
+def test_a_window_is_a_name_or_a_number_of_blocks(given: str | int, meant: str | int) -> None:
+    assert recipe(quality="best", window=given).window == meant
+
+
+@pytest.mark.parametrize("given", ["halves", "0", 0, -1, True, 1.5, "1.5"])
+def test_another_window_is_refused(given: Any) -> None:
+    assert "half, block, or a number of blocks" in complaint(quality="best", window=given)
+
+
+def test_a_window_without_reconstruction_is_refused() -> None:
+    assert "add --reconstruct" in complaint(quality="balanced", window="half")
+    assert recipe(quality="balanced", reconstruct=50, window="half").window == "half"

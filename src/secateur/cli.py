@@ -97,6 +97,9 @@ def prune(
     bias: Annotated[str | None, repair(help="biases of the refit: own (default), add, none")] = None,
     target: Annotated[str | None, repair(help="what Linears are solved for: pruned, dense, residual")] = None,
     reconstruct: Annotated[int | None, repair(help="steps of block reconstruction, 0 for none")] = None,
+    window: Annotated[
+        str | None, repair(help="tuned at once: half, block (default), or judged after N blocks")
+    ] = None,
     masks: Annotated[str | None, repair(help="cuts while blocks are tuned: kept, or gradual")] = None,
     sequential: Annotated[bool | None, repair(help="weights: new statistics after each group of Linears")] = None,
     calibrate: Annotated[

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from secateur.numerics.targets import Target
 
 Masks = Literal["kept", "gradual"]
+Window = Literal["half", "block"] | int
 
 
 class Preset(NamedTuple):

@@ -23,7 +23,7 @@ from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
-from secateur.presets import PRESETS, Masks, Preset
+from secateur.presets import PRESETS, Masks, Preset, Window
 from secateur.recovery_settings import RecoverSection
 from secateur.spelling import Spelled, StrictLoader
 from secateur.units import parse_bytes
@@ -58,6 +58,9 @@ class Recipe(Spelled):
         description="cuts while a block is tuned: kept, or made bit by bit (gradual); default by quality",
     )
     reconstruct: int | None = Field(None, ge=0, description="steps of block reconstruction; default by quality")
+    window: Window = Field(
+        "block", description="tuned at once: half a block, a block, or a block judged after this many blocks"
+    )
     pattern: str = Field("free", description="shape of the zeros of single weights: free or N:M")
     calibrate: str = Field(
         "stdlib",
@@ -136,6 +139,8 @@ class Recipe(Spelled):
             raise ValueError(
                 "reconstruct holds sequences out to stop by; use --samples 2 or more, or --reconstruct 0"
             )
+        if self.window != "block" and not self.chosen_steps:
+            raise ValueError(f"window {self.window} is of block reconstruction; add --reconstruct 400")
         if self.masks == "gradual" and not self.chosen_steps:
             raise ValueError("masks gradual are found while blocks are tuned; add --reconstruct 400")
         self._check_methods()

@@ -53,6 +53,17 @@ class Spelled(BaseModel):
             raise ValueError(f"pattern {value}: put N:M in quotes in YAML, such as '2:4'")
         return value
 
+    @field_validator("window", mode="before", check_fields=False)
+    @classmethod
+    def _blocks(cls, value: Any) -> Any:
+        """`--window 2` is a number of blocks."""
+        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if number not in ("half", "block") and (
+            not isinstance(number, int) or isinstance(number, bool) or number < 1
+        ):
+            raise ValueError(f"window {value}: half, block, or a number of blocks from 1")
+        return number
+
 
 class StrictLoader(yaml.SafeLoader):
     """Safe, and a key that is there twice is an error: YAML would silently take the last."""

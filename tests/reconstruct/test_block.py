@@ -25,6 +25,7 @@ from secateur.reconstruct import block as module
 from secateur.reconstruct.block import Outcome, Tuning, reconstruct
 from secateur.reconstruct.masks import GradualUnits, GradualWeights
 from secateur.reconstruct.sequences import Part, in_turn, split
+from secateur.reconstruct.window import parts
 
 SHORT = Tuning(steps=50)
 HELD = range(56, 64)  # of 66 sequences in batches of eight, the eighth batch
@@ -365,6 +366,65 @@ def test_steps_end_at_nothing() -> None:
 
 def test_an_error_without_sequences_is_none_and_overflow_is_no_gain() -> None:
     outer = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
-    aim = module._Aim(SimpleNamespace(outer=outer), Activations(Budget(None)))
+    aim = module._Aim(SimpleNamespace(outer=outer), Activations(Budget(None)), [])
     assert aim.error(torch.nn.Identity(), []) is None
     assert not (math.nan < math.inf)
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2", "opt", "mixtral"])
+@pytest.mark.parametrize("gradual", [False, True])
+def test_halves_are_tuned_one_after_the_other(case: str, gradual: bool, opened: Callable[..., Outer]) -> None:
+    """Every matrix is in exactly one half; both end with the zeros asked for, and with less error than the cut."""
+    starts: list[GradualWeights] = []
+
+    def cut(block: Block) -> None:
+        starts.append(GradualWeights(block, Pattern.parse("free"), lambda name: 0.5))
+        masked()(block)
+
+    for block in second_block(opened(case), cut):
+        family = block.outer.checkpoint.family
+        matrices = {linear.parameter_name for linear in block.linears}
+        first, second = parts(block.layer, family, "half")
+        assert first | second == set(dict(block.layer.named_parameters()))
+        assert first & matrices
+        assert second & matrices
+        assert not first & second & matrices
+        outcome = reconstruct(block, Tuning(100, window="half"), masks=starts[1] if gradual else None)
+        assert outcome is not None
+        assert outcome.held_out_after < 0.95 * outcome.held_out_before
+        for linear in block.linears:
+            assert (linear.weight == 0).float().mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_half_in_work_leaves_the_other_alone(opened: Callable[..., Outer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "parts", lambda layer, family, window: parts(layer, family, window)[:1])
+    for block in second_block(opened("llama"), masked()):
+        before = copies(block)
+        reconstruct(block, Tuning(50, window="half"))
+        changed = {name for name, p in block.layer.named_parameters() if not torch.equal(p, before[name])}
+        assert any("self_attn" in name for name in changed)
+        assert not any("mlp" in name for name in changed)
+
+
+def test_a_window_of_two_is_judged_behind_the_next_block(opened: Callable[..., Outer]) -> None:
+    """The error is that of the next block's output, by hand, and the next block isn't touched."""
+
+    def behind(block: Block) -> float:
+        assert block.dense is not None
+        following, outs = block.outer.load(2), []
+        for layer, stream in ((block.layer, block.stream), block.dense):
+            for i, ids in enumerate(stream.batches):
+                hidden = stream.forward(layer, 1, i, torch.device("cpu"))
+                outs.append(stream.calls[ids.shape][2](following, hidden).detach().double())
+        half = len(outs) // 2
+        held = [i for i in range(half) if i == 7]
+        ours, theirs = torch.cat([outs[i] for i in held]), torch.cat([outs[half + i] for i in held])
+        return float((ours - theirs).square().sum() / theirs.square().sum())
+
+    for block in second_block(opened("llama"), masked()):
+        cut = behind(block)
+        outcome = reconstruct(block, Tuning(50, window=2))
+        assert outcome is not None
+        assert outcome.held_out_before == pytest.approx(cut, rel=1e-5)
+        assert outcome.held_out_after == pytest.approx(behind(block), rel=1e-5)
+        assert outcome.held_out_after < 0.95 * cut

@@ -68,7 +68,7 @@ def test_the_report_says_what_every_block_gained(asked: dict[str, Any], shared: 
 
 def test_a_loss_is_undone_and_said(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prune(shared, tmp_path / "without", reconstruct=0)
-    monkeypatch.setattr(rules, "Tuning", lambda steps, seed: Tuning(steps, rate=1e4, seed=seed))
+    monkeypatch.setattr(rules, "Tuning", lambda steps, **more: Tuning(steps, rate=1e4, **more))
     report = prune(shared, tmp_path / "undone", reconstruct=5)
     assert [block["steps"] for block in report["reconstruction"]] == [0] * LAYERS
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("without", "undone"))

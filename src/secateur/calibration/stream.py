@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +44,24 @@ class Stream:
         return stream
 
     def forward(
-        self, layer: nn.Module, index: int, batch: int, device: torch.device, dtype: torch.dtype | None = None
+        self,
+        layer: nn.Module,
+        index: int,
+        batch: int,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        behind: Sequence[tuple[int, nn.Module]] = (),
     ) -> Tensor:
         """Batch `batch` through `layer`, which stands at place `index` of the model.
 
         Args:
             dtype: of the hidden states that go in; their own unless given.
+            behind: more layers, each with its place, that it goes through afterwards.
         """
-        call = self.calls[self.batches[batch].shape][index]
-        return call(layer, self.states[batch].to(device, dtype))
+        calls, hidden = self.calls[self.batches[batch].shape], self.states[batch].to(device, dtype)
+        for place, module in ((index, layer), *behind):
+            hidden = calls[place](module, hidden)
+        return hidden
 
     def advance(self, layer: nn.Module, index: int, device: torch.device) -> None:
         """Replaces every hidden state by what `layer` makes of it."""

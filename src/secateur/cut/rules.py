@@ -82,7 +82,7 @@ class Rules:
         kinds = plan.kinds if plan is not None else frozenset(recipe.sites)
         unit_kinds = _unit_kinds(kinds, checkpoint) if plan is None else kinds & UNIT_KINDS
         protected = _protected(recipe, checkpoint)
-        counts = _keep_counts(recipe)
+        counts, steps = _keep_counts(recipe), recipe.chosen_steps
         if plan is None:
             _check_something_goes(recipe, checkpoint, unit_kinds, counts)
         flags, notes = _flags(recipe, checkpoint, unit_kinds, plan)
@@ -112,7 +112,7 @@ class Rules:
             plan=plan,
             target=recipe.chosen_target,
             sequential=recipe.chosen_sequential,
-            tuning=Tuning(recipe.chosen_steps, seed=recipe.seed) if recipe.chosen_steps else None,
+            tuning=Tuning(steps, seed=recipe.seed, window=recipe.window) if steps else None,
             masks=recipe.chosen_masks,
             notes=notes,
         )

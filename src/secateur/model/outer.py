@@ -8,6 +8,7 @@ embeddings, per-layer types), and with a hidden state injected it turns that sta
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,6 +64,7 @@ class Outer:
         self.dtype = dtype
         # Layers are read into a model without weights of their own, so that a thread may read one ahead.
         self._loader = checkpoint.skeleton(dtype)
+        self._reading = threading.Lock()
 
     @cached_property
     def _model(self) -> Any:
@@ -98,12 +100,13 @@ class Outer:
     def load(self, index: int) -> nn.Module:
         """Layer `index`, read from disk, in the compute dtype on the device."""
         give_back()  # of the layer before
-        slots, empty = self._slots(), self.template(index)
-        try:
-            self.checkpoint.load_into(self._loader, self.checkpoint.by_layer.get(index, []))
-            layer = slots[index]
-        finally:
-            slots[index] = empty
+        with self._reading:
+            slots, empty = self._slots(), self.template(index)
+            try:
+                self.checkpoint.load_into(self._loader, self.checkpoint.by_layer.get(index, []))
+                layer = slots[index]
+            finally:
+                slots[index] = empty
         return layer.to(self.device)
 
     def surroundings(self, empty: bool = False) -> dict[str, Tensor]:

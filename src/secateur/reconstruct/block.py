@@ -2,9 +2,10 @@
 
 Zeros stay zeros, or come bit by bit (`reconstruct.masks`). The inputs are those of the pruned model so far,
 the targets are the outputs of the untouched model's block on the untouched model's stream, so the block also makes
-up for the drift before it. One block at a time, a few hundred Adam steps in fp32 (products in bf16 on a GPU);
-sequences that it isn't tuned on decide when to stop, and if it never gets better on them, the block stays as it
-was, bit by bit (compare "A free lunch in LLM compression", https://arxiv.org/abs/2510.14444).
+up for the drift before it. One block at a time (or half of one, see `reconstruct.window`), a few hundred Adam steps
+in fp32 (products in bf16 on a GPU); sequences that it isn't tuned on decide when to stop, and if it never gets better
+on them, the block stays as it was, bit by bit (compare "A free lunch in LLM compression",
+https://arxiv.org/abs/2510.14444).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from secateur import distributed
 from secateur.calibration.activations import Activations, Budget
 from secateur.calibration.walk import Block, round_to_stored
 from secateur.numerics.linalg import wide_dtype
+from secateur.presets import Window
 from secateur.reconstruct.masks import Gradual, Kept, in_fp32
 from secateur.reconstruct.sequences import Part, in_turn, split
+from secateur.reconstruct.window import ahead, parts
 
 LOOK_EVERY = 25  # steps between two looks at the held-out sequences
 PATIENCE = 6  # looks without gain before it stops
@@ -37,11 +40,13 @@ class Tuning:
         steps: at most, one batch each.
         rate: Adam's step relative to each parameter's root mean square, so that it fits models of any scale.
         seed: of the order of the batches.
+        window: what is tuned at once, and where it is judged, see `reconstruct.window`; `steps` are a window's.
     """
 
     steps: int = 400
     rate: float = 0.02
     seed: int = 0
+    window: Window = "block"
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def reconstruct(
     Returns: None where there is no sequence left to stop by, or the block has no parameters: nothing was done.
     """
     tuned, held = split([len(ids) for ids in block.stream.batches])
-    with _Aim.of(block, budget or Budget(None)) as aim:
+    with _Aim.of(block, budget or Budget(None), tuning.window) as aim:
         # Both sides of the comparison as they'd be saved: what rounding takes away was never gained.
         cut = _as_saved(block, block.layer)
         before, held_before = aim.error(cut, tuned), aim.error(cut, held)
@@ -81,12 +86,14 @@ def reconstruct(
         if before is None or held_before is None:
             return None
         masks = masks or Kept(block)
-        steps = _descend(aim, tuned, held, masks, tuning, held_before)
-        if steps:
-            masks.finish()
-            found = _as_saved(block, masks.layer)
-            after, held_after = aim.error(found, tuned), aim.error(found, held)
-    if not steps or after is None or held_after is None or not held_after < held_before:
+        steps = 0
+        for names in parts(masks.layer, block.outer.checkpoint.family, tuning.window):
+            masks.work_on(names)
+            steps += _descend(aim, tuned, held, masks, tuning, names)
+        masks.finish()
+        found = _as_saved(block, masks.layer)
+        after, held_after = aim.error(found, tuned), aim.error(found, held)
+    if after is None or held_after is None or not held_after < held_before:
         return Outcome(before, before, held_before, held_before, 0)
     with torch.no_grad():
         for name, value in found.named_parameters():
@@ -95,18 +102,21 @@ def reconstruct(
 
 
 def _descend(
-    aim: _Aim, tuned: list[Part], held: list[Part], masks: Kept | Gradual, tuning: Tuning, start: float
+    aim: _Aim, tuned: list[Part], held: list[Part], masks: Kept | Gradual, tuning: Tuning, names: frozenset[str]
 ) -> int:
-    """Leaves the layer of `masks` with the least held-out error; returns the steps that led there, 0 if none got
-    below `start`."""
-    parameters = dict(masks.layer.named_parameters())
+    """Tunes the named parameters of the layer of `masks`; leaves it with the least held-out error that was seen, and
+    returns the steps that led there."""
+    masks.layer.requires_grad_(False)
+    parameters = {name: p for name, p in masks.layer.named_parameters() if name in names}
+    for p in parameters.values():
+        p.requires_grad_(True)
     rates = {name: tuning.rate * scale for name, scale in _scales(parameters).items()}
     groups = [{"params": [p], "lr": rates[name]} for name, p in parameters.items()]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, tuning.steps))
     order = in_turn(tuned, tuning.seed + aim.block.index)
     best: dict[str, Tensor] = {}
-    best_error, best_step, looks = start, 0, 0
+    best_error, best_step, looks = math.inf, 0, 0
     for step in range(1, tuning.steps + 1):
         masks.advance(step / tuning.steps, aim.block)
         masks.hold()
@@ -138,27 +148,28 @@ class _Aim:
 
     block: Block
     targets: Activations
+    behind: list[tuple[int, nn.Module]]
 
     @classmethod
     @contextmanager
-    def of(cls, block: Block, budget: Budget) -> Iterator[_Aim]:
-        """The untouched block's outputs on the untouched stream; their memory and file are gone at the end."""
+    def of(cls, block: Block, budget: Budget, window: Window) -> Iterator[_Aim]:
+        """The untouched window's outputs on the untouched stream; their memory and file are gone at the end."""
         assert block.dense is not None, "reconstruction asks for walk(..., dense=True)"
         layer, stream = block.dense
-        targets = Activations(budget, stream.states.beside("targets"))
+        targets, behind = Activations(budget, stream.states.beside("targets")), ahead(block, window)
         try:
             with torch.no_grad():
                 for i in range(len(stream.batches)):
-                    targets[i] = stream.forward(layer, block.index, i, block.outer.device)
-            yield cls(block, targets)
+                    targets[i] = stream.forward(layer, block.index, i, block.outer.device, behind=behind)
+            yield cls(block, targets, behind)
         finally:
             targets.close()
 
     def _both(self, layer: nn.Module, part: Part) -> tuple[Tensor, Tensor]:
         """(output, target) of some sequences, fp32."""
-        device, half = self.block.outer.device, self.block.outer.dtype != torch.float32
+        block, device, half = self.block, self.block.outer.device, self.block.outer.dtype != torch.float32
         with torch.autocast(device.type, torch.bfloat16, enabled=half or device.type == "cuda"):
-            out = self.block.stream.forward(layer, self.block.index, part.batch, device, torch.float32)
+            out = block.stream.forward(layer, block.index, part.batch, device, torch.float32, self.behind)
         return out[part.rows].float(), self.targets[part.batch][part.rows].to(device).float()
 
     def loss(self, layer: nn.Module, part: Part) -> Tensor:

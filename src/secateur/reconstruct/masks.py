@@ -49,6 +49,9 @@ class Kept:
 
     settled = True
 
+    def work_on(self, names: frozenset[str]) -> None:
+        """The parameters that are tuned from now on."""
+
     def advance(self, part: float, block: Block) -> None:
         """Decides what is zero when `part` of all steps is over."""
 
@@ -68,11 +71,16 @@ class Gradual(ABC):
     def __init__(self, block: Block) -> None:
         self.layer = in_fp32(block.layer)
         self._updates = 0
+        self._names = frozenset(name for name, _ in self.layer.named_parameters())
 
     @property
     def settled(self) -> bool:
-        """Whether everything has gone that should."""
+        """Whether everything has gone that should from what is tuned now."""
         return self._updates == UPDATES
+
+    def work_on(self, names: frozenset[str]) -> None:
+        """The parameters that are tuned, and lose something, from now on; what has gone from others stays gone."""
+        self._updates, self._names = 0, names
 
     def advance(self, part: float, block: Block) -> None:
         # Some goes at once: without an error there's nothing to learn from.
@@ -105,7 +113,7 @@ class GradualWeights(Gradual):
     def __init__(self, block: Block, pattern: Pattern, sparsity: Callable[[str], float]) -> None:
         super().__init__(block)
         self._pattern, self._sparsity = pattern, sparsity
-        self._masks: list[tuple[Linear, Tensor]] = []
+        self._masks: dict[str, tuple[Linear, Tensor]] = {}
 
     @torch.no_grad()
     def _choose(self, share: float, block: Block) -> None:
@@ -113,15 +121,15 @@ class GradualWeights(Gradual):
         half = block.outer.dtype != torch.float32 or device.type == "cuda"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             every = -(-len(block.stream.batches) // LOOK_AT) or 1
-            found = own.moments([linear.source for linear in own.linears], frozenset({"rms"}), every)
-        self._masks = []
-        for linear in own.linears:
+            linears = [linear for linear in own.linears if linear.parameter_name in self._names]
+            found = own.moments([linear.source for linear in linears], frozenset({"rms"}), every)
+        for linear in linears:
             scores = linear.weight.abs() * found[linear.source].rms
-            self._masks.append((linear, self._pattern.partial(scores, self._sparsity(linear.name), share)))
+            self._masks[linear.name] = linear, self._pattern.partial(scores, self._sparsity(linear.name), share)
 
     @torch.no_grad()
     def hold(self) -> None:
-        for linear, mask in self._masks:
+        for linear, mask in self._masks.values():
             linear.stored.mul_(mask)
 
     def finish(self) -> None:
@@ -139,7 +147,7 @@ class GradualUnits(Gradual):
         super().__init__(block)
         self._checkpoint = block.outer.checkpoint
         self._orders: list[tuple[Site, list[int]]] = []
-        self._masks: list[tuple[Site, Tensor]] = []
+        self._masks: dict[str, tuple[Site, Tensor]] = {}
 
     def take(self, site: Site, keep: Iterable[int], scores: tuple[float, ...] | None) -> None:
         """What of a site shall go in the end; without scores the lower numbers go first."""
@@ -147,16 +155,17 @@ class GradualUnits(Gradual):
         self._orders.append((site, sorted(gone, key=lambda unit: scores[unit]) if scores else gone))
 
     def _choose(self, share: float, block: Block) -> None:
-        self._masks = []
         for site, order in self._orders:
+            if self._names.isdisjoint(cut.parameter for cut in site.cuts):
+                continue
             mask = torch.ones(site.units, dtype=torch.bool)
             mask[order[: math.floor(share * len(order) + 0.5)]] = False
-            self._masks.append((site, mask))
+            self._masks[site.name] = site, mask
 
     def hold(self) -> None:
-        for site, mask in self._masks:
+        for site, mask in self._masks.values():
             zero(self.layer, site, mask)
 
     def finish(self) -> None:
-        remove(self.layer, self._masks)
+        remove(self.layer, list(self._masks.values()))
         update_heads(self.layer, self._checkpoint.family, self._checkpoint.head_dim)
