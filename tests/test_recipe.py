@@ -245,7 +245,7 @@ def test_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
         load_recipe(file)
 
 
-@pytest.mark.parametrize("given, meant", [("half", "half"), ("block", "block"), ("2", 2), (3, 3)])
+@pytest.mark.parametrize(("given", "meant"), [("half", "half"), ("block", "block"), ("2", 2), (3, 3)])
 def test_a_window_is_a_name_or_a_number_of_blocks(given: str | int, meant: str | int) -> None:
     assert recipe(quality="best", window=given).window == meant
 
