@@ -17,10 +17,10 @@ import torch
 
 from secateur import distributed
 from secateur.api import new_config
-from secateur.calibration.depth import leave_out, scores_of_layers
 from secateur.calibration.gradients import WHOLE, LayerGradients, check_gradients, gradients_of_model
 from secateur.calibration.stream import Stream
 from secateur.calibration.walk import walk
+from secateur.choice import choose_layers, choose_sub_blocks
 from secateur.cut.allocate import Job, allocate, apply
 from secateur.cut.block import cut_block
 from secateur.cut.rules import Rules
@@ -36,7 +36,7 @@ from secateur.model.hub import local_folder
 from secateur.model.outer import Outer
 from secateur.model.save import write_checkpoint
 from secateur.model.verify import verify, write_probe
-from secateur.plan import Plan
+from secateur.plan import SUB_BLOCKS, Plan
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
 from secateur.recovery.stage import check_stage, planned_recovery, recover_stage
@@ -85,6 +85,7 @@ def prune(
                 begin(run, workspace)
         work = stack.enter_context(_scratch(workspace))
         run.kept = choose_layers(run, work)
+        choose_sub_blocks(run, work)
         cut_blocks(run, work, None if dry_run else workspace)
         gate = save(run, workspace) if workspace is not None and not dry_run else None
         if recipe.recover is not None and not dry_run:
@@ -103,6 +104,8 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
     names = ["calibration text", "open"]
     if "layer" in recipe.sites and plan is None:
         names.append("choose layers")
+    if set(SUB_BLOCKS) & set(recipe.sites) and plan is None:
+        names.append("choose sub-blocks")
     if any(gradient_method(recipe, kind) for kind in recipe.sites):
         names.append("gradients")
     if recipe.allocate != "local" and plan is None:
@@ -185,38 +188,6 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
         recipe.seed,
         checkpoint.config.vocab_size,
     )
-
-
-def choose_layers(run: Run, work: Path) -> tuple[int, ...]:
-    """The layers that stay: all, those of the plan, or those that the layer method keeps."""
-    everything = tuple(range(run.checkpoint.layers))
-    if run.rules.plan is not None:
-        return run.rules.plan.layers
-    count = run.rules.layers_to_drop
-    if not count:
-        return everything
-    noted = distributed.share_object(run.journal.noted("layers") if run.journal is not None else None, 0)
-    if noted is not None:
-        run.layer_scores = {int(i): s for i, s in noted["scores"].items()}
-        return tuple(noted["kept"])
-    gone, run.layer_scores = _weakest_layers(run, count, work)
-    kept = tuple(i for i in everything if i not in gone)
-    if run.journal is not None:
-        run.journal.note("layers", {"kept": kept, "scores": run.layer_scores})
-    return kept
-
-
-def _weakest_layers(run: Run, count: int, work: Path) -> tuple[frozenset[int], dict[int, float]]:
-    """The layers to drop, and the score of every layer."""
-    allowed = [i for i in range(run.checkpoint.layers) if i not in run.rules.protected]
-    tokens = run.calibration.tokens
-    measure = run.recipe.method_for("layer").score_layers
-    if measure is not None and measure != "leave_one_out":
-        with run.monitor.stage("choose layers", run.checkpoint.layers) as step:
-            scores = scores_of_layers(measure, run.outer, tokens, step)
-        return frozenset(sorted(allowed, key=lambda i: (scores[i], i))[:count]), dict(enumerate(scores))
-    with run.monitor.stage("choose layers") as step:
-        return leave_out(run.outer, tokens, count, allowed, step, run.budget(), work)
 
 
 def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:

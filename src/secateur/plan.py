@@ -21,6 +21,7 @@ from secateur.numerics.patterns import Pattern
 
 VERSION = 1
 UNIT_KINDS = ("channel", "query_head", "kv_group")
+SUB_BLOCKS = ("attention", "ffn")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,12 @@ class Entry:
             if self.method not in METHODS or "weights" not in METHODS[self.method].prunes:
                 able = ", ".join(name for name, method in METHODS.items() if "weights" in method.prunes)
                 raise InputError(f"plan entry {self.site}: method '{self.method}' must be one of {able}")
+        elif self.kind in SUB_BLOCKS:
+            if self.keep != ():
+                raise InputError(f"plan entry {self.site}: a sub-block goes whole, so keep must be []")
         elif self.kind not in UNIT_KINDS:
-            raise InputError(f"plan entry {self.site}: kind '{self.kind}' must be weight, {', '.join(UNIT_KINDS)}")
+            known = ", ".join(("weight", *UNIT_KINDS, *SUB_BLOCKS))
+            raise InputError(f"plan entry {self.site}: kind '{self.kind}' must be {known}")
         elif not self.keep or not _ascending(self.keep, self.units):
             raise InputError(f"plan entry {self.site}: kept units must be ascending, distinct and below {self.units}")
 
@@ -83,6 +88,11 @@ class Plan:
     @cached_property
     def _by_site(self) -> dict[str, Entry]:
         return {entry.site: entry for entry in self.entries}
+
+    @property
+    def dropped(self) -> frozenset[tuple[int, str]]:
+        """(layer, kind) of the sub-blocks that go."""
+        return frozenset((entry.layer, entry.kind) for entry in self.entries if entry.kind in SUB_BLOCKS)
 
     @property
     def sites(self) -> tuple[str, ...]:

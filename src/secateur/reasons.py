@@ -15,6 +15,7 @@ from torch import Tensor
 
 from secateur.cut.units import UnitCut
 from secateur.errors import InputError
+from secateur.plan import SUB_BLOCKS
 from secateur.report.redundancy import summary
 
 EVIDENCE = "evidence.json"
@@ -95,8 +96,8 @@ def explain(
         unit: one unit of that layer, removed or kept.
         site: `channel`, `query_head` or `kv_group`; needed with `unit` where a layer has several.
 
-    Returns: `sites` (one summary each, with its removed units if a layer was named), `layers` and `linears` (what
-        the report says of them), and `unit`.
+    Returns: `sites` (one summary each, with its removed units if a layer was named), `layers` (sub-blocks too) and
+        `linears` (what the report says of them), and `unit`.
 
     Raises:
         InputError: no run in the folder, or nothing in it about what was asked for.
@@ -117,7 +118,7 @@ def explain(
         "out": str(out),
         "refit": record.get("refit"),
         "sites": [summary(s) | ({} if layer is None else {"removed": s["removed"]}) for s in chosen],
-        "layers": [s for s in listed if s["kind"] == "layer"],
+        "layers": [s for s in listed if s["kind"] in ("layer", *SUB_BLOCKS)],
         "linears": [s for s in listed if s["kind"] == "weight"],
         "unit": None,
     }

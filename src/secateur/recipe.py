@@ -28,10 +28,15 @@ from secateur.recovery_settings import RecoverSection
 from secateur.spelling import Spelled, StrictLoader
 from secateur.units import parse_bytes
 
-SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "layer")
+SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "attention", "ffn", "layer")
 # What a method must be able to score, for each kind of site, and the one used where none is named.
-CAPABILITY = {"weight": "weights", "channel": "units", "query_head": "units", "kv_group": "units", "layer": "layers"}
-DEFAULT_METHOD = {"units": "obs", "layers": "leave_one_out"}  # for weights it depends on the quality
+UNITS = dict.fromkeys(("channel", "query_head", "kv_group"), "units")
+CAPABILITY = {"weight": "weights", **UNITS, **dict.fromkeys(("attention", "ffn"), "sub-blocks"), "layer": "layers"}
+DEFAULT_METHOD = {
+    "units": "obs",
+    "sub-blocks": "leave_one_out",
+    "layers": "leave_one_out",
+}  # for weights it depends on the quality
 STEPS_FOR_MASKS = 100  # in fewer, a mask that is found while tuning is no better than one that is chosen
 
 
@@ -122,8 +127,10 @@ class Recipe(Spelled):
         pattern = Pattern.parse(self.pattern)
         if not pattern.free and "weight" not in self.sites:
             raise ValueError(f"pattern {pattern} is for single weights, but sites are {', '.join(self.sites)}")
-        if self.allocate != "local" and set(self.sites) <= ({"layer"} if pattern.free else {"layer", "weight"}):
-            what = "layers go whole" if pattern.free else f"pattern {pattern} takes the same of every Linear"
+        whole = {"layer", "attention", "ffn"}
+        if self.allocate != "local" and set(self.sites) <= (whole if pattern.free else whole | {"weight"}):
+            whole_sites = "layers and sub-blocks go whole"
+            what = whole_sites if pattern.free else f"pattern {pattern} takes the same of every Linear"
             raise ValueError(f"allocate {self.allocate} has nothing to spread: {what}; leave it out")
         if isinstance(self.sparsity, dict):
             for kind in self.sparsity:

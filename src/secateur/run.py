@@ -44,6 +44,7 @@ class Run:
     kept: tuple[int, ...] = ()
     shares: dict[str, float] = field(default_factory=dict)
     layer_scores: dict[int, float] = field(default_factory=dict)
+    sub_block_scores: dict[tuple[int, str], float] = field(default_factory=dict)  # (layer, kind) -> loss without it
     blocks: list[BlockCuts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     recovered: dict[str, Any] | None = None  # the report's section on the training after pruning

@@ -17,6 +17,7 @@ from safetensors import __version__ as safetensors_version
 import secateur
 from secateur.data.batches import Calibration
 from secateur.evaluation.loading import load_tokenizer
+from secateur.inventory import method_of, sites_of_run
 from secateur.plan import Entry, Plan
 from secateur.proof import before_and_after
 from secateur.reasons import EVIDENCE, evidence_json, evidence_record
@@ -37,7 +38,7 @@ def make_plan(run: Run) -> Plan:
             layer=cut.site.layer,
             units=cut.site.units,
             sparsity=round(1 - len(cut.keep) / cut.site.units, 6),
-            method=_unit_method(run, cut.site.name),
+            method=method_of(run, cut.site),
             keep=cut.keep,
         )
         for cut in run.unit_cuts
@@ -52,14 +53,6 @@ def make_plan(run: Run) -> Plan:
     checkpoint = run.checkpoint
     model = {"model_type": checkpoint.config.model_type, "layers": checkpoint.layers, "digest": checkpoint.digest}
     return Plan(model, _calibration(run), run.kept, tuple(entries))
-
-
-def _unit_method(run: Run, site: str) -> str:
-    if run.rules.plan is not None:
-        entry = run.rules.plan.entry(site)
-        return entry.method if entry is not None else "none"
-    method = run.rules.units.method
-    return method.name if method is not None else "none"
 
 
 def _calibration(run: Run) -> dict[str, Any]:
@@ -87,7 +80,7 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
         "command": _command(run, workspace),
         "model": _model(run),
         "calibration": _calibration(run),
-        "sites": _sites(run),
+        "sites": sites_of_run(run),
         "allocation": {"how": run.recipe.allocate if run.rules.plan is None else "plan", "shares": run.shares},
         "reconstruction": [{"layer": b.index, **asdict(b.tuned)} for b in run.blocks if b.tuned is not None],
         "sparsity": _sparsity(run),
@@ -157,69 +150,11 @@ def _model(run: Run) -> dict[str, Any]:
     }
 
 
-def _sites(run: Run) -> list[dict[str, Any]]:
-    sites: list[dict[str, Any]] = []
-    for index in range(run.checkpoint.layers):
-        if index in run.kept and not run.layer_scores:
-            continue
-        whole = run.checkpoint.layer_parameters(index)
-        sites.append(
-            {
-                "name": f"layers.{index}.layer",
-                "kind": "layer",
-                "layer": index,
-                "units": 1,
-                "kept": int(index in run.kept),
-                "sparsity": float(index not in run.kept),
-                "parameters_removed": 0 if index in run.kept else whole,
-                "method": run.recipe.method_for("layer").name if "layer" in run.recipe.sites else "plan",
-                "score": run.layer_scores.get(index),
-            }
-        )
-    for cut in run.unit_cuts:
-        gone = cut.site.units - len(cut.keep)
-        sites.append(
-            {
-                "name": cut.site.name,
-                "kind": cut.site.kind,
-                "layer": cut.site.layer,
-                "units": cut.site.units,
-                "kept": len(cut.keep),
-                "sparsity": gone / cut.site.units,
-                "parameters_removed": gone * cut.site.params_per_unit,
-                "method": _unit_method(run, cut.site.name),
-                "error_before_refit": cut.error_masked,
-                "error_after_refit": cut.error,
-                "damping": cut.damping,
-            }
-        )
-    for layer, weight in run.weight_cuts:
-        size = weight.shape[0] * weight.shape[1]
-        sites.append(
-            {
-                "name": f"layers.{layer}.{weight.linear}",
-                "kind": "weight",
-                "layer": layer,
-                "linear": weight.linear,
-                "units": size,
-                "kept": size - round(weight.sparsity * size),
-                "sparsity": weight.sparsity,
-                "parameters_removed": 0,
-                "weights_zeroed": round(weight.sparsity * size),
-                "method": run.rules.weight_method.name if run.rules.weight_method else None,
-                "pattern": str(run.rules.pattern),
-                "error_after_refit": weight.error,
-                "damping": weight.damping,
-            }
-        )
-    return sites
-
-
 def _parameters(run: Run) -> dict[str, int]:
     before = run.checkpoint.parameters
     after = before + run.added_parameters
-    after -= sum(int(site["parameters_removed"]) for site in _sites(run))
-    zeroed = sum(int(site.get("weights_zeroed", 0)) for site in _sites(run))
+    after -= sum(int(site["parameters_removed"]) for site in sites_of_run(run))
+    zeroed = sum(int(site.get("weights_zeroed", 0)) for site in sites_of_run(run))
     return {"before": before, "after": after, "nonzero_before": before, "nonzero_after": after - zeroed}
 
 

@@ -1,4 +1,5 @@
-"""Scores of whole layers: block influence from one pass, leave-one-out loss from one pass over many candidates.
+"""Scores of whole layers and sub-blocks: block influence from one pass, leave-one-out loss from one pass over many
+candidates.
 
 Both stream the model block by block. Leave-one-out carries one hidden state per candidate, and candidates
 share everything up to the first layer in which they differ, so each block is read once per pass.
@@ -6,13 +7,14 @@ share everything up to the first layer in which they differ, so each block is re
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur import distributed
 from secateur.calibration.activations import Activations, Budget
@@ -20,9 +22,13 @@ from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import walk
 from secateur.methods.block_influence import BlockInfluence
 from secateur.model.outer import Outer
+from secateur.model.sites import sites_of
+from secateur.model.surgery import silence
 from secateur.numerics.layer_information import LayerInformation
 
 EXHAUSTIVE = 4  # all combinations are tried where they're at most this many times the layers
+
+Part = tuple[int, str]  # (layer, what of it): "layer" is all of it, "attention" and "ffn" are its sub-blocks
 
 
 def scores_of_layers(
@@ -53,30 +59,31 @@ def scores_of_layers(
 def loss_without(
     outer: Outer,
     tokens: Tensor,
-    candidates: Sequence[frozenset[int]],
+    candidates: Sequence[frozenset[Part]],
     budget: Budget | None = None,
     work: Path | None = None,
 ) -> list[float]:
-    """Mean negative log likelihood of the calibration tokens with each set of layers left out.
+    """Mean negative log likelihood of the calibration tokens with each set of layers and sub-blocks left out.
 
-    One pass over the blocks for all candidates: a candidate whose removed layers all lie further on shares
-    the state of the others with the same removed layers so far.
+    One pass over the blocks for all candidates: a candidate whose removed parts all lie further on shares
+    the state of the others with the same removed parts so far.
     """
     budget = budget or Budget(None)
     start = Stream.start(outer, batches_of(tokens), budget, work and work / "start.bin")
     outer.release()
-    states: dict[frozenset[int], Activations] = {frozenset(): start.states}
+    states: dict[frozenset[Part], Activations] = {frozenset(): start.states}
     serial = itertools.count()
     for index in range(outer.checkpoint.layers):
         layer = outer.load(index)
-        following: dict[frozenset[int], Activations] = {}
-        for removed in {frozenset(i for i in c if i <= index) for c in candidates}:
-            source = states[removed - {index}]
+        following: dict[frozenset[Part], Activations] = {}
+        for removed in {frozenset(part for part in c if part[0] <= index) for c in candidates}:
+            own = frozenset(part for part in removed if part[0] == index)
+            source = states[removed - own]
             target = Activations(budget, work and work / f"candidate-{next(serial)}.bin")
             stream = Stream(start.batches, source, start.calls)
+            left = _without(outer, layer, own)
             for i in range(len(start.batches)):
-                kept = index not in removed
-                target[i] = stream.forward(layer, index, i, outer.device) if kept else source[i]
+                target[i] = source[i] if left is None else stream.forward(left, index, i, outer.device)
             following[removed] = target
         for old in states.values():
             old.close()
@@ -85,6 +92,18 @@ def loss_without(
     for old in states.values():
         old.close()
     return [losses[c] for c in candidates]
+
+
+def _without(outer: Outer, layer: nn.Module, gone: frozenset[Part]) -> nn.Module | None:
+    """What is left of a layer; None if it goes whole."""
+    kinds = {kind for _, kind in gone}
+    if not kinds or "layer" in kinds:
+        return None if kinds else layer
+    left, checkpoint = copy.deepcopy(layer), outer.checkpoint
+    for site in sites_of(left, checkpoint.family, 0, checkpoint.head_dim):
+        if site.kind in kinds:
+            silence(left, site)
+    return left
 
 
 def _loss(outer: Outer, batches: list[Tensor], states: Activations) -> float:
@@ -102,31 +121,35 @@ def leave_out(
     outer: Outer,
     tokens: Tensor,
     count: int,
-    allowed: Sequence[int],
+    allowed: Sequence[Part],
     step: Callable[[str], None] = lambda text: None,
     budget: Budget | None = None,
     work: Path | None = None,
-) -> tuple[frozenset[int], dict[int, float]]:
-    """The `count` layers without which the loss is lowest, and each candidate layer's loss when it was weighed.
+    before: frozenset[Part] = frozenset(),
+) -> tuple[frozenset[Part], dict[Part, float]]:
+    """The `count` parts without which the loss is lowest, and each candidate part's loss when it was weighed.
 
-    All combinations are tried where there are few, otherwise one layer after the other (greedy).
+    All combinations are tried where there are few, otherwise one part after the other (greedy).
+
+    Args:
+        before: what has gone already, and isn't counted.
     """
-    single = loss_without(outer, tokens, [frozenset({i}) for i in allowed], budget, work)
+    single = loss_without(outer, tokens, [before | {part} for part in allowed], budget, work)
     losses = dict(zip(allowed, single, strict=True))
-    step("one layer out")
+    step("one out")
     if count == 1:
-        return frozenset({min(losses, key=lambda i: (losses[i], i))}), losses
+        return frozenset({min(losses, key=lambda part: (losses[part], part))}), losses
     if math.comb(len(allowed), count) <= EXHAUSTIVE * outer.checkpoint.layers:
         sets = [frozenset(c) for c in itertools.combinations(allowed, count)]
-        found = loss_without(outer, tokens, sets, budget, work)
+        found = loss_without(outer, tokens, [before | gone for gone in sets], budget, work)
         step("all combinations")
         best = min(range(len(sets)), key=lambda k: (found[k], sorted(sets[k])))
         return sets[best], losses
-    removed = frozenset({min(losses, key=lambda i: (losses[i], i))})
+    removed = frozenset({min(losses, key=lambda part: (losses[part], part))})
     while len(removed) < count:
-        rest = [i for i in allowed if i not in removed]
-        found = loss_without(outer, tokens, [removed | {i} for i in rest], budget, work)
+        rest = [part for part in allowed if part not in removed]
+        found = loss_without(outer, tokens, [before | removed | {part} for part in rest], budget, work)
         losses |= dict(zip(rest, found, strict=True))
         removed |= {rest[min(range(len(rest)), key=lambda k: (found[k], rest[k]))]}
-        step(f"{len(removed)} layers out")
+        step(f"{len(removed)} out")
     return removed, losses

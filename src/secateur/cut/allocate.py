@@ -22,7 +22,8 @@ from secateur.allocation.uniform import keep_count
 from secateur.calibration.activations import Budget
 from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.walk import Block, walk
-from secateur.cut.rules import UNIT_KINDS, Rules, asked, multiple
+from secateur.cut.counts import asked, multiple
+from secateur.cut.rules import UNIT_KINDS, Rules
 from secateur.cut.sensitivity import SEQUENCES, Candidate, divergences
 from secateur.cut.units import cut_units, score_site
 from secateur.cut.weights import cut_weights

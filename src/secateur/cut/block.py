@@ -1,4 +1,5 @@
-"""All cuts of one block, in order: structured sites, then single weights of what is left, then reconstruction."""
+"""All cuts of one block, in order: whole sub-blocks, structured sites, single weights of what is left; then
+reconstruction."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.walk import Block
 from secateur.cut.evidence import Evidence
 from secateur.cut.rules import Rules
+from secateur.cut.sub_blocks import drop_sub_blocks
 from secateur.cut.units import UnitCut, cut_units
 from secateur.cut.weights import WeightCut, cut_weights, recounted
 from secateur.model.biases import add_biases
@@ -78,12 +80,13 @@ def cut_block(block: Block, rules: Rules, budget: Budget, gradients: LayerGradie
         done.added = add_biases(block.layer, checkpoint, rules.bias_flags)
     if block.index not in rules.protected:
         hand_over(block, gradients, rules.loss)
+        done.units = drop_sub_blocks(block, rules.dropped)
         units = _gradual_units(block, rules)
-        if rules.unit_kinds:
-            done.units = cut_units(block, rules.unit_kinds, rules.units)
+        cuts = cut_units(block, rules.unit_kinds, rules.units) if rules.unit_kinds else []
         if units is not None:
-            for cut in done.units:
+            for cut in cuts:
                 units.take(cut.site, cut.keep, cut.scores)
+        done.units += cuts
         masks: Gradual | None = units
         if rules.weight_method is not None:
             sparsity = rules.weight_sparsity(block.index)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from secateur.allocation.uniform import keep_count
+from secateur.cut.counts import (
+    asked,
+    check_something_goes,
+    keep_counts,
+    layers_to_drop,
+    protected_layers,
+    sub_blocks_to_drop,
+)
 from secateur.cut.units import UnitRules
 from secateur.errors import InputError
 from secateur.methods import METHODS, Method
@@ -34,6 +41,8 @@ class Rules:
         unit_kinds: structured kinds to cut.
         bias_flags: reader -> config flag to switch on, so that refits may use a bias.
         protected: layers that nothing is cut from.
+        sub_blocks: kind -> how many of them go.
+        dropped: (layer, kind) of those that do, once they are chosen.
         weight_method: for single weights, None = weights are left alone.
         target: what Linears are solved for, see `numerics.targets`.
         sequential: gather statistics anew after each group of Linears.
@@ -56,6 +65,8 @@ class Rules:
     tuning: Tuning | None
     masks: Masks
     notes: tuple[str, ...] = ()
+    sub_blocks: Mapping[str, int] = field(default_factory=dict)
+    dropped: frozenset[tuple[int, str]] = frozenset()
 
     @property
     def loss(self) -> frozenset[str]:
@@ -66,8 +77,8 @@ class Rules:
     @property
     def needs_dense(self) -> bool:
         """Whether the untouched model's hidden states are needed beside the pruned one's."""
-        cuts = bool(self.unit_kinds) or self.weight_method is not None
-        return cuts and (self.target != "pruned" or self.tuning is not None)
+        solved = bool(self.unit_kinds) or self.weight_method is not None
+        return (solved and self.target != "pruned") or (self.tuning is not None and (solved or bool(self.dropped)))
 
     @classmethod
     def of(cls, recipe: Recipe, checkpoint: Checkpoint, plan: Plan | None) -> Rules:
@@ -81,10 +92,11 @@ class Rules:
             plan.check(checkpoint.config.model_type, checkpoint.layers, _names(checkpoint))
         kinds = plan.kinds if plan is not None else frozenset(recipe.sites)
         unit_kinds = _unit_kinds(kinds, checkpoint) if plan is None else kinds & UNIT_KINDS
-        protected = _protected(recipe, checkpoint)
-        counts, steps = _keep_counts(recipe), recipe.chosen_steps
+        protected = protected_layers(recipe, checkpoint)
+        counts, steps = keep_counts(recipe), recipe.chosen_steps
+        layers = 0 if plan is not None else layers_to_drop(recipe, checkpoint, protected)
         if plan is None:
-            _check_something_goes(recipe, checkpoint, unit_kinds, counts)
+            check_something_goes(recipe, checkpoint, unit_kinds, counts)
         flags, notes = _flags(recipe, checkpoint, unit_kinds, plan)
         weighty = "weight" in kinds
         pattern = _pattern(recipe, plan) if weighty else Pattern()
@@ -105,7 +117,7 @@ class Rules:
             unit_kinds=unit_kinds,
             bias_flags=flags,
             protected=protected,
-            layers_to_drop=0 if plan is not None else _layers_to_drop(recipe, checkpoint, protected),
+            layers_to_drop=layers,
             weight_method=_weight_method(recipe, plan) if weighty else None,
             pattern=pattern,
             weight_sparsity=_sparsities(recipe, plan),
@@ -115,6 +127,7 @@ class Rules:
             tuning=Tuning(steps, seed=recipe.seed, window=recipe.window) if steps else None,
             masks=recipe.chosen_masks,
             notes=notes,
+            sub_blocks={} if plan is not None else sub_blocks_to_drop(recipe, checkpoint, protected, layers),
         )
 
 
@@ -152,65 +165,6 @@ def _unit_kinds(kinds: frozenset[str], checkpoint: Checkpoint) -> frozenset[str]
     if "query_head" in chosen and not grouped:
         chosen = (chosen - {"query_head"}) | {"kv_group"}
     return chosen
-
-
-def _protected(recipe: Recipe, checkpoint: Checkpoint) -> frozenset[int]:
-    layers = checkpoint.layers
-    for index in recipe.protect:
-        if not -layers <= index < layers:
-            raise InputError(f"protect names layer {index}, but the model has layers 0 to {layers - 1}")
-    return frozenset(index % layers for index in recipe.protect)
-
-
-def _layers_to_drop(recipe: Recipe, checkpoint: Checkpoint, protected: frozenset[int]) -> int:
-    if "layer" not in recipe.sites:
-        return 0
-    count = math.floor(recipe.sparsity_for("layer") * checkpoint.layers + 0.5)
-    free = checkpoint.layers - len(protected)
-    if count == 0:
-        raise InputError(
-            f"sparsity {recipe.sparsity_for('layer'):g} of {checkpoint.layers} layers is less than half a layer; "
-            f"the least is {1 / checkpoint.layers:.3g}"
-        )
-    if count > free or count >= checkpoint.layers:
-        most = min(free, checkpoint.layers - 1)
-        raise InputError(f"sparsity asks for {count} layers to go, but at most {most} of {checkpoint.layers} may")
-    return count
-
-
-def _keep_counts(recipe: Recipe) -> Callable[[Site], int]:
-    def count(site: Site) -> int:
-        return keep_count(
-            site.units, recipe.sparsity_for(asked(recipe, site.kind)), site.groups, multiple(recipe, site)
-        )
-
-    return count
-
-
-def multiple(recipe: Recipe, site: Site) -> int:
-    """What the number of kept units must be a multiple of."""
-    return math.lcm(site.multiple, recipe.round_to) if site.kind == "channel" else site.multiple
-
-
-def _check_something_goes(
-    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], count: Callable[[Site], int]
-) -> None:
-    """A sparsity that rounds to no unit at all, of any site of a kind, would do nothing without a word."""
-    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
-    for kind in sorted(unit_kinds):
-        sites = [
-            site
-            for index, layer in enumerate(layers.children())
-            for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)
-            if site.kind == kind
-        ]
-        if sites and all(count(site) >= site.units for site in sites):
-            largest = max(sites, key=lambda site: site.units)
-            units, step = largest.units, math.lcm(largest.groups, multiple(recipe, largest))
-            least = f"they go {step} at a time, so give {step / units:.3g} or more"
-            remedy = least if step < units else f"no multiple of {step} is below {units}"
-            s = recipe.sparsity_for(asked(recipe, kind))
-            raise InputError(f"sparsity {s:g} takes none of {units} {kind} units away; {remedy}")
 
 
 def _readers(checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> list[str]:
@@ -253,11 +207,6 @@ def _heads_after(
     if "query_head" in unit_kinds:
         group = keep_count(group, recipe.sparsity_for("query_head"))
     return {HEADS: kv_heads * group, KV_HEADS: kv_heads}
-
-
-def asked(recipe: Recipe, kind: str) -> str:
-    """The kind under which the recipe asks for a site: query heads without groups are cut as KV groups."""
-    return kind if kind in recipe.sites else "query_head"
 
 
 def _weight_method(recipe: Recipe, plan: Plan | None) -> Method:

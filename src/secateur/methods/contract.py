@@ -68,11 +68,12 @@ class Method(NamedTuple):
 
     @property
     def prunes(self) -> frozenset[str]:
-        """Any of `weights`, `units`, `layers`."""
+        """Any of `weights`, `units`, `layers`, `sub-blocks`."""
         kinds = {
             "weights": self.score is not None or self.solve is not None,
             "units": self.score_units is not None,
             "layers": self.score_layers is not None,
+            "sub-blocks": self.score_layers == "leave_one_out",  # the others look at what leaves a layer
         }
         return frozenset(kind for kind, able in kinds.items() if able)
 

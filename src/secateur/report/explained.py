@@ -113,13 +113,14 @@ def _unit(unit: Facts, refit: bool, console: Console) -> None:
 
 def _layers(found: Facts, console: Console) -> None:
     if found["layers"]:
-        table = _table("layer", "score", "", "method")
+        table = _table("layer", "what", "score", "", "method")
         for row in found["layers"]:
             gone = "removed" if row["sparsity"] else "kept"
-            table.add_row(str(row["layer"]), fmt.number(row.get("score")), gone, fmt.text(row.get("method")))
+            what = "all of it" if row["kind"] == "layer" else row["kind"]
+            table.add_row(str(row["layer"]), what, fmt.number(row.get("score")), gone, fmt.text(row.get("method")))
         console.print(table)
         console.print(
-            "score: the loss without the layer (leave_one_out), how far it turns the stream (block_influence), what "
+            "score: the loss without it (leave_one_out), how far it turns the stream (block_influence), what "
             "it adds to its entropy (entropy_increase), what its input doesn't tell (layer_mi)",
             style="dim",
         )

@@ -29,6 +29,9 @@ KINDS = {
 }
 
 
+WHOLE = ("Layers", "Attention blocks", "FFN blocks")  # they go as one
+
+
 @dataclass(frozen=True)
 class Metric:
     """One line of the before/after table. `better` is -1 where lower is better, +1 where higher is."""
@@ -232,9 +235,10 @@ def sentence(report: Report) -> str:
         touched = {s.get("layer") for s in tally.sites if (s.get("sparsity") or 0) > 0} - {None}
         method = tally.names("method")
         how = "" if method == fmt.MISSING else f" ({method})"
-        if name == "Layers":
+        if name in WHOLE:
             cut = sorted(layer for layer in touched if layer is not None)
-            parts.append(f"{len(cut)} of {len(tally.sites)} layers{how}: {', '.join(map(str, cut)) or 'none'}")
+            where = ", ".join(map(str, cut)) or "none"
+            parts.append(f"{len(cut)} of {len(tally.sites)} {_lower(name)}{how}: {where}")
         else:
             plural = "layer" if len(touched) == 1 else "layers"
             parts.append(f"{fmt.percent(tally.sparsity)} of {_lower(name)}{how} in {len(touched)} {plural}")

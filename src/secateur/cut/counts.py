@@ -1,0 +1,104 @@
+"""How many of what go: fractions of a recipe as counts that this checkpoint can give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from secateur.allocation.uniform import keep_count
+from secateur.errors import InputError
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.sites import Site, sites_of
+from secateur.plan import SUB_BLOCKS
+from secateur.recipe import Recipe
+
+
+def protected_layers(recipe: Recipe, checkpoint: Checkpoint) -> frozenset[int]:
+    """Layers that nothing is cut from."""
+    layers = checkpoint.layers
+    for index in recipe.protect:
+        if not -layers <= index < layers:
+            raise InputError(f"protect names layer {index}, but the model has layers 0 to {layers - 1}")
+    return frozenset(index % layers for index in recipe.protect)
+
+
+def layers_to_drop(recipe: Recipe, checkpoint: Checkpoint, protected: frozenset[int]) -> int:
+    """How many layers go whole."""
+    if "layer" not in recipe.sites:
+        return 0
+    count = math.floor(recipe.sparsity_for("layer") * checkpoint.layers + 0.5)
+    free = checkpoint.layers - len(protected)
+    if count == 0:
+        raise InputError(
+            f"sparsity {recipe.sparsity_for('layer'):g} of {checkpoint.layers} layers is less than half a layer; "
+            f"the least is {1 / checkpoint.layers:.3g}"
+        )
+    if count > free or count >= checkpoint.layers:
+        most = min(free, checkpoint.layers - 1)
+        raise InputError(f"sparsity asks for {count} layers to go, but at most {most} of {checkpoint.layers} may")
+    return count
+
+
+def sub_blocks_to_drop(
+    recipe: Recipe, checkpoint: Checkpoint, protected: frozenset[int], layers: int
+) -> dict[str, int]:
+    """Kind -> how many of the model's attention, or FFN, sub-blocks go.
+
+    Args:
+        layers: how many go whole beside them.
+    """
+    counts: dict[str, int] = {}
+    for kind in (kind for kind in SUB_BLOCKS if kind in recipe.sites):
+        share = recipe.sparsity_for(kind)
+        counts[kind] = math.floor(share * checkpoint.layers + 0.5)
+        most = checkpoint.layers - len(protected) - layers
+        if counts[kind] == 0:
+            raise InputError(
+                f"sparsity {share:g} of {checkpoint.layers} {kind} sub-blocks is less than half of one; "
+                f"the least is {1 / checkpoint.layers:.3g}"
+            )
+        if counts[kind] > most:
+            raise InputError(f"sparsity asks for {counts[kind]} {kind} sub-blocks to go, but at most {most} may")
+    return counts
+
+
+def keep_counts(recipe: Recipe) -> Callable[[Site], int]:
+    """Site -> how many of its units stay."""
+
+    def count(site: Site) -> int:
+        return keep_count(
+            site.units, recipe.sparsity_for(asked(recipe, site.kind)), site.groups, multiple(recipe, site)
+        )
+
+    return count
+
+
+def multiple(recipe: Recipe, site: Site) -> int:
+    """What the number of kept units must be a multiple of."""
+    return math.lcm(site.multiple, recipe.round_to) if site.kind == "channel" else site.multiple
+
+
+def check_something_goes(
+    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], count: Callable[[Site], int]
+) -> None:
+    """A sparsity that rounds to no unit at all, of any site of a kind, would do nothing without a word."""
+    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
+    for kind in sorted(unit_kinds):
+        sites = [
+            site
+            for index, layer in enumerate(layers.children())
+            for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)
+            if site.kind == kind
+        ]
+        if sites and all(count(site) >= site.units for site in sites):
+            largest = max(sites, key=lambda site: site.units)
+            units, step = largest.units, math.lcm(largest.groups, multiple(recipe, largest))
+            least = f"they go {step} at a time, so give {step / units:.3g} or more"
+            remedy = least if step < units else f"no multiple of {step} is below {units}"
+            s = recipe.sparsity_for(asked(recipe, kind))
+            raise InputError(f"sparsity {s:g} takes none of {units} {kind} units away; {remedy}")
+
+
+def asked(recipe: Recipe, kind: str) -> str:
+    """The kind under which the recipe asks for a site: query heads without groups are cut as KV groups."""
+    return kind if kind in recipe.sites else "query_head"
