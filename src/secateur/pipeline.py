@@ -18,7 +18,8 @@ import torch
 from secateur import distributed
 from secateur.api import new_config
 from secateur.calibration.gradients import WHOLE, LayerGradients, check_gradients, gradients_of_model
-from secateur.calibration.stream import Stream
+from secateur.calibration.loss_weights import LossWeights, loss_weights, why_not
+from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import walk
 from secateur.choice import choose_layers, choose_sub_blocks
 from secateur.cut.allocate import Job, allocate, apply
@@ -108,6 +109,8 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
         names.append("choose sub-blocks")
     if any(gradient_method(recipe, kind) for kind in recipe.sites):
         names.append("gradients")
+    if recipe.chosen_objective == "loss":
+        names.append("weigh errors")
     if recipe.allocate != "local" and plan is None:
         names.append("allocate")
     names.append("prune")
@@ -193,7 +196,7 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
 def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
     """Walks through the model once and cuts each block, which the next one then sees."""
     budget = run.budget()
-    gradients = gather_gradients(run)
+    gradients, weights = gather_gradients(run), weigh_errors(run)
     allocate_sparsity(run, gradients, work)
     with run.monitor.stage("prune", len(run.kept)) as step:
         blocks = walk(
@@ -208,7 +211,7 @@ def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
             at_end=lambda stream: _probe(run, stream, workspace),
         )
         for block in blocks:
-            run.blocks.append(cut_block(block, run.rules, budget, gradients))
+            run.blocks.append(cut_block(block, run.rules, budget, gradients, weights))
             step(f"layer {block.index}")
             del block  # its layer, before the next one is read
 
@@ -235,6 +238,25 @@ def gather_gradients(run: Run) -> LayerGradients | None:
         return None
     with run.monitor.stage("gradients", len(run.calibration.tokens)) as step:
         return gradients_of_model(run.outer, run.calibration.tokens, run.rules.loss, step)
+
+
+def weigh_errors(run: Run) -> LossWeights | None:
+    """What errors of the layers' outputs cost the predictions, where blocks are tuned by that.
+
+    Raises:
+        InputError: it was asked for, and this model's loss can't be looked at. A preset goes without it.
+    """
+    if run.recipe.chosen_objective != "loss" or not run.rules.needs_dense:
+        return None
+    reason = distributed.share_object(why_not(run.outer), 0)
+    if reason is not None and run.recipe.objective is not None:
+        raise InputError(f"objective loss: {reason}; use --objective output")
+    if reason is not None:
+        run.warnings.append(f"blocks were tuned by the error of their output alone: {reason}")
+        return None
+    batches = batches_of(run.calibration.tokens)
+    with run.monitor.stage("weigh errors", len(batches)) as step:
+        return loss_weights(run.outer, batches, run.recipe.seed, step)
 
 
 def _probe(run: Run, stream: Stream, workspace: Workspace | None) -> None:

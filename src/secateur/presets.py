@@ -8,6 +8,7 @@ from secateur.numerics.targets import Target
 
 Masks = Literal["kept", "gradual"]
 Window = Literal["half", "block"] | int
+Objective = Literal["output", "loss"]
 
 
 class Preset(NamedTuple):
@@ -18,6 +19,7 @@ class Preset(NamedTuple):
         target: what a Linear is solved for, see `numerics.targets`.
         reconstruct: steps of block reconstruction.
         masks: whether zeros are found while a block is tuned, see `reconstruct.masks`.
+        objective: what tuning makes small, see `calibration.loss_weights`.
     """
 
     weights: str
@@ -25,6 +27,7 @@ class Preset(NamedTuple):
     sequential: bool
     reconstruct: int
     masks: Masks = "kept"
+    objective: Objective = "output"
 
 
 PRESETS = {

@@ -23,7 +23,7 @@ from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
-from secateur.presets import PRESETS, Masks, Preset, Window
+from secateur.presets import PRESETS, Masks, Objective, Preset, Window
 from secateur.recovery_settings import RecoverSection
 from secateur.spelling import Spelled, StrictLoader
 from secateur.units import parse_bytes
@@ -63,6 +63,9 @@ class Recipe(Spelled):
         description="cuts while a block is tuned: kept, or made bit by bit (gradual); default by quality",
     )
     reconstruct: int | None = Field(None, ge=0, description="steps of block reconstruction; default by quality")
+    objective: Objective | None = Field(
+        None, description="what tuning makes small: the error of the output, or also what it costs the loss"
+    )
     window: Window = Field(
         "block", description="tuned at once: half a block, a block, or a block judged after this many blocks"
     )
@@ -148,6 +151,8 @@ class Recipe(Spelled):
             )
         if self.window != "block" and not self.chosen_steps:
             raise ValueError(f"window {self.window} is of block reconstruction; add --reconstruct 400")
+        if self.objective == "loss" and not self.chosen_steps:
+            raise ValueError("objective loss is of block reconstruction; add --reconstruct 400")
         if self.masks == "gradual" and not self.chosen_steps:
             raise ValueError("masks gradual are found while blocks are tuned; add --reconstruct 400")
         self._check_methods()
@@ -177,6 +182,10 @@ class Recipe(Spelled):
         if self.masks is None and self.chosen_steps < STEPS_FOR_MASKS:
             return "kept"
         return self.masks or self.preset.masks
+
+    @property
+    def chosen_objective(self) -> Objective:
+        return self.objective or (self.preset.objective if self.chosen_steps else "output")
 
     def _check_methods(self) -> None:
         """A method that was named must be of use; for kinds that no named method scores, the default steps in."""

@@ -65,7 +65,7 @@ def gradients_of_model(
     """
     needs = needs & WHOLE
     check_gradients(outer, needs)
-    model = _whole(outer)
+    model = whole_model(outer)
     layers = list(model.get_submodule(outer.checkpoint.family.layers).children())
     parameters = {(i, n): p for i, layer in enumerate(layers) for n, p in layer.named_parameters()}
     for parameter in parameters.values():
@@ -117,7 +117,7 @@ def token_signs(count: int, number: int) -> Tensor:
     return torch.randint(0, 2, (count,), generator=generator).float() * 2 - 1
 
 
-def _whole(outer: Outer) -> nn.Module:
+def whole_model(outer: Outer) -> nn.Module:
     """The whole untouched model in fp32, on the device."""
     checkpoint = outer.checkpoint
     model = checkpoint.skeleton(torch.float32)

@@ -8,6 +8,7 @@ from typing import Any
 
 from secateur.calibration.activations import Budget
 from secateur.calibration.gradients import LayerGradients, hand_over
+from secateur.calibration.loss_weights import LossWeights
 from secateur.calibration.walk import Block
 from secateur.cut.evidence import Evidence
 from secateur.cut.rules import Rules
@@ -68,11 +69,18 @@ def _site(fields: dict[str, Any]) -> Site:
     return Site(**{**fields, "cuts": tuple(Cut(**cut) for cut in fields["cuts"])})
 
 
-def cut_block(block: Block, rules: Rules, budget: Budget, gradients: LayerGradients | None = None) -> BlockCuts:
+def cut_block(
+    block: Block,
+    rules: Rules,
+    budget: Budget,
+    gradients: LayerGradients | None = None,
+    weights: LossWeights | None = None,
+) -> BlockCuts:
     """Cuts a block in place.
 
     Args:
         gradients: of the whole model's loss, where the rules need them.
+        weights: of errors while the block is tuned, see `reconstruct`.
     """
     checkpoint = block.outer.checkpoint
     done = BlockCuts(block.index, {})
@@ -96,7 +104,7 @@ def cut_block(block: Block, rules: Rules, budget: Budget, gradients: LayerGradie
                 block, rules.weight_method, rules.pattern, sparsity, rules.sequential, rules.target
             )
         if rules.tuning is not None and (done.units or done.weights):
-            done.tuned = reconstruct(block, rules.tuning, budget, masks)
+            done.tuned = reconstruct(block, rules.tuning, budget, masks, weights)
             done.weights = recounted(done.weights, block)
     done.widths = layer_widths(block.layer, checkpoint.family, checkpoint.config, checkpoint.head_dim)
     return done

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from secateur import distributed
 from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.loss_weights import LossWeights
 from secateur.calibration.walk import Block, round_to_stored
 from secateur.numerics.linalg import wide_dtype
 from secateur.presets import Window
@@ -51,7 +52,8 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Relative error E|out - target|^2 / E|target|^2 before and after, on tuned and on held-out sequences.
+    """Relative error E|out - target|^2 / E|target|^2 before and after, on tuned and on held-out sequences; each
+    square times its weight, where there are weights.
 
     Args:
         steps: that led there; 0 if nothing helped and the block was left as it was.
@@ -65,7 +67,11 @@ class Outcome:
 
 
 def reconstruct(
-    block: Block, tuning: Tuning, budget: Budget | None = None, masks: Kept | Gradual | None = None
+    block: Block,
+    tuning: Tuning,
+    budget: Budget | None = None,
+    masks: Kept | Gradual | None = None,
+    weights: LossWeights | None = None,
 ) -> Outcome | None:
     """Tunes all weights, norm gains and biases of a block in place.
 
@@ -74,11 +80,12 @@ def reconstruct(
         budget: bytes that the block's targets may take in memory; the rest goes beside the stream's own file.
         masks: what is tuned, and what of it is zero; the block as it is cut now is what that has to beat.
             None: the block itself, whose zeros stay.
+        weights: of squared errors, by what they cost the predictions; None: all alike.
 
     Returns: None where there is no sequence left to stop by, or the block has no parameters: nothing was done.
     """
     tuned, held = split([len(ids) for ids in block.stream.batches])
-    with _Aim.of(block, budget or Budget(None), tuning.window) as aim:
+    with _Aim.of(block, budget or Budget(None), tuning.window, weights) as aim:
         # Both sides of the comparison as they'd be saved: what rounding takes away was never gained.
         cut = _as_saved(block, block.layer)
         before, held_before = aim.error(cut, tuned), aim.error(cut, held)
@@ -149,10 +156,11 @@ class _Aim:
     block: Block
     targets: Activations
     behind: list[tuple[int, nn.Module]]
+    weights: LossWeights | None = None
 
     @classmethod
     @contextmanager
-    def of(cls, block: Block, budget: Budget, window: Window) -> Iterator[_Aim]:
+    def of(cls, block: Block, budget: Budget, window: Window, weights: LossWeights | None) -> Iterator[_Aim]:
         """The untouched window's outputs on the untouched stream; their memory and file are gone at the end."""
         assert block.dense is not None, "reconstruction asks for walk(..., dense=True)"
         layer, stream = block.dense
@@ -161,16 +169,21 @@ class _Aim:
             with torch.no_grad():
                 for i in range(len(stream.batches)):
                     targets[i] = stream.forward(layer, block.index, i, block.outer.device, behind=behind)
-            yield cls(block, targets, behind)
+            yield cls(block, targets, behind, weights)
         finally:
             targets.close()
 
     def _both(self, layer: nn.Module, part: Part) -> tuple[Tensor, Tensor]:
-        """(output, target) of some sequences, fp32."""
+        """(output, target) of some sequences, fp32, each times the root of its weight."""
         block, device, half = self.block, self.block.outer.device, self.block.outer.dtype != torch.float32
         with torch.autocast(device.type, torch.bfloat16, enabled=half or device.type == "cuda"):
             out = block.stream.forward(layer, block.index, part.batch, device, torch.float32, self.behind)
-        return out[part.rows].float(), self.targets[part.batch][part.rows].to(device).float()
+        out, target = out[part.rows].float(), self.targets[part.batch][part.rows].to(device).float()
+        if self.weights is not None:
+            place = self.behind[-1][0] if self.behind else block.index
+            roots = self.weights.of(place, part.batch)[part.rows].to(device).sqrt()
+            out, target = roots * out, roots * target
+        return out, target
 
     def loss(self, layer: nn.Module, part: Part) -> Tensor:
         out, target = self._both(layer, part)
