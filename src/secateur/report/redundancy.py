@@ -118,4 +118,4 @@ def _link(weight: float, source: int, target: int, count: int) -> Link:
     (x1, y1), (x2, y2) = _place(source, count), _place(target, count)
     middle = SIZE / 2
     bend = (round(middle + 0.2 * (x1 + x2 - SIZE), 1), round(middle + 0.2 * (y1 + y2 - SIZE), 1))
-    return Link(f"M{x1} {y1}Q{bend[0]} {bend[1]} {x2} {y2}", round(min(max(weight, 0.05), 0.9), 2))
+    return Link(f"M{x1} {y1}Q{bend[0]} {bend[1]} {x2} {y2}", round(min(max(math.sqrt(weight), 0.25), 1.0), 2))
