@@ -80,7 +80,9 @@ def prune(
         Path | None, typer.Option("--recipe", "-r", help="YAML file with these settings; flags override it")
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="replay the cuts of this plan.json, choose nothing")] = None,
-    sites: Annotated[str | None, cut(help="weight (default), channel, query_head, kv_group, layer; commas")] = None,
+    sites: Annotated[
+        str | None, cut(help="weight (default), channel, query_head, kv_group, expert, layer; commas")
+    ] = None,
     sparsity: Annotated[
         str | None, cut("--sparsity", "-s", help="fraction that goes: 0.25, or channel:0.25,layer:0.1")
     ] = None,

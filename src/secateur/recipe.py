@@ -28,10 +28,18 @@ from secateur.recovery_settings import RecoverSection
 from secateur.spelling import Spelled, StrictLoader
 from secateur.units import parse_bytes
 
-SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "layer")
+SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "layer")
 # What a method must be able to score, for each kind of site, and the one used where none is named.
-CAPABILITY = {"weight": "weights", "channel": "units", "query_head": "units", "kv_group": "units", "layer": "layers"}
-DEFAULT_METHOD = {"units": "obs", "layers": "leave_one_out"}  # for weights it depends on the quality
+CAPABILITY = {
+    "weight": "weights",
+    "channel": "units",
+    "query_head": "units",
+    "kv_group": "units",
+    "expert": "experts",
+    "layer": "layers",
+}
+# For weights it depends on the quality.
+DEFAULT_METHOD = {"units": "obs", "experts": "reap", "layers": "leave_one_out"}
 STEPS_FOR_MASKS = 100  # in fewer, a mask that is found while tuning is no better than one that is chosen
 
 

@@ -17,6 +17,7 @@ from safetensors import __version__ as safetensors_version
 import secateur
 from secateur.data.batches import Calibration
 from secateur.evaluation.loading import load_tokenizer
+from secateur.model.sites import Site
 from secateur.plan import Entry, Plan
 from secateur.proof import before_and_after
 from secateur.reasons import EVIDENCE, evidence_json, evidence_record
@@ -37,7 +38,7 @@ def make_plan(run: Run) -> Plan:
             layer=cut.site.layer,
             units=cut.site.units,
             sparsity=round(1 - len(cut.keep) / cut.site.units, 6),
-            method=_unit_method(run, cut.site.name),
+            method=_unit_method(run, cut.site),
             keep=cut.keep,
         )
         for cut in run.unit_cuts
@@ -54,11 +55,11 @@ def make_plan(run: Run) -> Plan:
     return Plan(model, _calibration(run), run.kept, tuple(entries))
 
 
-def _unit_method(run: Run, site: str) -> str:
+def _unit_method(run: Run, site: Site) -> str:
     if run.rules.plan is not None:
-        entry = run.rules.plan.entry(site)
+        entry = run.rules.plan.entry(site.name)
         return entry.method if entry is not None else "none"
-    method = run.rules.units.method
+    method = run.rules.units.method_for(site.kind)
     return method.name if method is not None else "none"
 
 
@@ -187,7 +188,7 @@ def _sites(run: Run) -> list[dict[str, Any]]:
                 "kept": len(cut.keep),
                 "sparsity": gone / cut.site.units,
                 "parameters_removed": gone * cut.site.params_per_unit,
-                "method": _unit_method(run, cut.site.name),
+                "method": _unit_method(run, cut.site),
                 "error_before_refit": cut.error_masked,
                 "error_after_refit": cut.error,
                 "damping": cut.damping,

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from secateur.allocation.uniform import keep_count
+from secateur.cut.checks import asked, check_counts, check_pattern, check_plan, multiple
 from secateur.cut.units import UnitRules
 from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.model.biases import bias_flags
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.families import join
-from secateur.model.linears import linears_of
-from secateur.model.sites import Site, sites_of
+from secateur.model.sites import Site
 from secateur.model.uneven import HEADS, KV_HEADS, with_heads
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
@@ -23,7 +23,8 @@ from secateur.presets import Masks
 from secateur.recipe import Recipe
 from secateur.reconstruct.block import Tuning
 
-UNIT_KINDS = frozenset({"channel", "query_head", "kv_group"})
+UNIT_KINDS = frozenset({"channel", "query_head", "kv_group", "expert"})
+REFITTED = UNIT_KINDS - {"expert"}  # a Linear reads their units, and is solved for what the target says
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Rules:
     @property
     def needs_dense(self) -> bool:
         """Whether the untouched model's hidden states are needed beside the pruned one's."""
-        cuts = bool(self.unit_kinds) or self.weight_method is not None
-        return cuts and (self.target != "pruned" or self.tuning is not None)
+        solved = bool(self.unit_kinds & REFITTED) or self.weight_method is not None
+        return (solved and self.target != "pruned") or (bool(solved or self.unit_kinds) and self.tuning is not None)
 
     @classmethod
     def of(cls, recipe: Recipe, checkpoint: Checkpoint, plan: Plan | None) -> Rules:
@@ -78,21 +79,21 @@ class Rules:
                 doesn't fit a Linear.
         """
         if plan is not None:
-            plan.check(checkpoint.config.model_type, checkpoint.layers, _names(checkpoint))
+            check_plan(plan, checkpoint)
         kinds = plan.kinds if plan is not None else frozenset(recipe.sites)
         unit_kinds = _unit_kinds(kinds, checkpoint) if plan is None else kinds & UNIT_KINDS
         protected = _protected(recipe, checkpoint)
         counts, steps = _keep_counts(recipe), recipe.chosen_steps
         if plan is None:
-            _check_something_goes(recipe, checkpoint, unit_kinds, counts)
+            check_counts(recipe, checkpoint, unit_kinds, counts)
         flags, notes = _flags(recipe, checkpoint, unit_kinds, plan)
         weighty = "weight" in kinds
         pattern = _pattern(recipe, plan) if weighty else Pattern()
         if weighty:
-            _check_pattern(pattern, checkpoint)
+            check_pattern(pattern, checkpoint)
         return cls(
             units=UnitRules(
-                None if plan is not None else recipe.method_for("channel") if unit_kinds else None,
+                recipe.method_for("channel") if plan is None and unit_kinds & REFITTED else None,
                 counts,
                 _planned(plan),
                 recipe.refit,
@@ -101,6 +102,7 @@ class Rules:
                 recipe.seed,
                 recipe.explain,
                 recipe.bias == "add" and not recipe.refit,
+                recipe.method_for("expert") if plan is None and "expert" in unit_kinds else None,
             ),
             unit_kinds=unit_kinds,
             bias_flags=flags,
@@ -116,15 +118,6 @@ class Rules:
             masks=recipe.chosen_masks,
             notes=notes,
         )
-
-
-def _names(checkpoint: Checkpoint) -> set[str]:
-    """Every site and Linear, as a plan names them."""
-    names = set()
-    for index, layer in enumerate(checkpoint.template.get_submodule(checkpoint.family.layers).children()):
-        names |= {site.name for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)}
-        names |= {f"layers.{index}.{linear.name}" for linear in linears_of(layer, checkpoint.family)}
-    return names
 
 
 def _planned(plan: Plan | None) -> Callable[[Site], tuple[int, ...] | None]:
@@ -187,32 +180,6 @@ def _keep_counts(recipe: Recipe) -> Callable[[Site], int]:
     return count
 
 
-def multiple(recipe: Recipe, site: Site) -> int:
-    """What the number of kept units must be a multiple of."""
-    return math.lcm(site.multiple, recipe.round_to) if site.kind == "channel" else site.multiple
-
-
-def _check_something_goes(
-    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], count: Callable[[Site], int]
-) -> None:
-    """A sparsity that rounds to no unit at all, of any site of a kind, would do nothing without a word."""
-    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
-    for kind in sorted(unit_kinds):
-        sites = [
-            site
-            for index, layer in enumerate(layers.children())
-            for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)
-            if site.kind == kind
-        ]
-        if sites and all(count(site) >= site.units for site in sites):
-            largest = max(sites, key=lambda site: site.units)
-            units, step = largest.units, math.lcm(largest.groups, multiple(recipe, largest))
-            least = f"they go {step} at a time, so give {step / units:.3g} or more"
-            remedy = least if step < units else f"no multiple of {step} is below {units}"
-            s = recipe.sparsity_for(asked(recipe, kind))
-            raise InputError(f"sparsity {s:g} takes none of {units} {kind} units away; {remedy}")
-
-
 def _readers(checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> list[str]:
     a, f = checkpoint.family.attention, checkpoint.family.ffn
     readers = [join(a.path, a.o)] if unit_kinds & {"query_head", "kv_group"} else []
@@ -255,11 +222,6 @@ def _heads_after(
     return {HEADS: kv_heads * group, KV_HEADS: kv_heads}
 
 
-def asked(recipe: Recipe, kind: str) -> str:
-    """The kind under which the recipe asks for a site: query heads without groups are cut as KV groups."""
-    return kind if kind in recipe.sites else "query_head"
-
-
 def _weight_method(recipe: Recipe, plan: Plan | None) -> Method:
     if plan is None:
         return recipe.method_for("weight")
@@ -288,11 +250,3 @@ def _sparsities(recipe: Recipe, plan: Plan | None) -> Callable[[int], Callable[[
         return sparsity
 
     return of
-
-
-def _check_pattern(pattern: Pattern, checkpoint: Checkpoint) -> None:
-    """N:M must divide every width: found before the run, on the layers without weights."""
-    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
-    for index, layer in enumerate(layers.children()):
-        for linear in linears_of(layer, checkpoint.family):
-            pattern.validate(linear.shape[1], f"layers.{index}.{linear.name}")
