@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -11,8 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from secateur import distributed
+from secateur.calibration import stream as streaming
+from secateur.calibration.walk import Block, walk
+from secateur.cut.experts import norms_of, remove_experts, score_experts
 from secateur.errors import UnsupportedModelError
+from secateur.methods import METHODS
 from secateur.model.families import Experts, Family, family_of
+from secateur.model.outer import Outer
 from secateur.model.sites import Site, sites_of
 from secateur.model.surgery import remove, unit_parameters, zero
 
@@ -111,3 +118,112 @@ def test_what_experts_cannot_be() -> None:
         remove(layer, [(site, one)])
     with pytest.raises(UnsupportedModelError, match=r"layers\.0\.expert: an expert of zeros would still be chosen"):
         zero(layer, site, one)
+
+
+# ----------------------------------------------------------------------------- what they are scored by
+
+EVERYTHING = frozenset({"expert_outputs"})
+
+
+@pytest.fixture(autouse=True)
+def _two_sequences_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three sequences then come as a batch of two and a batch of one."""
+    monkeypatch.setattr(streaming, "TOKENS_PER_BATCH", 2 * tiny.TOKENS)
+
+
+def expert_blocks(outer: Outer, dense: bool = False) -> Iterator[tuple[Block, Site]]:
+    """Every block that has experts, in a walk through the calibration tokens."""
+    for block in walk(outer, tiny.tokens(), dense=dense):
+        site = expert_site(block.layer, outer.checkpoint.family, block.index)
+        if site is not None:
+            yield block, site
+
+
+def slowly(case: str, index: int) -> tuple[list[int], list[float], list[float], list[float]]:
+    """Tokens, gate sums, output sums and REAP scores of one layer's experts in fp64, token by token and expert by
+    expert, from the inputs of the whole model's block alone: nothing of the router's or the experts' code."""
+    model = tiny.build(case).double()
+    model.set_experts_implementation("eager")  # the others refuse fp64
+    _, e, layers = anatomy(model)
+    seen: list[Tensor] = []
+    block = layers[index].get_submodule(e.path.rpartition(".")[0])
+    block.register_forward_pre_hook(lambda _m, args: seen.append(args[0].reshape(-1, args[0].shape[-1])))
+    tiny.logits(model, tiny.tokens())
+    up, down = (layers[index].get_parameter(f"{e.path}.{part}") for part in (e.up, e.down))
+    router, count = layers[index].get_parameter(f"{e.router}.weight"), len(down)
+    tokens, gates, outputs = [0] * count, [0.0] * count, [0.0] * count
+    for x in seen[0]:
+        odds = [float((router[j] @ x).exp()) for j in range(count)]
+        best = sorted(range(count), key=lambda j, odds=odds: -odds[j])[:2]
+        for j in best:
+            # Both classes divide the chosen ones by their sum (Qwen3-MoE as it is configured here).
+            gate = odds[j] / sum(odds[k] for k in best)
+            left, right = (up[j] @ x).view(2, -1)
+            written = down[j] @ (left / (1 + (-left).exp()) * right)
+            tokens[j] += 1
+            gates[j] += gate
+            outputs[j] += gate * sum(float(v) ** 2 for v in written) ** 0.5
+    return tokens, gates, outputs, [o / max(1, n) for o, n in zip(outputs, tokens, strict=True)]
+
+
+@pytest.mark.parametrize("case", MIXTURES)
+def test_the_walk_counts_what_a_plain_loop_counts(case: str, opened: Callable[[str], Outer]) -> None:
+    for block, site in expert_blocks(opened(case)):
+        tokens, gates, outputs, scores = slowly(case, block.index)
+        found = block.routing(EVERYTHING)
+        assert found.seen == 3 * tiny.TOKENS
+        assert found.tokens.tolist() == tokens
+        assert sum(tokens) == 2 * found.seen
+        assert found.gates.tolist() == pytest.approx(gates, rel=1e-4)
+        assert found.outputs.tolist() == pytest.approx(outputs, rel=1e-4)
+        assert score_experts(block, site, METHODS["reap"], 0).tolist() == pytest.approx(scores, rel=1e-4)
+        shares = [n / found.seen for n in tokens]
+        assert score_experts(block, site, METHODS["expert_frequency"], 0).tolist() == pytest.approx(shares)
+        owned = unit_parameters(block.layer, site).double().square().sum(1).sqrt()
+        torch.testing.assert_close(norms_of(block.layer, site), owned, rtol=1e-6, atol=0)
+
+
+def test_sums_go_over_the_ranks_and_nothing_is_run_for_nothing(
+    opened: Callable[[str], Outer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = expert_blocks(opened("mixtral"))  # it closes what it holds when it goes
+    block, site = next(blocks)
+    alone = block.routing(EVERYTHING)
+
+    def two(tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.mul_(2)
+
+    monkeypatch.setattr(distributed, "all_reduce", two)
+    both = block.routing(EVERYTHING)
+    assert both.seen == 2 * alone.seen
+    assert torch.equal(both.outputs, 2 * alone.outputs)
+    assert torch.equal(both.tokens, 2 * alone.tokens)
+
+    def never(*_: object) -> Tensor:
+        raise AssertionError("a forward pass that nobody needs")
+
+    monkeypatch.setattr(streaming.Stream, "forward", never)
+    for name in ("magnitude", "random"):
+        assert score_experts(block, site, METHODS[name], 0).shape == (4,)
+
+
+def test_targets_look_at_the_experts_that_are_left(opened: Callable[[str], Outer]) -> None:
+    """In the first block both models see the same, so what an expert that stays reads is the same too, unless it
+    is compared with another."""
+    blocks = expert_blocks(opened("mixtral"), dense=True)
+    block, site = next(blocks)
+    remove_experts(block, site, torch.tensor([False, True, True, True]))
+    remove_experts(block, replace(site, units=3), torch.tensor([True, False, True]))
+    assert block.experts == (1, 3)
+    assert block.dense is not None
+    readers = {linear.name: linear for linear in block.linears if "experts" in linear.name}
+    found = block.moments(list(readers), frozenset({"gram", "cross"}))
+    assert len(readers) == 4
+    for name, moments in found.items():
+        assert moments.n > 0
+        torch.testing.assert_close(moments.cross, moments.gram, rtol=1e-5, atol=1e-6, msg=name)
+    for place, number in enumerate(block.experts):
+        reader = readers[f"mlp.experts.down_proj[{place}]"]
+        dense, _ = block.original(reader, reader.weight[:, :8])
+        assert torch.equal(dense, block.dense[0].get_parameter("mlp.experts.down_proj")[number])
