@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from small import byte_tokenizer, save_tiny
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -22,6 +24,8 @@ from secateur.model import verify
 from secateur.model.classes import stock_class
 from secateur.plan import Plan
 from secateur.recipe import make_recipe
+from secateur.report import format as fmt
+from secateur.report.explained import print_explanation
 
 COMMON = {
     "vocab_size": 259,
@@ -119,6 +123,9 @@ def test_experts_go_from_the_command_line_to_a_stock_checkpoint(name: str, sourc
     }
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert sum(t.numel() for t in saved.values()) == report["parameters"]["after"] < report["parameters"]["before"]
+    for site, entry in zip(report["sites"], Plan.read(tmp_path / "out" / "plan.json").entries, strict=True):
+        best = sorted(range(site["units"]), key=lambda unit, scores=site["scores"]: -scores[unit])[:left]
+        assert entry.keep == tuple(sorted(best))
     subprocess.run([sys.executable, "-c", LOAD, str(tmp_path / "out"), str(tmp_path / "got")], check=True)
     got = torch.load(tmp_path / "got", weights_only=True)
     # The same, made by hand from the plan.
@@ -244,3 +251,16 @@ def test_an_interrupted_run_goes_on(
     assert seen == [0, 1, 2, 2]
     first, second = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", "out"))
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_explain_says_between_which_scores_the_line_is(source: Path, tmp_path: Path, gate_here: None) -> None:
+    report = prune(tmp_path / "out", asked(source, "mixtral"), dry_run=True)
+    found = secateur.explain(tmp_path / "out")
+    assert [row["scores"] for row in found["experts"]] == [list(site["scores"]) for site in report["sites"]]
+    shown = io.StringIO()
+    print_explanation(found, Console(file=shown, width=120))
+    gone, kept = sorted(report["sites"][1]["scores"])[:2]
+    line = next(line for line in shown.getvalue().splitlines() if line.startswith("layers.1.expert"))
+    assert line.split() == ["layers.1.expert", "1", "of", "4", fmt.number(gone), fmt.number(kept), "reap"]
+    everything = {**found, "experts": [{**row, "scores": None} for row in found["experts"]]}
+    print_explanation(everything, Console(file=shown, width=120))  # a replayed plan has none

@@ -193,6 +193,7 @@ def _sites(run: Run) -> list[dict[str, Any]]:
                 "error_after_refit": cut.error,
                 "damping": cut.damping,
             }
+            | ({"scores": cut.scores} if cut.site.kind == "expert" else {})
         )
     for layer, weight in run.weight_cuts:
         size = weight.shape[0] * weight.shape[1]
