@@ -85,6 +85,11 @@ def test_mixture_of_experts(made: Callable[[str], Path]) -> None:
     assert (plain["per_layer"], plain["units"], plain["keep"]["step"]) == ("44", 44, 1)
     assert (experts["per_layer"], experts["units"], experts["legal"]) == ("24 an expert", 3 * 4 * 24, "8 to 24 by 8")
     assert row(found, "weight")["per_layer"] == "7 or 12 Linears"
+    whole = row(found, "expert")
+    assert (whole["per_layer"], whole["units"], whole["params_per_unit"]) == ("4", 3 * 4, expert + 32)
+    assert (whole["legal"], whole["keep"]) == ("2 to 4", {"from": 2, "to": 4, "step": 1})
+    assert "expert" in {entry["kind"] for entry in found["speed"]}
+    assert "expert" not in {entry["kind"] for entry in inspect(made("gpt2"))["speed"]}
 
 
 def test_gpt2(made: Callable[[str], Path]) -> None:

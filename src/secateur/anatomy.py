@@ -176,6 +176,9 @@ def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[
         if units != max(counts):  # layers that differ from their configuration already
             return [], f"1 to {units} with modelling file", "powers of two" if units > 1 else "-"
         return list(counts), _heads_text(counts, units, legal, checkpoint), "powers of two" if units > 1 else "-"
+    if kind == "expert":
+        least = own[0].least
+        return {"from": least, "to": units, "step": 1}, f"{least} to {units}", "-"
     if kind == "layer":
         return {"from": 1, "to": checkpoint.layers, "step": 1}, f"1 to {checkpoint.layers} layers", "-"
     return [0, 1], "0 with modelling file", "-"
@@ -196,6 +199,7 @@ _SPEED = (
     ("channel", "prefill, decode, size", "the KV cache"),
     ("query_head", "prefill, decode, size", "the KV cache: all KV heads stay"),
     ("kv_group", "prefill, decode, size, KV cache", "tensor parallelism must divide it"),
+    ("expert", "size", "decode, prefill: a token takes as many as before"),
     ("layer", "prefill, decode, size, KV cache", "costs the most quality"),
 )
 

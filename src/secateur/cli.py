@@ -81,7 +81,7 @@ def prune(
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="replay the cuts of this plan.json, choose nothing")] = None,
     sites: Annotated[
-        str | None, cut(help="weight (default), channel, query_head, kv_group, attention, ffn, layer")
+        str | None, cut(help="weight (default), channel, query_head, kv_group, expert, attention, ffn, layer")
     ] = None,
     sparsity: Annotated[
         str | None, cut("--sparsity", "-s", help="fraction that goes: 0.25, or channel:0.25,layer:0.1")

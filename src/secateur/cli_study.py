@@ -36,7 +36,7 @@ def sensitivity(
     model: Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)],
     calibrate: Annotated[str, typer.Option(help="text to measure on, as for prune")] = "stdlib",
     sites: Annotated[
-        str, typer.Option(help="kinds of sites: weight, channel, query_head, kv_group; commas")
+        str, typer.Option(help="kinds of sites: weight, channel, query_head, kv_group, expert; commas")
     ] = "channel,query_head,kv_group,weight",
     method: Annotated[str | None, typer.Option("--method", "-m", help="as for prune")] = None,
     levels: Annotated[str, typer.Option(help="fractions that are cut, with commas")] = "0.25,0.5,0.75",

@@ -18,7 +18,7 @@ def method_of(run: Run, site: Site) -> str:
         return entry.method if entry is not None else "none"
     if site.kind in SUB_BLOCKS:
         return run.recipe.method_for(site.kind).name
-    method = run.rules.units.method
+    method = run.rules.units.method_for(site.kind)
     return method.name if method is not None else "none"
 
 
@@ -83,6 +83,7 @@ def _units(run: Run) -> list[dict[str, Any]]:
                 "error_after_refit": cut.error,
                 "damping": cut.damping,
             }
+            | ({"scores": cut.scores} if cut.site.kind == "expert" else {})
         )
     return records
 

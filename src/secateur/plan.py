@@ -20,7 +20,7 @@ from secateur.methods import METHODS
 from secateur.numerics.patterns import Pattern
 
 VERSION = 1
-UNIT_KINDS = ("channel", "query_head", "kv_group")
+UNIT_KINDS = ("channel", "query_head", "kv_group", "expert")
 SUB_BLOCKS = ("attention", "ffn")
 
 

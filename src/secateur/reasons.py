@@ -96,8 +96,8 @@ def explain(
         unit: one unit of that layer, removed or kept.
         site: `channel`, `query_head` or `kv_group`; needed with `unit` where a layer has several.
 
-    Returns: `sites` (one summary each, with its removed units if a layer was named), `layers` (sub-blocks too) and
-        `linears` (what the report says of them), and `unit`.
+    Returns: `sites` (one summary each, with its removed units if a layer was named), `layers` (sub-blocks too),
+        `experts` and `linears` (what the report says of them), and `unit`.
 
     Raises:
         InputError: no run in the folder, or nothing in it about what was asked for.
@@ -119,6 +119,7 @@ def explain(
         "refit": record.get("refit"),
         "sites": [summary(s) | ({} if layer is None else {"removed": s["removed"]}) for s in chosen],
         "layers": [s for s in listed if s["kind"] in ("layer", *SUB_BLOCKS)],
+        "experts": [s for s in listed if s["kind"] == "expert"],
         "linears": [s for s in listed if s["kind"] == "weight"],
         "unit": None,
     }

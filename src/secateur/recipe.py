@@ -28,15 +28,20 @@ from secateur.recovery_settings import RecoverSection
 from secateur.spelling import Spelled, StrictLoader
 from secateur.units import parse_bytes
 
-SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "attention", "ffn", "layer")
+SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "attention", "ffn", "layer")
 # What a method must be able to score, for each kind of site, and the one used where none is named.
-UNITS = dict.fromkeys(("channel", "query_head", "kv_group"), "units")
-CAPABILITY = {"weight": "weights", **UNITS, **dict.fromkeys(("attention", "ffn"), "sub-blocks"), "layer": "layers"}
-DEFAULT_METHOD = {
-    "units": "obs",
-    "sub-blocks": "leave_one_out",
-    "layers": "leave_one_out",
-}  # for weights it depends on the quality
+CAPABILITY = {
+    "weight": "weights",
+    "channel": "units",
+    "query_head": "units",
+    "kv_group": "units",
+    "expert": "experts",
+    "attention": "sub-blocks",
+    "ffn": "sub-blocks",
+    "layer": "layers",
+}
+# For weights it depends on the quality.
+DEFAULT_METHOD = {"units": "obs", "experts": "reap", "sub-blocks": "leave_one_out", "layers": "leave_one_out"}
 STEPS_FOR_MASKS = 100  # in fewer, a mask that is found while tuning is no better than one that is chosen
 
 

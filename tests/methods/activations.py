@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secateur.methods import ROUTING, Experts
 from secateur.numerics.moments import Moments
+from secateur.numerics.routing import Routing
 
 EVERYTHING = frozenset({"mean", "mean_abs", "rms", "gram", "sample"})
 
@@ -47,3 +49,27 @@ def slopes(parameters: Tensor, alive: Tensor | None = None) -> dict[str, Tensor]
 
 def weights(rows: int, columns: int, seed: int = 1) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def routed(chosen: Tensor, gates: Tensor, norms: Tensor) -> Routing:
+    """What is gathered of tokens that were routed like this; all (tokens, experts), `chosen` bool."""
+    routing = Routing(chosen.shape[1], ROUTING)
+    routing.see(len(chosen))
+    for expert in range(chosen.shape[1]):
+        own = chosen[:, expert]
+        routing.add(expert, gates[own, expert], norms[own, expert])
+    return routing
+
+
+def choices(tokens: int, experts: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """(chosen, gates, norms) of a router that likes some experts better: two of them for each token."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(tokens, experts, generator=generator) + torch.linspace(0, 1, experts)
+    chosen = torch.zeros(tokens, experts, dtype=torch.bool).scatter_(1, logits.topk(2).indices, True)
+    gates = logits.masked_fill(~chosen, -torch.inf).softmax(1)
+    return chosen, gates, torch.rand(tokens, experts, generator=generator) * torch.arange(experts, 0, -1)
+
+
+def experts_of(chosen: Tensor, gates: Tensor, norms: Tensor, seed: int = 0) -> Experts:
+    sizes = torch.rand(chosen.shape[1], generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.1
+    return Experts(sizes, routed(chosen, gates, norms), seed)

@@ -9,20 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from activations import gathered, inputs, slopes, weights
+from activations import choices, experts_of, gathered, inputs, slopes, weights
 from torch import Tensor
 
 from secateur import methods
 from secateur.errors import InputError
-from secateur.methods import GRADIENTS, METHODS, Method, Solution, Units, prune_weight
+from secateur.methods import GRADIENTS, METHODS, ROUTING, Experts, Method, Solution, Units, prune_weight
 from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import NEEDS, Moments
 from secateur.numerics.patterns import Pattern, removed_count
+from secateur.numerics.routing import Routing
 
 FREE = Pattern.parse("free")
 PATTERNS = [FREE, Pattern.parse("2:4"), Pattern.parse("4:8"), Pattern.parse("1:4")]
 FOR_WEIGHTS = [m for m in METHODS.values() if "weights" in m.prunes]
 FOR_UNITS = [m for m in METHODS.values() if "units" in m.prunes]
+FOR_EXPERTS = [m for m in METHODS.values() if "experts" in m.prunes]
 # The control looks at nothing, so nothing moves it.
 INFORMED = [m for m in FOR_WEIGHTS if m.name != "random"]
 # They look at what units say, not at who listens.
@@ -36,6 +38,7 @@ def named(value: object) -> str:
 
 each_weight_method = pytest.mark.parametrize("method", FOR_WEIGHTS, ids=named)
 each_unit_method = pytest.mark.parametrize("method", FOR_UNITS, ids=named)
+each_expert_method = pytest.mark.parametrize("method", FOR_EXPERTS, ids=named)
 each_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 
 
@@ -52,8 +55,8 @@ def importance(method: Method, units: Units) -> Tensor:
 def test_entries_are_complete(method: Method) -> None:
     assert METHODS[method.name] is method
     assert method.prunes
-    assert method.needs <= NEEDS | GRADIENTS
-    assert method.statistics | method.loss == method.needs
+    assert method.needs <= NEEDS | GRADIENTS | ROUTING
+    assert method.statistics | method.loss | method.routing == method.needs
     assert method.scope in {"row", "matrix"}
     assert method.score is None or method.solve is None
     assert method.title
@@ -224,3 +227,58 @@ def test_units_with_few_tokens_are_finite(method: Method, tokens: int, make_unit
     x = inputs(tokens, 8)
     x[:, 2] = 0
     assert torch.isfinite(importance(method, make_units(x=x))).all()
+
+
+def worth(method: Method, experts: Experts) -> Tensor:
+    assert method.score_experts is not None
+    return method.score_experts(experts)
+
+
+@each_expert_method
+@pytest.mark.parametrize("tokens", [0, 1, 200])
+def test_experts_are_scored(method: Method, tokens: int) -> None:
+    experts = experts_of(*choices(tokens, 6))
+    before = experts.norms.clone()
+    scores = worth(method, experts)
+    assert scores.shape == (experts.count,)
+    assert (scores.dtype, scores.device.type) == (torch.float64, "cpu")
+    assert torch.isfinite(scores).all()
+    assert (scores >= 0).all()
+    assert torch.equal(scores, worth(method, experts))
+    scores += 1  # a caller may do with them what it likes
+    assert torch.equal(experts.norms, before)
+
+
+@pytest.mark.parametrize("method", [m for m in FOR_EXPERTS if m.name != "random"], ids=named)
+def test_experts_may_be_permuted(method: Method) -> None:
+    found, order = choices(200, 6), torch.randperm(6)
+    experts, permuted = experts_of(*found), experts_of(*(part[:, order] for part in found))
+    permuted = replace(permuted, norms=experts.norms[order])
+    torch.testing.assert_close(worth(method, permuted), worth(method, experts)[order])
+
+
+@each_expert_method
+def test_expert_rankings_do_not_depend_on_scale(method: Method) -> None:
+    chosen, gates, norms = choices(200, 6)
+    experts, scaled = experts_of(chosen, gates, norms), experts_of(chosen, gates, norms * 4)
+    scaled = replace(scaled, norms=experts.norms * 4)
+    assert torch.equal(worth(method, experts).argsort(), worth(method, scaled).argsort())
+
+
+@pytest.mark.parametrize("method", [m for m in FOR_EXPERTS if m.routing], ids=named)
+def test_experts_that_no_token_is_routed_to_go_first(method: Method) -> None:
+    chosen, gates, norms = choices(200, 6)
+    chosen[:, 5] = False
+    scores = worth(method, experts_of(chosen, gates, norms))
+    assert float(scores[5]) == 0
+    assert (scores[:5] > 0).all()
+
+
+@each_expert_method
+def test_what_an_expert_method_needs_is_all_it_reads(method: Method) -> None:
+    """A run gathers no more than that."""
+    full = experts_of(*choices(50, 6))
+    bare = Routing(6, method.routing)
+    for mine, theirs in zip(bare.tensors(), full.routing.tensors(), strict=False):
+        mine += theirs
+    assert torch.equal(worth(method, replace(full, routing=bare)), worth(method, full))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import references
 import torch
-from activations import gathered, inputs, slopes, weights
+from activations import choices, experts_of, gathered, inputs, routed, slopes, weights
 
+from secateur.errors import SecateurError
 from secateur.methods import (
     METHODS,
     Units,
     activation,
     alps,
+    expert_frequency,
     flap,
     gblm,
     magnitude,
     mi,
     mi_pairs,
     obs,
+    random,
+    reap,
     sparsegpt,
     wanda,
     wanda_regional,
@@ -29,6 +34,7 @@ from secateur.numerics import elimination
 from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
+from secateur.numerics.routing import Routing
 
 FREE = Pattern.parse("free")
 
@@ -299,3 +305,34 @@ def test_block_influence() -> None:
     parts[1].update(h_in[1:], h_out[1:])
     parts[0].merge(parts[1])
     assert parts[0].value == pytest.approx(expected / 20, rel=1e-5)
+
+
+def test_experts() -> None:
+    chosen, gates, norms = choices(70, 5)
+    experts = experts_of(chosen, gates, norms)
+    own = [[t for t in range(70) if bool(chosen[t, j])] for j in range(5)]
+    terms = [[float(gates[t, j]) * float(norms[t, j]) for t in tokens] for j, tokens in enumerate(own)]
+    means = [sum(own_terms) / len(own_terms) for own_terms in terms]
+    assert reap.score_experts(experts).tolist() == pytest.approx(means, rel=1e-9)
+    shares = [len(tokens) / 70 for tokens in own]
+    assert expert_frequency.score_experts(experts).tolist() == pytest.approx(shares, rel=1e-12)
+    assert sum(shares) == pytest.approx(2)
+    assert experts.routing.gates.sum() == pytest.approx(70)
+    assert torch.equal(magnitude.score_experts(experts), experts.norms)
+    assert not torch.equal(*(random.score_experts(replace(experts, seed=seed)) for seed in (0, 1)))
+
+
+def test_routing_adds_up_over_batches_and_says_what_it_lacks() -> None:
+    chosen, gates, norms = choices(70, 5)
+    whole, first, second = (routed(chosen[s], gates[s], norms[s]) for s in (slice(70), slice(31), slice(31, 70)))
+    for mine, theirs in zip(first.tensors(), second.tensors(), strict=True):
+        mine += theirs
+    assert (first.seen, first.tokens.tolist()) == (70, whole.tokens.tolist())
+    torch.testing.assert_close(first.outputs, whole.outputs)
+    torch.testing.assert_close(first.gates, whole.gates)
+    with pytest.raises(SecateurError, match="'outputs' wasn't gathered; ask for the need 'expert_outputs'"):
+        _ = Routing(5, frozenset({"routes"})).outputs
+    with pytest.raises(SecateurError, match="'tokens' wasn't gathered; ask for the need 'routes'"):
+        _ = Routing(5, frozenset()).tokens
+    with pytest.raises(SecateurError, match=r"routing \['gram'\] is unknown"):
+        Routing(5, frozenset({"gram"}))

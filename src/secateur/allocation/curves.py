@@ -24,12 +24,14 @@ class Curve(NamedTuple):
         units: of the site. step: units that go together.
         parameters: of one unit.
         points: (fraction that goes, cost), ascending fractions; (0, 0) is understood.
+        least: units that stay whatever they cost.
     """
 
     units: int
     step: int
     parameters: float
     points: tuple[tuple[float, float], ...]
+    least: int = 1
 
 
 def spread(curves: Mapping[str, Curve], target: float, most: float = MOST) -> dict[str, float]:
@@ -44,7 +46,7 @@ def spread(curves: Mapping[str, Curve], target: float, most: float = MOST) -> di
     """
     steps: list[tuple[float, int, str, float]] = []
     for number, (name, curve) in enumerate(curves.items()):
-        limit = min(int(most * curve.units), curve.units - curve.step)
+        limit = min(int(most * curve.units), curve.units - max(curve.step, curve.least))
         line = hull(curve.points)
         size = curve.step * curve.parameters
         before = 0.0

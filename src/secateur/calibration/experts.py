@@ -42,6 +42,13 @@ def expert_inputs(
     ]
 
 
+def inner_of(module: Any, expert: int, x: Tensor) -> Tensor:
+    """What the second matrix of an expert reads, (tokens, channels), where the first reads x (tokens, in)."""
+    gate, up = nn.functional.linear(x, module.gate_up_proj[expert]).chunk(2, dim=-1)
+    inner: Tensor = module.act_fn(gate) * up
+    return inner
+
+
 def _hook(
     path: str, parts: dict[tuple[str, int], str], see: Callable[[str, Tensor], None], routes: dict[str, Tensor]
 ) -> Callable[..., None]:
@@ -55,8 +62,7 @@ def _hook(
             down_name = parts.get(("down_proj", expert))
             inner = None
             if down_name is not None:
-                gate, up = nn.functional.linear(x, module.gate_up_proj[expert]).chunk(2, dim=-1)
-                inner = module.act_fn(gate) * up
+                inner = inner_of(module, expert, x)
             # Both are reported last, since seeing the last name that is waited for ends the pass.
             if up_name is not None:
                 see(up_name, x)

@@ -23,12 +23,14 @@ from torch import Tensor, nn
 
 from secateur import distributed
 from secateur.calibration.activations import Budget
+from secateur.calibration.routing import routing_of
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.watch import Seen, watch
 from secateur.model.families import join
-from secateur.model.linears import Linear, linears_of
+from secateur.model.linears import Linear, linears_of, renumbered
 from secateur.model.outer import Outer
 from secateur.numerics.moments import Moments
+from secateur.numerics.routing import Routing
 from secateur.numerics.witnesses import Witnesses
 
 
@@ -42,6 +44,7 @@ class Block:
         stream: hidden states that enter it, from the edited blocks before.
         dense: the same layer untouched with the hidden states of the untouched model, where asked for.
         gradients: need -> a layer whose parameters are gradients, see `calibration.gradients`.
+        experts: the untouched layer's number of each expert that is left, once some were removed.
     """
 
     index: int
@@ -50,6 +53,7 @@ class Block:
     stream: Stream
     dense: tuple[nn.Module, Stream] | None = None
     gradients: dict[str, nn.Module] = field(default_factory=dict)
+    experts: tuple[int, ...] | None = None
 
     @property
     def linears(self) -> list[Linear]:
@@ -88,10 +92,22 @@ class Block:
                 found[name].witnesses = Witnesses.join(parts)
         return found
 
+    def routing(self, needs: frozenset[str]) -> Routing:
+        """Which experts the calibration tokens are routed to, from one pass; `needs`: see `numerics.routing`."""
+        family = self.outer.checkpoint.family
+        assert family.experts is not None
+        return routing_of(self.layer, family.experts.path, self.stream, self.index, self.outer.device, needs)
+
+    def _dense_name(self, name: str) -> str:
+        """What the untouched layer calls a Linear: where experts were removed, the others have moved up."""
+        return name if self.experts is None else renumbered(name, self.experts)
+
     @property
     def _dense_linears(self) -> dict[str, Linear]:
+        """The untouched layer's Linears by their names in the edited one."""
         assert self.dense is not None
-        return {linear.name: linear for linear in linears_of(self.dense[0], self.outer.checkpoint.family)}
+        dense = {linear.name: linear for linear in linears_of(self.dense[0], self.outer.checkpoint.family)}
+        return {linear.name: dense[self._dense_name(linear.name)] for linear in self.linears}
 
     def original(self, linear: Linear, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight and bias whose output on the dense model's inputs is what `linear`, with `weight` now, should
@@ -119,9 +135,12 @@ class Block:
             return inputs
 
         mine = seen(self.layer, self.stream, {name: moments.features for name, moments in found.items()})
-        theirs = seen(*self.dense, {name: moments.target_features for name, moments in found.items()})
+        if self.experts is not None:
+            for path, chosen in routes.items():
+                routes[path] = torch.tensor(self.experts, device=chosen.device)[chosen]
+        theirs = seen(*self.dense, {self._dense_name(name): m.target_features for name, m in found.items()})
         for name, (x, residual) in mine.items():
-            target, wanted = theirs[name]
+            target, wanted = theirs[self._dense_name(name)]
             lacks = None if residual is None or wanted is None else wanted - residual
             found[name].update(x, target, lacks)
 

@@ -16,7 +16,7 @@ from secateur.model.linears import submodule
 Seen = tuple[Tensor, Tensor | None]
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """All inputs that were asked for have been seen: the rest of the forward pass isn't needed."""
 
 
@@ -46,7 +46,7 @@ def watch(
         see(name, x, residual)
         waiting.discard(name)
         if not waiting:
-            raise _Enough
+            raise Enough
 
     def attended(_module: nn.Module, _args: object, output: Tensor) -> None:
         nonlocal residual
@@ -65,7 +65,7 @@ def watch(
             hooks.callback(handle.remove)
         try:
             stream.forward(layer, index, batch, device)
-        except _Enough:
+        except Enough:
             return
     for name in list(waiting):  # an expert that no token of this batch was routed to
         see(name, torch.zeros(0, features[name], device=device), None)

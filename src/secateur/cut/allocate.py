@@ -23,11 +23,12 @@ from secateur.calibration.activations import Budget
 from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.walk import Block, walk
 from secateur.cut.counts import asked, multiple
+from secateur.cut.experts import score_experts
 from secateur.cut.rules import UNIT_KINDS, Rules
 from secateur.cut.sensitivity import SEQUENCES, Candidate, divergences
-from secateur.cut.units import cut_units, score_site
+from secateur.cut.units import cut_units, score_site, seed_of
 from secateur.cut.weights import cut_weights
-from secateur.methods import wanda
+from secateur.methods import Method, wanda
 from secateur.model.linears import Linear, linears_of
 from secateur.model.outer import Outer
 from secateur.model.sites import Site, sites_of
@@ -97,7 +98,9 @@ def apply(rules: Rules, shares: Mapping[str, float], recipe: Recipe) -> Rules:
         share = shares.get(key_of(site.layer, site.kind))
         if share is None:
             return rules.units.keep_count(site)
-        return keep_count(site.units, share, site.groups, multiple(recipe, site)) if share > 0 else site.units
+        if share <= 0:
+            return site.units
+        return max(site.least, keep_count(site.units, share, site.groups, multiple(recipe, site)))
 
     def sparsity(layer: int) -> Callable[[str], float]:
         local = rules.weight_sparsity(layer)
@@ -133,7 +136,7 @@ def _site_curve(job: Job, sites: list[Site], points: tuple[tuple[float, float], 
     """Sites of one layer and kind (one, or one for each expert) as one."""
     first = sites[0]
     step = math.lcm(first.groups, multiple(job.recipe, first))
-    return Curve(first.units, step, sum(site.params_per_unit for site in sites), points)
+    return Curve(first.units, step, sum(site.params_per_unit for site in sites), points, first.least)
 
 
 def _ranked(job: Job) -> dict[str, tuple[str, Curve]]:
@@ -144,15 +147,11 @@ def _ranked(job: Job) -> dict[str, tuple[str, Curve]]:
             continue
         hand_over(block, job.gradients, job.rules.loss)
         sites = job.sites(block.index)
-        method = job.rules.units.method
         for kind in sorted({site.kind for site in sites}):
             own = [site for site in sites if site.kind == kind]
+            method = job.rules.units.method_for(kind)
             assert method is not None
-            found = block.moments([site.reader for site in own], method.statistics)
-            readers = {linear.name: linear.weight for linear in block.linears}
-            scores = torch.cat(
-                [score_site(block, s, readers[s.reader], found[s.reader], method, job.recipe.seed) for s in own]
-            )
+            scores = _scores(job, block, own, method)
             points = curve_of(scores, method.running)
             curves[key_of(block.index, kind)] = kind, _site_curve(job, own, points)
         for linear, moments in block.statistics(wanda.METHOD.needs) if _weighs(job) else ():
@@ -162,6 +161,16 @@ def _ranked(job: Job) -> dict[str, tuple[str, Curve]]:
         job.step(f"layer {block.index}")
         del block
     return curves
+
+
+def _scores(job: Job, block: Block, sites: list[Site], method: Method) -> Tensor:
+    """Importance of the units of sites of one kind, one site after the other."""
+    seed = job.recipe.seed
+    if sites[0].kind == "expert":
+        return torch.cat([score_experts(block, site, method, seed_of(site, seed)) for site in sites])
+    found = block.moments([site.reader for site in sites], method.statistics)
+    readers = {linear.name: linear.weight for linear in block.linears}
+    return torch.cat([score_site(block, s, readers[s.reader], found[s.reader], method, seed) for s in sites])
 
 
 def _owl(job: Job) -> dict[str, float]:
@@ -190,7 +199,7 @@ def candidates_of(job: Job, levels: tuple[float, ...]) -> list[Candidate]:
             site = next(s for s in sites if s.kind == kind)
             for level in levels:
                 count = keep_count(site.units, level, site.groups, multiple(job.recipe, site))
-                if count < site.units:
+                if site.least <= count < site.units:
                     found[Candidate(index, kind, 1 - count / site.units)] = None
         if _weighs(job):
             found |= {Candidate(index, "weight", level): None for level in levels}

@@ -114,5 +114,7 @@ def _gradual_units(block: Block, rules: Rules) -> GradualUnits | None:
     """Units that go while the block is tuned; where weights go too, those are what goes gradually."""
     if rules.tuning is None or rules.masks != "gradual" or rules.weight_method is not None:
         return None
-    # Removing KV groups changes what a query head is, so both can't be laid out on the whole block.
-    return None if {"kv_group", "query_head"} <= rules.unit_kinds else GradualUnits(block)
+    # Removing KV groups changes what a query head is, so both can't be laid out on the whole block; nor can experts,
+    # for which there are no zeros.
+    kinds = rules.unit_kinds
+    return None if {"kv_group", "query_head"} <= kinds or "expert" in kinds else GradualUnits(block)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from secateur.allocation.uniform import keep_count
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.sites import Site, sites_of
+from secateur.model.sites import Site
 from secateur.plan import SUB_BLOCKS
 from secateur.recipe import Recipe
 
@@ -76,27 +76,6 @@ def keep_counts(recipe: Recipe) -> Callable[[Site], int]:
 def multiple(recipe: Recipe, site: Site) -> int:
     """What the number of kept units must be a multiple of."""
     return math.lcm(site.multiple, recipe.round_to) if site.kind == "channel" else site.multiple
-
-
-def check_something_goes(
-    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], count: Callable[[Site], int]
-) -> None:
-    """A sparsity that rounds to no unit at all, of any site of a kind, would do nothing without a word."""
-    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
-    for kind in sorted(unit_kinds):
-        sites = [
-            site
-            for index, layer in enumerate(layers.children())
-            for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)
-            if site.kind == kind
-        ]
-        if sites and all(count(site) >= site.units for site in sites):
-            largest = max(sites, key=lambda site: site.units)
-            units, step = largest.units, math.lcm(largest.groups, multiple(recipe, largest))
-            least = f"they go {step} at a time, so give {step / units:.3g} or more"
-            remedy = least if step < units else f"no multiple of {step} is below {units}"
-            s = recipe.sparsity_for(asked(recipe, kind))
-            raise InputError(f"sparsity {s:g} takes none of {units} {kind} units away; {remedy}")
 
 
 def asked(recipe: Recipe, kind: str) -> str:

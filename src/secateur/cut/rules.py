@@ -6,22 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from secateur.allocation.uniform import keep_count
-from secateur.cut.counts import (
-    asked,
-    check_something_goes,
-    keep_counts,
-    layers_to_drop,
-    protected_layers,
-    sub_blocks_to_drop,
-)
+from secateur.cut.checks import check_counts, check_pattern, check_plan
+from secateur.cut.counts import asked, keep_counts, layers_to_drop, protected_layers, sub_blocks_to_drop
 from secateur.cut.units import UnitRules
 from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.model.biases import bias_flags
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.families import join
-from secateur.model.linears import linears_of
-from secateur.model.sites import Site, sites_of
+from secateur.model.sites import Site
 from secateur.model.uneven import HEADS, KV_HEADS, with_heads
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
@@ -30,7 +23,8 @@ from secateur.presets import Masks
 from secateur.recipe import Recipe
 from secateur.reconstruct.block import Tuning
 
-UNIT_KINDS = frozenset({"channel", "query_head", "kv_group"})
+UNIT_KINDS = frozenset({"channel", "query_head", "kv_group", "expert"})
+REFITTED = UNIT_KINDS - {"expert"}  # a Linear reads their units, and is solved for what the target says
 
 
 @dataclass(frozen=True)
@@ -77,8 +71,9 @@ class Rules:
     @property
     def needs_dense(self) -> bool:
         """Whether the untouched model's hidden states are needed beside the pruned one's."""
-        solved = bool(self.unit_kinds) or self.weight_method is not None
-        return (solved and self.target != "pruned") or (self.tuning is not None and (solved or bool(self.dropped)))
+        solved = bool(self.unit_kinds & REFITTED) or self.weight_method is not None
+        cut = solved or bool(self.unit_kinds) or bool(self.dropped)
+        return (solved and self.target != "pruned") or (cut and self.tuning is not None)
 
     @classmethod
     def of(cls, recipe: Recipe, checkpoint: Checkpoint, plan: Plan | None) -> Rules:
@@ -89,22 +84,22 @@ class Rules:
                 doesn't fit a Linear.
         """
         if plan is not None:
-            plan.check(checkpoint.config.model_type, checkpoint.layers, _names(checkpoint))
+            check_plan(plan, checkpoint)
         kinds = plan.kinds if plan is not None else frozenset(recipe.sites)
         unit_kinds = _unit_kinds(kinds, checkpoint) if plan is None else kinds & UNIT_KINDS
         protected = protected_layers(recipe, checkpoint)
         counts, steps = keep_counts(recipe), recipe.chosen_steps
         layers = 0 if plan is not None else layers_to_drop(recipe, checkpoint, protected)
         if plan is None:
-            check_something_goes(recipe, checkpoint, unit_kinds, counts)
+            check_counts(recipe, checkpoint, unit_kinds, counts)
         flags, notes = _flags(recipe, checkpoint, unit_kinds, plan)
         weighty = "weight" in kinds
         pattern = _pattern(recipe, plan) if weighty else Pattern()
         if weighty:
-            _check_pattern(pattern, checkpoint)
+            check_pattern(pattern, checkpoint)
         return cls(
             units=UnitRules(
-                None if plan is not None else recipe.method_for("channel") if unit_kinds else None,
+                recipe.method_for("channel") if plan is None and unit_kinds & REFITTED else None,
                 counts,
                 _planned(plan),
                 recipe.refit,
@@ -113,6 +108,7 @@ class Rules:
                 recipe.seed,
                 recipe.explain,
                 recipe.bias == "add" and not recipe.refit,
+                recipe.method_for("expert") if plan is None and "expert" in unit_kinds else None,
             ),
             unit_kinds=unit_kinds,
             bias_flags=flags,
@@ -129,15 +125,6 @@ class Rules:
             notes=notes,
             sub_blocks={} if plan is not None else sub_blocks_to_drop(recipe, checkpoint, protected, layers),
         )
-
-
-def _names(checkpoint: Checkpoint) -> set[str]:
-    """Every site and Linear, as a plan names them."""
-    names = set()
-    for index, layer in enumerate(checkpoint.template.get_submodule(checkpoint.family.layers).children()):
-        names |= {site.name for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)}
-        names |= {f"layers.{index}.{linear.name}" for linear in linears_of(layer, checkpoint.family)}
-    return names
 
 
 def _planned(plan: Plan | None) -> Callable[[Site], tuple[int, ...] | None]:
@@ -237,11 +224,3 @@ def _sparsities(recipe: Recipe, plan: Plan | None) -> Callable[[int], Callable[[
         return sparsity
 
     return of
-
-
-def _check_pattern(pattern: Pattern, checkpoint: Checkpoint) -> None:
-    """N:M must divide every width: found before the run, on the layers without weights."""
-    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
-    for index, layer in enumerate(layers.children()):
-        for linear in linears_of(layer, checkpoint.family):
-            pattern.validate(linear.shape[1], f"layers.{index}.{linear.name}")

@@ -20,6 +20,5 @@ def drop_sub_blocks(block: Block, dropped: Set[tuple[int, str]]) -> list[UnitCut
     for site in sites_of(block.layer, checkpoint.family, block.index, checkpoint.head_dim):
         if (block.index, site.kind) in dropped:
             drop(block.layer, site, checkpoint.family)
-            # All that its reader gave is gone, and nothing can make up for it there.
-            cuts.append(UnitCut(site, (), None, 1.0, 1.0, None))
+            cuts.append(UnitCut(site, (), None, None, None, None))
     return cuts

@@ -1,7 +1,7 @@
 """Structured cuts of one block: score the units of a site, choose, refit the reader, remove.
 
-Sites are cut in the order in which data flows through the block (heads before channels), each on the
-statistics that the cuts before it have left.
+Sites are cut in the order in which data flows through the block (heads, experts, what is inside experts), each on
+the statistics that the cuts before it have left.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from secateur.calibration.walk import Block
 from secateur.cut.evidence import Evidence, evidence_of
+from secateur.cut.experts import remove_experts, score_experts
 from secateur.methods import Method, Units
 from secateur.model.linears import Linear
 from secateur.model.sites import Site, sites_of
@@ -24,7 +25,7 @@ from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import keep_best
 from secateur.numerics.targets import NEEDS, Target, best_bias, relative_error, retarget
 
-ORDER = ("kv_group", "query_head", "channel")
+ORDER = ("kv_group", "query_head", "expert", "channel")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class UnitCut:
     Args:
         keep: kept units, ascending.
         scores: importance of each unit, None where a plan was replayed.
-        error_masked: E|Wx - W'x|^2 / E|Wx|^2 of the reader with the units gone and nothing made up for it.
+        error_masked: E|Wx - W'x|^2 / E|Wx|^2 of the reader with the units gone and nothing made up for it; None for
+            whole experts, which no Linear reads.
         error: the same after the refit.
         damping: what the refit's ridge ended with; None without refit.
         evidence: why its units went; None where none did, or where it wasn't asked for.
@@ -43,8 +45,8 @@ class UnitCut:
     site: Site
     keep: tuple[int, ...]
     scores: tuple[float, ...] | None
-    error_masked: float
-    error: float
+    error_masked: float | None
+    error: float | None
     damping: float | None
     evidence: Evidence | None = None
 
@@ -63,6 +65,7 @@ class UnitRules:
         seed: of methods that draw.
         explain: gather evidence.
         mean_into_bias: without refit, let the reader's bias take over the mean of what went (FLAP).
+        expert_method: scores whole experts.
     """
 
     method: Method | None
@@ -74,6 +77,11 @@ class UnitRules:
     seed: int = 0
     explain: bool = False
     mean_into_bias: bool = False
+    expert_method: Method | None = None
+
+    def method_for(self, kind: str) -> Method | None:
+        """What scores the units of a kind of site."""
+        return self.expert_method if kind == "expert" else self.method
 
 
 def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[UnitCut]:
@@ -89,8 +97,22 @@ def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[Uni
             for site in sites_of(block.layer, checkpoint.family, block.index, checkpoint.head_dim)
             if site.kind == kind
         ]
-        cuts += _cut_sites(block, sites, rules)
+        if kind == "expert":
+            cuts += [_cut_experts(block, site, rules) for site in sites]
+        else:
+            cuts += _cut_sites(block, sites, rules)
     return cuts
+
+
+def _cut_experts(block: Block, site: Site, rules: UnitRules) -> UnitCut:
+    keep, scores = rules.planned(site), None
+    if keep is None:
+        assert rules.expert_method is not None
+        values = score_experts(block, site, rules.expert_method, seed_of(site, rules.seed))
+        keep, scores = choose(values, site, rules.keep_count(site)), tuple(values.tolist())
+    if len(keep) < site.units:
+        remove_experts(block, site, mask_of(keep, site.units))
+    return UnitCut(site, keep, scores, None, None, None)
 
 
 def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCut]:

@@ -9,6 +9,7 @@ from secateur.methods import (
     block_influence,
     entropy_increase,
     entropy_taylor,
+    expert_frequency,
     fisher,
     flap,
     gblm,
@@ -20,6 +21,7 @@ from secateur.methods import (
     mi_pairs,
     obs,
     random,
+    reap,
     ria,
     sparsegpt,
     swap,
@@ -30,7 +32,8 @@ from secateur.methods import (
     wanda_regional,
 )
 from secateur.methods.contract import GRADIENTS, Method, Solution, prune_weight
-from secateur.methods.units import Units
+from secateur.methods.units import Experts, Units
+from secateur.numerics.routing import ROUTING
 
 METHODS: dict[str, Method] = {
     "magnitude": magnitude.METHOD,
@@ -54,10 +57,12 @@ METHODS: dict[str, Method] = {
     "entropy_taylor": entropy_taylor.METHOD,
     "mi_pairs": mi_pairs.METHOD,
     "random": random.METHOD,
+    "reap": reap.METHOD,
+    "expert_frequency": expert_frequency.METHOD,
     "block_influence": block_influence.METHOD,
     "entropy_increase": entropy_increase.METHOD,
     "layer_mi": layer_mi.METHOD,
     "leave_one_out": leave_one_out.METHOD,
 }
 
-__all__ = ["GRADIENTS", "METHODS", "Method", "Solution", "Units", "prune_weight"]
+__all__ = ["GRADIENTS", "METHODS", "ROUTING", "Experts", "Method", "Solution", "Units", "prune_weight"]

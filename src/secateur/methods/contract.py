@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from secateur.methods.units import Units
+from secateur.methods.units import Experts, Units
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
+from secateur.numerics.routing import ROUTING
 
 # What a method may need to know of the loss, for each parameter w of a layer.
 #   gradient           dL/dw of the untouched model, L the mean loss of a token
@@ -32,17 +33,20 @@ class Solution(NamedTuple):
 class Method(NamedTuple):
     """One published way to choose what goes, and perhaps to make up for it.
 
-    Exactly one of `score` and `solve` for weights; `score_units` for structured sites; `score_layers` names
-    the measurement over the whole model that ranks decoder layers (the pipeline runs it, a method can't).
+    Exactly one of `score` and `solve` for weights; `score_units` for structured sites; `score_experts` for whole
+    experts; `score_layers` names the measurement over the whole model that ranks decoder layers (the pipeline runs
+    it, a method can't).
 
     Args:
-        needs: the moments that must be gathered first, see `numerics.moments.NEEDS`, and any of `GRADIENTS`.
+        needs: what must be gathered first: moments, see `numerics.moments.NEEDS`, any of `GRADIENTS`, and for
+            experts any of `numerics.routing.ROUTING`.
         score: (W (out, in), moments) -> importance (out, in) fp32, not negative; higher = keep. Where gradients
             are needed: (W, moments, gradients), a mapping from each need to a tensor (out, in) fp32.
         scope: where `score` is compared for free patterns, `row` or `matrix`.
         solve: (W (out, in), moments, pattern, sparsity) -> Solution.
         running: unit scores are running totals, each the loss once this unit and all below it are gone.
         score_units: (units) -> importance (units,) fp64 on the CPU, not negative; higher = keep.
+        score_experts: (experts) -> importance (experts,) likewise.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Method(NamedTuple):
     scope: str = "row"
     solve: Callable[[Tensor, Moments, Pattern, float], Solution] | None = None
     score_units: Callable[[Units], Tensor] | None = None
+    score_experts: Callable[[Experts], Tensor] | None = None
     score_layers: str | None = None
     running: bool = False
 
@@ -64,14 +69,20 @@ class Method(NamedTuple):
     @property
     def statistics(self) -> frozenset[str]:
         """The moments that it needs."""
-        return self.needs - GRADIENTS
+        return self.needs - GRADIENTS - ROUTING
+
+    @property
+    def routing(self) -> frozenset[str]:
+        """What it needs to know of a router's choices, any of `ROUTING`."""
+        return self.needs & ROUTING
 
     @property
     def prunes(self) -> frozenset[str]:
-        """Any of `weights`, `units`, `layers`, `sub-blocks`."""
+        """Any of `weights`, `units`, `experts`, `layers`, `sub-blocks`."""
         kinds = {
             "weights": self.score is not None or self.solve is not None,
             "units": self.score_units is not None,
+            "experts": self.score_experts is not None,
             "layers": self.score_layers is not None,
             "sub-blocks": self.score_layers == "leave_one_out",  # the others look at what leaves a layer
         }

@@ -1,7 +1,7 @@
 """Magnitude pruning (Han et al. 2015, https://arxiv.org/abs/1506.02626): small weights matter least.
 
 Weights: |W_ij|, compared over the whole matrix. Units: the L2 norm of all parameters that a unit owns
-(Li et al. 2017, https://arxiv.org/abs/1608.08710, over the coupled group instead of one filter).
+(Li et al. 2017, https://arxiv.org/abs/1608.08710, over the coupled group instead of one filter). Experts: the same.
 No calibration data is used.
 """
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods.contract import Method
-from secateur.methods.units import Units
+from secateur.methods.units import Experts, Units
 from secateur.numerics.moments import Moments
 
 
@@ -27,6 +27,12 @@ def score_units(units: Units) -> Tensor:
     return torch.linalg.vector_norm(units.group.float(), dim=1).cpu().double()
 
 
+@torch.no_grad()
+def score_experts(experts: Experts) -> Tensor:
+    """‖parameters of an expert‖₂, (experts,) fp64."""
+    return experts.norms.clone()
+
+
 METHOD = Method(
     name="magnitude",
     title="Magnitude",
@@ -34,4 +40,5 @@ METHOD = Method(
     score=score,
     scope="matrix",
     score_units=score_units,
+    score_experts=score_experts,
 )

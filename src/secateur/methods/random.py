@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods.contract import Method
-from secateur.methods.units import Units
+from secateur.methods.units import Experts, Units
 from secateur.numerics.moments import Moments
 
 
@@ -25,6 +25,13 @@ def score_units(units: Units) -> Tensor:
     return 1 - torch.rand(units.count, generator=generator, dtype=torch.float64)
 
 
+@torch.no_grad()
+def score_experts(experts: Experts) -> Tensor:
+    """Uniform in (0, 1], (experts,) fp64, other ones for each layer and seed."""
+    generator = torch.Generator().manual_seed(experts.seed)
+    return 1 - torch.rand(experts.count, generator=generator, dtype=torch.float64)
+
+
 METHOD = Method(
     name="random",
     title="Random (control)",
@@ -32,4 +39,5 @@ METHOD = Method(
     score=score,
     scope="matrix",
     score_units=score_units,
+    score_experts=score_experts,
 )

@@ -1,4 +1,4 @@
-"""The units of a structured site, as tensors: all that a method may look at."""
+"""The units of a structured site, or the experts of a layer, as tensors: all that a method may look at."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from secateur.numerics.moments import Moments
+from secateur.numerics.routing import Routing
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,22 @@ class Units:
     @property
     def count(self) -> int:
         return self.reader.shape[1] // self.width
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of one layer, among which a router chooses.
+
+    Args:
+        norms: (experts,) fp64 on the CPU, the L2 norm of all parameters that an expert owns, router row included.
+        routing: which of them the calibration tokens were routed to.
+        seed: of what is random, another one for each layer.
+    """
+
+    norms: Tensor
+    routing: Routing
+    seed: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.norms)

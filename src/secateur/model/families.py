@@ -49,9 +49,13 @@ EXPERT_CHANNELS = 8
 
 @dataclass(frozen=True)
 class Experts:
-    """Expert weights as 3-D parameters (experts, out, in): `up` holds gate rows, then up rows."""
+    """Expert weights as 3-D parameters (experts, out, in): `up` holds gate rows, then up rows.
+
+    `router` is the module whose weight (experts, hidden) chooses among them, `top_k` of them for each token.
+    """
 
     path: str = "mlp.experts"
+    router: str = "mlp.gate"
     up: str = "gate_up_proj"
     down: str = "down_proj"
     width_key: str = "intermediate_size"

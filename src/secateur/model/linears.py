@@ -7,6 +7,7 @@ slice per expert of a 3-D parameter. Methods see W; only this file knows the dif
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,16 @@ def parameter_shape(layer: nn.Module, linear: str) -> tuple[int, int]:
     module = layer.get_submodule(linear)
     rows, columns = layer.get_parameter(f"{linear}.weight").shape
     return (columns, rows) if is_transposed(module) else (rows, columns)
+
+
+def renumbered(name: str, experts: Sequence[int]) -> str:
+    """A Linear's name with `experts[k]` in place of expert k; other names stay as they are.
+
+    >>> renumbered("mlp.experts.down_proj[1]", (0, 3))
+    'mlp.experts.down_proj[3]'
+    """
+    match = _EXPERT.match(name)
+    return f"{match[1]}[{experts[int(match[2])]}]" if match else name
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from torch import nn
 from secateur.model.families import EXPERT_CHANNELS, Family, join
 from secateur.model.linears import has_weight, is_transposed, parameter_shape, submodule
 
-KINDS = ("weight", "channel", "query_head", "kv_group", "attention", "ffn", "layer")
+KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "attention", "ffn", "layer")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class Site:
         groups: units come in this many equal runs, and each run must keep the same number (query heads
             inside their KV groups).
         multiple: a cut must keep a multiple of this many units.
-        reader: path of the Linear that consumes the units; `mlp.experts.down_proj[3]` for expert 3.
+        least: a cut must keep this many units or more (experts: as many as a token takes).
+        reader: path of the Linear that consumes the units; `mlp.experts.down_proj[3]` for expert 3. Whole experts
+            are consumed by none: for them it's the parameter that writes to the stream.
         width: inputs of the reader per unit.
     """
 
@@ -64,6 +66,7 @@ class Site:
     groups: int = 1
     expert: int | None = None
     multiple: int = 1
+    least: int = 1
 
     @property
     def name(self) -> str:
@@ -72,7 +75,7 @@ class Site:
 
 
 def sites_of(layer: nn.Module, family: Family, index: int, head_dim: int) -> list[Site]:
-    """Every site of one decoder layer: channels, query heads, KV groups, sub-blocks, the layer itself.
+    """Every site of one decoder layer: channels, query heads, KV groups, experts, sub-blocks, the layer.
 
     Args:
         layer: the module, on any device (shapes only are read).
@@ -82,6 +85,7 @@ def sites_of(layer: nn.Module, family: Family, index: int, head_dim: int) -> lis
     return [
         *_attention_sites(layer, family, index, head_dim),
         *_channel_sites(layer, family, index),
+        *_expert_sites(layer, family, index),
         *_whole_sites(layer, family, index),
     ]
 
@@ -159,6 +163,17 @@ def _expert_channel_sites(layer: nn.Module, family: Family, index: int) -> Itera
         cuts = (Cut(up, 0, expert=i), Cut(up, 0, offset=units, expert=i), Cut(down, 1, expert=i))
         site = _site("channel", layer, index, units, cuts, f"{down}[{i}]", 1, expert=i)
         yield replace(site, multiple=EXPERT_CHANNELS)
+
+
+def _expert_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
+    """Whole experts: each owns its slices of the 3-D parameters and its row of the router."""
+    e = family.experts
+    if e is None or submodule(layer, e.path) is None:
+        return
+    up, down = f"{e.path}.{e.up}", f"{e.path}.{e.down}"
+    cuts = (Cut(up, 0), Cut(down, 0), Cut(f"{e.router}.weight", 0))
+    site = _site("expert", layer, index, layer.get_parameter(down).shape[0], cuts, down, 1)
+    yield replace(site, least=layer.get_submodule(e.router).top_k)  # type: ignore[arg-type]
 
 
 def _whole_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:

@@ -2,7 +2,8 @@
 
 Both take the units to keep. `zero` leaves every shape alone and is the definition of what a cut means;
 `remove` must give a layer that computes the same to rounding, and the tests hold it to that for every
-family.
+family. Experts have no zeros that mean this, since a router goes on choosing an expert that writes nothing: their
+removal is defined as a router that never chooses them, whose logits for them are -inf.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ def zero(layer: nn.Module, site: Site, keep: torch.Tensor) -> None:
 
     Args:
         keep: bool (units,), True = stays.
+
+    Raises:
+        UnsupportedModelError: the units are whole experts.
     """
+    if site.kind == "expert":
+        raise UnsupportedModelError(f"{site.name}: an expert of zeros would still be chosen; remove it instead")
     for cut in site.cuts:
         parameter = layer.get_parameter(cut.parameter)
         target = parameter.data if cut.expert is None else parameter.data[cut.expert]
@@ -57,7 +63,8 @@ def remove(layer: nn.Module, cuts: list[tuple[Site, torch.Tensor]]) -> None:
 
     Raises:
         UnsupportedModelError: experts of one layer would keep different numbers of channels or no multiple of
-            `Site.multiple`, or the KV groups of one layer different numbers of query heads.
+            `Site.multiple`, the KV groups of one layer different numbers of query heads, or a layer fewer experts
+            than a token takes.
     """
     selections: dict[str, list[tuple[Cut, torch.Tensor]]] = defaultdict(list)
     for site, keep in cuts:
@@ -76,6 +83,8 @@ def _check_even(site: Site, keep: torch.Tensor) -> None:
             f"the plan keeps {per_group.tolist()}"
         )
     kept = int(keep.sum())
+    if kept < site.least:
+        raise UnsupportedModelError(f"{site.name}: {site.least} units or more must stay, the plan keeps {kept}")
     if kept % site.multiple and kept < site.units:
         raise UnsupportedModelError(
             f"{site.name}: experts run only with multiples of {site.multiple} channels, the plan keeps {kept}"
@@ -117,6 +126,8 @@ def set_parameter(layer: nn.Module, name: str, value: torch.Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     module = layer.get_submodule(path)
     setattr(module, leaf, nn.Parameter(value.contiguous(), requires_grad=False))
+    if hasattr(module, "num_experts"):  # the experts themselves, and their router
+        module.num_experts = value.shape[0]  # type: ignore[assignment]
     if leaf != "weight" or value.dim() != 2:
         if hasattr(module, "intermediate_dim") and leaf == "down_proj":
             module.intermediate_dim = value.shape[2]  # type: ignore[assignment]

@@ -115,7 +115,9 @@ def uniform_config(config: Config, family: Family, widths: dict[int, Widths], he
                 return None
     new = _stock(config)
     changed = _overrides(common, new)
-    new |= changed
+    # Under the name that the configuration stores: with both, the other one would win on loading.
+    stored = _class_of(new).attribute_map
+    new |= {key if key in (HEADS, KV_HEADS) else stored.get(key, key): value for key, value in changed.items()}
     if HEADS in changed or KV_HEADS in changed:
         return with_heads(new, family, head_dim)
     return _named(new)

@@ -25,6 +25,7 @@ def print_explanation(found: Facts, console: Console | None = None) -> None:
         if "removed" in site:
             _removed(site, console)
     _layers(found, console)
+    _experts(found, console)
     _linears(found, console)
 
 
@@ -124,6 +125,16 @@ def _layers(found: Facts, console: Console) -> None:
             "it adds to its entropy (entropy_increase), what its input doesn't tell (layer_mi)",
             style="dim",
         )
+
+
+def _experts(found: Facts, console: Console) -> None:
+    if found["experts"]:
+        table = _table("site", "removed", "highest score of these", "lowest of the others", "method")
+        for row in found["experts"]:
+            scores, gone = sorted(row.get("scores") or ()), row["units"] - row["kept"]
+            edge = [fmt.number(s) for s in scores[gone - 1 : gone + 1]] if scores and gone else [fmt.MISSING] * 2
+            table.add_row(row["name"], f"{gone} of {row['units']}", *edge, fmt.text(row.get("method")))
+        console.print(table)
 
 
 def _linears(found: Facts, console: Console) -> None:

@@ -1,0 +1,77 @@
+"""What a checkpoint can't give, found before the run, on its layers without weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from secateur.cut.counts import asked, multiple
+from secateur.errors import InputError
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.linears import linears_of
+from secateur.model.sites import Site, sites_of
+from secateur.numerics.patterns import Pattern
+from secateur.plan import Plan
+from secateur.recipe import Recipe
+
+
+def sites_in(checkpoint: Checkpoint) -> list[Site]:
+    """Every site of every layer."""
+    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
+    return [
+        site
+        for index, layer in enumerate(layers.children())
+        for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)
+    ]
+
+
+def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Refuses a plan that names what the model doesn't have, or keeps fewer experts than a token takes."""
+    sites = sites_in(checkpoint)
+    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
+    names = {site.name for site in sites}
+    for index, layer in enumerate(layers.children()):
+        names |= {f"layers.{index}.{linear.name}" for linear in linears_of(layer, checkpoint.family)}
+    plan.check(checkpoint.config.model_type, checkpoint.layers, names)
+    for site in sites:
+        entry = plan.entry(site.name)
+        if site.kind == "expert" and entry is not None and len(entry.keep or ()) < site.least:
+            raise InputError(
+                f"the plan keeps {len(entry.keep or ())} of {site.units} units of {site.name}, but a token takes "
+                f"{site.least}; keep {site.least} or more"
+            )
+
+
+def check_counts(
+    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], count: Callable[[Site], int]
+) -> None:
+    """A sparsity that rounds to no unit at all, of any site of a kind, would do nothing without a word; nor may
+    it be of a kind that the model lacks, or leave fewer units than must stay."""
+    everything = sites_in(checkpoint)
+    for kind in sorted(unit_kinds):
+        sites = [site for site in everything if site.kind == kind]
+        if not sites:
+            raise InputError(f"site '{kind}': {checkpoint.config.model_type} models like this one have none")
+        s = recipe.sparsity_for(asked(recipe, kind))
+        largest = max(sites, key=lambda site: site.units)
+        if all(count(site) >= site.units for site in sites):
+            units, step = largest.units, math.lcm(largest.groups, multiple(recipe, largest))
+            least = f"they go {step} at a time, so give {step / units:.3g} or more"
+            remedy = least if step < units else f"no multiple of {step} is below {units}"
+            raise InputError(f"sparsity {s:g} takes none of {units} {kind} units away; {remedy}")
+        for site in sites:
+            if count(site) < site.least:
+                most = 1 - site.least / site.units
+                remedy = f"give {most:.3g} or less" if most > 0 else "none may go"
+                raise InputError(
+                    f"sparsity {s:g} leaves {count(site)} of {site.units} experts, but a token takes {site.least}; "
+                    + remedy
+                )
+
+
+def check_pattern(pattern: Pattern, checkpoint: Checkpoint) -> None:
+    """N:M must divide every width."""
+    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
+    for index, layer in enumerate(layers.children()):
+        for linear in linears_of(layer, checkpoint.family):
+            pattern.validate(linear.shape[1], f"layers.{index}.{linear.name}")

@@ -1,0 +1,41 @@
+"""Whole experts of one block: how they are scored, and what removing them leaves behind.
+
+Nothing makes up for a removed expert: its tokens go to those that the router likes next, and no Linear reads what all
+experts write, so there is none to refit. Block reconstruction tunes what is left.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from secateur.calibration.walk import Block
+from secateur.methods import Experts, Method
+from secateur.model.sites import Site
+from secateur.model.surgery import remove
+
+
+def score_experts(block: Block, site: Site, method: Method, seed: int) -> Tensor:
+    """Importance (experts,) fp64 of each expert of a layer; `seed` is that of this site."""
+    assert method.score_experts is not None
+    return method.score_experts(Experts(norms_of(block.layer, site), block.routing(method.routing), seed))
+
+
+@torch.no_grad()
+def norms_of(layer: nn.Module, site: Site) -> Tensor:
+    """The L2 norm of all parameters of each expert, (experts,) fp64 on the CPU; in fp32 one expert at a time."""
+    parts = [layer.get_parameter(cut.parameter) for cut in site.cuts]
+    squares = [[float(part[unit].float().square().sum()) for part in parts] for unit in range(site.units)]
+    return torch.tensor(squares, dtype=torch.float64).sum(1).sqrt()
+
+
+def remove_experts(block: Block, site: Site, keep: Tensor) -> None:
+    """Takes experts out of a block; it remembers which those are that are left.
+
+    Args:
+        keep: bool (experts,), True = stays.
+    """
+    for layer in (block.layer, *block.gradients.values()):
+        remove(layer, [(site, keep)])
+    numbers = block.experts or tuple(range(site.units))
+    block.experts = tuple(numbers[unit] for unit in keep.nonzero().flatten().tolist())
