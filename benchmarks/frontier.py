@@ -5,7 +5,8 @@
     python benchmarks/frontier.py --draw                       only the tables and pictures, from what is there
 
 Each run is `secateur prune` in a process of its own; its figures go to results/frontier.json at once, and a run that
-is there already isn't repeated (delete its line to do so). The peer's figures are those of results/peers.json.
+is there already isn't repeated (delete its line to do so). The tables and pictures also go into docs/quality.md. The
+peer's figures are those of results/peers.json.
 Parts: weights, channels, domains (calibrated on one text, evaluated on others), models (other architectures).
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,16 +23,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _plot import Point, line_chart
+from _plot import line_chart
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
 RESULTS = HERE / "results"
+DOCS = HERE.parent / "docs" / "quality.md"
+BEGIN, END = "<!-- frontier: begin -->", "<!-- frontier: end -->"
 STORIES = SHARED / "data" / "tinystories"
 PRESETS = ("fast", "balanced", "best")
 WEIGHTS = ("0.5", "0.6", "0.7", "2:4")
 CHANNELS = ("0.25", "0.5")
 SMALL = ("stories260K", "stories3M-fp16")
+# SparseGPT of llm-compressor 0.14 by the same protocol, once; peers.py measures it again.
+PEER_NAME = "llm-compressor"
+PEER = {
+    "stories260K": {"0.5": 19.4, "0.7": 123.0, "2:4": 33.0},
+    "stories3M-fp16": {"0.5": 15.79, "0.6": 37.3, "0.7": 110.8, "2:4": 33.3},
+}
 GPT2 = "shakespeare-gpt2-357K"
 
 
@@ -72,7 +82,7 @@ def texts(name: str) -> dict[str, str]:
         "stories": {"calibrate": STORIES / "calibrate.jsonl", "evaluate": stories},
         "foreign": {"evaluate": f"{stories},{plays},{SHARED / 'data' / 'web' / 'c4.jsonl'}"},
         "plays": {"calibrate": plays, "samples": 256, "length": 96},  # evaluated on what is held out of it
-        "stdlib": {"calibrate": "stdlib"},
+        "stdlib": {"calibrate": "stdlib", "evaluate": "stdlib:prose,stdlib:code"},
     }
     return {flag: str(value) for flag, value in known[name].items()}
 
@@ -118,6 +128,7 @@ def table(rows: list[dict[str, Any]], part: str) -> str:
     mine = [row for row in rows if row["part"] == part]
     presets = [p for p in PRESETS if any(row["preset"] == p for row in mine)]
     head = ["model", "cut", "text", "dense", *presets, *(f"{p}: time" for p in presets if p != "fast")]
+    head += [PEER_NAME] if part == "weights" else []
     lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
     for key in dict.fromkeys((r["model"], r["kind"], r["target"], r["evaluate"]) for r in mine):
         of = {r["preset"]: r for r in mine if (r["model"], r["kind"], r["target"], r["evaluate"]) == key}
@@ -128,18 +139,22 @@ def table(rows: list[dict[str, Any]], part: str) -> str:
             for p in presets:
                 if p != "fast":
                     line.append(f"{of[p]['cpu_seconds'] / base['cpu_seconds']:.1f}x" if p in of and base else "")
+            if part == "weights":
+                known = peers(key[0]).get(key[2])
+                line.append(f"{known:.4g}" if known else "")
             lines.append(line)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def peers(model: str) -> list[Point]:
-    """(sparsity, perplexity) of the best peer, medians, from results/peers.json."""
+def peers(model: str) -> dict[str, float]:
+    """Target -> perplexity of the best peer: medians of results/peers.json, else what was measured before."""
     file = RESULTS / "peers.json"
-    if not file.exists():
-        return []
-    runs = json.loads(file.read_text())["runs"]
+    runs = json.loads(file.read_text())["runs"] if file.exists() else []
     mine = [r for r in runs if r["tool"] == "llm-compressor" and r["model"] == model and r["method"] == "sparsegpt"]
-    return sorted({(float(r["target"]), round(r["perplexity"], 4)) for r in mine if ":" not in r["target"]})
+    found: dict[str, list[float]] = {}
+    for run in mine:
+        found.setdefault(run["target"], []).append(run["perplexity"])
+    return PEER.get(model, {}) | {target: statistics.median(values) for target, values in found.items()}
 
 
 def draw(rows: list[dict[str, Any]]) -> list[str]:
@@ -151,7 +166,8 @@ def draw(rows: list[dict[str, Any]]) -> list[str]:
         if len(mine) < len(PRESETS):
             continue  # nothing to compare
         by_sparsity = {p: [(float(r["target"]), perplexity(r)) for r in mine if r["preset"] == p] for p in PRESETS}
-        by_sparsity["llm-compressor, SparseGPT"] = peers(model)
+        of_peer = peers(model)
+        by_sparsity[PEER_NAME] = sorted((float(t), value) for t, value in of_peer.items() if ":" not in t)
         sparsities = sorted({float(r["target"]) for r in mine})
         by_sparsity["dense"] = [(s, perplexity(mine[0], "before")) for s in sparsities]
         by_time = {
@@ -180,6 +196,15 @@ def page(rows: list[dict[str, Any]], pictures: Iterable[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def into_docs(text: str) -> None:
+    """Puts the tables and pictures where docs/quality.md marks their place."""
+    head, begin, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        sys.exit(f"{DOCS} has no place for the tables: it lacks {BEGIN} or {END}")
+    DOCS.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", encoding="utf-8")
+
+
 def read(file: Path) -> list[dict[str, Any]]:
     return json.loads(file.read_text()) if file.exists() else []
 
@@ -205,11 +230,21 @@ def main() -> None:
         # Read again: parts may be running side by side.
         file.write_text(json.dumps([*read(file), row], indent=1) + "\n")
     rows = sorted(read(file), key=lambda r: [PARTS.index(r["part"]), r["model"], r["kind"], r["target"]])
-    (RESULTS / "frontier.md").write_text(page(rows, draw(rows)))
+    pictures = draw(rows)
+    (RESULTS / "frontier.md").write_text(page(rows, pictures))
+    tables = [f"### {TITLES[part]}\n\n{table(rows, part)}" for part in dict.fromkeys(r["part"] for r in rows)]
+    shown = [f"![{name}](../benchmarks/results/{name})" for name in pictures]
+    into_docs("\n\n".join([*tables, *shown]))
     print("\n\n".join(table(rows, part) for part in dict.fromkeys(r["part"] for r in rows)))
 
 
-PARTS = ("weights", "channels", "domains", "models")
+TITLES = {
+    "weights": "Single weights",
+    "channels": "FFN channels",
+    "domains": "Text of other domains than the calibration's",
+    "models": "Other models",
+}
+PARTS = tuple(TITLES)
 
 if __name__ == "__main__":
     main()
