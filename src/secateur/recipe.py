@@ -23,6 +23,7 @@ from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
+from secateur.plan import SUB_BLOCKS
 from secateur.presets import PRESETS, Masks, Objective, Preset, Window
 from secateur.recovery_settings import RecoverSection
 from secateur.spelling import Spelled, StrictLoader
@@ -135,7 +136,7 @@ class Recipe(Spelled):
         pattern = Pattern.parse(self.pattern)
         if not pattern.free and "weight" not in self.sites:
             raise ValueError(f"pattern {pattern} is for single weights, but sites are {', '.join(self.sites)}")
-        whole = {"layer", "attention", "ffn"}
+        whole = {"layer", *SUB_BLOCKS}
         if self.allocate != "local" and set(self.sites) <= (whole if pattern.free else whole | {"weight"}):
             whole_sites = "layers and sub-blocks go whole"
             what = whole_sites if pattern.free else f"pattern {pattern} takes the same of every Linear"

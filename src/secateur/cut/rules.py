@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from secateur import plan as plans
 from secateur.allocation.uniform import keep_count
 from secateur.cut.checks import check_counts, check_pattern, check_plan
 from secateur.cut.counts import asked, keep_counts, layers_to_drop, protected_layers, sub_blocks_to_drop
@@ -23,7 +24,7 @@ from secateur.presets import Masks
 from secateur.recipe import Recipe
 from secateur.reconstruct.block import Tuning
 
-UNIT_KINDS = frozenset({"channel", "query_head", "kv_group", "expert"})
+UNIT_KINDS = frozenset(plans.UNIT_KINDS)
 REFITTED = UNIT_KINDS - {"expert"}  # a Linear reads their units, and is solved for what the target says
 
 
