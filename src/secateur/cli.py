@@ -99,7 +99,7 @@ def prune(
     bias: Annotated[str | None, repair(help="biases of the refit: own (default), add, none")] = None,
     target: Annotated[str | None, repair(help="what Linears are solved for: pruned, dense, residual")] = None,
     reconstruct: Annotated[int | None, repair(help="steps of block reconstruction, 0 for none")] = None,
-    objective: Annotated[str | None, repair(help="tuning minimises: output, or loss too")] = None,
+    objective: Annotated[str | None, repair(help="tuning minimises: output, loss, predictions")] = None,
     window: Annotated[
         str | None, repair(help="tuned at once: half, block (default), or judged after N blocks")
     ] = None,

@@ -8,7 +8,7 @@ from secateur.numerics.targets import Target
 
 Masks = Literal["kept", "gradual"]
 Window = Literal["half", "block"] | int
-Objective = Literal["output", "loss"]
+Objective = Literal["output", "loss", "predictions"]
 
 
 class Preset(NamedTuple):
@@ -19,7 +19,8 @@ class Preset(NamedTuple):
         target: what a Linear is solved for, see `numerics.targets`.
         reconstruct: steps of block reconstruction.
         masks: whether zeros are found while a block is tuned, see `reconstruct.masks`.
-        objective: what tuning makes small, see `calibration.loss_weights`.
+        objective: what tuning makes small: the error of the block's output, that error weighed by what it costs the
+            loss (`calibration.loss_weights`), or, behind the last block, that of the predictions (`reconstruct.aim`).
     """
 
     weights: str
@@ -27,7 +28,7 @@ class Preset(NamedTuple):
     sequential: bool
     reconstruct: int
     masks: Masks = "kept"
-    objective: Objective = "output"
+    objective: Objective = "predictions"
 
 
 PRESETS = {

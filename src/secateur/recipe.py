@@ -70,7 +70,9 @@ class Recipe(Spelled):
     )
     reconstruct: int | None = Field(None, ge=0, description="steps of block reconstruction; default by quality")
     objective: Objective | None = Field(
-        None, description="what tuning makes small: the error of the output, or also what it costs the loss"
+        None,
+        description="what tuning makes small: the error of the output, also what it costs the loss, or for the last "
+        "block that of the predictions; default by quality",
     )
     window: Window = Field(
         "block", description="tuned at once: half a block, a block, or a block judged after this many blocks"
@@ -157,8 +159,8 @@ class Recipe(Spelled):
             )
         if self.window != "block" and not self.chosen_steps:
             raise ValueError(f"window {self.window} is of block reconstruction; add --reconstruct 400")
-        if self.objective == "loss" and not self.chosen_steps:
-            raise ValueError("objective loss is of block reconstruction; add --reconstruct 400")
+        if self.objective in ("loss", "predictions") and not self.chosen_steps:
+            raise ValueError(f"objective {self.objective} is of block reconstruction; add --reconstruct 400")
         if self.masks == "gradual" and not self.chosen_steps:
             raise ValueError("masks gradual are found while blocks are tuned; add --reconstruct 400")
         self._check_methods()

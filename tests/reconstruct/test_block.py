@@ -299,7 +299,7 @@ def test_targets_keep_to_the_budget_and_leave_nothing(
 def test_an_exception_leaves_no_file_and_no_half_tuned_block(
     where: str, opened: Callable[..., Outer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, seen, loss = tmp_path / "work", [], module._Aim.loss
+    work, seen, loss = tmp_path / "work", [], module.Aim.loss
 
     def fails(*given: object) -> Tensor:
         seen.append((work / "targets.bin").exists())
@@ -309,7 +309,7 @@ def test_an_exception_leaves_no_file_and_no_half_tuned_block(
 
     for block in second_block(opened("llama"), masked(), work=work, budget=0):
         before, room = copies(block), Budget(0)
-        monkeypatch.setattr(module._Aim, where, fails)
+        monkeypatch.setattr(module.Aim, where, fails)
         with pytest.raises(KeyboardInterrupt):
             reconstruct(block, SHORT, room)
         assert all(seen)
@@ -366,7 +366,7 @@ def test_steps_end_at_nothing() -> None:
 
 def test_an_error_without_sequences_is_none_and_overflow_is_no_gain() -> None:
     outer = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
-    aim = module._Aim(SimpleNamespace(outer=outer), Activations(Budget(None)), [])
+    aim = module.Aim(SimpleNamespace(outer=outer), Activations(Budget(None)), [])
     assert aim.error(torch.nn.Identity(), []) is None
     assert not (math.nan < math.inf)
 

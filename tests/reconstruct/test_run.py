@@ -52,7 +52,8 @@ def test_the_report_says_what_every_block_gained(asked: dict[str, Any], shared: 
     found = report["reconstruction"]
     assert [block["layer"] for block in found] == list(range(LAYERS))
     for block in found:
-        assert 0 <= block["held_out_after"] <= block["held_out_before"] < 1
+        assert 0 <= block["held_out_after"] <= block["held_out_before"] < 3
+        assert block["predictions"] == (block["layer"] == LAYERS - 1)
         assert (block["held_out_after"] < block["held_out_before"]) == bool(block["steps"])
         assert 0 < block["before"] < 1
         assert 0 < block["after"] < 1

@@ -121,11 +121,16 @@ class Rules:
             plan=plan,
             target=recipe.chosen_target,
             sequential=recipe.chosen_sequential,
-            tuning=Tuning(steps, seed=recipe.seed, window=recipe.window) if steps else None,
+            tuning=_tuning(recipe) if steps else None,
             masks=recipe.chosen_masks,
             notes=notes,
             sub_blocks={} if plan is not None else sub_blocks_to_drop(recipe, checkpoint, protected, layers),
         )
+
+
+def _tuning(recipe: Recipe) -> Tuning:
+    predictions = recipe.chosen_objective == "predictions"
+    return Tuning(recipe.chosen_steps, seed=recipe.seed, window=recipe.window, predictions=predictions)
 
 
 def _planned(plan: Plan | None) -> Callable[[Site], tuple[int, ...] | None]:

@@ -73,6 +73,7 @@ class Outer:
         model = checkpoint.skeleton(self.dtype)
         checkpoint.load_into(model, checkpoint.by_layer[None])
         model.tie_weights()
+        model.requires_grad_(False)
         layers = model.get_submodule(checkpoint.family.layers)
         parent, _, leaf = checkpoint.family.layers.rpartition(".")
         setattr(model.get_submodule(parent), leaf, nn.ModuleList(_Probe(layer) for layer in layers.children()))
@@ -143,8 +144,12 @@ class Outer:
     @torch.no_grad()
     def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """Final norm and head on the hidden state (batch, tokens, hidden) that left the last layer."""
+        return self.readout(ids, hidden)
+
+    def readout(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """`logits`, with a gradient for the hidden state."""
         last = self._probes[-1]
-        last.inject = hidden.to(self.device)
+        last.inject = hidden.to(self.device, self.dtype)
         try:
             return self._model(input_ids=ids.to(self.device), **self._uncached()).logits
         finally:

@@ -11,22 +11,20 @@ https://arxiv.org/abs/2510.14444).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from secateur import distributed
-from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.activations import Budget
 from secateur.calibration.loss_weights import LossWeights
 from secateur.calibration.walk import Block, round_to_stored
-from secateur.numerics.linalg import wide_dtype
 from secateur.presets import Window
+from secateur.reconstruct.aim import Aim, aim_of
 from secateur.reconstruct.masks import Gradual, Kept, in_fp32
 from secateur.reconstruct.sequences import Part, in_turn, split
-from secateur.reconstruct.window import ahead, parts
+from secateur.reconstruct.window import parts
 
 LOOK_EVERY = 25  # steps between two looks at the held-out sequences
 PATIENCE = 6  # looks without gain before it stops
@@ -42,21 +40,24 @@ class Tuning:
         rate: Adam's step relative to each parameter's root mean square, so that it fits models of any scale.
         seed: of the order of the batches.
         window: what is tuned at once, and where it is judged, see `reconstruct.window`; `steps` are a window's.
+        predictions: where a window ends with the model, its predictions are compared, see `reconstruct.aim`.
     """
 
     steps: int = 400
     rate: float = 0.02
     seed: int = 0
     window: Window = "block"
+    predictions: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Relative error E|out - target|^2 / E|target|^2 before and after, on tuned and on held-out sequences; each
-    square times its weight, where there are weights.
+    square times its weight, where there are weights. Or the divergence of the predictions, in nats a token.
 
     Args:
         steps: that led there; 0 if nothing helped and the block was left as it was.
+        predictions: whether it is that of the predictions.
     """
 
     before: float
@@ -64,6 +65,7 @@ class Outcome:
     held_out_before: float
     held_out_after: float
     steps: int
+    predictions: bool = False
 
 
 def reconstruct(
@@ -85,7 +87,7 @@ def reconstruct(
     Returns: None where there is no sequence left to stop by, or the block has no parameters: nothing was done.
     """
     tuned, held = split([len(ids) for ids in block.stream.batches])
-    with _Aim.of(block, budget or Budget(None), tuning.window, weights) as aim:
+    with aim_of(block, budget or Budget(None), tuning.window, weights, tuning.predictions) as aim:
         # Both sides of the comparison as they'd be saved: what rounding takes away was never gained.
         cut = _as_saved(block, block.layer)
         before, held_before = aim.error(cut, tuned), aim.error(cut, held)
@@ -101,15 +103,15 @@ def reconstruct(
         found = _as_saved(block, masks.layer)
         after, held_after = aim.error(found, tuned), aim.error(found, held)
     if after is None or held_after is None or not held_after < held_before:
-        return Outcome(before, before, held_before, held_before, 0)
+        return Outcome(before, before, held_before, held_before, 0, aim.predictions)
     with torch.no_grad():
         for name, value in found.named_parameters():
             block.layer.get_parameter(name).copy_(value)
-    return Outcome(before, after, held_before, held_after, steps)
+    return Outcome(before, after, held_before, held_after, steps, aim.predictions)
 
 
 def _descend(
-    aim: _Aim, tuned: list[Part], held: list[Part], masks: Kept | Gradual, tuning: Tuning, names: frozenset[str]
+    aim: Aim, tuned: list[Part], held: list[Part], masks: Kept | Gradual, tuning: Tuning, names: frozenset[str]
 ) -> int:
     """Tunes the named parameters of the layer of `masks`; leaves it with the least held-out error that was seen, and
     returns the steps that led there."""
@@ -147,59 +149,6 @@ def _descend(
         for name, value in best.items():
             parameters[name].copy_(value)
     return best_step
-
-
-@dataclass(frozen=True)
-class _Aim:
-    """What a block should output on each calibration sequence, and how far from it it is."""
-
-    block: Block
-    targets: Activations
-    behind: list[tuple[int, nn.Module]]
-    weights: LossWeights | None = None
-
-    @classmethod
-    @contextmanager
-    def of(cls, block: Block, budget: Budget, window: Window, weights: LossWeights | None) -> Iterator[_Aim]:
-        """The untouched window's outputs on the untouched stream; their memory and file are gone at the end."""
-        assert block.dense is not None, "reconstruction asks for walk(..., dense=True)"
-        layer, stream = block.dense
-        targets, behind = Activations(budget, stream.states.beside("targets")), ahead(block, window)
-        try:
-            with torch.no_grad():
-                for i in range(len(stream.batches)):
-                    targets[i] = stream.forward(layer, block.index, i, block.outer.device, behind=behind)
-            yield cls(block, targets, behind, weights)
-        finally:
-            targets.close()
-
-    def _both(self, layer: nn.Module, part: Part) -> tuple[Tensor, Tensor]:
-        """(output, target) of some sequences, fp32, each times the root of its weight."""
-        block, device, half = self.block, self.block.outer.device, self.block.outer.dtype != torch.float32
-        with torch.autocast(device.type, torch.bfloat16, enabled=half or device.type == "cuda"):
-            out = block.stream.forward(layer, block.index, part.batch, device, torch.float32, self.behind)
-        out, target = out[part.rows].float(), self.targets[part.batch][part.rows].to(device).float()
-        if self.weights is not None:
-            place = self.behind[-1][0] if self.behind else block.index
-            roots = self.weights.of(place, part.batch)[part.rows].to(device).sqrt()
-            out, target = roots * out, roots * target
-        return out, target
-
-    def loss(self, layer: nn.Module, part: Part) -> Tensor:
-        out, target = self._both(layer, part)
-        return (out - target).square().mean() / target.square().mean()
-
-    @torch.no_grad()
-    def error(self, layer: nn.Module, parts: list[Part]) -> float | None:
-        """E|out - target|^2 / E|target|^2 over the sequences of all ranks; None without any."""
-        wide = wide_dtype(self.block.outer.device)
-        sums = torch.zeros(2, dtype=wide, device=self.block.outer.device)
-        for part in parts:
-            out, target = self._both(layer, part)
-            sums[0] += (out - target).square().sum(dtype=wide)
-            sums[1] += target.square().sum(dtype=wide)
-        distributed.all_reduce([sums])
-        return float(sums[0] / sums[1]) if float(sums[1]) else None
 
 
 @torch.no_grad()
