@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 import secateur
-from secateur import cli, pipeline
+from secateur import cli, one_shot
 from secateur.recipe import make_recipe
 
 
@@ -20,7 +20,7 @@ def jobs(file: str) -> None:
     """Several runs in one process group, which stays the caller's; then one run that is refused."""
     dist.init_process_group("gloo")
     asked = json.loads(Path(file).read_text())
-    pipeline.verify = lambda *_: {"max_logit_difference": 0.0, "max_cache_difference": 0.0}  # one process's business
+    one_shot.verify = lambda *_: {"max_logit_difference": 0.0, "max_cache_difference": 0.0}  # one process's business
     for job in asked["runs"]:
         report = secateur.prune(make_recipe(job["recipe"]), job["out"], quiet=True)
         assert bool(report) == (dist.get_rank() == 0)
@@ -35,14 +35,14 @@ def jobs(file: str) -> None:
 
 def dies(layer: int, words: list[str]) -> None:
     """The command line, but the second rank is killed in that layer."""
-    cut_block = pipeline.cut_block
+    cut_block = one_shot.cut_block
 
     def killed(block: Any, *rest: Any) -> Any:
         if block.index == layer and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return cut_block(block, *rest)
 
-    pipeline.cut_block = killed
+    one_shot.cut_block = killed
     cli.main(words)
 
 

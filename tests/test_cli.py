@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small import byte_tokenizer, save_tiny
 
-from secateur import cli, pipeline
+from secateur import cli, one_shot, pipeline
 from secateur.model import save as saving
 from secateur.model import verify
 from secateur.workspace import WORK
@@ -110,7 +110,7 @@ def prune(model: Path, text: Path, tmp_path: Path) -> Callable[..., list[object]
 @pytest.fixture
 def gate_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The round-trip gate in this process: a fresh one takes seconds."""
-    monkeypatch.setattr(pipeline, "verify", verify.check)
+    monkeypatch.setattr(one_shot, "verify", verify.check)
 
 
 # ----------------------------------------------------------------------------- models
@@ -570,7 +570,7 @@ def test_no_memory(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "cut_block", fail)
+    monkeypatch.setattr(one_shot, "cut_block", fail)
     assert "not enough memory; use fewer --samples, a shorter --length" in refused(*prune(), code=1)
 
 
@@ -580,7 +580,7 @@ def test_a_mistake_of_ours_is_not_hidden(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "cut_block", fail)
+    monkeypatch.setattr(one_shot, "cut_block", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main([str(word) for word in prune()])
     assert not (tmp_path / "out").exists()
@@ -595,7 +595,7 @@ def test_stopped_before_a_block_is_finished(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "cut_block", stop)
+    monkeypatch.setattr(one_shot, "cut_block", stop)
     assert refused(*prune(), code=130) == "stopped; nothing was written"
 
 
@@ -607,14 +607,14 @@ def test_stopped_later_and_resumed(
     tmp_path: Path,
 ) -> None:
     with monkeypatch.context() as patch:
-        real = pipeline.cut_block
+        real = one_shot.cut_block
 
         def stop(block: Any, *given: Any) -> Any:
             if block.index == 1:
                 raise KeyboardInterrupt
             return real(block, *given)
 
-        patch.setattr(pipeline, "cut_block", stop)
+        patch.setattr(one_shot, "cut_block", stop)
         ended = run(*prune())
     assert ended.code == 130
     assert ended.error == "error: stopped; the same command with --resume goes on after layer 0\n"

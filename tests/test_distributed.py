@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from small import save_tiny
 
 import secateur
-from secateur import distributed, pipeline
+from secateur import distributed, one_shot
 from secateur.calibration.stream import TOKENS_PER_BATCH
 from secateur.model import verify
 from secateur.recipe import make_recipe
@@ -97,7 +97,7 @@ def alone() -> Iterator[None]:
     """One thread, and no fresh process for the round-trip gate."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "verify", verify.check)
+        patch.setattr(one_shot, "verify", verify.check)
         yield
 
 

@@ -18,7 +18,7 @@ from small import byte_tokenizer, save_tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import secateur
-from secateur import pipeline
+from secateur import one_shot
 from secateur.errors import InputError
 from secateur.model import verify
 from secateur.model.classes import stock_class
@@ -79,7 +79,7 @@ def asked(source: Path, name: str, **changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def gate_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The round-trip gate in this process."""
-    monkeypatch.setattr(pipeline, "verify", verify.check)
+    monkeypatch.setattr(one_shot, "verify", verify.check)
 
 
 def prune(out: Path, values: dict[str, Any], **how: Any) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def test_an_interrupted_run_goes_on(
     """Blocks that were finished come back with as many experts as they have left."""
     values = asked(source, "mixtral")
     prune(tmp_path / "whole", values)
-    cut: Callable[..., Any] = pipeline.cut_block
+    cut: Callable[..., Any] = one_shot.cut_block
 
     seen: list[int] = []
 
@@ -245,7 +245,7 @@ def test_an_interrupted_run_goes_on(
             raise InputError("stopped")
         return cut(block, *rest)
 
-    monkeypatch.setattr(pipeline, "cut_block", stopped)
+    monkeypatch.setattr(one_shot, "cut_block", stopped)
     with pytest.raises(InputError, match="stopped"):
         prune(tmp_path / "out", values)
     prune(tmp_path / "out", values, resume=True)

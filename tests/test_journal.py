@@ -48,7 +48,7 @@ def test_a_resumed_journal_remembers(work: Path) -> None:
     records = [journal.finished(index) for index in range(3)]
     assert [r and r["added"] for r in records] == [0, 1, None]
     assert all(journal.intact(r) for r in records if r is not None)
-    assert last_finished(work) == 1
+    assert last_finished(work) == "layer 1"
 
 
 @pytest.mark.parametrize("cut", [1, 2, 9, 60, 200])

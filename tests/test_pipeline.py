@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur import pipeline
+from secateur import one_shot
 from secateur.data.embedded import embedded_path
 from secateur.errors import ResourceError, SecateurError, VerificationError
 from secateur.evaluation.loading import load_tokenizer
@@ -91,7 +91,7 @@ def prune(out: Path, values: dict[str, Any], **how: Any) -> dict[str, Any]:
 def gate_here() -> Iterator[None]:
     """The round-trip gate in this process: a fresh one takes seconds, and has tests of its own below."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "verify", verify.check)
+        patch.setattr(one_shot, "verify", verify.check)
         yield
 
 
@@ -466,8 +466,8 @@ def test_the_gate_notices_a_saved_tensor_that_differs(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the fresh process that a run really uses."""
-    monkeypatch.setattr(pipeline, "verify", verify.verify)
-    real = pipeline.write_checkpoint
+    monkeypatch.setattr(one_shot, "verify", verify.verify)
+    real = one_shot.write_checkpoint
 
     def corrupted(folder: Path, *given: Any) -> None:
         real(folder, *given)
@@ -476,7 +476,7 @@ def test_the_gate_notices_a_saved_tensor_that_differs(
         saved[key] = saved[key].flip(0)
         save_file(saved, folder / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(pipeline, "write_checkpoint", corrupted)
+    monkeypatch.setattr(one_shot, "write_checkpoint", corrupted)
     with pytest.raises(VerificationError, match="computes something else than the model in memory"):
         prune(tmp_path / "out", asked(shared, "gpt2"))
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {WORK}
@@ -485,13 +485,13 @@ def test_the_gate_notices_a_saved_tensor_that_differs(
 def test_the_gate_notices_a_checkpoint_that_does_not_load(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "verify", verify.verify)
-    real = pipeline.write_checkpoint
+    monkeypatch.setattr(one_shot, "verify", verify.verify)
+    real = one_shot.write_checkpoint
 
     def lost(folder: Path, *given: Any) -> None:
         real(folder, *given)
         (folder / "model.safetensors").write_bytes(b"nothing")
 
-    monkeypatch.setattr(pipeline, "write_checkpoint", lost)
+    monkeypatch.setattr(one_shot, "write_checkpoint", lost)
     with pytest.raises(VerificationError, match="doesn't load with plain transformers"):
         prune(tmp_path / "out", asked(shared, "channel"))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from small import save_tiny
 
 import secateur
-from secateur import cli, pipeline
+from secateur import cli, one_shot, pipeline
 from secateur.calibration.walk import Block
 from secateur.errors import InputError, ResourceError
 from secateur.model import verify
@@ -34,6 +34,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "weights": {"sparsity": 0.5, "quality": "balanced"},
     "tuned": {"sparsity": 0.5, "quality": "best", "reconstruct": 5},
     "tuned units": {"sites": "channel", "sparsity": 0.5, "reconstruct": 5, "memory": "1B"},
+    "steps": {"sites": "channel,kv_group", "sparsity": 0.5, "steps": 2, "schedule": "linear"},
     "layers": {
         "sites": "layer,weight",
         "sparsity": {"layer": 0.25, "weight": 0.5},
@@ -47,7 +48,7 @@ def _quick() -> Iterator[None]:
     """One thread, and the round-trip gate in this process: a fresh one takes seconds."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "verify", verify.check)
+        patch.setattr(one_shot, "verify", verify.check)
         yield
 
 
@@ -94,15 +95,15 @@ def straight(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, index: int, error: BaseException) -> None:
     """The cut of layer `index` raises, once."""
-    cut_block = pipeline.cut_block
+    cut_block = one_shot.cut_block
 
     def stops(block: Block, *rest: Any) -> Any:
         if block.index == index:
-            monkeypatch.setattr(pipeline, "cut_block", cut_block)
+            monkeypatch.setattr(one_shot, "cut_block", cut_block)
             raise error
         return cut_block(block, *rest)
 
-    monkeypatch.setattr(pipeline, "cut_block", stops)
+    monkeypatch.setattr(one_shot, "cut_block", stops)
 
 
 @pytest.fixture
@@ -164,11 +165,11 @@ def test_stopped_after_the_last_layer(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, where, stops)
+        patch.setattr(one_shot if hasattr(one_shot, where) else pipeline, where, stops)
         with pytest.raises(KeyboardInterrupt):
             prune(source, tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "cut_block", stops)  # nothing is left to cut
+        patch.setattr(one_shot, "cut_block", stops)  # nothing is left to cut
         prune(source, tmp_path / "out", resume=True)
     same(straight("units"), tmp_path / "out")
 
@@ -341,10 +342,10 @@ def test_a_signal_says_how_to_go_on(
             raise Signal
         return cut_block(block, *rest)
 
-    cut_block, before = pipeline.cut_block, signal.getsignal(signal.SIGTERM)
+    cut_block, before = one_shot.cut_block, signal.getsignal(signal.SIGTERM)
     # A shell starts its background jobs with SIGINT ignored, and the tests may be one.
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr(pipeline, "cut_block", send)
+    monkeypatch.setattr(one_shot, "cut_block", send)
     try:
         for layer, said in ((0, "nothing was written"), (2, "the same command with --resume goes on after layer 1")):
             at = layer
@@ -370,8 +371,8 @@ def kills(*given):
     keep(*given)
     if given[2] == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
-from secateur import pipeline
-pipeline.keep_block = kills
+from secateur import one_shot, pipeline
+one_shot.keep_block = kills
 cli.main(sys.argv[1:])
 """
 

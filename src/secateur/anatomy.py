@@ -6,11 +6,12 @@ No weights are read: shapes and the configuration say it all.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.families import Family
 from secateur.model.hub import local_folder
 from secateur.model.linears import linears_of, submodule
 from secateur.model.sites import KINDS, Site, sites_of
@@ -19,6 +20,19 @@ from secateur.model.uneven import LegalHeads, legal_heads
 # Matrix units work on tiles of this many entries; a width that is a multiple of it wastes nothing.
 HARDWARE_TILE = 64
 CACHE_BYTES = 2  # per entry of the KV cache in half precision
+
+
+class Shaped(Protocol):
+    """A checkpoint, or something that has the shapes of one."""
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def family(self) -> Family: ...
+
+    @property
+    def template(self) -> Any: ...
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -38,7 +52,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     checkpoint = Checkpoint.open(local_folder(path))
     layers = list(checkpoint.template.get_submodule(checkpoint.family.layers).children())
     sites = [s for i, layer in enumerate(layers) for s in sites_of(layer, checkpoint.family, i, checkpoint.head_dim)]
-    flops = _flops(checkpoint, layers)
+    flops = flops_per_token(checkpoint, layers)
     return {
         "model": str(path),
         "architecture": checkpoint.family.name,
@@ -59,7 +73,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _flops(checkpoint: Checkpoint, layers: list[nn.Module]) -> int:
+def flops_per_token(checkpoint: Shaped, layers: list[nn.Module]) -> int:
     """2 x the matrix entries that a token passes: layers (only the chosen experts), what surrounds them, the head."""
     family, total = checkpoint.family, 0
     chosen = getattr(checkpoint.config, "num_experts_per_tok", None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from secateur import distributed
 from secateur.calibration.depth import Part, leave_out, scores_of_layers
+from secateur.model.sites import sites_of
 from secateur.run import Run
 
 
@@ -71,8 +72,15 @@ def _weakest_sub_blocks(run: Run, work: Path) -> dict[str, Any]:
     losses: dict[Part, float] = {}
     with run.monitor.stage("choose sub-blocks") as step:
         for kind, count in run.rules.sub_blocks.items():
-            parts = [(i, kind) for i in run.kept if i not in run.rules.protected]
+            parts = [(i, kind) for i in run.kept if i not in run.rules.protected and _has(run, i, kind)]
             text, before = run.calibration.tokens, gone | chosen
             found, own = leave_out(run.outer, text, count, parts, step, run.budget(), work, before)
             chosen, losses = chosen | found, losses | own
     return {"dropped": [list(p) for p in sorted(chosen)], "losses": [[*p, loss] for p, loss in losses.items()]}
+
+
+def _has(run: Run, layer: int, kind: str) -> bool:
+    """Whether a layer still has this sub-block."""
+    checkpoint = run.checkpoint
+    sites = sites_of(run.outer.template(layer), checkpoint.family, layer, checkpoint.head_dim)
+    return any(site.kind == kind for site in sites)

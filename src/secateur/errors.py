@@ -46,3 +46,7 @@ class Stopped(SecateurError):
         super().__init__(message)
         if by_scheduler:
             self.exit_code = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which torchrun and SLURM send: the run stops as it does for Ctrl-C."""

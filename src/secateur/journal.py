@@ -18,7 +18,7 @@ from typing import Any
 
 from secateur.errors import InputError
 from secateur.model.save import block_file
-from secateur.workspace import BLOCKS, JOURNAL
+from secateur.workspace import BLOCKS, JOURNAL, STEPS
 
 
 class Journal:
@@ -34,6 +34,13 @@ class Journal:
         self._blocks = work / BLOCKS
         self._told = json.loads(json.dumps(told))
         self._lines: list[dict[str, Any]] = []
+
+    def begin(self, resume: bool) -> bool:
+        """Goes on with the journal of an interrupted run, if it shall and there's one; whether it did."""
+        if resume and self.resume():
+            return True
+        self.start()
+        return False
 
     def start(self) -> None:
         """Begins a new journal."""
@@ -105,9 +112,21 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def last_finished(work: Path) -> int | None:
-    """The last block that an interrupted run has finished, or None."""
-    return max((line["block"] for line in read_lines(work / JOURNAL) if "block" in line), default=None)
+def found_before(work: Path) -> dict[str, Any] | None:
+    """Sparsity and sites that an interrupted run has found for its target; None if there's none."""
+    lines = read_lines(work / JOURNAL)
+    return {"sparsity": lines[0]["told"]["sparsity"], "sites": tuple(lines[0]["told"]["sites"])} if lines else None
+
+
+def last_finished(work: Path) -> str | None:
+    """What an interrupted run has finished last, such as "layer 3" or "layer 3 of step 2"; None: nothing."""
+    steps = sorted((int(p.name) for p in (work / STEPS).glob("[0-9]*")), reverse=True)
+    places = [(work, ""), *((work / STEPS / str(number), f" of step {number}") for number in steps)]
+    for folder, where in places:
+        blocks = [line["block"] for line in read_lines(folder / JOURNAL) if "block" in line]
+        if blocks:
+            return f"layer {max(blocks)}{where}"
+    return None
 
 
 def _digest(file: Path) -> str:

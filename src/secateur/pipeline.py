@@ -16,14 +16,8 @@ from typing import Any
 import torch
 
 from secateur import distributed
-from secateur.api import new_config
-from secateur.calibration.gradients import WHOLE, LayerGradients, check_gradients, gradients_of_model
-from secateur.calibration.loss_weights import LossWeights, loss_weights, why_not
-from secateur.calibration.stream import Stream, batches_of
-from secateur.calibration.walk import walk
-from secateur.choice import choose_layers, choose_sub_blocks
-from secateur.cut.allocate import Job, allocate, apply
-from secateur.cut.block import cut_block
+from secateur.budget import resolved
+from secateur.calibration.gradients import WHOLE, check_gradients
 from secateur.cut.rules import Rules
 from secateur.data.batches import Calibration
 from secateur.data.documents import load_corpus
@@ -32,16 +26,18 @@ from secateur.errors import InputError, ResourceError
 from secateur.evaluation.compute import dtype_name, resolve_device, resolve_dtype
 from secateur.evaluation.evaluation import split_specs
 from secateur.evaluation.own_text import SELF, own_calibration
+from secateur.gradual import check_steps, in_steps
+from secateur.journal import found_before
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.model.outer import Outer
-from secateur.model.save import write_checkpoint
-from secateur.model.verify import verify, write_probe
+from secateur.one_shot import one_shot
 from secateur.plan import SUB_BLOCKS, Plan
 from secateur.progress import Monitor
 from secateur.recipe import Recipe
-from secateur.recovery.stage import check_stage, planned_recovery, recover_stage
-from secateur.run import Run, begin, finished_block, keep_block, logits_in_fp32
+from secateur.recovery.stage import check_stage, planned_recovery
+from secateur.run import Run, begin
+from secateur.schedule import stops
 from secateur.summary import finish, make_evidence, make_plan, write_outputs
 from secateur.workspace import Workspace
 
@@ -79,18 +75,15 @@ def prune(
             workspace = Workspace(out, overwrite, resume) if distributed.is_main() else None
             monitor = Monitor(device, quiet or workspace is None, planned_stages(recipe, plan, dry_run))
             stack.callback(monitor.close)
-            run = prepare(recipe, plan, device, monitor)
+            found = found_before(workspace.work) if workspace is not None and resume else None
+            run = prepare(recipe, plan, device, monitor, dry_run, found)
+            recipe = run.recipe
             if workspace is not None:
                 _check_room(run, workspace)
                 stack.enter_context(workspace.open())
                 begin(run, workspace)
         work = stack.enter_context(_scratch(workspace))
-        run.kept = choose_layers(run, work)
-        choose_sub_blocks(run, work)
-        cut_blocks(run, work, None if dry_run else workspace)
-        gate = save(run, workspace) if workspace is not None and not dry_run else None
-        if recipe.recover is not None and not dry_run:
-            run.recovered, gate = recover_stage(run, recipe.recover, workspace)
+        gate = in_steps(run, work, workspace) if recipe.steps > 1 else one_shot(run, work, workspace, dry_run)
         if workspace is None:
             return {}
         made = make_plan(run)
@@ -102,7 +95,18 @@ def prune(
 
 def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
     """Names of the stages that such a run goes through."""
-    names = ["calibration text", "open"]
+    every = [stop.recipe for stop in stops(recipe)]
+    names = [*(["target"] if recipe.budget is not None and plan is None else []), "calibration text", "open"]
+    for number, told in enumerate(every, 1):
+        own = planned_pass(told, plan, dry_run)
+        own += ["evaluate"] if number < len(every) and recipe.evaluate != "none" else []
+        names += [f"step {number}, {name}" if len(every) > 1 else name for name in own]
+    return names + ([] if dry_run or recipe.evaluate == "none" else ["evaluate"])
+
+
+def planned_pass(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
+    """Those of one pass over the model."""
+    names = []
     if "layer" in recipe.sites and plan is None:
         names.append("choose layers")
     if set(SUB_BLOCKS) & set(recipe.sites) and plan is None:
@@ -117,7 +121,6 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
     if not dry_run:
         names += ["save", "verify"]
         names += planned_recovery(recipe.recover) if recipe.recover is not None else []
-        names += [] if recipe.evaluate == "none" else ["evaluate"]
     return names
 
 
@@ -138,11 +141,43 @@ def _scratch(workspace: Workspace | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, monitor: Monitor) -> Run:
-    """Opens everything that the run reads and refuses what can't work, before anything is written."""
+def _within_budget(recipe: Recipe, checkpoint: Checkpoint, monitor: Monitor, found: dict[str, Any] | None) -> Recipe:
+    """The recipe with a sparsity, where it has a target instead.
+
+    Args:
+        found: what an interrupted run has found: measuring again might give another.
+    """
+    key = recipe.budget
+    if key is None:
+        return recipe
+    if found is None:
+        with monitor.stage("target") as step:
+            recipe = resolved(recipe, checkpoint, step)
+    else:
+        recipe = recipe.model_copy(update=found)
+    recipe = distributed.share_object(recipe, 0)
+    monitor.say(f"{key} {getattr(recipe, key)}: sparsity {recipe.sparsity:g} of {', '.join(recipe.sites)}")
+    return recipe
+
+
+def prepare(
+    recipe: Recipe,
+    plan: Plan | None,
+    device: torch.device,
+    monitor: Monitor,
+    dry_run: bool = False,
+    found: dict[str, Any] | None = None,
+) -> Run:
+    """Opens everything that the run reads and refuses what can't work, before anything is written.
+
+    Args:
+        found: what an interrupted run has found for its target.
+    """
+    check_steps(recipe, plan is not None, dry_run)
     checkpoint = Checkpoint.open(local_folder(recipe.model))
     if plan is not None:
         plan.check(checkpoint.config.model_type, checkpoint.layers)
+    recipe = _within_budget(recipe, checkpoint, monitor, found) if plan is None else recipe
     rules = Rules.of(recipe, checkpoint, plan)
     check_stage(recipe, checkpoint)
     with monitor.stage("calibration text"):
@@ -163,12 +198,14 @@ def prepare(recipe: Recipe, plan: Plan | None, device: torch.device, monitor: Mo
 
 
 def _check_room(run: Run, workspace: Workspace) -> None:
-    """The work area and the result need about the checkpoint's size each, hidden states what is over the budget."""
+    """The work area and the result need about the checkpoint's size each, as do two steps in a row; hidden states
+    what is over the budget."""
     folder = next(p for p in (workspace.out, *workspace.out.absolute().parents) if p.exists())
     # The pruned model's, the untouched model's, and a block's targets.
     streams = 1 + run.rules.needs_dense + (run.rules.tuning is not None)
     hidden = streams * run.calibration.tokens.numel() * run.checkpoint.config.hidden_size * run.outer.dtype.itemsize
-    need = 2 * run.checkpoint.bytes_on_disk + max(0, hidden - (run.budget().left or 0))
+    copies = 2 if run.recipe.steps == 1 else 4
+    need = copies * run.checkpoint.bytes_on_disk + max(0, hidden - (run.budget().left or 0))
     free = shutil.disk_usage(folder).free + workspace.finished_bytes
     if free < need:
         raise ResourceError(
@@ -191,92 +228,3 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
         recipe.seed,
         checkpoint.config.vocab_size,
     )
-
-
-def cut_blocks(run: Run, work: Path, workspace: Workspace | None) -> None:
-    """Walks through the model once and cuts each block, which the next one then sees."""
-    budget = run.budget()
-    gradients, weights = gather_gradients(run), weigh_errors(run)
-    allocate_sparsity(run, gradients, work)
-    with run.monitor.stage("prune", len(run.kept)) as step:
-        blocks = walk(
-            run.outer,
-            run.calibration.tokens,
-            layers=run.kept,
-            dense=run.rules.needs_dense,
-            budget=budget,
-            work=work,
-            finished=lambda index: finished_block(run, index, workspace, step),
-            edited=lambda layer, index: keep_block(run, layer, index, workspace),
-            at_end=lambda stream: _probe(run, stream, workspace),
-        )
-        for block in blocks:
-            run.blocks.append(cut_block(block, run.rules, budget, gradients, weights))
-            step(f"layer {block.index}")
-            del block  # its layer, before the next one is read
-
-
-def allocate_sparsity(run: Run, gradients: LayerGradients | None, work: Path) -> None:
-    """Spreads the sparsity over the layers, as the recipe says; from the journal where that was done before."""
-    if run.recipe.allocate == "local" or run.rules.plan is not None:
-        return
-    shares = distributed.share_object(run.journal.noted("allocation") if run.journal is not None else None, 0)
-    if shares is None:
-        with run.monitor.stage("allocate", len(run.kept)) as step:
-            where = (gradients, step, run.budget(), work)
-            shares = allocate(Job(run.recipe, run.rules, run.outer, run.calibration.tokens, run.kept, *where))
-        shares = distributed.share_object(shares, 0)
-        if run.journal is not None:
-            run.journal.note("allocation", shares)
-    run.shares = shares
-    run.rules = apply(run.rules, shares, run.recipe)
-
-
-def gather_gradients(run: Run) -> LayerGradients | None:
-    """The gradients of the whole model's loss, where a method looks at them."""
-    if not run.rules.loss & WHOLE:
-        return None
-    with run.monitor.stage("gradients", len(run.calibration.tokens)) as step:
-        return gradients_of_model(run.outer, run.calibration.tokens, run.rules.loss, step)
-
-
-def weigh_errors(run: Run) -> LossWeights | None:
-    """What errors of the layers' outputs cost the predictions, where blocks are tuned by that.
-
-    Raises:
-        InputError: it was asked for, and this model's loss can't be looked at. A preset goes without it.
-    """
-    if run.recipe.chosen_objective != "loss" or not run.rules.needs_dense:
-        return None
-    reason = distributed.share_object(why_not(run.outer), 0)
-    if reason is not None and run.recipe.objective is not None:
-        raise InputError(f"objective loss: {reason}; use --objective output")
-    if reason is not None:
-        run.warnings.append(f"blocks were tuned by the error of their output alone: {reason}")
-        return None
-    batches = batches_of(run.calibration.tokens)
-    with run.monitor.stage("weigh errors", len(batches)) as step:
-        return loss_weights(run.outer, batches, run.recipe.seed, step)
-
-
-def _probe(run: Run, stream: Stream, workspace: Workspace | None) -> None:
-    """Remembers what the model in memory computes, for the round-trip gate, which compares in fp32."""
-    if workspace is None:
-        return
-    ids = stream.batches[0][:1]
-    if run.outer.dtype == torch.float32:
-        logits = run.outer.logits(ids, stream.states[0][:1])
-    else:
-        logits = logits_in_fp32(run, ids, workspace)
-    write_probe(workspace.work / "probe.safetensors", ids, logits)
-
-
-def save(run: Run, workspace: Workspace) -> dict[str, Any]:
-    """Writes the checkpoint and proves it in a fresh process."""
-    with run.monitor.stage("save"):
-        config = new_config(run.checkpoint, run.kept, run.widths, tuple(run.rules.bias_flags.values()))
-        write_checkpoint(workspace.final, run.outer, workspace.blocks, run.kept, config)
-    run.outer.release()
-    with run.monitor.stage("verify"):
-        gate = verify(workspace.final, workspace.work / "probe.safetensors", run.recipe.memory_bytes)
-    return gate | {"seconds": run.monitor.stages[-1].seconds}

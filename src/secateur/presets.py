@@ -34,5 +34,5 @@ class Preset(NamedTuple):
 PRESETS = {
     "fast": Preset("sparsegpt", "pruned", False, 0),
     "balanced": Preset("alps", "residual", True, 0),
-    "best": Preset("alps", "residual", True, 400, "gradual"),
+    "best": Preset("alps", "residual", True, 360, "gradual"),
 }

@@ -105,6 +105,7 @@ class Monitor:
 
     def __init__(self, device: torch.device, quiet: bool = False, planned: Sequence[str] = ()) -> None:
         self.stages: list[Stage] = []
+        self.prefix = ""  # of the names of stages to come
         self._planned = list(planned)
         self._memory = PeakMemory(device)
         self._console = Console(stderr=True)
@@ -158,6 +159,7 @@ class Monitor:
         no work, so that it tells nothing about the time that the others will take.
         """
         begin, processor = time.monotonic(), time.process_time()
+        name = self.prefix + name
         number = len(self.stages) + 1
         planned = max(len(self._planned), number)
         self._memory.take()

@@ -14,7 +14,7 @@ from secateur.evaluation.streamed import evaluate_streamed
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.memory import fits_in_memory
 from secateur.model.outer import Outer
-from secateur.workspace import PRUNED, UNTRAINED, Workspace
+from secateur.workspace import PRUNED, UNTRAINED, Area, Workspace
 
 if TYPE_CHECKING:
     from secateur.run import Run
@@ -23,21 +23,43 @@ PROMPT_TOKENS = 24
 SAMPLES = 2
 
 
-def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
-    """Before and after on held-out text, and samples of both."""
+def text_of(run: Run, area: Area) -> tuple[str, str] | None:
+    """(what to evaluate on, what to call it); None where there's nothing, or it isn't wanted."""
     recipe = run.recipe
     if recipe.evaluate == "none" or not run.checkpoint.family.causal:
+        return None
+    if recipe.evaluate is not None:
+        return recipe.evaluate, recipe.evaluate
+    if recipe.calibrate in ("stdlib", "stdlib:prose", "stdlib:code"):
+        return recipe.calibrate, f"{recipe.calibrate}, files held out"
+    if run.recovered is not None:  # the training may have seen what wasn't calibrated on
+        return str(area.work / UNTRAINED), f"{recipe.calibrate}, sequences not trained on"
+    if not len(run.calibration.held_out):
+        run.warnings.append("not evaluated: the calibration text leaves no sequence over; give --evaluate")
+        return None
+    return str(_held_out(run.calibration, area)), f"{recipe.calibrate}, sequences not calibrated on"
+
+
+def perplexities(run: Run, area: Area) -> dict[str, float]:
+    """Of the checkpoint in `area`, and of the one before its training if there was one; empty where it isn't
+    evaluated, or doesn't fit in memory."""
+    text, recipe = text_of(run, area), run.recipe
+    if text is None or not fits_in_memory(run.checkpoint.parameters, run.outer.dtype, recipe.memory_bytes):
         return {}
-    data, name = recipe.evaluate, recipe.evaluate
-    if data is None and recipe.calibrate in ("stdlib", "stdlib:prose", "stdlib:code"):
-        data, name = recipe.calibrate, f"{recipe.calibrate}, files held out"
-    elif data is None and run.recovered is not None:  # the training may have seen what wasn't calibrated on
-        data, name = str(workspace.work / UNTRAINED), f"{recipe.calibrate}, sequences not trained on"
-    elif data is None:
-        if not len(run.calibration.held_out):
-            run.warnings.append("not evaluated: the calibration text leaves no sequence over; give --evaluate")
-            return {}
-        data, name = str(_held_out(run.calibration, workspace)), f"{recipe.calibrate}, sequences not calibrated on"
+    states = {"pruned": area.final}
+    if run.recovered is not None:
+        states = {"pruned": area.work / PRUNED, "recovered": area.final}
+    how: dict[str, Any] = {"device": recipe.device, "dtype": recipe.dtype, "speed": False, "quiet": True}
+    with run.monitor.stage("evaluate"):
+        return {state: evaluate(folder, text[0], **how)["perplexity"] for state, folder in states.items()}
+
+
+def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
+    """Before and after on held-out text, and samples of both."""
+    recipe, text = run.recipe, text_of(run, workspace)
+    if text is None:
+        return {}
+    data, name = text
     if fits_in_memory(2 * run.checkpoint.parameters, run.outer.dtype, recipe.memory_bytes):
         found = _evaluated(run, workspace, data)
     else:
@@ -105,8 +127,8 @@ def _evaluated_in_blocks(run: Run, workspace: Workspace, data: str) -> dict[str,
     return {"evaluation": sides}
 
 
-def _held_out(calibration: Calibration, workspace: Workspace) -> Path:
-    file = workspace.work / "held_out.jsonl"
+def _held_out(calibration: Calibration, area: Area) -> Path:
+    file = area.work / "held_out.jsonl"
     rows = (json.dumps({"input_ids": row}) for row in calibration.held_out.tolist())
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return file

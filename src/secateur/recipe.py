@@ -11,25 +11,23 @@ A key that isn't in the schema is an error that names the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, model_validator
 
 from secateur.errors import InputError
 from secateur.methods import METHODS, Method
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
 from secateur.plan import SUB_BLOCKS
-from secateur.presets import PRESETS, Masks, Objective, Preset, Window
-from secateur.recovery_settings import RecoverSection
-from secateur.spelling import Spelled, StrictLoader
-from secateur.units import parse_bytes
+from secateur.presets import PRESETS, Masks, Objective, Preset
+from secateur.settings import BUDGETS, Settings, nearest
+from secateur.spelling import StrictLoader
+from secateur.units import parse_amount, parse_bytes
 
-SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "attention", "ffn", "layer")
 # What a method must be able to score, for each kind of site, and the one used where none is named.
 CAPABILITY = {
     "weight": "weights",
@@ -46,92 +44,8 @@ DEFAULT_METHOD = {"units": "obs", "experts": "reap", "sub-blocks": "leave_one_ou
 STEPS_FOR_MASKS = 100  # in fewer, a mask that is found while tuning is no better than one that is chosen
 
 
-class Recipe(Spelled):
-    """One run of `prune`. The fields are the flags of the command line and the keys of the YAML file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
-
-    model: str = Field(description="model folder, or a hub id")
-    sites: tuple[str, ...] = Field(("weight",), description=f"what may go: {', '.join(SITE_KINDS)}")
-    sparsity: float | dict[str, float] | None = Field(None, description="fraction removed, one or per kind of site")
-    allocate: Literal["local", "global", "owl", "sensitivity"] = Field(
-        "local", description="how sparsity is spread over layers: local (all alike), global, owl or sensitivity"
-    )
-    method: tuple[str, ...] = Field((), description="one method, or one per kind of site")
-    quality: Literal["fast", "balanced", "best"] | None = Field(
-        None, description="fast, balanced or best; default balanced, or fast where a method is named"
-    )
-    target: Literal["pruned", "dense", "residual"] | None = Field(
-        None, description="what a cut Linear is solved for; default by quality"
-    )
-    masks: Masks | None = Field(
-        None,
-        description="cuts while a block is tuned: kept, or made bit by bit (gradual); default by quality",
-    )
-    reconstruct: int | None = Field(None, ge=0, description="steps of block reconstruction; default by quality")
-    objective: Objective | None = Field(
-        None,
-        description="what tuning makes small: the error of the output, also what it costs the loss, or for the last "
-        "block that of the predictions; default by quality",
-    )
-    window: Window = Field(
-        "block", description="tuned at once: half a block, a block, or a block judged after this many blocks"
-    )
-    pattern: str = Field("free", description="shape of the zeros of single weights: free or N:M")
-    calibrate: str = Field(
-        "stdlib",
-        description="calibration text: .jsonl, .txt, .parquet, stdlib or a hub id; several with shares; or self",
-    )
-    evaluate: str | None = Field(
-        None, description="evaluation text, or none; default: held-out text of the calibration's source"
-    )
-    samples: int = Field(128, ge=1, description="calibration sequences")
-    length: int = Field(512, ge=2, description="tokens per calibration sequence")
-    seed: int = Field(0, ge=0, description="of the draw of calibration sequences")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
-    dtype: str = Field("auto", description="of the computation: auto, float32, bfloat16, float16")
-    round_to: int = Field(1, ge=1, description="keep a multiple of this many channels")
-    refit: bool = Field(True, description="make up for structured cuts by least squares in the reading Linear")
-    bias: Literal["own", "add", "none"] = Field(
-        "own",
-        description="refit with a bias: where there is one (own), also where one can be added (add), or none; "
-        "add without refit: the bias takes over the means",
-    )
-    explain: bool = Field(True, description="write evidence.json: for each removed unit, why it could go")
-    sequential: bool | None = Field(
-        None, description="weights: gather statistics anew after each group of Linears; default by quality"
-    )
-    speed: bool = Field(True, description="measure tokens a second and memory of both models")
-    protect: tuple[int, ...] = Field((), description="layers that are left alone; negative counts from the end")
-    memory: str | None = Field(
-        None, description="for activations, such as 2GB; models that are larger are verified and evaluated in blocks"
-    )
-    recover: RecoverSection = Field(None, description="training after pruning: a section of keys, see recovery")
-
-    @field_validator("memory")
-    @classmethod
-    def _size(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_bytes(value)
-        return value
-
-    @field_validator("sites")
-    @classmethod
-    def _known_sites(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for kind in value:
-            if kind not in SITE_KINDS:
-                raise ValueError(f"site '{kind}' is unknown{_nearest(kind, SITE_KINDS)}")
-        if not value:
-            raise ValueError(f"no site given; known are {', '.join(SITE_KINDS)}")
-        return tuple(k for k in SITE_KINDS if k in value)
-
-    @field_validator("method")
-    @classmethod
-    def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if name not in METHODS:
-                raise ValueError(f"method '{name}' is unknown{_nearest(name, METHODS)}")
-        return value
+class Recipe(Settings):
+    """One run of `prune`: the settings, and what they mean together."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Recipe:
@@ -147,7 +61,8 @@ class Recipe(Spelled):
             for kind in self.sparsity:
                 if kind not in self.sites:
                     raise ValueError(f"sparsity names '{kind}', but sites are {', '.join(self.sites)}")
-        for kind in self.sites:
+        self._check_budget()
+        for kind in self.sites if self.budget is None else ():
             s = self.sparsity_for(kind)
             if not 0 < s < 1:
                 raise ValueError(f"sparsity {s:g} for {kind} is not between 0 and 1; 0.25 removes a quarter")
@@ -165,6 +80,21 @@ class Recipe(Spelled):
             raise ValueError("masks gradual are found while blocks are tuned; add --reconstruct 400")
         self._check_methods()
         return self
+
+    @property
+    def budget(self) -> str | None:
+        """Which target stands in the place of a sparsity."""
+        return next((key for key in BUDGETS if getattr(self, key) is not None), None)
+
+    def _check_budget(self) -> None:
+        given = [key for key in ("sparsity", *BUDGETS) if getattr(self, key) is not None]
+        if self.budget is None:
+            return
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} say the same thing twice; give one")
+        if "weight" in self.sites:
+            raise ValueError(f"{self.budget} is about what is there, and zeros are; name other sites, or a sparsity")
+        parse_amount(str(getattr(self, self.budget)), self.budget)
 
     @property
     def preset(self) -> Preset:
@@ -244,6 +174,8 @@ class Recipe(Spelled):
     def to_yaml(self) -> str:
         """The recipe that repeats this run; parse it back with `load_recipe`."""
         data = {k: list(v) if isinstance(v, tuple) else v for k, v in self.model_dump().items()}
+        if self.sparsity is not None:  # found for a target, which it stands for now
+            data |= dict.fromkeys(BUDGETS)
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
@@ -255,7 +187,7 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
     """
     for key in values:
         if key not in Recipe.model_fields:
-            raise InputError(f"recipe key '{key}' is unknown{_nearest(key, Recipe.model_fields)}")
+            raise InputError(f"recipe key '{key}' is unknown{nearest(key, Recipe.model_fields)}")
     try:
         return Recipe(**values)
     except ValidationError as error:
@@ -284,8 +216,3 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     if not isinstance(values, dict):
         raise InputError(f"{file}: a recipe is a mapping of keys such as 'model' and 'sparsity'")
     return make_recipe({**values, **(overrides or {})})
-
-
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.4)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"

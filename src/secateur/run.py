@@ -18,6 +18,7 @@ from secateur.cut.units import UnitCut
 from secateur.cut.weights import WeightCut
 from secateur.data.batches import Calibration
 from secateur.journal import Journal
+from secateur.lineage import Lineage
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.outer import Outer
 from secateur.model.save import fill, read_block, write_block
@@ -25,7 +26,7 @@ from secateur.model.surgery import update_heads
 from secateur.model.uneven import Widths
 from secateur.progress import Monitor, Step
 from secateur.recipe import Recipe
-from secateur.workspace import EVENTS, Workspace
+from secateur.workspace import EVENTS, Area, Workspace
 
 FREE_SHARE = 0.6
 
@@ -48,6 +49,8 @@ class Run:
     blocks: list[BlockCuts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     recovered: dict[str, Any] | None = None  # the report's section on the training after pruning
+    before: Lineage | None = None  # what earlier passes did, see `lineage`
+    steps: list[dict[str, Any]] = field(default_factory=list)  # of a gradual run, as the report lists them
 
     def budget(self) -> Budget:
         """Hidden states that may stay in memory: what the recipe says, else 60 % of what is free on this host."""
@@ -55,6 +58,11 @@ class Run:
         if total is None:
             total = int(FREE_SHARE * psutil.virtual_memory().available) // distributed.local_world()
         return Budget(total)
+
+    @property
+    def lineage(self) -> Lineage:
+        """How the checkpoint that is cut came from the original model; the same, unless there were passes before."""
+        return self.before or Lineage.of(self.checkpoint.path, self.checkpoint.layers)
 
     @property
     def unit_cuts(self) -> list[UnitCut]:
@@ -76,30 +84,33 @@ class Run:
 
 def begin(run: Run, workspace: Workspace) -> None:
     """Opens the journal and the event file in the work area; both go on where an interrupted run left them."""
-    told = {
+    run.journal = Journal(workspace.work, told(run, run.recipe.steps))
+    resumed = run.journal.begin(workspace.resume)
+    run.monitor.record(workspace.work / EVENTS, distributed.world(), resumed)
+
+
+def told(run: Run, step: int) -> dict[str, Any]:
+    """Everything that decides the result of a step; an interrupted run goes on only if it was told the same."""
+    return {
         **run.recipe.model_dump(mode="json", exclude={"memory"}),
         "calibration data": run.calibration.sha256,
         "checkpoint": run.checkpoint.digest,
         "plan": run.rules.plan.to_json() if run.rules.plan is not None else None,
+        "step": step,
         "secateur": secateur.__version__,
     }
-    run.journal = Journal(workspace.work, told)
-    resumed = workspace.resume and run.journal.resume()
-    if not resumed:
-        run.journal.start()
-    run.monitor.record(workspace.work / EVENTS, distributed.world(), resumed)
 
 
-def keep_block(run: Run, layer: nn.Module, index: int, workspace: Workspace | None) -> None:
+def keep_block(run: Run, layer: nn.Module, index: int, area: Area | None) -> None:
     """Writes a finished block and its line in the journal."""
-    if workspace is None or run.journal is None:
+    if area is None or run.journal is None:
         return
-    write_block(workspace.blocks, layer, run.checkpoint, index)
+    write_block(area.blocks, layer, run.checkpoint, index)
     run.journal.block(index, run.blocks[-1].to_json())
-    workspace.keep = True
+    area.worth_keeping()
 
 
-def finished_block(run: Run, index: int, workspace: Workspace | None, step: Step) -> nn.Module | None:
+def finished_block(run: Run, index: int, area: Area | None, step: Step) -> nn.Module | None:
     """A block that the interrupted run has finished, on every rank; None if it's still to do."""
     record = run.journal.finished(index) if run.journal is not None else None
     if record is not None and run.journal is not None and not run.journal.intact(record):
@@ -108,7 +119,7 @@ def finished_block(run: Run, index: int, workspace: Workspace | None, step: Step
     record = distributed.share_object(record, 0)
     if record is None:
         return None
-    tensors = read_block(workspace.blocks, index) if workspace is not None else None
+    tensors = read_block(area.blocks, index) if area is not None else None
     shared = distributed.share_tensors(tensors, 0, run.outer.device)
     layer = _layer_of(run.outer, index, shared)
     run.blocks.append(BlockCuts.from_json(record))
@@ -124,7 +135,7 @@ def _layer_of(outer: Outer, index: int, tensors: dict[str, Tensor]) -> nn.Module
 
 
 @torch.no_grad()
-def logits_in_fp32(run: Run, ids: Tensor, workspace: Workspace) -> Tensor:
+def logits_in_fp32(run: Run, ids: Tensor, area: Area) -> Tensor:
     """What the finished blocks compute on a CPU in fp32, for runs that compute in less.
 
     Args:
@@ -136,5 +147,5 @@ def logits_in_fp32(run: Run, ids: Tensor, workspace: Workspace) -> Tensor:
     hidden, calls = outer.enter(ids)
     outer.release()
     for index in run.kept:
-        hidden = calls[index](_layer_of(outer, index, read_block(workspace.blocks, index)), hidden)
+        hidden = calls[index](_layer_of(outer, index, read_block(area.blocks, index)), hidden)
     return outer.logits(ids, hidden)

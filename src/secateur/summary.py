@@ -84,7 +84,7 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
         "allocation": {"how": run.recipe.allocate if run.rules.plan is None else "plan", "shares": run.shares},
         "reconstruction": [{"layer": b.index, **asdict(b.tuned)} for b in run.blocks if b.tuned is not None],
         "sparsity": _sparsity(run),
-        "parameters": _parameters(run),
+        "parameters": parameters_of(run),
     }
     if gate is not None:
         config = json.loads((workspace.final / "config.json").read_text(encoding="utf-8"))
@@ -104,6 +104,7 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
                 report["parameters"][f"nonzero_{side}"] = counted
     else:
         report["forecast"] = _forecast(run)
+    report |= {"steps": _steps(run, report)} if run.steps else {}
     report["warnings"] = run.warnings
     report["versions"] = {
         "python": platform.python_version(),
@@ -119,6 +120,20 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
     }
     report["stages"] = [asdict(stage) for stage in run.monitor.stages]
     return report
+
+
+def _steps(run: Run, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps of a gradual run, before them the original model; the last one as it was evaluated with that."""
+    evaluation = report.get("evaluation")
+    start = {"step": 0, "share": 0.0, "parameters": report["parameters"]["before"], "perplexity": {}}
+    start["nonzero_parameters"] = report["parameters"]["nonzero_before"]
+    last = dict(run.steps[-1])
+    if evaluation is not None:
+        start["perplexity"] = {"original": evaluation["before"]["perplexity"]}
+        states = {state["state"]: state["perplexity"] for state in (run.recovered or {}).get("states", [])}
+        states.pop("original", None)
+        last["perplexity"] = states or {"pruned": evaluation["after"]["perplexity"]}
+    return [start, *run.steps[:-1], last]
 
 
 def device_name(device: torch.device) -> str:
@@ -150,7 +165,8 @@ def _model(run: Run) -> dict[str, Any]:
     }
 
 
-def _parameters(run: Run) -> dict[str, int]:
+def parameters_of(run: Run) -> dict[str, int]:
+    """Parameters of both models, all and those that aren't zero, by what was cut."""
     before = run.checkpoint.parameters
     after = before + run.added_parameters
     after -= sum(int(site["parameters_removed"]) for site in sites_of_run(run))
@@ -159,7 +175,7 @@ def _parameters(run: Run) -> dict[str, int]:
 
 
 def _sparsity(run: Run) -> dict[str, Any]:
-    found = _parameters(run)
+    found = parameters_of(run)
     linear = run.checkpoint.linear_parameters
     gone = found["before"] - found["nonzero_after"] + run.added_parameters
     return {
@@ -171,7 +187,7 @@ def _sparsity(run: Run) -> dict[str, Any]:
 
 def _forecast(run: Run) -> dict[str, Any]:
     """What the checkpoint of a dry run would be."""
-    found = _parameters(run)
+    found = parameters_of(run)
     layers = sum(x.shape[0] * x.shape[1] for b in run.blocks for x in b.weights)
     zeros = sum(round(x.sparsity * x.shape[0] * x.shape[1]) for b in run.blocks for x in b.weights)
     return {

@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Sizes, counts and times as people write them."""
 
 from __future__ import annotations
 
@@ -22,3 +22,31 @@ def parse_bytes(text: str) -> int:
     if match is None:
         raise InputError(f"'{text}' is not a size; write it like 2GB or 512MiB")
     return int(float(match[1]) * _FACTOR[(match[2] or "").upper()])
+
+
+_COUNT = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+
+
+def parse_amount(text: str, kind: str, whole: float = 1.0) -> float:
+    """A target: a percentage of `whole`, or for `size` bytes, for `latency` seconds, else a count.
+
+    >>> parse_amount("75%", "params", 200)
+    150.0
+    >>> parse_amount("1.5B", "params"), parse_amount("12ms", "latency")
+    (1500000000.0, 0.012)
+
+    Raises:
+        InputError: none of these.
+    """
+    share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if share is not None:
+        return whole * float(share[1]) / 100
+    if kind == "size":
+        return float(parse_bytes(text))
+    pattern = r"(m?s)" if kind == "latency" else r"([KMBGT]?)"
+    match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*{pattern}\s*", text, flags=re.IGNORECASE)
+    if match is None:
+        example = "12ms" if kind == "latency" else "1.5B"
+        raise InputError(f"{kind} '{text}' isn't understood; write it like 75% or {example}")
+    factor = {"MS": 1e-3, "S": 1.0}[match[2].upper()] if kind == "latency" else _COUNT[match[2].upper()]
+    return float(match[1]) * factor

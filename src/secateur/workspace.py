@@ -22,11 +22,50 @@ BLOCKS, JOURNAL, EVENTS, LOCK = "blocks", "journal.jsonl", "events.jsonl", "lock
 TRAINING = "training"  # states of a recovery
 UNTRAINED = "untrained.jsonl"  # sequences of its text that the recovery leaves for the report
 PRUNED = "pruned"  # the checkpoint that a recovery began with
-FINISHED = (BLOCKS, JOURNAL, EVENTS, TRAINING)  # what an interrupted run leaves to the next one
+STEPS = "steps"  # of a gradual run, all but the last
+FINISHED = (BLOCKS, JOURNAL, EVENTS, TRAINING, STEPS)  # what an interrupted run leaves to the next one
 MARK = "report.json"  # every finished run writes it last
 
 
-class Workspace:
+class Area:
+    """Where one pass over a model works.
+
+    Args:
+        work: its folder.
+        resume: what is finished in it is gone on from.
+        of: the area that this one is a part of.
+    """
+
+    def __init__(self, work: Path, resume: bool = False, of: Area | None = None) -> None:
+        self.work = work
+        self.resume = resume
+        self.keep = resume  # set once there is something worth resuming
+        self._of = of
+
+    @property
+    def blocks(self) -> Path:
+        """Finished blocks, one file each."""
+        return self.work / BLOCKS
+
+    @property
+    def final(self) -> Path:
+        """The checkpoint as it'll be delivered."""
+        return self.work / "final"
+
+    def worth_keeping(self) -> None:
+        """There is something to go on from now."""
+        self.keep = True
+        if self._of is not None:
+            self._of.worth_keeping()
+
+    def tidy(self, keep: bool) -> None:
+        """Empties the area; `keep`: but for what is finished."""
+        for path in list(self.work.iterdir()) if self.work.is_dir() else []:
+            if path.name != LOCK and not (keep and path.name in FINISHED):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class Workspace(Area):
     """An output folder and its work area.
 
     Args:
@@ -40,7 +79,7 @@ class Workspace:
 
     def __init__(self, out: str | Path, overwrite: bool = False, resume: bool = False) -> None:
         self.out = Path(out)
-        self.work = self.out / WORK
+        super().__init__(self.out / WORK)
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"{self.out}: is a file; give a folder for --out")
         interrupted = self.work.is_dir()
@@ -48,7 +87,7 @@ class Workspace:
             raise InputError(f"{self.out}: holds an interrupted run; --resume continues it, --overwrite starts over")
         self.resume = resume and interrupted
         self.overwrite = overwrite or self.resume
-        self.keep = self.resume  # set once there is something worth resuming
+        self.keep = self.resume
         others = {p.name for p in self.out.iterdir() if p.name != WORK} if self.out.is_dir() else set()
         if others and not self.overwrite:
             raise InputError(f"{self.out}: is not empty; choose another --out, or give --overwrite")
@@ -109,9 +148,7 @@ class Workspace:
         for name in _files_of_result(self.final):
             if not (self.final / name).exists():  # it was delivered already, the others weren't: they go together
                 (self.out / name).unlink(missing_ok=True)
-        for path in list(self.work.iterdir()) if self.work.is_dir() else []:
-            if path.name != LOCK and not (keep and path.name in FINISHED):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.tidy(keep)
 
     def _resumable(self, error: Exception) -> Exception:
         if not self.keep or not isinstance(error, SecateurError):
@@ -127,20 +164,14 @@ class Workspace:
         if self._created is not None and self.out.is_dir() and not any(self.out.iterdir()):
             shutil.rmtree(self._created, ignore_errors=True)
 
-    @property
-    def blocks(self) -> Path:
-        """Finished blocks, one file each."""
-        return self.work / BLOCKS
+    def step(self, number: int) -> Area:
+        """Where one step of a gradual run works; it stays as long as this does."""
+        return Area(self.work / STEPS / str(number), self.resume, self)
 
     @property
     def finished_bytes(self) -> int:
         """Size of the blocks that an interrupted run has finished."""
         return sum(file.stat().st_size for file in self.blocks.glob("*")) if self.resume else 0
-
-    @property
-    def final(self) -> Path:
-        """The checkpoint as it'll be delivered."""
-        return self.work / "final"
 
     def deliver(self, last: str = MARK) -> None:
         """Moves everything from `final` into the output folder, `last` after all others.

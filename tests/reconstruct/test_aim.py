@@ -80,7 +80,7 @@ def test_the_divergence_is_that_of_two_whole_models(
 
 
 @pytest.mark.parametrize("pieces", [None, 3])
-def test_its_slope_is_that_of_the_mean_divergence(
+def test_its_slope_is_that_of_the_mean_divergence_and_the_guard(
     pieces: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block = last("llama", tmp_path)
@@ -94,7 +94,9 @@ def test_its_slope_is_that_of_the_mean_divergence(
         ids = block.stream.batches[0]
         q = block.outer.readout(ids, out).double().log_softmax(-1)
         p = block.outer.logits(ids, aim.targets[0]).double().log_softmax(-1)
+        target = aim.targets[0].double()
     mean = (p.exp() * (p - q)).sum(-1).mean()
+    mean = mean + module.GUARD * (out.double() - target).square().sum() / target.square().sum()
     for got, want in zip(found, torch.autograd.grad(mean, weights), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-7)
     assert all(not p.requires_grad for p in block.outer._model.parameters())

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import secateur
-from secateur import pipeline
+from secateur import one_shot
 from secateur.cut import rules
 from secateur.model import verify
 from secateur.recipe import make_recipe
@@ -23,7 +23,7 @@ LAYERS = 5
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
-    monkeypatch.setattr(pipeline, "verify", verify.check)
+    monkeypatch.setattr(one_shot, "verify", verify.check)
     return
 
 
@@ -55,8 +55,8 @@ def test_the_report_says_what_every_block_gained(asked: dict[str, Any], shared: 
         assert 0 <= block["held_out_after"] <= block["held_out_before"] < 3
         assert block["predictions"] == (block["layer"] == LAYERS - 1)
         assert (block["held_out_after"] < block["held_out_before"]) == bool(block["steps"])
-        assert 0 < block["before"] < 1
-        assert 0 < block["after"] < 1
+        assert 0 < block["before"] < 3
+        assert 0 < block["after"] < 3
     assert any(block["steps"] for block in found)
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     for site in report["sites"]:

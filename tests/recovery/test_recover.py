@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small import TRAINING_LENGTH as LENGTH
 
 import secateur
-from secateur import pipeline
+from secateur import one_shot
 from secateur.errors import InputError
 from secateur.model import verify
 from secateur.numerics.patterns import Pattern
@@ -28,7 +28,7 @@ from secateur.workspace import TRAINING, WORK
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The round-trip gate in this process: a fresh one takes seconds. One test below has the real one."""
     monkeypatch.setattr(save, "verify", verify.check)
-    monkeypatch.setattr(pipeline, "verify", verify.check)
+    monkeypatch.setattr(one_shot, "verify", verify.check)
     return
 
 

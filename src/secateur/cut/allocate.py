@@ -22,7 +22,7 @@ from secateur.allocation.uniform import keep_count
 from secateur.calibration.activations import Budget
 from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.walk import Block, walk
-from secateur.cut.counts import asked, multiple
+from secateur.cut.counts import multiple
 from secateur.cut.experts import score_experts
 from secateur.cut.rules import UNIT_KINDS, Rules
 from secateur.cut.sensitivity import SEQUENCES, Candidate, divergences
@@ -185,9 +185,16 @@ def _owl(job: Job) -> dict[str, float]:
         del block
     shares: dict[str, float] = {}
     for kind in (*sorted(job.rules.unit_kinds), *(["weight"] if _weighs(job) else [])):
-        wanted = job.recipe.sparsity_for(asked(job.recipe, kind))
+        wanted = job.recipe.sparsity_for("weight") if kind == "weight" else _going(job, kind)
         shares |= {key_of(i, kind): s for i, s in zip(job.layers, owl(ratios, wanted), strict=True)}
     return shares
+
+
+def _going(job: Job, kind: str) -> float:
+    """The fraction of the units of a kind that go now."""
+    sites = [site for index in job.layers for site in job.sites(index) if site.kind == kind]
+    kept = sum(min(job.rules.units.keep_count(site), site.units) for site in sites)
+    return 1 - kept / sum(site.units for site in sites)
 
 
 def candidates_of(job: Job, levels: tuple[float, ...]) -> list[Candidate]:

@@ -22,11 +22,16 @@ def protected_layers(recipe: Recipe, checkpoint: Checkpoint) -> frozenset[int]:
     return frozenset(index % layers for index in recipe.protect)
 
 
+def whole_parts(recipe: Recipe, kind: str, layers: int) -> int:
+    """How many layers, or sub-blocks of a kind, a recipe takes from a model with so many layers."""
+    return math.floor(recipe.sparsity_for(kind) * layers + 0.5) if kind in recipe.sites else 0
+
+
 def layers_to_drop(recipe: Recipe, checkpoint: Checkpoint, protected: frozenset[int]) -> int:
     """How many layers go whole."""
     if "layer" not in recipe.sites:
         return 0
-    count = math.floor(recipe.sparsity_for("layer") * checkpoint.layers + 0.5)
+    count = whole_parts(recipe, "layer", checkpoint.layers)
     free = checkpoint.layers - len(protected)
     if count == 0:
         raise InputError(
@@ -50,7 +55,7 @@ def sub_blocks_to_drop(
     counts: dict[str, int] = {}
     for kind in (kind for kind in SUB_BLOCKS if kind in recipe.sites):
         share = recipe.sparsity_for(kind)
-        counts[kind] = math.floor(share * checkpoint.layers + 0.5)
+        counts[kind] = whole_parts(recipe, kind, checkpoint.layers)
         most = checkpoint.layers - len(protected) - layers
         if counts[kind] == 0:
             raise InputError(
@@ -62,12 +67,17 @@ def sub_blocks_to_drop(
     return counts
 
 
-def keep_counts(recipe: Recipe) -> Callable[[Site], int]:
-    """Site -> how many of its units stay."""
+def keep_counts(recipe: Recipe, had: Callable[[Site], int] = lambda site: site.units) -> Callable[[Site], int]:
+    """Site -> how many of its units stay.
+
+    Args:
+        had: how many a site had in the model that the recipe's fractions are of; where some have gone already, that
+            may be more than it has now, and what stays may be more too: then nothing goes.
+    """
 
     def count(site: Site) -> int:
         return keep_count(
-            site.units, recipe.sparsity_for(asked(recipe, site.kind)), site.groups, multiple(recipe, site)
+            had(site), recipe.sparsity_for(asked(recipe, site.kind)), site.groups, multiple(recipe, site)
         )
 
     return count

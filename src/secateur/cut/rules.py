@@ -77,8 +77,11 @@ class Rules:
         return (solved and self.target != "pruned") or (cut and self.tuning is not None)
 
     @classmethod
-    def of(cls, recipe: Recipe, checkpoint: Checkpoint, plan: Plan | None) -> Rules:
+    def of(cls, recipe: Recipe, checkpoint: Checkpoint, plan: Plan | None, counted: bool = True) -> Rules:
         """Derives the rules; refuses what this checkpoint can't give.
+
+        Args:
+            counted: with how many layers and sub-blocks go; otherwise whoever asks puts that in.
 
         Raises:
             InputError: a protected layer that isn't there, more layers to drop than may go, a pattern that
@@ -87,11 +90,12 @@ class Rules:
         if plan is not None:
             check_plan(plan, checkpoint)
         kinds = plan.kinds if plan is not None else frozenset(recipe.sites)
-        unit_kinds = _unit_kinds(kinds, checkpoint) if plan is None else kinds & UNIT_KINDS
+        unit_kinds = unit_kinds_of(kinds, checkpoint) if plan is None else kinds & UNIT_KINDS
         protected = protected_layers(recipe, checkpoint)
         counts, steps = keep_counts(recipe), recipe.chosen_steps
-        layers = 0 if plan is not None else layers_to_drop(recipe, checkpoint, protected)
-        if plan is None:
+        chosen = plan is None and counted
+        layers = layers_to_drop(recipe, checkpoint, protected) if chosen else 0
+        if chosen:
             check_counts(recipe, checkpoint, unit_kinds, counts)
         flags, notes = _flags(recipe, checkpoint, unit_kinds, plan)
         weighty = "weight" in kinds
@@ -124,7 +128,7 @@ class Rules:
             tuning=_tuning(recipe) if steps else None,
             masks=recipe.chosen_masks,
             notes=notes,
-            sub_blocks={} if plan is not None else sub_blocks_to_drop(recipe, checkpoint, protected, layers),
+            sub_blocks=sub_blocks_to_drop(recipe, checkpoint, protected, layers) if chosen else {},
         )
 
 
@@ -149,7 +153,7 @@ def _planned(plan: Plan | None) -> Callable[[Site], tuple[int, ...] | None]:
     return kept
 
 
-def _unit_kinds(kinds: frozenset[str], checkpoint: Checkpoint) -> frozenset[str]:
+def unit_kinds_of(kinds: frozenset[str], checkpoint: Checkpoint) -> frozenset[str]:
     """Where every KV group has one query head (no grouped attention), a query head is its KV group."""
     config = checkpoint.config
     heads = config.num_attention_heads

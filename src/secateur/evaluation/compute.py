@@ -49,3 +49,16 @@ def resolve_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def set_threads(count: int | None) -> None:
+    """How many CPU threads torch uses; None leaves that to it.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise InputError(f"--threads {count} is too small; give 1 or more")
+    torch.set_num_threads(count)

@@ -44,7 +44,7 @@ class Tuning:
     """
 
     steps: int = 400
-    rate: float = 0.02
+    rate: float = 0.04
     seed: int = 0
     window: Window = "block"
     predictions: bool = False

@@ -35,7 +35,7 @@ from secateur.recovery.task import Task, prepare, teacher_of
 from secateur.recovery.train import Outcome, forecast, train
 from secateur.recovery_settings import Recovery
 from secateur.report import card, page
-from secateur.workspace import EVENTS, MARK, TRAINING, UNTRAINED, WORK, Workspace
+from secateur.workspace import EVENTS, MARK, TRAINING, UNTRAINED, WORK, Area, Workspace
 
 DEVICE = "ACCELERATE_TORCH_DEVICE"
 
@@ -259,9 +259,9 @@ def _evaluation_text(task: Task, workspace: Workspace, evaluate: str | None) -> 
     return str(write_untrained(task, workspace)), f"{source}, sequences not trained on"
 
 
-def write_untrained(task: Task, workspace: Workspace) -> Path:
+def write_untrained(task: Task, area: Area) -> Path:
     """A file of the sequences that are left for the report."""
-    file = workspace.work / UNTRAINED
+    file = area.work / UNTRAINED
     rows = (json.dumps({"input_ids": row}) for row in task.text.reported.documents())
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return file

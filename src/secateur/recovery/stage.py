@@ -18,7 +18,7 @@ from secateur.recovery.task import check, prepare
 from secateur.recovery.train import train
 from secateur.recovery_settings import Recovery
 from secateur.run import Run
-from secateur.workspace import PRUNED, TRAINING, Workspace
+from secateur.workspace import PRUNED, TRAINING, Area
 
 
 def check_stage(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -54,7 +54,7 @@ def planned_recovery(recovery: Recovery) -> list[str]:
 
 
 def recover_stage(
-    run: Run, recovery: Recovery, workspace: Workspace | None
+    run: Run, recovery: Recovery, area: Area | None
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Trains the checkpoint in the work area and puts the result in its place; every rank takes part.
 
@@ -64,28 +64,28 @@ def recover_stage(
         The report's section and the gate's findings; None on ranks other than 0.
     """
     recipe = run.recipe
-    folder = shared(workspace.final if workspace is not None else None)
-    work = shared(workspace.work / TRAINING if workspace is not None else None)
+    folder = shared(area.final if area is not None else None)
+    work = shared(area.work / TRAINING if area is not None else None)
     with accelerated(run.outer.device):
         with distributed.in_step(), run.monitor.stage("open the pruned model"):
             task = prepare(
                 folder,
                 recovery,
                 recovery.data or recipe.calibrate,
-                recovery.teacher or run.checkpoint.path,
+                recovery.teacher or run.lineage.path,
                 run.outer.device,
                 recipe.dtype,
-                run.kept,
+                [run.lineage.layers[place] for place in run.kept],
             )
         outcome = train(task, work, run.monitor, run.journal)
-    if workspace is None:
+    if area is None:
         return None, None
-    new = workspace.work / "trained"
+    new = area.work / "trained"
     new.mkdir(exist_ok=True)
     with run.monitor.stage("save the trained model"):
-        gate = save_checkpoint(task, outcome, new, workspace.work)
-        write_untrained(task, workspace)
-        shutil.copytree(folder, workspace.work / PRUNED)
+        gate = save_checkpoint(task, outcome, new, area.work)
+        write_untrained(task, area)
+        shutil.copytree(folder, area.work / PRUNED)
         replace(folder, new)
     run.warnings += account.warnings_of(task, outcome)
     return account.recovery_facts(task, outcome), gate | {"seconds": run.monitor.stages[-1].seconds}

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from secateur.report import facts, recovery
+from secateur.report import facts, recovery, steps
 from secateur.report import format as fmt
 from secateur.report.facts import Report
 from secateur.report.limits import limits
@@ -24,6 +24,7 @@ def model_card(report: Report) -> str:
         _loading(report),
         _cuts(report),
         _figures(report),
+        steps.markdown(report),
         recovery.markdown(report),
         _samples(report),
         _limits(report),

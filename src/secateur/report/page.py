@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from secateur.report import charts, facts, recovery, redundancy
+from secateur.report import charts, facts, recovery, redundancy, steps
 from secateur.report import format as fmt
 from secateur.report.facts import Report, Tally
 from secateur.report.limits import limits
@@ -55,9 +55,13 @@ def render(report: Report, evidence: Report | None = None) -> str:
             recovery_states=recovery.states(report),
             recovery_lines=recovery.lines(report),
             recovery_curve=recovery.curve(report),
+            steps_head=steps.head(report),
+            steps_rows=steps.rows(report),
+            steps_curve=steps.curve(report),
             samples=facts.samples(report),
             dampings=facts.dampings(report),
             reconstruction=facts.items(report, "reconstruction"),
+            predictions_tuned=any(block.get("predictions") for block in facts.items(report, "reconstruction")),
             limits=limits(report),
             requested=_requested(report),
             evidence=evidence,

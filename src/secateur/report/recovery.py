@@ -12,9 +12,8 @@ from rich.table import Table
 
 from secateur.report import facts
 from secateur.report import format as fmt
+from secateur.report.curve import Curve, draw
 from secateur.report.facts import Report
-
-WIDTH, HEIGHT, LEFT, BOTTOM = 640.0, 170.0, 46.0, 24.0
 
 
 @dataclass(frozen=True)
@@ -23,17 +22,6 @@ class Line:
 
     label: str
     values: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Losses over the steps, as the points of two polylines, and the axes' ends."""
-
-    width: float
-    height: float
-    training: str
-    held_out: str
-    ticks: list[tuple[float, float, str]]
 
 
 def states(report: Report) -> list[str]:
@@ -89,21 +77,7 @@ def curve(report: Report) -> Curve | None:
     series["held_out"].insert(0, (0, section.get("held_out_before") or 0.0))
     if len(series["held_out"]) < 3:
         return None
-    values = [value for line in series.values() for _, value in line]
-    low, high, last = min(values), max(values), max(step for line in series.values() for step, _ in line)
-
-    def polyline(line: list[tuple[float, float]]) -> str:
-        span = (high - low) or 1.0
-        x = [LEFT + (WIDTH - LEFT - 8) * step / last for step, _ in line]
-        y = [8 + (HEIGHT - BOTTOM - 8) * (high - value) / span for _, value in line]
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-
-    ticks = [
-        (LEFT - 6, 14.0, fmt.number(round(high, 3))),
-        (LEFT - 6, HEIGHT - BOTTOM, fmt.number(round(low, 3))),
-        (WIDTH - 8, HEIGHT - 6, f"step {fmt.count(last)}"),
-    ]
-    return Curve(WIDTH, HEIGHT, polyline(series.get("loss", [])), polyline(series["held_out"]), ticks)
+    return draw(series.get("loss", []), series["held_out"], "step")
 
 
 def markdown(report: Report) -> str:

@@ -12,6 +12,7 @@ from secateur.report import facts
 from secateur.report import format as fmt
 from secateur.report.facts import Report
 from secateur.report.recovery import recovery_table, sentence
+from secateur.report.steps import steps_table
 
 _STYLE = {"better": "green", "worse": "red"}
 
@@ -33,6 +34,10 @@ def print_report(report: Report, out: Path | str, console: Console | None = None
         data = facts.section(report, "evaluation").get("data")
         if data:
             console.print(f"measured on {escape(str(data))}", style="dim", highlight=False)
+    steps = steps_table(report)
+    if steps is not None:
+        console.print()
+        console.print(steps)
     recovered = recovery_table(report)
     if recovered is not None:
         console.print(f"\nrecovery: {sentence(report)}", markup=False, highlight=False)
