@@ -37,8 +37,9 @@ def prune(
     flops: Annotated[str | None, cut(help="instead: FLOPs a token at most, such as 75% or 3G")] = None,
     latency: Annotated[str | None, cut(help="instead: a decoding step here at most, such as 75% or 12ms")] = None,
     allocate: Annotated[
-        str | None, cut(help="spread over layers: local (default), global, owl or sensitivity")
+        str | None, cut(help="spread over layers: local (default), global, owl, sensitivity, evolve")
     ] = None,
+    search: Annotated[str | None, cut(help="of evolve: 100 weighings (default), or a time such as 10min")] = None,
     method: Annotated[str | None, cut("--method", "-m", help="see secateur methods; commas: one per kind")] = None,
     steps: Annotated[int | None, cut(help="cuts one after the other; recover comes after each (default 1)")] = None,
     schedule: Annotated[str | None, cut(help="of the steps: cubic (default), much first, or linear")] = None,

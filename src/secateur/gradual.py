@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur import distributed
-from secateur.cut.allocate import key_of
 from secateur.cut.counts import keep_counts, whole_parts
+from secateur.cut.job import key_of
 from secateur.cut.rules import Rules
 from secateur.errors import InputError
 from secateur.journal import Journal

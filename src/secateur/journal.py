@@ -84,6 +84,10 @@ class Journal:
         """A remembered decision, or None."""
         return next((line[key] for line in self._lines if key in line), None)
 
+    def noted_last(self, key: str) -> Any:
+        """The last of several decisions of one kind, or None."""
+        return next((line[key] for line in reversed(self._lines) if key in line), None)
+
     def block(self, index: int, record: dict[str, Any]) -> None:
         """A block is finished: its file is complete on disk."""
         self._append({"block": index, "sha256": _digest(block_file(self._blocks, index)), **record})

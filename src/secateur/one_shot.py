@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from secateur.calibration.loss_weights import LossWeights, loss_weights, why_not
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import walk
 from secateur.choice import choose_layers, choose_sub_blocks
-from secateur.cut.allocate import Job, allocate, apply
+from secateur.cut.allocate import allocate, apply
 from secateur.cut.block import cut_block
+from secateur.cut.job import Job
 from secateur.errors import InputError
 from secateur.model.save import write_checkpoint
 from secateur.model.verify import verify, write_probe
@@ -47,7 +49,7 @@ def cut_blocks(run: Run, work: Path, area: Area | None) -> None:
     """Walks through the model once and cuts each block, which the next one then sees."""
     budget = run.budget()
     gradients, weights = gather_gradients(run), weigh_errors(run)
-    allocate_sparsity(run, gradients, work)
+    allocate_sparsity(run, gradients, work, area)
     with run.monitor.stage("prune", len(run.kept)) as step:
         blocks = walk(
             run.outer,
@@ -66,15 +68,28 @@ def cut_blocks(run: Run, work: Path, area: Area | None) -> None:
             del block  # its layer, before the next one is read
 
 
-def allocate_sparsity(run: Run, gradients: LayerGradients | None, work: Path) -> None:
+def _search(run: Run, area: Area | None) -> tuple[Any, Callable[[Any], None]]:
+    """Where an interrupted search for an allocation had got to, on every rank; and how to note where one is."""
+    before = run.journal.noted_last("search") if run.journal is not None else None
+
+    def note(reached: Any) -> None:
+        if run.journal is not None and area is not None:
+            run.journal.note("search", reached)
+            area.worth_keeping()
+
+    return distributed.share_object(before, 0), note
+
+
+def allocate_sparsity(run: Run, gradients: LayerGradients | None, work: Path, area: Area | None) -> None:
     """Spreads the sparsity over the layers, as the recipe says; from the journal where that was done before."""
     if run.recipe.allocate == "local" or run.rules.plan is not None:
         return
     shares = distributed.share_object(run.journal.noted("allocation") if run.journal is not None else None, 0)
     if shares is None:
-        with run.monitor.stage("allocate", len(run.kept)) as step:
-            where = (gradients, step, run.budget(), work)
-            shares = allocate(Job(run.recipe, run.rules, run.outer, run.calibration.tokens, run.kept, *where))
+        parts = None if run.recipe.allocate == "evolve" else len(run.kept)  # a search ends when it ends
+        with run.monitor.stage("allocate", parts) as step:
+            how = (gradients, step, run.budget(), work, *_search(run, area))
+            shares = allocate(Job(run.recipe, run.rules, run.outer, run.calibration.tokens, run.kept, *how))
         shares = distributed.share_object(shares, 0)
         if run.journal is not None:
             run.journal.note("allocation", shares)

@@ -11,7 +11,7 @@ from secateur.methods import METHODS
 from secateur.presets import Masks, Objective, Window
 from secateur.recovery_settings import RecoverSection
 from secateur.spelling import Spelled
-from secateur.units import parse_bytes
+from secateur.units import parse_bytes, parse_search
 
 SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "attention", "ffn", "layer")
 BUDGETS = ("params", "size", "flops", "latency")  # targets that a sparsity is found for, see `budget`
@@ -31,9 +31,10 @@ class Settings(Spelled):
     latency: str | None = Field(
         None, description="instead of sparsity: a decoding step on this machine at most, such as 75% or 12ms"
     )
-    allocate: Literal["local", "global", "owl", "sensitivity"] = Field(
-        "local", description="how sparsity is spread over layers: local (all alike), global, owl or sensitivity"
+    allocate: Literal["local", "global", "owl", "sensitivity", "evolve"] = Field(
+        "local", description="how sparsity is spread over layers: local (all alike), global, owl, sensitivity, evolve"
     )
+    search: str = Field("100", description="how long evolve searches: 100 weighings of the whole model, or 10min")
     method: tuple[str, ...] = Field((), description="one method, or one per kind of site")
     steps: int = Field(1, ge=1, description="cuts, each of what the ones before have left; recover comes after each")
     schedule: Literal["cubic", "linear"] = Field(
@@ -94,6 +95,12 @@ class Settings(Spelled):
     def _size(cls, value: str | None) -> str | None:
         if value is not None:
             parse_bytes(value)
+        return value
+
+    @field_validator("search")
+    @classmethod
+    def _long_enough(cls, value: str) -> str:
+        parse_search(value)
         return value
 
     @field_validator("sites")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.calibration.gradients import WHOLE, check_gradients, gradients_of_model
-from secateur.cut.allocate import Job, measure
+from secateur.cut.allocate import measure
+from secateur.cut.job import Job
 from secateur.errors import InputError
 from secateur.evaluation.compute import resolve_device
 from secateur.pipeline import prepare

@@ -50,3 +50,20 @@ def parse_amount(text: str, kind: str, whole: float = 1.0) -> float:
         raise InputError(f"{kind} '{text}' isn't understood; write it like 75% or {example}")
     factor = {"MS": 1e-3, "S": 1.0}[match[2].upper()] if kind == "latency" else _COUNT[match[2].upper()]
     return float(match[1]) * factor
+
+
+def parse_search(text: str) -> tuple[int | None, float | None]:
+    """How long a search goes on: (times that something is weighed, None) or (None, seconds).
+
+    >>> parse_search("100"), parse_search("1.5h")
+    ((100, None), (None, 5400.0))
+
+    Raises:
+        InputError: neither a number nor a time, or nothing.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h)?\s*", text)
+    if match is None or float(match[1]) <= 0 or (match[2] is None and "." in match[1]):
+        raise InputError(f"search '{text}' isn't understood; write it like 100, 30s, 10min or 2h")
+    if match[2] is None:
+        return int(match[1]), None
+    return None, float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]

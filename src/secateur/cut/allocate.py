@@ -9,67 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from secateur.allocation.curves import MOST, Curve, smooth, spread
 from secateur.allocation.owl import outliers, owl
 from secateur.allocation.ranked import curve_of
 from secateur.allocation.uniform import keep_count
-from secateur.calibration.activations import Budget
-from secateur.calibration.gradients import LayerGradients, hand_over
+from secateur.calibration.gradients import hand_over
 from secateur.calibration.walk import Block, walk
 from secateur.cut.counts import multiple
-from secateur.cut.experts import score_experts
+from secateur.cut.evolution import evolved
+from secateur.cut.job import Job, key_of, local_cut, pools_of, scores_of, weighs
 from secateur.cut.rules import UNIT_KINDS, Rules
 from secateur.cut.sensitivity import SEQUENCES, Candidate, divergences
-from secateur.cut.units import cut_units, score_site, seed_of
+from secateur.cut.units import cut_units
 from secateur.cut.weights import cut_weights
-from secateur.methods import Method, wanda
-from secateur.model.linears import Linear, linears_of
-from secateur.model.outer import Outer
-from secateur.model.sites import Site, sites_of
+from secateur.methods import wanda
+from secateur.model.sites import Site
 from secateur.recipe import Recipe
 
-Step = Callable[[str], None]
 FINE = 1000  # steps of a Linear's sparsity
 LEVELS = (0.125, 0.25, 0.5, 0.75)
-
-
-class Job(NamedTuple):
-    """What allocating takes: the run's settings, the opened model, the text, where hidden states may go."""
-
-    recipe: Recipe
-    rules: Rules
-    outer: Outer
-    tokens: Tensor
-    kept: tuple[int, ...]
-    gradients: LayerGradients | None = None
-    step: Step = lambda text: None
-    budget: Budget | None = None
-    work: Path | None = None
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Those that stay and may be cut."""
-        return tuple(i for i in self.kept if i not in self.rules.protected)
-
-    def sites(self, index: int) -> list[Site]:
-        """The sites of one layer that units go from, by shape alone."""
-        checkpoint = self.outer.checkpoint
-        found = sites_of(self.outer.template(index), checkpoint.family, index, checkpoint.head_dim)
-        return [site for site in found if site.kind in self.rules.unit_kinds]
-
-    def linears(self, index: int) -> list[Linear]:
-        return linears_of(self.outer.template(index), self.outer.checkpoint.family)
-
-
-def key_of(layer: int, name: str) -> str:
-    """How an allocation names a kind of site, or a Linear, of a layer; the experts of a layer are one."""
-    return f"layers.{layer}.{name}"
 
 
 def allocate(job: Job) -> dict[str, float]:
@@ -79,11 +38,13 @@ def allocate(job: Job) -> dict[str, float]:
         return {}
     if how == "owl":
         return _owl(job)
+    if how == "evolve":
+        return evolved(job)
     curves = _measured(job, LEVELS) if how == "sensitivity" else _ranked(job)
     shares: dict[str, float] = {}
-    for kinds in _pools(job):
+    for kinds in pools_of(job):
         pool = {key: curve for key, (kind, curve) in curves.items() if kind in kinds}
-        target = sum(_local(job, key, kind) for key, (kind, _) in curves.items() if kind in kinds)
+        target = sum(local_cut(job, key, kind) for key, (kind, _) in curves.items() if kind in kinds)
         total = sum(curve.units * curve.parameters for curve in pool.values())
         shares |= spread(pool, target, max(MOST, (1 + target / total) / 2 if total else MOST))
     return shares
@@ -109,29 +70,6 @@ def apply(rules: Rules, shares: Mapping[str, float], recipe: Recipe) -> Rules:
     return replace(rules, units=replace(rules.units, keep_count=count), weight_sparsity=sparsity)
 
 
-def _pools(job: Job) -> list[frozenset[str]]:
-    """Kinds that share a budget."""
-    units = job.rules.unit_kinds
-    together = [units] if isinstance(job.recipe.sparsity, float) else [frozenset({kind}) for kind in sorted(units)]
-    weights = [frozenset({"weight"})] if _weighs(job) else []
-    return [pool for pool in (*together, *weights) if pool]
-
-
-def _weighs(job: Job) -> bool:
-    return job.rules.weight_method is not None and job.rules.pattern.free
-
-
-def _local(job: Job, key: str, kind: str) -> float:
-    """Parameters that would go from here if every site gave the same."""
-    layer, _, name = key.removeprefix("layers.").partition(".")
-    if kind != "weight":
-        sites = [site for site in job.sites(int(layer)) if site.kind == kind]
-        return sum((s.units - job.rules.units.keep_count(s)) * s.params_per_unit for s in sites)
-    sparsity = job.rules.weight_sparsity(int(layer))
-    own = [x for x in job.linears(int(layer)) if name in ("weight", x.name)]
-    return sum(x.shape[0] * x.shape[1] * sparsity(x.name) for x in own)
-
-
 def _site_curve(job: Job, sites: list[Site], points: tuple[tuple[float, float], ...]) -> Curve:
     """Sites of one layer and kind (one, or one for each expert) as one."""
     first = sites[0]
@@ -151,26 +89,16 @@ def _ranked(job: Job) -> dict[str, tuple[str, Curve]]:
             own = [site for site in sites if site.kind == kind]
             method = job.rules.units.method_for(kind)
             assert method is not None
-            scores = _scores(job, block, own, method)
+            scores = scores_of(job, block, own, method)
             points = curve_of(scores, method.running)
             curves[key_of(block.index, kind)] = kind, _site_curve(job, own, points)
-        for linear, moments in block.statistics(wanda.METHOD.needs) if _weighs(job) else ():
+        for linear, moments in block.statistics(wanda.METHOD.needs) if weighs(job) else ():
             points = curve_of(wanda.score(linear.weight, moments).square())
             size = linear.shape[0] * linear.shape[1]
             curves[key_of(block.index, linear.name)] = "weight", Curve(FINE, 1, size / FINE, points)
         job.step(f"layer {block.index}")
         del block
     return curves
-
-
-def _scores(job: Job, block: Block, sites: list[Site], method: Method) -> Tensor:
-    """Importance of the units of sites of one kind, one site after the other."""
-    seed = job.recipe.seed
-    if sites[0].kind == "expert":
-        return torch.cat([score_experts(block, site, method, seed_of(site, seed)) for site in sites])
-    found = block.moments([site.reader for site in sites], method.statistics)
-    readers = {linear.name: linear.weight for linear in block.linears}
-    return torch.cat([score_site(block, s, readers[s.reader], found[s.reader], method, seed) for s in sites])
 
 
 def _owl(job: Job) -> dict[str, float]:
@@ -184,7 +112,7 @@ def _owl(job: Job) -> dict[str, float]:
         job.step(f"layer {block.index}")
         del block
     shares: dict[str, float] = {}
-    for kind in (*sorted(job.rules.unit_kinds), *(["weight"] if _weighs(job) else [])):
+    for kind in (*sorted(job.rules.unit_kinds), *(["weight"] if weighs(job) else [])):
         wanted = job.recipe.sparsity_for("weight") if kind == "weight" else _going(job, kind)
         shares |= {key_of(i, kind): s for i, s in zip(job.layers, owl(ratios, wanted), strict=True)}
     return shares
@@ -208,7 +136,7 @@ def candidates_of(job: Job, levels: tuple[float, ...]) -> list[Candidate]:
                 count = keep_count(site.units, level, site.groups, multiple(job.recipe, site))
                 if site.least <= count < site.units:
                     found[Candidate(index, kind, 1 - count / site.units)] = None
-        if _weighs(job):
+        if weighs(job):
             found |= {Candidate(index, "weight", level): None for level in levels}
     return list(found)
 

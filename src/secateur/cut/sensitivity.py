@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,19 +84,26 @@ def divergences(
             old.close()
         states = following
         step(f"layer {index}")
-    found = _compare(outer, start.batches, states)
+    found = compare(outer, dict(enumerate(start.batches)), states)
     for old in states.values():
         old.close()
     return [found[candidate] for candidate in candidates]
 
 
-def _compare(
-    outer: Outer, batches: list[Tensor], states: dict[Candidate | None, Activations]
+def compare(
+    outer: Outer,
+    batches: Mapping[int, Tensor],
+    states: Mapping[Candidate | None, Activations | Mapping[int, Tensor]],
 ) -> dict[Candidate, float]:
-    """KL of each final state's predictions to those of the untouched model."""
+    """KL of each final state's predictions to those of the untouched model, which has the key None.
+
+    Args:
+        batches: number -> token ids (sequences, length) of those that are compared.
+        states: by these numbers, (sequences, length, hidden).
+    """
     keys = [key for key in states if key is not None]
     sums = torch.zeros(len(keys) + 1, dtype=torch.float64, device=outer.device)
-    for i, ids in enumerate(batches):
+    for i, ids in batches.items():
         reference = outer.logits(ids, states[None][i]).float().log_softmax(-1)
         for place, key in enumerate(keys):
             own = outer.logits(ids, states[key][i]).float().log_softmax(-1)

@@ -120,7 +120,7 @@ def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCu
     needs = needs | ({"peaks"} if rules.explain else set())
     moments = block.moments([site.reader for site in sites], frozenset(needs))
     readers = {linear.name: linear for linear in block.linears}
-    done = [_decide(block, site, readers[site.reader], moments[site.reader], rules) for site in sites]
+    done = [decide(block, site, readers[site.reader], moments[site.reader], rules) for site in sites]
     masks = [(cut.site, mask_of(cut.keep, cut.site.units)) for cut in done]
     if any(not bool(mask.all()) for _, mask in masks):
         for layer in (block.layer, *block.gradients.values()):
@@ -129,7 +129,7 @@ def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCu
     return done
 
 
-def _decide(block: Block, site: Site, reader: Linear, moments: Moments, rules: UnitRules) -> UnitCut:
+def decide(block: Block, site: Site, reader: Linear, moments: Moments, rules: UnitRules) -> UnitCut:
     """Chooses the units of one site and refits its reader, which keeps its shape for now."""
     weight = reader.weight
     dense, dense_bias = block.original(reader, weight)

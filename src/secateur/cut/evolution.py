@@ -1,0 +1,239 @@
+"""Weighs whole spreads of sparsity for `allocation.evolve`: every site cut at every level once, then put together.
+
+Each site is scored once and cut and refitted at every level, on the untouched model's statistics, with zeros in the
+place of what goes. A spread is then weighed by one pass of a few sequences through layers that are put together from
+these pieces. They lie in the work area, so memory holds a layer at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from secateur import distributed
+from secateur.allocation.evolve import LEVELS, Gene, Spread, Weighing, evolve, nearest
+from secateur.allocation.uniform import keep_count
+from secateur.calibration.activations import Budget
+from secateur.calibration.gradients import hand_over
+from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.walk import Block, walk
+from secateur.cut.counts import multiple
+from secateur.cut.job import Job, key_of, local_cut, pools_of, scores_of
+from secateur.cut.sensitivity import SEQUENCES, Candidate, compare
+from secateur.cut.units import choose, decide, mask_of
+from secateur.cut.weights import cut_weights
+from secateur.errors import InputError
+from secateur.model.memory import fits_in_memory
+from secateur.model.sites import Site
+from secateur.model.surgery import zero
+from secateur.units import parse_search
+
+ROUGH = 4  # one batch in this many, at least one, for a first look
+T = TypeVar("T")
+MASK = "units of "
+
+
+def evolved(job: Job) -> dict[str, float]:
+    """Key -> the fraction that goes, found by a search as long as the recipe says.
+
+    Raises:
+        InputError: whole experts, for whom there are no zeros that mean that they are gone.
+    """
+    if "expert" in job.rules.unit_kinds:
+        raise InputError("allocate evolve can't try whole experts; use --allocate global, or other sites")
+    keys, genes, start = _genes(job)
+    with _Pieces.of(job, keys, genes) as pieces:
+        best = _search(job, genes, start, pieces)
+    return {key: levels / gene.levels for key, gene, levels in zip(keys, genes, best.best, strict=True)}
+
+
+def _search(job: Job, genes: tuple[Gene, ...], start: Spread, pieces: _Pieces) -> Weighing:
+    """Until the recipe's number of weighings or minutes is over."""
+    most, seconds = parse_search(job.recipe.search)
+    begun = None if job.noted is None else Weighing(tuple(job.noted[0]), job.noted[1], job.noted[2])
+    rough = 1 / ROUGH if pieces.batches >= ROUGH else 1.0
+    end = time.monotonic() + (seconds or float("inf"))
+    for now in evolve(genes, start, pieces.weigh, rough, job.recipe.seed, begun):
+        job.step(f"{now.weighed:.0f} weighings, KL {now.cost:.4g}")
+        job.note([list(now.best), now.cost, now.weighed])
+        begun = now
+        if now.weighed >= (most or float("inf")) or distributed.share_object(time.monotonic() > end, 0):
+            break
+    assert begun is not None
+    return begun
+
+
+def _genes(job: Job) -> tuple[list[str], tuple[Gene, ...], Spread]:
+    """Every site, or all weights of a layer: its key and gene; and the spread that is the same in every layer."""
+    keys: list[str] = []
+    genes: list[Gene] = []
+    shares: list[float] = []
+    for number, kinds in enumerate(pools_of(job)):
+        for layer in job.layers:
+            for kind in sorted(kinds):
+                parameters, levels, least = _size(job, layer, kind)
+                if not levels:
+                    continue
+                key, size = key_of(layer, kind), parameters / levels
+                keys.append(key)
+                shares.append(local_cut(job, key, kind) / parameters)
+                # Far from where the others are nothing is tried: its pieces would cost and hardly ever be used.
+                most = min(levels - max(1, least), round(2 * shares[-1] * levels) + 2)
+                genes.append(Gene(str(number), levels, size, most))
+    found = tuple(genes)
+    return keys, found, nearest(found, tuple(shares))
+
+
+def _size(job: Job, layer: int, kind: str) -> tuple[int, int, int]:
+    """(parameters, levels, levels that stay) of a kind of site of a layer."""
+    if kind == "weight":
+        return sum(x.shape[0] * x.shape[1] for x in job.linears(layer)), LEVELS, 0
+    sites = [site for site in job.sites(layer) if site.kind == kind]
+    if not sites:
+        return 0, 0, 0
+    site = sites[0]
+    levels = min(LEVELS, site.units // math.lcm(site.groups, multiple(job.recipe, site)))  # what goes together
+    return sum(s.units * s.params_per_unit for s in sites), levels, -(-site.least * levels // site.units)
+
+
+@dataclass
+class _Pieces:
+    """Every site at every level, and what is needed to weigh them together.
+
+    Args:
+        folder: one file for each level of each site: parameters of its layer, and masks of the units that stay.
+        start: batches, what enters the first layer, and how layers are called.
+        final: what leaves the last layer of the untouched model, by batch.
+    """
+
+    job: Job
+    keys: list[str]
+    folder: Path
+    start: Stream
+    final: dict[int, Tensor]
+    _layers: dict[tuple[int, Spread], nn.Module] = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def of(cls, job: Job, keys: list[str], genes: tuple[Gene, ...]) -> Iterator[_Pieces]:
+        """Cuts all of them, in one walk through the untouched model; the files are gone at the end."""
+        budget, tokens = job.budget or Budget(None), job.tokens[:SEQUENCES]
+        final: dict[int, Tensor] = {}
+        with tempfile.TemporaryDirectory(prefix="levels-", dir=job.work, ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+
+            def keep(stream: Stream) -> None:
+                final.update(enumerate(stream.states))
+
+            for block in walk(job.outer, tokens, layers=job.kept, budget=budget, work=folder, at_end=keep):
+                with torch.enable_grad():
+                    hand_over(block, job.gradients, job.rules.loss)
+                for key, gene in zip(keys, genes, strict=True):
+                    head, _, kind = key.removeprefix("layers.").partition(".")
+                    if int(head) == block.index:
+                        _cut_levels(job, block, kind, gene, folder / key)
+                job.step(f"levels of layer {block.index}")
+                del block
+            start = Stream.start(job.outer, batches_of(tokens), budget, folder / "start.bin")
+            try:
+                yield cls(job, keys, folder, start, final)
+            finally:
+                start.states.close()
+
+    @property
+    def batches(self) -> int:
+        return len(self.start.batches)
+
+    @torch.no_grad()
+    def weigh(self, spread: Spread, roughly: bool) -> float:
+        """KL(untouched || cut) in nats per token."""
+        outer, start = self.job.outer, self.start
+        batches = {i: start.batches[i] for i in range(0, self.batches, ROUGH if roughly else 1)}
+        hidden = {i: start.states[i].to(outer.device) for i in batches}
+        for index in self.job.kept:
+            layer = self._layer(index, spread)
+            hidden = {i: start.calls[ids.shape][index](layer, hidden[i]) for i, ids in batches.items()}
+        own = Candidate(0, "spread", 0.0)
+        return compare(outer, batches, {None: self.final, own: hidden})[own]
+
+    def _layer(self, index: int, spread: Spread) -> nn.Module:
+        """Layer `index` as this spread cuts it; those that were used last are kept where memory allows."""
+        head = key_of(index, "")
+        own = [(key, level) for key, level in zip(self.keys, spread, strict=True) if key.startswith(head)]
+        place = (index, tuple(level for _, level in own))
+        layer = self._layers.pop(place, None)
+        if layer is None:
+            layer = self.job.outer.load(index)
+            for key, level in own:
+                if level:
+                    _put(layer, self.job.sites(index), load_file(self.folder / key / f"{level}.safetensors"))
+        if fits_in_memory(3 * self.job.outer.checkpoint.parameters):
+            self._layers[place] = layer
+            if len(self._layers) > 2 * len(self.job.kept):
+                self._layers.pop(next(iter(self._layers)))
+        return layer
+
+
+@torch.no_grad()
+def _cut_levels(job: Job, block: Block, kind: str, gene: Gene, folder: Path) -> None:
+    """Writes a file for each level of one kind of site, or of all weights, of a block, which stays as it is."""
+    folder.mkdir()
+    untouched = copy.deepcopy(block.layer)
+    if kind == "weight":
+        method = job.rules.weight_method
+        assert method is not None
+        for level in range(1, gene.most + 1):
+            cut_weights(block, method, job.rules.pattern, _always(level / gene.levels))
+            save_file(_changed(block.layer, untouched), folder / f"{level}.safetensors")
+            block.layer.load_state_dict(untouched.state_dict())
+        return
+    sites = [site for site in job.sites(block.index) if site.kind == kind]
+    method = job.rules.units.method_for(kind)
+    assert method is not None
+    scores = scores_of(job, block, sites, method).split([site.units for site in sites])
+    needs = frozenset({"gram", "mean"})
+    moments = block.moments([site.reader for site in sites], needs)
+    readers = {linear.name: linear for linear in block.linears}
+    for level in range(1, gene.most + 1):
+        masks = {}
+        for site, values in zip(sites, scores, strict=True):
+            count = keep_count(site.units, level / gene.levels, site.groups, multiple(job.recipe, site))
+            chosen = choose(values, site, max(count, site.least))
+            rules = replace(job.rules.units, target="pruned", explain=False, planned=_always(chosen))
+            decide(block, site, readers[site.reader], moments[site.reader], rules)
+            masks[MASK + site.name] = mask_of(chosen, site.units)
+        save_file(_changed(block.layer, untouched) | masks, folder / f"{level}.safetensors")
+        block.layer.load_state_dict(untouched.state_dict())
+
+
+def _always(value: T) -> Callable[[object], T]:
+    """A function that says the same of everything."""
+    return lambda what: value
+
+
+def _changed(layer: nn.Module, before: nn.Module) -> dict[str, Tensor]:
+    """Parameters that aren't what they were."""
+    old = dict(before.named_parameters())
+    return {n: p.data.contiguous().cpu() for n, p in layer.named_parameters() if not torch.equal(p, old[n])}
+
+
+@torch.no_grad()
+def _put(layer: nn.Module, sites: list[Site], piece: dict[str, Tensor]) -> None:
+    """Makes a layer what one of its sites, at one level, makes of it."""
+    named = {MASK + site.name: site for site in sites}
+    for name, value in piece.items():
+        if name in named:
+            zero(layer, named[name], value)
+        else:
+            layer.get_parameter(name).copy_(value)
