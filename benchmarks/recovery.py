@@ -50,10 +50,10 @@ class Run(NamedTuple):
 SMALL, LARGE = "stories260K", "stories3M-fp16"
 CHANNELS = "--sites channel --sparsity 0.25"
 RUNS = {
-    "channels260": Run(SMALL, CHANNELS, "--how distill", 4.75),
+    "channels260": Run(SMALL, CHANNELS + " --quality best", "--how distill", 4.75),
     "channels260-lora": Run(SMALL, CHANNELS, "--how lora --rank 8 --loss logits,hidden", 5.2),
     "layers260": Run(SMALL, "--sites layer --sparsity 0.4", "--how distill", 6.2),
-    "channels3m": Run(LARGE, CHANNELS, "--how distill", 6.2),
+    "channels3m": Run(LARGE, CHANNELS + " --quality best", "--how distill", 6.2),
     "layers3m": Run(LARGE, "--sites layer --sparsity 0.34", "--how distill", 9.5),
     "half3m": Run(LARGE, "--sparsity 0.5 --quality best", "--how distill", 6.0, (1, 1)),
     "two-of-four3m": Run(LARGE, "--pattern 2:4 --quality best", "--how distill", 7.0, (2, 4)),
@@ -76,10 +76,12 @@ def recovery(name: str, shared: Path, work: Path) -> dict[str, Any]:
     pruned, recovered = work / f"{name}-pruned", work / f"{name}-recovered"
     quiet = ["--evaluate", "none", "--no-speed", "--quiet", "--json"]
     text = str(stories / "calibrate.jsonl")
-    prune = secateur(["prune", str(model), *run.prune.split(), "--calibrate", text, *quiet, "--out", str(pruned)])
+    again = (pruned / "report.json").is_file()  # with --work, from the run before
+    told = ["prune", str(model), *run.prune.split(), "--calibrate", text, *quiet, "--out", str(pruned)]
+    prune = None if again else secateur(told)
     size = ["--steps", str(STEPS), "--batch", str(BATCH), "--length", str(LENGTH)]
     told = ["recover", str(pruned), *run.recover.split(), *size, "--data", text]
-    seconds = secateur([*told, *quiet, "--out", str(recovered)])
+    seconds = secateur([*told, *quiet, "--overwrite", "--out", str(recovered)])
     report = json.loads((recovered / "report.json").read_text())["recovery"]
     texts = read_texts(stories / "eval.jsonl")
     pattern = run.zeros if run.zeros != (1, 1) else None
@@ -99,7 +101,7 @@ def recovery(name: str, shared: Path, work: Path) -> dict[str, Any]:
         "pattern_held": after.get("pattern_held"),
         "learning_rate": report["learning_rate"],
         "best_step": report["best_step"],
-        "prune_seconds": round(prune, 1),
+        "prune_seconds": prune and round(prune, 1),
         "recover_seconds": round(seconds, 1),
     }
 
