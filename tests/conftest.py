@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from secateur import one_shot
+from secateur.model import verify
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +19,12 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip("no folder 'shared' with models and data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    """One thread, and the round-trip gate in this process: a fresh one takes seconds."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one_shot, "verify", verify.check)
+        yield

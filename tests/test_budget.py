@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,11 @@ from secateur import budget, one_shot
 from secateur.anatomy import inspect
 from secateur.budget import resolved, shape_at
 from secateur.errors import InputError
-from secateur.model import verify
 from secateur.model.checkpoint import Checkpoint
 from secateur.recipe import load_recipe, make_recipe
 from secateur.units import parse_amount
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """One thread, and the round-trip gate in this process: a fresh one takes seconds."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_shot, "verify", verify.check)
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

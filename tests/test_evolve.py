@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,18 @@ from small import save_tiny
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur import one_shot
 from secateur.allocation.evolve import Gene, Weighing, child_of, evolve, nearest
 from secateur.cut import evolution
 from secateur.cut.evolution import _genes, _Pieces
 from secateur.cut.job import Job
 from secateur.cut.rules import Rules
 from secateur.errors import InputError
-from secateur.model import verify
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.outer import Outer
 from secateur.recipe import make_recipe
 from secateur.units import parse_search
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """One thread, and the round-trip gate in this process: a fresh one takes seconds."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_shot, "verify", verify.check)
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 # ----------------------------------------------------------------------------- the search alone

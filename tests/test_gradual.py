@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,16 @@ from secateur.cut.units import UnitCut
 from secateur.errors import InputError
 from secateur.journal import last_finished
 from secateur.lineage import Lineage, joined
-from secateur.model import verify
 from secateur.model.sites import Site
 from secateur.plan import Plan
 from secateur.recipe import make_recipe
 from secateur.schedule import gone_after, stops
 from secateur.workspace import STEPS, WORK
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 LAYERS = 5
 MODEL = "stories260K"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """One thread, and the round-trip gate in this process: a fresh one takes seconds."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_shot, "verify", verify.check)
-        yield
 
 
 def told(shared: Path, **changes: Any) -> dict[str, Any]:

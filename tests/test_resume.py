@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import secateur
 from secateur import cli, one_shot, pipeline
 from secateur.calibration.walk import Block
 from secateur.errors import InputError, ResourceError
-from secateur.model import verify
 from secateur.model.save import block_file
 from secateur.recipe import make_recipe
 from secateur.workspace import BLOCKS, JOURNAL, WORK
@@ -41,15 +40,6 @@ ASKED: dict[str, dict[str, Any]] = {
         "method": "wanda,block_influence",
     },
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """One thread, and the round-trip gate in this process: a fresh one takes seconds."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_shot, "verify", verify.check)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -372,6 +362,8 @@ def kills(*given):
     if given[2] == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
 from secateur import one_shot, pipeline
+
+pytestmark = pytest.mark.usefixtures("quick")
 one_shot.keep_block = kills
 cli.main(sys.argv[1:])
 """

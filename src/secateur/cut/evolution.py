@@ -64,6 +64,8 @@ def _search(job: Job, genes: tuple[Gene, ...], start: Spread, pieces: _Pieces) -
     begun = None if job.noted is None else Weighing(tuple(job.noted[0]), job.noted[1], job.noted[2])
     rough = 1 / ROUGH if pieces.batches >= ROUGH else 1.0
     end = time.monotonic() + (seconds or float("inf"))
+    if begun is not None and begun.weighed >= (most or float("inf")):
+        return begun
     for now in evolve(genes, start, pieces.weigh, rough, job.recipe.seed, begun):
         job.step(f"{now.weighed:.0f} weighings, KL {now.cost:.4g}")
         job.note([list(now.best), now.cost, now.weighed])
