@@ -170,7 +170,7 @@ def test_masks_are_found_while_tuning_only_where_there_is_time_for_it() -> None:
 def test_reconstruction_needs_a_sequence_to_stop_by() -> None:
     assert "use --samples 2 or more" in complaint(quality="best", samples=1)
     assert recipe(quality="best", reconstruct=0, samples=1).chosen_steps == 0
-    assert recipe(quality="best").chosen_steps == 400
+    assert recipe(quality="best").chosen_steps == 360
 
 
 def test_methods_go_to_the_sites_they_can_score() -> None:
