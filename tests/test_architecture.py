@@ -62,6 +62,7 @@ ROOMS = (
     "gradual",
     "pipeline",
     "study",
+    "cli_options",
     "cli_study",
     "cli_recover",
     "cli_prune",

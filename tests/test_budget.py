@@ -89,9 +89,11 @@ def test_a_shape_is_that_of_the_cut_model(sparsity: float, model: Path, tmp_path
 def test_latency_is_bisected(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that goes by the parameters the sparsity is the one for parameters, to a sixteenth."""
     tried: list[int] = []
+    real = budget.speed
 
     class Clock:
         def __init__(self, built: torch.nn.Module) -> None:
+            assert real(built).decode_tokens_per_s > 0  # whatever this machine takes for it
             tried.append(sum(p.numel() for p in built.parameters()))
             self.decode_tokens_per_s = 1e6 / tried[-1]
 
@@ -102,11 +104,6 @@ def test_latency_is_bisected(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert 0 <= found.sparsity - want.sparsity <= budget.MOST / budget.TIMED
     with pytest.raises(InputError, match="isn't understood"):
         recipe(model, sites="channel", latency="5 apples")
-
-
-def test_latency_runs_on_this_machine(model: Path) -> None:
-    found = resolved(recipe(model, sites="layer", latency="60%"), Checkpoint.open(model))
-    assert 0 < found.sparsity <= budget.MOST
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from safetensors.torch import load_file
 from small import save_tiny
 
 import secateur
-from secateur import distributed, one_shot
+from secateur import distributed
 from secateur.calibration.stream import TOKENS_PER_BATCH
-from secateur.model import verify
 from secateur.recipe import make_recipe
 from secateur.workspace import WORK
 
@@ -95,15 +93,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[None]:
-    """One thread, and no fresh process for the round-trip gate."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_shot, "verify", verify.check)
-        yield
-
-
-@pytest.fixture(scope="module")
 def together(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the outputs of all runs on two ranks, one launch for all."""
     folder = tmp_path_factory.mktemp("together")
@@ -117,13 +106,17 @@ def together(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("alone")
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ASKED)
 def test_two_ranks_do_what_one_does(name: str, source: Path, together: Path, tmp_path: Path) -> None:
     secateur.prune(make_recipe(asked(source, name)), tmp_path / "one", quiet=True)
-    plan, other = (json.loads((f / "plan.json").read_text()) for f in (tmp_path / "one", together / name))
+    folders = (tmp_path / "one", together / name)
+    plan, other = (json.loads((f / "plan.json").read_text()) for f in folders)
     assert plan == other
-    one, two = (load_file(f / "model.safetensors") for f in (tmp_path / "one", together / name))
+    sites, others = (json.loads((f / "report.json").read_text())["sites"] for f in folders)
+    scores = [[site.get("score") or 0.0 for site in each] for each in (sites, others)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    one, two = (load_file(f / "model.safetensors") for f in folders)
     same = sum(int(((one[n] == 0) == (two[n] == 0)).sum()) for n in one)
     assert same >= 0.999 * sum(t.numel() for t in one.values())
     if "tuned" not in name:  # which follows another sequence of batches on two ranks
@@ -148,7 +141,7 @@ def test_what_one_rank_refuses_all_refuse(together: Path) -> None:
     assert "is not empty" in said[0]
 
 
-@pytest.mark.usefixtures("alone")
+@pytest.mark.usefixtures("quick")
 def test_a_rank_that_dies_ends_the_run_with_one_line(source: Path, tmp_path: Path) -> None:
     flags = {k.replace("_", "-"): str(v) for k, v in asked(source, "weights").items() if k not in ("model", "speed")}
     words = [word for key, value in flags.items() for word in (f"--{key}", value)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from small import save_tiny
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur.allocation.evolve import Gene, Weighing, child_of, evolve, nearest
+from secateur.allocation.evolve import Gene, child_of, evolve, nearest
 from secateur.cut import evolution
 from secateur.cut.evolution import _genes, _Pieces
 from secateur.cut.job import Job
@@ -186,7 +187,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_experts_are_refused(shared: Path) -> None:
     job = job_of(shared, sites="channel", sparsity=0.5)
-    rules = job.rules.__class__(**{**job.rules.__dict__, "unit_kinds": frozenset({"expert"})})
+    rules = replace(job.rules, unit_kinds=frozenset({"expert"}))
     with pytest.raises(InputError, match="can't try whole experts"):
         evolution.evolved(job._replace(rules=rules))
 
@@ -199,6 +200,15 @@ def test_how_long_is_a_number_or_a_time() -> None:
             make_recipe({"model": "m", "sparsity": 0.5, "sites": "channel", "allocate": "evolve", "search": wrong})
 
 
+def test_the_search_ends_below_where_it_began(shared: Path, tmp_path: Path) -> None:
+    job = job_of(shared, sites="channel", sparsity=0.5, search="40")._replace(work=tmp_path)
+    keys, genes, start = _genes(job)
+    shares = evolution.evolved(job)
+    found = tuple(round(shares[key] * gene.levels) for key, gene in zip(keys, genes, strict=True))
+    with _Pieces.of(job, keys, genes) as pieces:
+        assert pieces.weigh(found, False) < pieces.weigh(start, False)
+
+
 def test_a_time_ends_the_search(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(shared, sites="kv_group", sparsity=0.25, search="1s")
     clock = iter(range(10_000))
@@ -207,4 +217,3 @@ def test_a_time_ends_the_search(shared: Path, monkeypatch: pytest.MonkeyPatch) -
     shares = evolution.evolved(job._replace(step=steps.append))
     assert set(shares) == {f"layers.{i}.kv_group" for i in range(5)}
     assert sum("weighings" in step for step in steps) == 2
-    assert isinstance(Weighing((), 0.0, 1.0), tuple)

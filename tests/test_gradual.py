@@ -93,12 +93,14 @@ def test_one_step_is_the_recipe_itself() -> None:
         ({"sites": "kv_group,query_head", "sparsity": 0.5}, "can't both go step by step"),
         ({"sites": "channel,expert", "sparsity": 0.5}, "can't both go step by step"),
         ({"sparsity": 0.5, "dry_run": True}, "leave out --dry-run or --steps"),
+        ({"sparsity": 0.5, "plan": Plan({}, {}, (0,))}, "leave out --steps"),
     ],
 )
 def test_what_cannot_go_step_by_step(changes: dict[str, Any], message: str, shared: Path, tmp_path: Path) -> None:
-    dry_run = changes.pop("dry_run", False)
+    how = {key: changes[key] for key in ("dry_run", "plan") if key in changes}
+    recipe = make_recipe(told(shared, steps=2, **{key: changes[key] for key in changes.keys() - how.keys()}))
     with pytest.raises(InputError, match=message):
-        secateur.prune(make_recipe(told(shared, steps=2, **changes)), tmp_path / "out", dry_run=dry_run, quiet=True)
+        secateur.prune(recipe, tmp_path / "out", quiet=True, **how)
     assert not (tmp_path / "out").exists()
 
 
@@ -211,8 +213,7 @@ def test_zeros_become_more_and_stay(shared: Path, tmp_path: Path) -> None:
 
 
 def test_a_recovery_comes_after_every_step(shared: Path, tmp_path: Path) -> None:
-    recover = {"how": "distill", "steps": 6, "batch": 4, "length": 64, "learning_rate": 1e-3, "look_every": 3}
-    recover.pop("look_every")
+    recover = {"how": "distill", "steps": 6, "batch": 4, "length": 64, "learning_rate": 1e-3}
     report = prune(shared, tmp_path / "out", steps=2, sites="channel", sparsity=0.5, evaluate=None, recover=recover)
     first, second, third = report["steps"]
     assert list(first["perplexity"]) == ["original"]

@@ -355,15 +355,12 @@ def test_a_signal_says_how_to_go_on(
 
 KILL = """
 import os, signal, sys
-from secateur import cli, run
-keep = run.keep_block
+from secateur import cli, one_shot
+keep = one_shot.keep_block
 def kills(*given):
     keep(*given)
     if given[2] == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
-from secateur import one_shot, pipeline
-
-pytestmark = pytest.mark.usefixtures("quick")
 one_shot.keep_block = kills
 cli.main(sys.argv[1:])
 """

@@ -65,32 +65,31 @@ def resolved(recipe: Recipe, checkpoint: Checkpoint, step: Callable[[str], None]
     Raises:
         InputError: no cut of these sites reaches it, or none is needed.
     """
-    key = next((key for key in BUDGETS if getattr(recipe, key) is not None), None)
+    key = recipe.budget
     if key is None:
         return recipe
-    measure = _MEASURES[key]
-    whole = measure(recipe, checkpoint, 0.0)
-    wanted = parse_amount(str(getattr(recipe, key)), key, whole)
+    asked, whole = str(getattr(recipe, key)), _MEASURES[key](recipe, checkpoint, 0.0)
+    wanted = parse_amount(asked, key, whole)
     if wanted >= whole:
-        raise InputError(f"{key} {getattr(recipe, key)}: the model has {_said(key, whole)} already; give less")
+        raise InputError(f"{key} {asked}: the model has {_said(key, whole)} already; give less")
     steps = TIMED if key == "latency" else FINEST
-    found: dict[int, float] = {}
 
-    def reaches(number: int) -> bool:
+    def left(number: int) -> float:
         sparsity = MOST * number / steps
-        found[number] = measure(recipe, checkpoint, sparsity)
-        step(f"sparsity {sparsity:.3g}: {_said(key, found[number])}")
-        return found[number] <= wanted
+        found = _MEASURES[key](recipe, checkpoint, sparsity)
+        step(f"sparsity {sparsity:.3g}: {_said(key, found)}")
+        return found
 
     low, high = 0, steps
-    if not reaches(high):
+    least = left(high)
+    if least > wanted:
         raise InputError(
-            f"{key} {getattr(recipe, key)}: with {MOST:.0%} of {', '.join(recipe.sites)} gone there are still "
-            f"{_said(key, found[high])}; give more, or more sites"
+            f"{key} {asked}: with {MOST:.0%} of {', '.join(recipe.sites)} gone there are still {_said(key, least)}; "
+            "give more, or more sites"
         )
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if reaches(middle) else (middle, high)
+        low, high = (low, middle) if left(middle) <= wanted else (middle, high)
     sparsity = round(MOST * high / steps, 6)
     chosen = recipe.model_copy(update={"sparsity": sparsity})
     return chosen.model_copy(update={"sites": _losing(chosen, checkpoint)})

@@ -9,12 +9,12 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from secateur import cli_runtime, cli_study
+from secateur.cli_options import Device, Json, Quiet, Threads, output, text, where
 from secateur.cli_prune import prune
 from secateur.cli_recover import recover
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped, Terminated
@@ -28,16 +28,8 @@ app = typer.Typer(
     help="Pruning shears for large language models: prune, repair, prove, save.",
 )
 
-text = partial(typer.Option, rich_help_panel="Data")
-where = partial(typer.Option, rich_help_panel="Where it runs")
-output = partial(typer.Option, rich_help_panel="Output")
-
 Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)]
-Json = Annotated[bool, output("--json", help="print one JSON object, no tables")]
-Quiet = Annotated[bool, output("--quiet", "-q", help="no progress display")]
-Device = Annotated[str, where(help="auto, cpu, cuda or cuda:N")]
 Dtype = Annotated[str, where(help="number format of the computation")]
-Threads = Annotated[int | None, where(help="CPU threads")]
 
 
 @app.callback(invoke_without_command=True)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from secateur.cli_options import Json, Overwrite, Quiet, Resume, Threads, cut, output, repair, text, where
 from secateur.errors import InputError, Stopped, Terminated
-
-cut = partial(typer.Option, rich_help_panel="What to cut")
-repair = partial(typer.Option, rich_help_panel="Repair")
-text = partial(typer.Option, rich_help_panel="Data")
-where = partial(typer.Option, rich_help_panel="Where it runs")
-output = partial(typer.Option, rich_help_panel="Output")
 
 
 def prune(
@@ -67,17 +61,17 @@ def prune(
     evaluate: Annotated[str | None, text(help="text to evaluate on, or none (default: held-out sequences)")] = None,
     device: Annotated[str | None, where(help="auto, cpu, cuda or cuda:N")] = None,
     dtype: Annotated[str | None, where(help="of the computation: auto, float32, bfloat16")] = None,
-    threads: Annotated[int | None, where(help="CPU threads")] = None,
+    threads: Threads = None,
     memory: Annotated[
         str | None, where(help="for activations, such as 2GB; larger models are checked in blocks")
     ] = None,
     out: Annotated[Path | None, output("--out", "-o", help="output folder (required)")] = None,
-    overwrite: Annotated[bool, output("--overwrite", help="replace an earlier result in --out")] = False,
-    resume: Annotated[bool, output("--resume", help="go on with the interrupted run in --out")] = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
     dry_run: Annotated[bool, output("--dry-run", help="write the plan and the forecast only")] = False,
     speed: Annotated[bool | None, output(help="measure tokens a second of both models (default)")] = None,
-    quiet: Annotated[bool, output("--quiet", "-q", help="no progress display")] = False,
-    as_json: Annotated[bool, output("--json", help="print one JSON object, no tables")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Prune a model into a checkpoint that loads, with its plan, report and recipe."""
     given = {name: value for name, value in locals().items() if value is not None}

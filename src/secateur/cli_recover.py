@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from secateur.cli_options import Device, Json, Overwrite, Quiet, Resume, Threads, learn, output, train, where
 from secateur.errors import InputError, Stopped
-
-train = partial(typer.Option, rich_help_panel="Training")
-learn = partial(typer.Option, rich_help_panel="What it learns")
-where = partial(typer.Option, rich_help_panel="Where it runs")
-output = partial(typer.Option, rich_help_panel="Output")
 
 
 def recover(
@@ -41,17 +36,17 @@ def recover(
     checkpointing: Annotated[bool | None, train(help="recompute activations: less memory, more time")] = None,
     track: Annotated[str | None, train(help="tensorboard, wandb ...; commas")] = None,
     evaluate: Annotated[str | None, output(help="text for the report's figures, or none")] = None,
-    device: Annotated[str, where(help="auto, cpu, cuda or cuda:N")] = "auto",
+    device: Device = "auto",
     dtype: Annotated[str, where(help="of the products: auto, float32, bfloat16")] = "auto",
-    threads: Annotated[int | None, where(help="CPU threads")] = None,
+    threads: Threads = None,
     out: Annotated[Path | None, output("--out", "-o", help="output folder (required)")] = None,
-    overwrite: Annotated[bool, output("--overwrite", help="replace an earlier result in --out")] = False,
-    resume: Annotated[bool, output("--resume", help="go on with the interrupted run in --out")] = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
     finish: Annotated[bool, output("--finish", help="with --resume: deliver the best state so far")] = False,
     dry_run: Annotated[bool, output("--dry-run", help="forecast the cost only")] = False,
     speed: Annotated[bool, output(help="measure tokens a second and memory")] = True,
-    quiet: Annotated[bool, output("--quiet", "-q", help="no progress display")] = False,
-    as_json: Annotated[bool, output("--json", help="print one JSON object, no tables")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train a pruned model a little, zeros kept, to win back what pruning cost."""
     given = {name: value for name, value in locals().items() if value is not None}
@@ -62,16 +57,12 @@ def recover(
 
     settings = make_recovery({name: value for name, value in given.items() if name in Recovery.model_fields})
     local_folder(model)  # what isn't there is said at once, not after torch has been imported
-    import torch
-
+    from secateur.evaluation.compute import set_threads
     from secateur.recovery.recover import recover as run
     from secateur.recovery.recover import stopped_line
     from secateur.report.recovery import print_forecast, print_recovery
 
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"--threads {threads} is too small; give 1 or more")
-        torch.set_num_threads(threads)
+    set_threads(threads)
     how_to_run = {"dry_run": dry_run, "overwrite": overwrite, "resume": resume, "finish": finish, "speed": speed}
     target = out or Path()
     try:

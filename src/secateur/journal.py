@@ -81,11 +81,7 @@ class Journal:
         self._append({key: value})
 
     def noted(self, key: str) -> Any:
-        """A remembered decision, or None."""
-        return next((line[key] for line in self._lines if key in line), None)
-
-    def noted_last(self, key: str) -> Any:
-        """The last of several decisions of one kind, or None."""
+        """A remembered decision, the last where there were several; or None."""
         return next((line[key] for line in reversed(self._lines) if key in line), None)
 
     def block(self, index: int, record: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def cut_blocks(run: Run, work: Path, area: Area | None) -> None:
 
 def _search(run: Run, area: Area | None) -> tuple[Any, Callable[[Any], None]]:
     """Where an interrupted search for an allocation had got to, on every rank; and how to note where one is."""
-    before = run.journal.noted_last("search") if run.journal is not None else None
+    before = run.journal.noted("search") if run.journal is not None else None
 
     def note(reached: Any) -> None:
         if run.journal is not None and area is not None:

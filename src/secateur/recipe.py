@@ -87,9 +87,9 @@ class Recipe(Settings):
         return next((key for key in BUDGETS if getattr(self, key) is not None), None)
 
     def _check_budget(self) -> None:
-        given = [key for key in ("sparsity", *BUDGETS) if getattr(self, key) is not None]
         if self.budget is None:
             return
+        given = [key for key in ("sparsity", *BUDGETS) if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} say the same thing twice; give one")
         if "weight" in self.sites:

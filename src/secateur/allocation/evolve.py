@@ -8,7 +8,7 @@ only those that look best meet their parent on everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -118,11 +118,3 @@ def nearest(genes: tuple[Gene, ...], shares: tuple[float, ...]) -> Spread:
                 spread[i] += 1
                 lacking -= genes[i].size
     return tuple(spread)
-
-
-def parameters(genes: tuple[Gene, ...], spread: Spread) -> Mapping[str, float]:
-    """Pool -> how many parameters go from it."""
-    gone: dict[str, float] = {}
-    for gene, levels in zip(genes, spread, strict=True):
-        gone[gene.pool] = gone.get(gene.pool, 0.0) + gene.size * levels
-    return gone

@@ -76,7 +76,8 @@ def loss_without(
     for index in range(outer.checkpoint.layers):
         layer = outer.load(index)
         following: dict[frozenset[Part], Activations] = {}
-        for removed in {frozenset(part for part in c if part[0] <= index) for c in candidates}:
+        # In the candidates' order: a set of words has another one on every rank, and the losses are summed over them.
+        for removed in dict.fromkeys(frozenset(part for part in c if part[0] <= index) for c in candidates):
             own = frozenset(part for part in removed if part[0] == index)
             source = states[removed - own]
             target = Activations(budget, work and work / f"candidate-{next(serial)}.bin")
