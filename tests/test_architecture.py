@@ -58,6 +58,7 @@ ROOMS = (
     "summary",
     "recovery",
     "choice",
+    "hidden",
     "one_shot",
     "gradual",
     "pipeline",

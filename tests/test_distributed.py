@@ -38,6 +38,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "tuned, few": {"sparsity": 0.5, "method": "magnitude", "reconstruct": 30, "samples": 8},
     "steps": {"sites": "channel,layer", "sparsity": 0.34, "steps": 2},
     "search": {"sites": "channel", "sparsity": 0.5, "allocate": "evolve", "search": "20"},
+    "hidden": {"sites": "hidden,channel", "sparsity": 0.25},
     "from disk": {"sparsity": 0.5, "method": "wanda", "memory": "1B"},
 }
 

@@ -14,6 +14,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.families import Family
 from secateur.model.hub import local_folder
 from secateur.model.linears import linears_of, submodule
+from secateur.model.rotation import dimension_multiple, norm_readers, writers
 from secateur.model.sites import KINDS, Site, sites_of
 from secateur.model.uneven import LegalHeads, legal_heads
 
@@ -53,6 +54,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     layers = list(checkpoint.template.get_submodule(checkpoint.family.layers).children())
     sites = [s for i, layer in enumerate(layers) for s in sites_of(layer, checkpoint.family, i, checkpoint.head_dim)]
     flops = flops_per_token(checkpoint, layers)
+    rows = [*_weight_rows(checkpoint, layers), *_site_rows(checkpoint, sites), *_hidden_rows(checkpoint)]
     return {
         "model": str(path),
         "architecture": checkpoint.family.name,
@@ -68,8 +70,8 @@ def inspect(path: str | Path) -> dict[str, Any]:
         "flops_per_token_at_context": flops + _attention_flops(checkpoint, sites),
         "kv_cache_bytes_per_token": _cache_bytes(sites, checkpoint),
         "parts": _parts(checkpoint, sites),
-        "sites": [*_weight_rows(checkpoint, layers), *_site_rows(checkpoint, sites)],
-        "speed": _speed({site.kind for site in sites}),
+        "sites": rows,
+        "speed": _speed({row["kind"] for row in rows}),
     }
 
 
@@ -170,6 +172,37 @@ def _site_rows(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]
     return rows
 
 
+def _hidden_rows(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Hidden dimensions, where the stream may have another basis; the embeddings count twice, as they would then."""
+    if not checkpoint.family.norms:
+        return []
+    units = int(checkpoint.config.hidden_size)
+    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
+    named = [(layer, dict(layer.named_parameters())) for layer in layers.children()]
+    seeing = sum(
+        parameters[name].numel()
+        for layer, parameters in named
+        for name in (
+            *writers(layer, checkpoint.family),
+            *(n for norm, readers in norm_readers(layer, checkpoint.family) for n in (f"{norm}.weight", *readers)),
+        )
+    )
+    step = dimension_multiple(checkpoint)
+    per_unit = seeing // units + 1 + 2 * int(checkpoint.config.vocab_size)
+    return [
+        {
+            "kind": "hidden",
+            "per_layer": "all at once",
+            "units": units,
+            "params_per_unit": per_unit,
+            "share": min(1.0, units * per_unit / checkpoint.parameters),
+            "keep": {"from": step, "to": units, "step": step},
+            "legal": f"1 to {units}" if step == 1 else f"{step} to {units} by {step}",
+            "hardware": f"multiples of {HARDWARE_TILE}" if units >= 2 * HARDWARE_TILE else "-",
+        }
+    ]
+
+
 def _spread(counts: set[int]) -> str:
     """`512`, or `310 to 512` where layers differ."""
     low, high = min(counts), max(counts)
@@ -214,6 +247,9 @@ _SPEED = (
     ("query_head", "prefill, decode, size", "the KV cache: all KV heads stay"),
     ("kv_group", "prefill, decode, size, KV cache", "tensor parallelism must divide it"),
     ("expert", "size", "decode, prefill: a token takes as many as before"),
+    ("hidden", "prefill, decode, size", "the KV cache; embeddings and head are no longer one matrix"),
+    ("attention", "prefill, decode, size", "loads with the modelling file"),
+    ("ffn", "prefill, decode, size", "the KV cache; loads with the modelling file"),
     ("layer", "prefill, decode, size, KV cache", "costs the most quality"),
 )
 

@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING
 from secateur.anatomy import flops_per_token
 from secateur.api import new_config
 from secateur.cut.checks import sites_in
-from secateur.cut.counts import keep_counts, protected_layers, whole_parts
+from secateur.cut.counts import keep_counts, kept_dimensions, protected_layers, whole_parts
 from secateur.cut.rules import unit_kinds_of
 from secateur.cut.units import ORDER, choose, mask_of
 from secateur.errors import InputError
@@ -27,6 +27,7 @@ from secateur.evaluation.speed import speed
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class
 from secateur.model.families import Family
+from secateur.model.rotation import check_rotatable, narrow_values
 from secateur.model.sites import sites_of
 from secateur.model.surgery import drop, remove, update_heads
 from secateur.model.uneven import layer_widths
@@ -68,6 +69,8 @@ def resolved(recipe: Recipe, checkpoint: Checkpoint, step: Callable[[str], None]
     key = recipe.budget
     if key is None:
         return recipe
+    if "hidden" in recipe.sites:
+        check_rotatable(checkpoint)
     asked, whole = str(getattr(recipe, key)), _MEASURES[key](recipe, checkpoint, 0.0)
     wanted = parse_amount(asked, key, whole)
     if wanted >= whole:
@@ -102,6 +105,8 @@ def _losing(recipe: Recipe, checkpoint: Checkpoint) -> tuple[str, ...]:
     def loses(kind: str) -> bool:
         if kind in ("layer", *SUB_BLOCKS):
             return whole_parts(recipe, kind, checkpoint.layers) > 0
+        if kind == "hidden":
+            return kept_dimensions(recipe, checkpoint) < checkpoint.config.hidden_size
         names = unit_kinds_of(frozenset({kind}), checkpoint)
         return any(count(site) < site.units for site in every if site.kind in names)
 
@@ -127,6 +132,8 @@ def shape_at(recipe: Recipe, checkpoint: Checkpoint, sparsity: float) -> Shape:
         place: layer_widths(layers[i], family, checkpoint.config, checkpoint.head_dim) for place, i in enumerate(kept)
     }
     values = new_config(checkpoint, kept, widths)
+    if "hidden" in told.sites and (hidden := kept_dimensions(told, checkpoint)) < checkpoint.config.hidden_size:
+        values |= narrow_values(checkpoint, hidden)
     config = CONFIG_MAPPING[values["model_type"]].from_dict(values)
     with torch.device("meta"):
         template = model_class(config)._from_config(config, dtype=torch.float32)

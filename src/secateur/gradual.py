@@ -1,4 +1,4 @@
-"""Gradual pruning: several passes, each over what the one before has left, told as one run.
+"""Several passes, each over what the one before has left, told as one run: gradual cuts, fewer hidden dimensions.
 
 Every pass but the last works in a folder of its own in the work area, and its checkpoint is what the next one opens.
 What a pass has to reproduce is the model that it begins with: a recovery in between has brought that to its best.
@@ -18,6 +18,7 @@ from secateur.cut.counts import keep_counts, whole_parts
 from secateur.cut.job import key_of
 from secateur.cut.rules import Rules
 from secateur.errors import InputError
+from secateur.hidden import narrow_model
 from secateur.journal import Journal
 from secateur.lineage import Lineage
 from secateur.model.checkpoint import Checkpoint
@@ -63,6 +64,9 @@ def in_steps(whole: Run, work: Path, workspace: Workspace | None) -> dict[str, A
     Returns: what the round-trip gate found of the last checkpoint; None on ranks other than 0.
     """
     folder, lineage, gate = whole.checkpoint.path, whole.lineage, None
+    if "hidden" in whole.recipe.sites:
+        whole.narrowed = narrow_model(whole, work, None if workspace is None else workspace.step(0))
+        folder = whole.narrowed.checkpoint.path
     every = stops(whole.recipe)
     for stop in every:
         last = stop is every[-1]
@@ -70,7 +74,7 @@ def in_steps(whole: Run, work: Path, workspace: Workspace | None) -> dict[str, A
         journal = _journal(whole, stop, area)
         record = distributed.share_object(journal.noted(DONE) if journal is not None else None, 0)
         if record is None:
-            whole.monitor.prefix = f"step {stop.number}, "
+            whole.monitor.prefix = f"step {stop.number}, " if len(every) > 1 else ""
             run = _prepared(whole, stop, folder, lineage, journal)
             gate = one_shot(run, work, area)
             after = lineage.after(run.kept, run.blocks, run.layer_scores, run.sub_block_scores)
@@ -79,7 +83,8 @@ def in_steps(whole: Run, work: Path, workspace: Workspace | None) -> dict[str, A
             if journal is not None and not last:
                 journal.note(DONE, record)
         lineage = Lineage.from_json(record["lineage"])
-        whole.steps.append({key: value for key, value in record.items() if key != "lineage"})
+        if whole.recipe.steps > 1:
+            whole.steps.append({key: value for key, value in record.items() if key != "lineage"})
         if not last:
             folder = _next(folder, whole, area)
     whole.monitor.prefix = ""

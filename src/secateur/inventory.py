@@ -23,14 +23,35 @@ def method_of(run: Run, site: Site) -> str:
 
 
 def sites_of_run(run: Run) -> list[dict[str, Any]]:
-    """Layers and sub-blocks (all of them where some were to go), units, weights: one record each."""
-    return [*_layers(run), *_sub_blocks(run), *_units(run), *_weights(run)]
+    """Hidden dimensions; layers and sub-blocks (all of them where some were to go); units; weights: a record each."""
+    return [*_hidden(run), *_layers(run), *_sub_blocks(run), *_units(run), *_weights(run)]
+
+
+def _hidden(run: Run) -> list[dict[str, Any]]:
+    found = run.narrowed
+    if found is None:
+        return []
+    return [
+        {
+            "name": "hidden",
+            "kind": "hidden",
+            "layer": None,
+            "units": found.units,
+            "kept": found.kept,
+            "sparsity": 1 - found.kept / found.units,
+            "parameters_removed": run.checkpoint.parameters - found.checkpoint.parameters,
+            "method": found.method,
+            "scores": list(found.scores),
+            "energies": found.energies,
+        }
+    ]
 
 
 def _layers(run: Run) -> list[dict[str, Any]]:
     method = run.recipe.method_for("layer").name if "layer" in run.recipe.sites else "plan"
+    checkpoint, _ = run.sized
     return [
-        _whole("layer", i, i in run.kept, run.checkpoint.layer_parameters(i), method, run.layer_scores.get(i))
+        _whole("layer", i, i in run.kept, checkpoint.layer_parameters(i), method, run.layer_scores.get(i))
         for i in range(run.checkpoint.layers)
         if run.layer_scores or i not in run.kept
     ]
@@ -38,9 +59,9 @@ def _layers(run: Run) -> list[dict[str, Any]]:
 
 def _sub_blocks(run: Run) -> list[dict[str, Any]]:
     kinds = {kind for _, kind in run.rules.dropped}
-    checkpoint, records = run.checkpoint, []
+    (checkpoint, outer), records = run.sized, []
     for index in run.kept if kinds else ():
-        for site in sites_of(run.outer.template(index), checkpoint.family, index, checkpoint.head_dim):
+        for site in sites_of(outer.template(index), checkpoint.family, index, checkpoint.head_dim):
             if site.kind in kinds:
                 part = (index, site.kind)
                 stays, score = part not in run.rules.dropped, run.sub_block_scores.get(part)

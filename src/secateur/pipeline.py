@@ -27,6 +27,7 @@ from secateur.evaluation.compute import dtype_name, resolve_device, resolve_dtyp
 from secateur.evaluation.evaluation import split_specs
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.gradual import check_steps, in_steps
+from secateur.hidden import check_hidden
 from secateur.journal import found_before
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
@@ -83,7 +84,8 @@ def prune(
                 stack.enter_context(workspace.open())
                 begin(run, workspace)
         work = stack.enter_context(_scratch(workspace))
-        gate = in_steps(run, work, workspace) if recipe.steps > 1 else one_shot(run, work, workspace, dry_run)
+        passes = recipe.steps > 1 or "hidden" in recipe.sites
+        gate = in_steps(run, work, workspace) if passes else one_shot(run, work, workspace, dry_run)
         if workspace is None:
             return {}
         made = make_plan(run)
@@ -97,6 +99,8 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
     """Names of the stages that such a run goes through."""
     every = [stop.recipe for stop in stops(recipe)]
     names = [*(["target"] if recipe.budget is not None and plan is None else []), "calibration text", "open"]
+    if "hidden" in recipe.sites:
+        names += ["look at hidden dimensions", "narrow", *(["fit hidden dimensions"] if recipe.refit else [])]
     for number, told in enumerate(every, 1):
         own = planned_pass(told, plan, dry_run)
         own += ["evaluate"] if number < len(every) and recipe.evaluate != "none" else []
@@ -178,6 +182,7 @@ def prepare(
     if plan is not None:
         plan.check(checkpoint.config.model_type, checkpoint.layers)
     recipe = _within_budget(recipe, checkpoint, monitor, found) if plan is None else recipe
+    check_hidden(recipe, checkpoint, plan is not None, dry_run)
     rules = Rules.of(recipe, checkpoint, plan)
     check_stage(recipe, checkpoint)
     with monitor.stage("calibration text"):

@@ -97,7 +97,7 @@ def explain(
         site: `channel`, `query_head` or `kv_group`; needed with `unit` where a layer has several.
 
     Returns: `sites` (one summary each, with its removed units if a layer was named), `layers` (sub-blocks too),
-        `experts` and `linears` (what the report says of them), and `unit`.
+        `hidden`, `experts` and `linears` (what the report says of them), and `unit`.
 
     Raises:
         InputError: no run in the folder, or nothing in it about what was asked for.
@@ -106,7 +106,7 @@ def explain(
     report = _read(folder / "report.json", "no finished run; give the folder of a 'secateur prune --out'")
     listed = [s for s in report.get("sites", []) if layer is None or s.get("layer") == layer]
     if layer is not None and not listed:
-        layers = sorted({s["layer"] for s in report.get("sites", [])})
+        layers = sorted({s["layer"] for s in report.get("sites", [])} - {None})
         raise InputError(
             f"nothing was cut in layer {layer}; layers with cuts: {', '.join(map(str, layers)) or 'none'}"
         )
@@ -119,6 +119,7 @@ def explain(
         "refit": record.get("refit"),
         "sites": [summary(s) | ({} if layer is None else {"removed": s["removed"]}) for s in chosen],
         "layers": [s for s in listed if s["kind"] in ("layer", *SUB_BLOCKS)],
+        "hidden": [s for s in listed if s["kind"] == "hidden"],
         "experts": [s for s in listed if s["kind"] == "expert"],
         "linears": [s for s in listed if s["kind"] == "weight"],
         "unit": None,

@@ -35,12 +35,19 @@ CAPABILITY = {
     "query_head": "units",
     "kv_group": "units",
     "expert": "experts",
+    "hidden": "dimensions",
     "attention": "sub-blocks",
     "ffn": "sub-blocks",
     "layer": "layers",
 }
 # For weights it depends on the quality.
-DEFAULT_METHOD = {"units": "obs", "experts": "reap", "sub-blocks": "leave_one_out", "layers": "leave_one_out"}
+DEFAULT_METHOD = {
+    "units": "obs",
+    "experts": "reap",
+    "dimensions": "pca",
+    "sub-blocks": "leave_one_out",
+    "layers": "leave_one_out",
+}
 STEPS_FOR_MASKS = 100  # in fewer, a mask that is found while tuning is no better than one that is chosen
 
 
@@ -52,9 +59,9 @@ class Recipe(Settings):
         pattern = Pattern.parse(self.pattern)
         if not pattern.free and "weight" not in self.sites:
             raise ValueError(f"pattern {pattern} is for single weights, but sites are {', '.join(self.sites)}")
-        whole = {"layer", *SUB_BLOCKS}
+        whole = {"layer", "hidden", *SUB_BLOCKS}
         if self.allocate != "local" and set(self.sites) <= (whole if pattern.free else whole | {"weight"}):
-            whole_sites = "layers and sub-blocks go whole"
+            whole_sites = "layers and sub-blocks go whole, hidden dimensions everywhere"
             what = whole_sites if pattern.free else f"pattern {pattern} takes the same of every Linear"
             raise ValueError(f"allocate {self.allocate} has nothing to spread: {what}; leave it out")
         if isinstance(self.sparsity, dict):

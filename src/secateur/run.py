@@ -13,6 +13,7 @@ import secateur
 from secateur import distributed
 from secateur.calibration.activations import Budget
 from secateur.cut.block import BlockCuts
+from secateur.cut.hidden import Narrowed
 from secateur.cut.rules import Rules
 from secateur.cut.units import UnitCut
 from secateur.cut.weights import WeightCut
@@ -51,6 +52,7 @@ class Run:
     recovered: dict[str, Any] | None = None  # the report's section on the training after pruning
     before: Lineage | None = None  # what earlier passes did, see `lineage`
     steps: list[dict[str, Any]] = field(default_factory=list)  # of a gradual run, as the report lists them
+    narrowed: Narrowed | None = None  # what has become of its hidden dimensions
 
     def budget(self) -> Budget:
         """Hidden states that may stay in memory: what the recipe says, else 60 % of what is free on this host."""
@@ -63,6 +65,13 @@ class Run:
     def lineage(self) -> Lineage:
         """How the checkpoint that is cut came from the original model; the same, unless there were passes before."""
         return self.before or Lineage.of(self.checkpoint.path, self.checkpoint.layers)
+
+    @property
+    def sized(self) -> tuple[Checkpoint, Outer]:
+        """The model by whose shapes the cuts are counted: without the hidden dimensions that went before them."""
+        if self.narrowed is None:
+            return self.checkpoint, self.outer
+        return self.narrowed.checkpoint, Outer(self.narrowed.checkpoint, self.outer.device, self.outer.dtype)
 
     @property
     def unit_cuts(self) -> list[UnitCut]:

@@ -34,7 +34,13 @@ def gone_after(number: int, steps: int, schedule: str) -> float:
 
 
 def stops(recipe: Recipe) -> list[Stop]:
-    """The steps of a recipe; one that would take nothing (of an N:M pattern only whole weights go) is left out."""
+    """The steps of a recipe, hidden dimensions aside, which go before the first one.
+
+    A step that would take nothing (of an N:M pattern only whole weights go) is left out.
+    """
+    recipe = _without_hidden(recipe)
+    if not recipe.sites:
+        return [Stop(1, 1.0, recipe)]
     found = []
     for number in range(1, recipe.steps + 1):
         share = 1.0 if number == recipe.steps else gone_after(number, recipe.steps, recipe.schedule)
@@ -42,6 +48,17 @@ def stops(recipe: Recipe) -> list[Stop]:
         if own is not None:
             found.append(Stop(number, share, own))
     return found
+
+
+def _without_hidden(recipe: Recipe) -> Recipe:
+    if "hidden" not in recipe.sites:
+        return recipe
+    sites = tuple(kind for kind in recipe.sites if kind != "hidden")
+    used = {recipe.method_for(kind).name for kind in sites}
+    changed: dict[str, Any] = {"sites": sites, "method": tuple(name for name in recipe.method if name in used)}
+    if isinstance(recipe.sparsity, dict):
+        changed["sparsity"] = {k: part for k, part in recipe.sparsity.items() if k != "hidden"} or None
+    return recipe.model_copy(update=changed)
 
 
 def _part_of(recipe: Recipe, share: float) -> Recipe | None:

@@ -13,7 +13,7 @@ from secateur.recovery_settings import RecoverSection
 from secateur.spelling import Spelled
 from secateur.units import parse_bytes, parse_search
 
-SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "attention", "ffn", "layer")
+SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "hidden", "attention", "ffn", "layer")
 BUDGETS = ("params", "size", "flops", "latency")  # targets that a sparsity is found for, see `budget`
 
 

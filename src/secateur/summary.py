@@ -176,8 +176,9 @@ def parameters_of(run: Run) -> dict[str, int]:
 
 def _sparsity(run: Run) -> dict[str, Any]:
     found = parameters_of(run)
-    linear = run.checkpoint.linear_parameters
-    gone = found["before"] - found["nonzero_after"] + run.added_parameters
+    (narrow, _), linear = run.sized, run.checkpoint.linear_parameters
+    gone = narrow.parameters - found["nonzero_after"] + run.added_parameters
+    gone += linear - narrow.linear_parameters
     return {
         "requested": run.recipe.model_dump(mode="json")["sparsity"],
         "parameters": 1 - found["nonzero_after"] / found["before"],

@@ -45,6 +45,8 @@ class Block:
         dense: the same layer untouched with the hidden states of the untouched model, where asked for.
         gradients: need -> a layer whose parameters are gradients, see `calibration.gradients`.
         experts: the untouched layer's number of each expert that is left, once some were removed.
+        basis: columns (its hidden size, this one's) in which this model's stream is written, where that isn't the
+            untouched one's.
     """
 
     index: int
@@ -54,6 +56,7 @@ class Block:
     dense: tuple[nn.Module, Stream] | None = None
     gradients: dict[str, nn.Module] = field(default_factory=dict)
     experts: tuple[int, ...] | None = None
+    basis: Tensor | None = None
 
     @property
     def linears(self) -> list[Linear]:
@@ -109,6 +112,11 @@ class Block:
         dense = {linear.name: linear for linear in linears_of(self.dense[0], self.outer.checkpoint.family)}
         return {linear.name: dense[self._dense_name(linear.name)] for linear in self.linears}
 
+    def untouched(self, linear: Linear) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the same Linear of the untouched layer."""
+        own = self._dense_linears[linear.name]
+        return own.weight, own.bias
+
     def original(self, linear: Linear, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight and bias whose output on the dense model's inputs is what `linear`, with `weight` now, should
         give: its own as long as it has all its inputs, those of the untouched layer once some were cut."""
@@ -141,6 +149,8 @@ class Block:
         theirs = seen(*self.dense, {self._dense_name(name): m.target_features for name, m in found.items()})
         for name, (x, residual) in mine.items():
             target, wanted = theirs[self._dense_name(name)]
+            if self.basis is not None and wanted is not None:
+                wanted = wanted @ self.basis.to(wanted)
             lacks = None if residual is None or wanted is None else wanted - residual
             found[name].update(x, target, lacks)
 

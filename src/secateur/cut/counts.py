@@ -8,6 +8,7 @@ from collections.abc import Callable
 from secateur.allocation.uniform import keep_count
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.rotation import dimension_multiple
 from secateur.model.sites import Site
 from secateur.plan import SUB_BLOCKS
 from secateur.recipe import Recipe
@@ -81,6 +82,17 @@ def keep_counts(recipe: Recipe, had: Callable[[Site], int] = lambda site: site.u
         )
 
     return count
+
+
+def kept_dimensions(recipe: Recipe, checkpoint: Checkpoint) -> int:
+    """How many hidden dimensions stay; all, where less than one step of them would go."""
+    units = int(checkpoint.config.hidden_size)
+    return keep_count(units, recipe.sparsity_for("hidden"), 1, dimension_step(recipe, checkpoint))
+
+
+def dimension_step(recipe: Recipe, checkpoint: Checkpoint) -> int:
+    """What the number of kept hidden dimensions must be a multiple of."""
+    return math.lcm(recipe.round_to, dimension_multiple(checkpoint))
 
 
 def multiple(recipe: Recipe, site: Site) -> int:

@@ -20,6 +20,7 @@ from secateur.methods import (
     mi,
     mi_pairs,
     obs,
+    pca,
     random,
     reap,
     ria,
@@ -31,7 +32,7 @@ from secateur.methods import (
     wanda,
     wanda_regional,
 )
-from secateur.methods.contract import GRADIENTS, Method, Solution, prune_weight
+from secateur.methods.contract import GRADIENTS, Basis, Method, Solution, prune_weight
 from secateur.methods.units import Experts, Units
 from secateur.numerics.routing import ROUTING
 
@@ -56,6 +57,7 @@ METHODS: dict[str, Method] = {
     "gradient_activation": gradient_activation.METHOD,
     "entropy_taylor": entropy_taylor.METHOD,
     "mi_pairs": mi_pairs.METHOD,
+    "pca": pca.METHOD,
     "random": random.METHOD,
     "reap": reap.METHOD,
     "expert_frequency": expert_frequency.METHOD,
@@ -65,4 +67,4 @@ METHODS: dict[str, Method] = {
     "leave_one_out": leave_one_out.METHOD,
 }
 
-__all__ = ["GRADIENTS", "METHODS", "ROUTING", "Experts", "Method", "Solution", "Units", "prune_weight"]
+__all__ = ["GRADIENTS", "METHODS", "ROUTING", "Basis", "Experts", "Method", "Solution", "Units", "prune_weight"]

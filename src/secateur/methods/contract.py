@@ -30,12 +30,19 @@ class Solution(NamedTuple):
     damping: float | None = None
 
 
+class Basis(NamedTuple):
+    """Directions of the stream: orthonormal columns (d, d) fp64, the most important first; their importance (d,)."""
+
+    vectors: Tensor
+    scores: Tensor
+
+
 class Method(NamedTuple):
     """One published way to choose what goes, and perhaps to make up for it.
 
     Exactly one of `score` and `solve` for weights; `score_units` for structured sites; `score_experts` for whole
-    experts; `score_layers` names the measurement over the whole model that ranks decoder layers (the pipeline runs
-    it, a method can't).
+    experts; `basis` for hidden dimensions; `score_layers` names the measurement over the whole model that ranks
+    decoder layers (the pipeline runs it, a method can't).
 
     Args:
         needs: what must be gathered first: moments, see `numerics.moments.NEEDS`, any of `GRADIENTS`, and for
@@ -47,6 +54,7 @@ class Method(NamedTuple):
         running: unit scores are running totals, each the loss once this unit and all below it are gone.
         score_units: (units) -> importance (units,) fp64 on the CPU, not negative; higher = keep.
         score_experts: (experts) -> importance (experts,) likewise.
+        basis: (E[x xᵀ] (d, d) fp64 of what the norms hand on, seed) -> Basis.
     """
 
     name: str
@@ -58,6 +66,7 @@ class Method(NamedTuple):
     solve: Callable[[Tensor, Moments, Pattern, float], Solution] | None = None
     score_units: Callable[[Units], Tensor] | None = None
     score_experts: Callable[[Experts], Tensor] | None = None
+    basis: Callable[[Tensor, int], Basis] | None = None
     score_layers: str | None = None
     running: bool = False
 
@@ -78,11 +87,12 @@ class Method(NamedTuple):
 
     @property
     def prunes(self) -> frozenset[str]:
-        """Any of `weights`, `units`, `experts`, `layers`, `sub-blocks`."""
+        """Any of `weights`, `units`, `experts`, `dimensions`, `layers`, `sub-blocks`."""
         kinds = {
             "weights": self.score is not None or self.solve is not None,
             "units": self.score_units is not None,
             "experts": self.score_experts is not None,
+            "dimensions": self.basis is not None,
             "layers": self.score_layers is not None,
             "sub-blocks": self.score_layers == "leave_one_out",  # the others look at what leaves a layer
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.methods.contract import Method
+from secateur.methods.contract import Basis, Method
 from secateur.methods.units import Experts, Units
 from secateur.numerics.moments import Moments
 
@@ -32,6 +32,15 @@ def score_experts(experts: Experts) -> Tensor:
     return 1 - torch.rand(experts.count, generator=generator, dtype=torch.float64)
 
 
+@torch.no_grad()
+def basis(moment: Tensor, seed: int) -> Basis:
+    """Directions that are uniform among all orthonormal ones; the importance of each is its place from the end."""
+    size = len(moment)
+    drawn = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    vectors, triangle = torch.linalg.qr(drawn)
+    return Basis(vectors * triangle.diagonal().sign(), torch.arange(size, 0, -1, dtype=torch.float64))
+
+
 METHOD = Method(
     name="random",
     title="Random (control)",
@@ -40,4 +49,5 @@ METHOD = Method(
     scope="matrix",
     score_units=score_units,
     score_experts=score_experts,
+    basis=basis,
 )

@@ -70,6 +70,8 @@ class Family:
       accepts a given count is found out by building it), `fixed` if it derives head_dim from hidden_size /
       heads, so that a different count needs the bundled modelling file.
     - `relabel`: the `model_type` that computes the same and takes any head count.
+    - `norms`: the RMS norms in front of attention and FFN, with plain gains, where nothing else looks at the stream:
+      its basis may then be changed and its width cut. Such a class takes head_dim apart from the hidden size.
     - `bias_flags`: reader Linear -> config flag that gives it a bias (and its siblings, which get zeros).
     """
 
@@ -82,6 +84,7 @@ class Family:
     heads: str = "any"
     relabel: str | None = None
     bias_flags: tuple[tuple[str, str], ...] = ()
+    norms: tuple[str, ...] = ()
     causal: bool = True
     # Sub-blocks are added to the stream as they are, no norm or factor behind them; or the config flag that says so.
     plain_residual: bool | str = True
@@ -106,14 +109,15 @@ class Family:
         return (heads,) if reader.startswith(f"{heads}.") else (heads, reader)
 
 
+_NORMS = ("input_layernorm", "post_attention_layernorm")
 _ATTENTION_BIAS = (("self_attn.o_proj", "attention_bias"),)
 _BOTH_BIASES = (("self_attn.o_proj", "attention_bias"), ("mlp.down_proj", "mlp_bias"))
 
 FAMILIES: tuple[Family, ...] = (
-    Family("Llama", ("llama",), relabel="mistral", bias_flags=_BOTH_BIASES),
-    Family("Mistral", ("mistral", "ministral")),
-    Family("Qwen2", ("qwen2",)),
-    Family("Qwen3", ("qwen3",), bias_flags=_ATTENTION_BIAS),
+    Family("Llama", ("llama",), relabel="mistral", bias_flags=_BOTH_BIASES, norms=_NORMS),
+    Family("Mistral", ("mistral", "ministral"), norms=_NORMS),
+    Family("Qwen2", ("qwen2",), norms=_NORMS),
+    Family("Qwen3", ("qwen3",), bias_flags=_ATTENTION_BIAS, norms=_NORMS),
     Family("Gemma", ("gemma",), bias_flags=_ATTENTION_BIAS),
     Family("Gemma 2", ("gemma2",), bias_flags=_ATTENTION_BIAS, plain_residual=False),
     Family("Gemma 3 (text)", ("gemma3_text",), bias_flags=_ATTENTION_BIAS, plain_residual=False),
@@ -122,6 +126,7 @@ FAMILIES: tuple[Family, ...] = (
         ("phi3",),
         attention=Attention(fused="qkv_proj"),
         ffn=Ffn(up=("gate_up_proj",), stacked=True),
+        norms=_NORMS,
     ),
     Family(
         "OLMo 2",
@@ -130,8 +135,8 @@ FAMILIES: tuple[Family, ...] = (
         bias_flags=_ATTENTION_BIAS,
         plain_residual=False,
     ),
-    Family("Granite", ("granite",), bias_flags=_BOTH_BIASES, plain_residual=False),
-    Family("SmolLM3", ("smollm3",), bias_flags=_BOTH_BIASES),
+    Family("Granite", ("granite",), bias_flags=_BOTH_BIASES, plain_residual=False, norms=_NORMS),
+    Family("SmolLM3", ("smollm3",), bias_flags=_BOTH_BIASES, norms=_NORMS),
     Family(
         "GPT-2",
         ("gpt2",),
@@ -157,12 +162,13 @@ FAMILIES: tuple[Family, ...] = (
         ffn=Ffn(up=("dense_h_to_4h",), down="dense_4h_to_h"),
         heads="fixed",
     ),
-    Family("Mixtral", ("mixtral",), experts=Experts()),
+    Family("Mixtral", ("mixtral",), experts=Experts(), norms=_NORMS),
     Family(
         "Qwen3-MoE",
         ("qwen3_moe",),
         experts=Experts(width_key="moe_intermediate_size", count_key="num_experts"),
         bias_flags=_ATTENTION_BIAS,
+        norms=_NORMS,
     ),
     Family(
         "BERT",

@@ -155,5 +155,20 @@ class Outer:
         finally:
             last.inject = None
 
+    @torch.no_grad()
+    def normed(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """What the head reads, (batch, tokens, hidden), of the hidden state that left the last layer."""
+        seen: list[Tensor] = []
+        handle = self._model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        try:
+            self.readout(ids, hidden)
+        finally:
+            handle.remove()
+        return seen[0]
+
+    def head(self) -> Any:
+        """The module that turns what `normed` gives into logits."""
+        return self._model.get_output_embeddings()
+
     def _uncached(self) -> dict[str, bool]:
         return {"use_cache": False} if self.checkpoint.family.causal else {}

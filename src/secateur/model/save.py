@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,14 @@ def fill(template: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) ->
     return template
 
 
-def write_checkpoint(folder: Path, outer: Outer, blocks: Path, kept: Sequence[int], config: dict[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path,
+    outer: Outer,
+    blocks: Path,
+    kept: Sequence[int],
+    config: dict[str, Any],
+    around: Callable[[bool], dict[str, Tensor]] | None = None,
+) -> None:
     """Writes weights, config.json and what goes with them.
 
     Args:
@@ -78,8 +85,9 @@ def write_checkpoint(folder: Path, outer: Outer, blocks: Path, kept: Sequence[in
         blocks: folder of `write_block`'s files.
         kept: the layers that stay, in order; they're numbered from 0 in the checkpoint.
         config: the new config.json.
+        around: what surrounds the layers, as `Outer.surroundings`, which it is unless given.
     """
-    write_weights(folder, _parts(outer, blocks, kept))
+    write_weights(folder, _parts(outer, blocks, kept, around or outer.surroundings))
     _write_rest(folder, outer.checkpoint, config)
 
 
@@ -127,12 +135,14 @@ def _write_rest(folder: Path, checkpoint: Checkpoint, config: dict[str, Any]) ->
         shutil.copyfile(Path(modeling_secateur.__file__), folder / "modeling_secateur.py")
 
 
-def _parts(outer: Outer, blocks: Path, kept: Sequence[int]) -> Iterator[Part]:
+def _parts(
+    outer: Outer, blocks: Path, kept: Sequence[int], around: Callable[[bool], dict[str, Tensor]]
+) -> Iterator[Part]:
     """The checkpoint's tensors under their names on disk: what surrounds the layers, then layer by layer."""
     template = outer.checkpoint.template
 
     def surroundings(empty: bool) -> dict[str, Tensor]:
-        return revert_weight_conversion(template, outer.surroundings(empty))
+        return revert_weight_conversion(template, around(empty))
 
     def layer(position: int, index: int, empty: bool) -> dict[str, Tensor]:
         prefix = f"{outer.checkpoint.family.layers}.{position}"

@@ -129,13 +129,13 @@ def with_heads(config: Config, family: Family, head_dim: int) -> Config | None:
     if family.heads == "fixed" or config[HEADS] % config.get(KV_HEADS, config[HEADS]):
         return None
     new = config | {"head_dim": head_dim}
-    if _builds(new):
+    if builds(new):
         return _named(new)
     if family.relabel is None or any(new.get(flag) for _, flag in family.bias_flags):
         return None
     # The other class has windows by default; a model that is relabelled has none.
     new |= {"model_type": family.relabel, "sliding_window": None}
-    return _named(new) if _builds(new) else None
+    return _named(new) if builds(new) else None
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,8 @@ def _read(config: Config, key: str) -> Any:
     return config[_class_of(config).attribute_map.get(key, key)]
 
 
-def _builds(config: Config) -> bool:
+def builds(config: Config) -> bool:
+    """Whether the configuration class takes these values."""
     try:
         AutoConfig.for_model(**config)
     except Exception:  # each configuration class raises its own kinds

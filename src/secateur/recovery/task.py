@@ -79,6 +79,7 @@ def prepare(
     checkpoint = Checkpoint.open(folder)
     check(recovery, checkpoint)
     other = _teacher(recovery, checkpoint, teacher)
+    recovery, notes = _comparable(recovery, checkpoint, other)
     products = _products(dtype, device, checkpoint.config)
     _check_memory(recovery, checkpoint, other, device, products)
     loaded = load(folder, str(device), "float32")
@@ -97,8 +98,21 @@ def prepare(
         layers = layer_map(kept, other.layers)
     masks = find_masks(loaded.model, checkpoint.family)
     task = Task(recovery, checkpoint, loaded.model, loaded.tokenizer, text, masks, other, layers, device, products)
-    task.notes += text.notes
+    task.notes += [*notes, *text.notes]
     return task
+
+
+def _comparable(recovery: Recovery, checkpoint: Checkpoint, teacher: Checkpoint | None) -> tuple[Recovery, list[str]]:
+    """The recovery without hidden states where the two models' have different widths; and what to say of it."""
+    if teacher is None or "hidden" not in recovery.mix:
+        return recovery, []
+    own, other = int(checkpoint.config.hidden_size), int(teacher.config.hidden_size)
+    if own == other:
+        return recovery, []
+    widths = f"hidden states can't be compared: the pruned model's have {own} dimensions, the dense one's {other}"
+    if recovery.loss is not None:
+        raise InputError(f"{widths}; use --loss logits")
+    return recovery.model_copy(update={"loss": {"logits": 1.0}}), [f"{widths}; the loss was logits alone"]
 
 
 def check(recovery: Recovery, checkpoint: Checkpoint) -> None:
@@ -151,8 +165,6 @@ def _teacher(recovery: Recovery, checkpoint: Checkpoint, known: str | Path | Non
             f"the teacher has {teacher.config.vocab_size} tokens, the model {checkpoint.config.vocab_size}; "
             "both must have one vocabulary"
         )
-    if teacher.config.hidden_size != checkpoint.config.hidden_size and "hidden" in recovery.mix:
-        raise InputError("the teacher's hidden states are of another width; leave 'hidden' out of --loss")
     return teacher
 
 

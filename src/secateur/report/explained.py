@@ -25,6 +25,7 @@ def print_explanation(found: Facts, console: Console | None = None) -> None:
         if "removed" in site:
             _removed(site, console)
     _layers(found, console)
+    _hidden(found, console)
     _experts(found, console)
     _linears(found, console)
 
@@ -125,6 +126,18 @@ def _layers(found: Facts, console: Console) -> None:
             "it adds to its entropy (entropy_increase), what its input doesn't tell (layer_mi)",
             style="dim",
         )
+
+
+def _hidden(found: Facts, console: Console) -> None:
+    for row in found["hidden"]:
+        kept, units = row["kept"], row["units"]
+        console.print(f"Hidden dimensions: {kept} of {units} directions are left ({row['method']}).")
+        edge = row["scores"][kept - 1 : kept + 1]
+        console.print(f"The least of them scores {fmt.number(edge[0])}, the first that went {fmt.number(edge[1])}.")
+        table = _table("read at", "energy that the kept ones carry")
+        for place, share in row["energies"].items():
+            table.add_row(place, fmt.percent(share))
+        console.print(table)
 
 
 def _experts(found: Facts, console: Console) -> None:

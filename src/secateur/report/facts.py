@@ -240,8 +240,8 @@ def sentence(report: Report) -> str:
             where = ", ".join(map(str, cut)) or "none"
             parts.append(f"{len(cut)} of {len(tally.sites)} {_lower(name)}{how}: {where}")
         else:
-            plural = "layer" if len(touched) == 1 else "layers"
-            parts.append(f"{fmt.percent(tally.sparsity)} of {_lower(name)}{how} in {len(touched)} {plural}")
+            where = f" in {len(touched)} {'layer' if len(touched) == 1 else 'layers'}" if touched else ""
+            parts.append(f"{fmt.percent(tally.sparsity)} of {_lower(name)}{how}{where}")
     share = section(report, "sparsity").get("parameters")
     if fmt.is_number(share):
         parts.append(f"{fmt.percent(share)} of all parameters")
