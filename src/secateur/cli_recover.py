@@ -18,6 +18,7 @@ def recover(
     data: Annotated[str | None, learn("--data", "-d", help="text, or task data with prompts (required)")] = None,
     loss: Annotated[str | None, learn(help="lm, logits, hidden, or a mix: lm:0.5,logits:1")] = None,
     teacher: Annotated[str | None, learn(help="dense model (default: what the model was pruned from)")] = None,
+    teacher_dtype: Annotated[str | None, learn(help="auto, float32, bfloat16, float16, int8: to fit")] = None,
     teacher_cache: Annotated[Path | None, learn(help="file of the teacher's top logits, made if missing")] = None,
     temperature: Annotated[float | None, learn(help="of the compared logits (default 1)")] = None,
     top_k: Annotated[int | None, learn(help="compare the teacher's k likeliest tokens only")] = None,

@@ -39,6 +39,9 @@ class Recovery(BaseModel):
     teacher: str | None = Field(
         None, description="dense model to learn from; default: what the model was pruned from"
     )
+    teacher_dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        "auto", description="of the teacher in memory; int8: its matrices at a byte an entry; default the products'"
+    )
     teacher_cache: str | None = Field(None, description="file of the teacher's top logits, made where it's missing")
     temperature: float = Field(1.0, gt=0, description="of both models' logits where they are compared")
     top_k: int | None = Field(

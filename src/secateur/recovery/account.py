@@ -40,12 +40,13 @@ KEPT = (
 
 def recovery_facts(task: Task, outcome: Outcome) -> dict[str, Any]:
     """The section `recovery`: what was told, what it cost, what came of it."""
-    recovery, text = task.recovery, task.text
+    recovery, text, teacher = task.recovery, task.text, task.teacher
+    shown = teacher and {"path": str(teacher.path), "digest": teacher.digest, "dtype": task.teacher_dtype}
     return {
         "how": recovery.how,
         "loss": recovery.mix,
         "settings": recovery.model_dump(mode="json"),
-        "teacher": None if task.teacher is None else {"path": str(task.teacher.path), "digest": task.teacher.digest},
+        "teacher": shown,
         "layer_map": [list(pair) for pair in task.layers],
         "data": text.source,
         "data_sha256": text.source_sha256,

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from secateur import distributed
 from secateur.calibration.activations import Budget
+from secateur.errors import InputError
 from secateur.evaluation.loading import load
 from secateur.journal import Journal
+from secateur.model.checkpoint import Checkpoint
 from secateur.model.memory import fits_in_memory
 from secateur.model.outer import Outer
 from secateur.progress import Monitor
 from secateur.recovery import adapters, masks
+from secateur.recovery.int8 import load_int8
 from secateur.recovery.sequences import Draw
 from secateur.recovery.states import START, States, trained
 from secateur.recovery.task import Task
@@ -51,7 +54,14 @@ class Session:
         if recovery.teacher_cache is not None:
             self.extra = self._cached()
             return None
-        return load(task.teacher.path, str(task.device), str(task.dtype).removeprefix("torch.")).model
+        return self._loaded(task.teacher)
+
+    def _loaded(self, teacher: Checkpoint) -> Any:
+        """The teacher in memory, in the precision that was asked for."""
+        task = self.task
+        if task.teacher_dtype == "int8":
+            return load_int8(teacher, task.device, task.dtype)
+        return load(teacher.path, str(task.device), task.teacher_dtype).model
 
     def _cached(self) -> dict[str, Tensor]:
         """The cache's tensors; it is made first where there's none."""
@@ -61,23 +71,30 @@ class Session:
         assert recovery.top_k is not None
         assert recovery.teacher_cache is not None
         file = Path(recovery.teacher_cache)
-        made_from = told(teacher, rows.ids, recovery.top_k, recovery.temperature)
+        made_from = told(teacher, task.teacher_dtype, rows.ids, recovery.top_k, recovery.temperature)
         tensors: dict[str, Tensor] | None = None
         with distributed.in_step():
             if distributed.is_main() and file.exists():
                 tensors = read_cache(file, made_from)
             elif distributed.is_main():
-                how = (recovery.top_k, recovery.temperature)
                 with self.monitor.stage("teacher") as step:
-                    if rows.positions is not None or fits_in_memory(teacher.parameters, task.dtype):
-                        model = load(teacher.path, str(task.device), str(task.dtype).removeprefix("torch.")).model
-                        inputs = {name: t for name, t in rows.inputs().items() if name != "labels"}
-                        tensors = top_of_teacher(model, inputs, *how, step)
-                    else:
-                        outer = Outer(teacher, task.device, task.dtype)
-                        tensors = top_of_streamed(outer, rows.ids, *how, Budget(None), self.work, step)
+                    tensors = self._top_of(teacher, recovery.top_k, step)
                 write_cache(file, tensors, made_from)
         return distributed.share_tensors(tensors, 0, torch.device("cpu"))
+
+    def _top_of(self, teacher: Checkpoint, k: int, step: Callable[[str], None]) -> dict[str, Tensor]:
+        """The top logits, by the whole teacher where it fits in memory, otherwise block by block."""
+        task, rows, heat = self.task, self.task.text.train, self.task.recovery.temperature
+        dtype = getattr(torch, task.teacher_dtype)
+        if rows.positions is not None or fits_in_memory(teacher.parameters, dtype):
+            inputs = {name: t for name, t in rows.inputs().items() if name != "labels"}
+            return top_of_teacher(self._loaded(teacher), inputs, k, heat, step)
+        if dtype == torch.int8:
+            raise InputError(
+                f"{teacher.path}: doesn't fit in memory as int8 either; leave --teacher-dtype out, and its layers "
+                "are read one by one"
+            )
+        return top_of_streamed(Outer(teacher, task.device, dtype), rows.ids, k, heat, Budget(None), self.work, step)
 
     @contextmanager
     def trainer(

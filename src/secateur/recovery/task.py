@@ -55,6 +55,11 @@ class Task:
     dtype: torch.dtype
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def teacher_dtype(self) -> str:
+        """Of the teacher's weights: as told, otherwise that of the products."""
+        return teacher_dtype(self.recovery, self.dtype)
+
 
 def prepare(
     folder: Path,
@@ -168,6 +173,11 @@ def _teacher(recovery: Recovery, checkpoint: Checkpoint, known: str | Path | Non
     return teacher
 
 
+def teacher_dtype(recovery: Recovery, products: torch.dtype) -> str:
+    """The teacher's precision by its name in torch."""
+    return str(products).removeprefix("torch.") if recovery.teacher_dtype == "auto" else recovery.teacher_dtype
+
+
 def _products(dtype: str, device: torch.device, config: Any) -> torch.dtype:
     """fp32 on a CPU; elsewhere bf16, which needs no loss scaling, where the hardware has it."""
     if dtype == "auto" and device.type == "cuda":
@@ -185,13 +195,15 @@ def _check_memory(
     """Weights and optimiser must fit; activations come on top, and the forecast measures them."""
     trained = checkpoint.parameters if recovery.how != "lora" else 0
     loaded = teacher.parameters if teacher is not None and recovery.teacher_cache is None else 0
-    need = weights_bytes(checkpoint.parameters, trained, loaded, products.itemsize)
+    width = getattr(torch, teacher_dtype(recovery, products)).itemsize
+    need = weights_bytes(checkpoint.parameters, trained, loaded, width)
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = psutil.virtual_memory().available // distributed.local_world()
     if need > free:
         cheaper = ["--how lora"] if recovery.how != "lora" else []
+        cheaper += ["--teacher-dtype int8"] if loaded and width > 1 else []
         cheaper += ["--top-k 64 --teacher-cache FILE"] if loaded else []
         raise ResourceError(
             f"weights and optimiser need {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "

@@ -83,10 +83,11 @@ def kept_layers(student_layers: int, teacher_layers: int, plan: Path) -> tuple[i
 # ----------------------------------------------------------------------------- on disk
 
 
-def told(checkpoint: Checkpoint, ids: Tensor, k: int, temperature: float) -> str:
-    """What a cache must have been told to be used: teacher, sequences, k and temperature."""
+def told(checkpoint: Checkpoint, dtype: str, ids: Tensor, k: int, temperature: float) -> str:
+    """What a cache must have been told to be used: teacher and its dtype, sequences, k and temperature."""
     sequences = hashlib.sha256(ids.numpy().tobytes()).hexdigest()
-    return json.dumps({"teacher": checkpoint.digest, "ids": sequences, "k": k, "temperature": temperature})
+    said = {"teacher": checkpoint.digest, "dtype": dtype, "ids": sequences, "k": k, "temperature": temperature}
+    return json.dumps(said)
 
 
 def read_cache(file: Path, expected: str) -> dict[str, Tensor]:
@@ -97,13 +98,23 @@ def read_cache(file: Path, expected: str) -> dict[str, Tensor]:
     """
     try:
         with safe_open(file, framework="pt") as handle:
-            if (handle.metadata() or {}).get("told") != expected:
-                raise InputError(
-                    f"{file}: was made for another teacher, text, --top-k or --temperature; name another file"
-                )
+            found = (handle.metadata() or {}).get("told")
+            if found != expected:
+                raise InputError(_other(file, found, expected))
             return {name: handle.get_tensor(name) for name in (VALUES, TOKENS)}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: is no cache of a teacher ({str(error).splitlines()[0]})") from None
+
+
+def _other(file: Path, found: str | None, expected: str) -> str:
+    """Why a cache isn't the one that is asked for."""
+    made, asked = json.loads(found or "{}"), json.loads(expected)
+    if found is not None and made == asked | {"dtype": made.get("dtype")}:
+        return (
+            f"{file}: was made by a teacher in {made['dtype']}, not {asked['dtype']}; use --teacher-dtype "
+            f"{made['dtype']}, or name another file"
+        )
+    return f"{file}: was made for another teacher, text, --top-k or --temperature; name another file"
 
 
 def write_cache(file: Path, tensors: dict[str, Tensor], made_from: str) -> None:

@@ -116,10 +116,23 @@ def quantise(packed: Packed, group: int | None = None) -> Packed:
     place = _places(mask, group, packed.columns)
     values = packed.values.float()
     largest = torch.zeros(packed.rows * groups).scatter_reduce_(0, place, values.abs(), "amax")
-    # A group of zeros or of the smallest denormals has no scale: its entries are zero.
-    scales = torch.where(largest >= 127 * torch.finfo(torch.float32).tiny, largest / 127, torch.ones(()))
-    rounded = (values / scales[place]).round().clamp(-127, 127).to(torch.int8)
+    scales = scales_of(largest)
+    rounded = round_to_int8(values, scales[place])
     return replace(packed, values=rounded, scales=scales.view(packed.rows, groups), group=group)
+
+
+def scales_of(largest: Tensor) -> Tensor:
+    """The scale of each group, from the size of its largest entry, float32: that entry is at 127 of it.
+
+    A group of zeros or of the smallest denormals has no scale: its entries are zero.
+    """
+    none = torch.ones((), device=largest.device)
+    return torch.where(largest >= 127 * torch.finfo(torch.float32).tiny, largest / 127, none)
+
+
+def round_to_int8(values: Tensor, scales: Tensor) -> Tensor:
+    """float32 values as int8 multiples of their scales, to the nearest."""
+    return (values / scales).round().clamp(-127, 127).to(torch.int8)
 
 
 def check_group(group: int | None) -> None:
