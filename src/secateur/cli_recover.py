@@ -35,6 +35,7 @@ def recover(
     evaluate_every: Annotated[int | None, train(help="steps between looks at held-out text")] = None,
     seed: Annotated[int | None, train(help="of the order of the sequences (default 0)")] = None,
     checkpointing: Annotated[bool | None, train(help="recompute activations: less memory, more time")] = None,
+    shard: Annotated[bool | None, train("--shard", help="FSDP: spread the training over the processes")] = None,
     track: Annotated[str | None, train(help="tensorboard, wandb ...; commas")] = None,
     evaluate: Annotated[str | None, output(help="text for the report's figures, or none")] = None,
     device: Device = "auto",

@@ -60,6 +60,7 @@ class Recovery(BaseModel):
     )
     seed: int = Field(0, ge=0, description="of the order of the sequences")
     checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
+    shard: bool = Field(False, description="spread weights, gradients and optimiser over the processes (FSDP)")
     track: str | None = Field(None, description="trackers of transformers, such as tensorboard or wandb; commas")
 
     @field_validator("data", "teacher", "teacher_cache", mode="before")
@@ -96,6 +97,8 @@ class Recovery(BaseModel):
             raise ValueError("teacher_cache has no hidden states; leave 'hidden' out of the loss, or the cache")
         if not self.merge and self.how != "lora":
             raise ValueError(f"no-merge keeps adapters, but how is {self.how}; use how lora")
+        if self.shard and self.how == "lora":
+            raise ValueError("shard is for how distill and full: adapters need little memory; leave shard out")
         return self
 
     @property

@@ -20,10 +20,10 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.memory import fits_in_memory
 from secateur.model.outer import Outer
 from secateur.progress import Monitor
-from secateur.recovery import adapters, masks
+from secateur.recovery import adapters, masks, shard
 from secateur.recovery.int8 import load_int8
 from secateur.recovery.sequences import Draw
-from secateur.recovery.states import START, States, trained
+from secateur.recovery.states import START, States, gathered
 from secateur.recovery.task import Task
 from secateur.recovery.teacher import read_cache, told, top_of_streamed, top_of_teacher, write_cache
 from secateur.recovery.trainer import Recoverer, arguments
@@ -37,14 +37,17 @@ class Session:
         self.states = States(work)
         self.extra: dict[str, Tensor] = {}
         self.teacher = self._ready_teacher()
-        recovery = task.recovery
+        recovery, family = task.recovery, task.checkpoint.family
         torch.manual_seed(recovery.seed)  # of the adapters' first values
         if recovery.how == "lora":
-            self.model = adapters.add(task.model, task.checkpoint.family, recovery, task.masks)
+            self.model = adapters.add(task.model, family, recovery, task.masks)
+        elif recovery.shard:
+            self.model = shard.shard(task.model.requires_grad_(True), family, task.device, task.dtype)
+            shard.hold(self.model, task.masks)
         else:
             self.model = task.model.requires_grad_(True)
             masks.hold(self.model, task.masks)
-        self.states.put(START, trained(self.model))
+        self.states.put(START, gathered(self.model))
 
     def _ready_teacher(self) -> Any | None:
         """The teacher in memory, or its top logits beside the sequences."""
@@ -54,6 +57,9 @@ class Session:
         if recovery.teacher_cache is not None:
             self.extra = self._cached()
             return None
+        if recovery.shard and task.teacher_dtype != "int8":
+            whole = load(task.teacher.path, "cpu", task.teacher_dtype).model
+            return shard.shard(whole, task.teacher.family, task.device, getattr(torch, task.teacher_dtype))
         return self._loaded(task.teacher)
 
     def _loaded(self, teacher: Checkpoint) -> Any:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from secateur import distributed
+from secateur.recovery.shard import is_slice, own, whole
 
 START, BEST = "start", "best"
 
@@ -22,11 +24,30 @@ def trained(model: Any) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def gathered(model: Any) -> dict[str, Tensor]:
+    """Their values on the CPU, put together where the model is sharded: every rank calls, the first one gets them."""
+    found = {}
+    for name, parameter in trained(model).items():
+        value = whole(parameter.detach())  # one at a time: together they needn't fit
+        if distributed.is_main():
+            found[name] = value.cpu().contiguous()
+    return found
+
+
+@torch.no_grad()
 def put_back(model: Any, tensors: dict[str, Tensor]) -> None:
-    """Copies values into the parameters of these names."""
+    """Copies values into the parameters of these names; of a sharded model, on every rank."""
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
-        parameters[name].copy_(tensor)
+        put_into(parameters[name], tensor)
+
+
+def put_into(parameter: Any, tensor: Tensor) -> None:
+    """A value into a parameter, or each rank's slice of it into the rank's."""
+    if is_slice(parameter):
+        parameter.to_local().copy_(own(tensor, parameter))
+    else:
+        parameter.copy_(tensor)
 
 
 @dataclass(frozen=True)
@@ -48,20 +69,27 @@ class States:
         if not distributed.is_main():
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         partial = self._folder / f"{name}.partial"
-        save_file(plain, partial, metadata={"step": str(step), "held_out": repr(held_out)})
+        save_file(tensors, partial, metadata={"step": str(step), "held_out": repr(held_out)})
         partial.rename(self._folder / f"{name}.safetensors")
 
+    @torch.no_grad()
     def get(self, name: str, model: Any) -> None:
         """Gives a model the values of a state, on every rank."""
-        file = self._folder / f"{name}.safetensors"
-        tensors: dict[str, Tensor] | None = None
-        if distributed.is_main():
-            with safe_open(file, framework="pt") as handle:
-                tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 - a handle is no dict
-        device = next(model.parameters()).device
-        put_back(model, distributed.share_tensors(tensors, 0, device))
+        with ExitStack() as stack:
+            handle: Any = None
+            if distributed.is_main():
+                handle = stack.enter_context(safe_open(self._folder / f"{name}.safetensors", framework="pt"))
+            for key, parameter in trained(model).items():  # one at a time: together they needn't fit on a device
+                value = handle.get_tensor(key) if handle is not None else torch.empty(parameter.shape)
+                value = value.to(parameter.device, parameter.dtype)
+                if not is_slice(parameter):
+                    distributed.broadcast([value], 0)
+                put_into(parameter, value)
+
+    def read(self, name: str) -> dict[str, Tensor]:
+        """The values of a state, where its file is in reach."""
+        return load_file(self._folder / f"{name}.safetensors")
 
     def best(self) -> Best | None:
         """What is known of the best state, on every rank; None if there is none yet."""

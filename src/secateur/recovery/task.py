@@ -86,8 +86,10 @@ def prepare(
     other = _teacher(recovery, checkpoint, teacher)
     recovery, notes = _comparable(recovery, checkpoint, other)
     products = _products(dtype, device, checkpoint.config)
+    if recovery.shard and products == torch.float16:
+        raise InputError("--shard takes no float16, whose gradients need scaling; use --dtype bfloat16 or float32")
     _check_memory(recovery, checkpoint, other, device, products)
-    loaded = load(folder, str(device), "float32")
+    loaded = load(folder, "cpu" if recovery.shard else str(device), "float32")  # a shard is sent, not the whole
     text = read_text(
         data,
         loaded.tokenizer,
@@ -133,9 +135,9 @@ def check(recovery: Recovery, checkpoint: Checkpoint) -> None:
         raise InputError(f"--length {recovery.length} is over the model's context; use --length {context} or less")
     adapters.check_installed(recovery)
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
-        raise InputError(
-            "sharding by FSDP isn't supported; launch with torchrun, or use --how lora or --checkpointing"
-        )
+        raise InputError("accelerate's settings of FSDP aren't read; launch without them, and give --shard")
+    if recovery.shard and distributed.world() == 1:
+        raise InputError("--shard spreads a training over processes, here is one; launch with torchrun")
     for name in (recovery.track or "").split(","):
         known = get_available_reporting_integrations()
         if name.strip() and name.strip() not in known:
@@ -197,6 +199,7 @@ def _check_memory(
     loaded = teacher.parameters if teacher is not None and recovery.teacher_cache is None else 0
     width = getattr(torch, teacher_dtype(recovery, products)).itemsize
     need = weights_bytes(checkpoint.parameters, trained, loaded, width)
+    need //= distributed.world() if recovery.shard else 1
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:

@@ -17,13 +17,14 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from secateur import distributed
 from secateur.anatomy import inspect
+from secateur.evaluation.loading import load
 from secateur.journal import Journal
 from secateur.progress import Monitor
 from secateur.recovery import adapters, masks, rate
 from secateur.recovery.forecast import Forecast, operations
 from secateur.recovery.rate import Tried
 from secateur.recovery.session import Session
-from secateur.recovery.states import BEST, START, Best, trained
+from secateur.recovery.states import BEST, START, Best, put_back, trained
 from secateur.recovery.task import Task
 
 MEASURED = 3  # steps that tell the pace; the first is slower and isn't counted
@@ -95,12 +96,23 @@ def train(
     best = session.states.best()
     if best is not None and best.held_out < start:
         outcome.best = best
-        session.states.get(BEST, session.model)
-    else:
-        session.states.get(START, session.model)
-    if task.recovery.how != "lora" or task.recovery.merge:
-        outcome.model, outcome.zeros = _plain(session)
+    _take(session, outcome, BEST if outcome.best is best else START)
     return outcome
+
+
+def _take(session: Session, outcome: Outcome, state: str) -> None:
+    """Gives the outcome the model in one of its states."""
+    task = session.task
+    if task.recovery.shard:  # nobody has it whole, so the first rank reads it anew; the others need none
+        session.model = task.model = None
+        if distributed.is_main():
+            session.model = load(task.checkpoint.path, "cpu", "float32").model
+            put_back(session.model, session.states.read(state))
+    else:
+        session.states.get(state, session.model)
+    outcome.model = session.model
+    if session.model is not None and (task.recovery.how != "lora" or task.recovery.merge):
+        outcome.model, outcome.zeros = _plain(session)
 
 
 def _noted(session: Session, key: str) -> Any:

@@ -20,10 +20,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from secateur import distributed
 from secateur.errors import InputError
-from secateur.recovery import losses
+from secateur.recovery import losses, shard
 from secateur.recovery.losses import IGNORED
 from secateur.recovery.sequences import Rows
-from secateur.recovery.states import BEST, States, put_back, trained
+from secateur.recovery.states import BEST, States, gathered, put_back
 from secateur.recovery.teacher import TOKENS, VALUES, Layers, Target, ask
 from secateur.recovery_settings import Recovery
 
@@ -59,6 +59,7 @@ class Recoverer(Trainer):
         self.add_callback(_Stepped(stepped))
         self._recovery, self._held_out, self._states = recovery, held_out, states
         self._teacher, self._layers, self._lowest = teacher, layers or [], start
+        self._sharded = shard.is_sharded(model)
         # The loss is divided by the tokens of the whole step, which the labels' first column never adds to.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = self._loss_shifts_labels = True
 
@@ -126,7 +127,7 @@ class Recoverer(Trainer):
         if loss < self._lowest:
             self._lowest = loss
             if self._states is not None:
-                self._states.put(BEST, trained(self.model), self.state.global_step, loss)
+                self._states.put(BEST, gathered(self.model), self.state.global_step, loss)
         return metrics
 
     @torch.no_grad()
@@ -136,33 +137,58 @@ class Recoverer(Trainer):
         training = model.training
         model.eval()
         sums = torch.zeros(2, dtype=torch.float64)
-        for index in range(len(self._held_out))[distributed.share(len(self._held_out))]:
+        for index, counts in self._turns():
             row = self._held_out.part(slice(index, index + 1))
             inputs = {name: tensor.to(self.args.device) for name, tensor in row.inputs().items()}
             labels = inputs.pop("labels")[:, 1:]
             with self.compute_loss_context_manager():
                 logits = model(**inputs, use_cache=False).logits[:, :-1]
-            counted = labels != IGNORED
+            counted = (labels != IGNORED) & counts
             sums[0] += losses.language_modelling(logits[counted], labels[counted]).double().cpu()
             sums[1] += counted.sum().cpu()
         model.train(training)
+        if self._sharded:  # a backward pass would have let go of what surrounds the layers
+            model.reshard()
         there = sums.to(self.args.device)
         distributed.all_reduce([there])
         loss = float(there[0] / there[1])
         return loss if math.isfinite(loss) else math.inf
 
+    def _turns(self) -> list[tuple[int, bool]]:
+        """This rank's held-out sequences, and whether each counts: all ranks of a sharded model compute in step."""
+        count = len(self._held_out)
+        found = [(index, True) for index in range(count)[distributed.share(count)]]
+        most = -(-count // distributed.world()) if self._sharded else len(found)
+        return found + [(0, False)] * (most - len(found))
+
     # ------------------------------------------------------------------------- states
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """A checkpoint to resume from holds what is trained, nothing else, and no pickled arguments."""
+        tensors = gathered(self.model)
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained(self.model).items()}
             save_file(tensors, folder / STATE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         put_back(model if model is not None else self.model, load_file(Path(resume_from_checkpoint) / STATE))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._sharded:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        with distributed.in_step():  # older checkpoints go once every rank has written its part of this one
+            shard.save_optimizer(Path(output_dir), self.model, self.optimizer, self.lr_scheduler)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self._sharded:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            shard.load_optimizer(Path(checkpoint), self.model, self.optimizer, self.lr_scheduler)
+
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        if not shard.is_sharded(model):  # slices are where they belong
+            super()._move_model_to_device(model, device)
 
     def _get_train_sampler(self, *_: Any) -> Any:
         return SequentialSampler(self.train_dataset)  # the order is drawn already, see `Draw`
@@ -233,7 +259,7 @@ def arguments(
         save_total_limit=1,
         seed=recovery.seed,
         use_cpu=device.type == "cpu",
-        bf16=dtype == torch.bfloat16,
+        bf16=dtype == torch.bfloat16 and not recovery.shard,  # a sharded model knows its products' dtype
         fp16=dtype == torch.float16,
         report_to=[part.strip() for part in recovery.track.split(",")] if save and recovery.track else "none",
         disable_tqdm=True,
