@@ -96,9 +96,11 @@ def test_a_mistake_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_sharding_is_refused(run: Callable[..., Ended], words: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerates_own_sharding_is_refused(
+    run: Callable[..., Ended], words: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert "FSDP isn't supported" in run(*words).error
+    assert "give --shard" in run(*words).error
 
 
 def test_a_dry_run_prints_the_forecast(run: Callable[..., Ended], words: list[object], tmp_path: Path) -> None:

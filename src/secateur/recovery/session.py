@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,7 +123,9 @@ class Session:
             stepped,
         )
         try:
-            yield made
+            with warnings.catch_warnings():  # no output of a sharded model is changed in place
+                warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
+                yield made
         finally:
             made.close()
 

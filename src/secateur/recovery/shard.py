@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur import distributed
+from secateur.errors import InputError
 from secateur.model.families import Family
 
 SCHEDULE = "schedule.json"
@@ -103,9 +104,16 @@ def save_optimizer(folder: Path, model: nn.Module, optimizer: Any, schedule: Any
 
 
 def load_optimizer(folder: Path, model: nn.Module, optimizer: Any, schedule: Any) -> None:
-    """What `save_optimizer` of as many processes has left."""
+    """What `save_optimizer` of as many processes has left.
+
+    Raises:
+        InputError: there were more of them, or fewer.
+    """
     from torch.distributed.tensor import DTensor
 
+    before = len(list(folder.glob("optimizer-*.safetensors")))
+    if before != distributed.world():
+        raise InputError(f"the training was sharded over {before} processes, here are {distributed.world()}")
     parameters: dict[str, Any] = dict(model.named_parameters())
     places = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     state: dict[int, dict[str, Any]] = {}
@@ -122,7 +130,9 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: Any, schedule: Any
     for group, rate in zip(groups, told["rates"], strict=True):
         group["lr"] = rate
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    schedule.load_state_dict({"last_epoch": told["last_epoch"], "_last_lr": told["rates"], "lr_lambdas": [None] * len(groups)})
+    schedule.load_state_dict(
+        {"last_epoch": told["last_epoch"], "_last_lr": told["rates"], "lr_lambdas": [None] * len(groups)}
+    )
 
 
 def _file(folder: Path) -> Path:

@@ -175,15 +175,16 @@ class Recoverer(Trainer):
         put_back(model if model is not None else self.model, load_file(Path(resume_from_checkpoint) / STATE))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self._sharded:
-            return super()._save_optimizer_and_scheduler(output_dir)
-        with distributed.in_step():  # older checkpoints go once every rank has written its part of this one
-            shard.save_optimizer(Path(output_dir), self.model, self.optimizer, self.lr_scheduler)
+        if self._sharded:
+            with distributed.in_step():  # older checkpoints go once every rank has written its part of this one
+                shard.save_optimizer(Path(output_dir), self.model, self.optimizer, self.lr_scheduler)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if not self._sharded:
-            return super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
             shard.load_optimizer(Path(checkpoint), self.model, self.optimizer, self.lr_scheduler)
 
     def _move_model_to_device(self, model: Any, device: Any) -> None:
