@@ -204,9 +204,37 @@ def ranks(shared: Path, work: Path) -> dict[str, Any]:
     return {"points": len(differences), "largest_difference": max(differences), "goal": 0.01}
 
 
+def int8(shared: Path, work: Path) -> dict[str, Any]:
+    """What a teacher as int8 holds, and how far its predictions are from the full one's, on all of eval.jsonl."""
+    import torch
+
+    from secateur.evaluation.loading import load
+    from secateur.model.checkpoint import Checkpoint
+    from secateur.recovery.int8 import load_int8
+
+    texts, found = read_texts(shared / "data" / "tinystories" / "eval.jsonl"), {}
+    for name in (SMALL, LARGE):
+        folder, device = shared / "models" / name, torch.device("cpu")
+        full, small = load(folder, "cpu", "float32"), load_int8(Checkpoint.open(folder), device, torch.float32)
+        kl = tokens = 0.0
+        for text in texts:
+            ids = full.tokenizer(text, add_special_tokens=False).input_ids
+            ids = torch.tensor([[full.tokenizer.bos_token_id, *ids][:512]])
+            with torch.no_grad():
+                own, other = (m(input_ids=ids).logits[0, :-1].double().log_softmax(-1) for m in (small, full.model))
+            kl, tokens = kl + float((other.exp() * (other - own)).sum()), tokens + len(own)
+        held = [
+            sum({t.data_ptr(): t.nbytes for t in [*m.parameters(), *m.buffers()]}.values())
+            for m in (small, full.model)
+        ]
+        found[name] = {"kl": kl / tokens, "bytes": held[0], "of_fp32": held[0] / held[1]}
+    return found
+
+
 PARTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     **{name: (lambda shared, work, name=name: recovery(name, shared, work)) for name in RUNS},
     "overhead": overhead,
+    "int8": int8,
     "ranks": ranks,
 }
 
@@ -232,6 +260,11 @@ def write(found: dict[str, Any]) -> None:
             "",
             f"Overhead over a bare loop: {100 * r['overhead']:.1f} % a step ({r['bare_seconds']:.3f} s bare).",
         ]
+    if "int8" in results:
+        lines += ["", "A teacher as int8, against fp32:", "", "| model | bytes | of fp32's | KL, nats a token |"]
+        lines += ["|---|---|---|---|"]
+        rows = results["int8"].items()
+        lines += [f"| {n} | {r['bytes']:,} | {100 * r['of_fp32']:.1f} % | {r['kl']:.5f} |" for n, r in rows]
     if "ranks" in results:
         lines += [
             "",

@@ -198,8 +198,9 @@ def _check_memory(
     trained = checkpoint.parameters if recovery.how != "lora" else 0
     loaded = teacher.parameters if teacher is not None and recovery.teacher_cache is None else 0
     width = getattr(torch, teacher_dtype(recovery, products)).itemsize
-    need = weights_bytes(checkpoint.parameters, trained, loaded, width)
-    need //= distributed.world() if recovery.shard else 1
+    spread = distributed.world() if recovery.shard else 1
+    copies = spread if width == 1 else 1  # every process has an int8 teacher of its own
+    need = weights_bytes(checkpoint.parameters, trained, loaded * copies, width) // spread
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
