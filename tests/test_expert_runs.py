@@ -152,6 +152,23 @@ def test_layers_may_keep_different_numbers(source: Path, tmp_path: Path, gate_he
         assert kept == {"mixtral": [4, 3, 3], "qwen3_moe": [4, 6]}[name]
 
 
+def test_a_plan_may_say_a_number_for_each_layer(source: Path, tmp_path: Path, gate_here: None) -> None:
+    prune(tmp_path / "first", asked(source, "mixtral"), dry_run=True)
+    plan = json.loads((tmp_path / "first" / "plan.json").read_text(encoding="utf-8"))
+    kept = [[1, 3], [0, 2, 3], [0, 1, 2, 3]]
+    for entry, keep in zip(plan["entries"], kept, strict=True):
+        entry["keep"] = keep
+    (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    report = prune(tmp_path / "out", asked(source, "mixtral"), plan=Plan.read(tmp_path / "plan.json"))
+    assert report["result"]["uniform"] is False
+    assert [entry.keep for entry in Plan.read(tmp_path / "out" / "plan.json").entries] == [tuple(k) for k in kept]
+    layers = secateur.load(tmp_path / "out").model.layers
+    original = AutoModelForCausalLM.from_pretrained(source / "mixtral").model.layers
+    for layer, dense, keep in zip(layers, original, kept, strict=True):
+        assert torch.equal(layer.mlp.experts.down_proj, dense.mlp.experts.down_proj[keep])
+        assert layer.mlp.gate.num_experts == len(keep)
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_plan_of_experts_is_replayed(name: str, source: Path, tmp_path: Path, gate_here: None) -> None:
     values = asked(source, name, method=("magnitude",))
@@ -172,6 +189,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "with all that is inside": {"sites": "expert,channel,kv_group,weight", "quality": "balanced", "sparsity": 0.5},
     "global": {"allocate": "global", "sites": "expert,channel", "sparsity": 0.34},
     "sensitivity": {"allocate": "sensitivity", "sparsity": 0.34},
+    "owl": {"allocate": "owl", "sparsity": 0.34},
     "with gradients": {"sites": "expert,channel", "method": ("taylor", "reap"), "sparsity": 0.5},
 }
 

@@ -42,6 +42,9 @@ def prune(
     protect: Annotated[str | None, cut(help="layers left alone, such as 0,-1")] = None,
     round_to: Annotated[int | None, cut(help="keep a multiple of this many channels")] = None,
     refit: Annotated[bool | None, repair(help="make up for cut units by least squares (default)")] = None,
+    merge_experts: Annotated[
+        bool | None, repair(help="experts that stay absorb those that go, where that helps")
+    ] = None,
     explain: Annotated[bool | None, output(help="write evidence.json: why each unit went (default)")] = None,
     bias: Annotated[str | None, repair(help="biases of the refit: own (default), add, none")] = None,
     target: Annotated[str | None, repair(help="what Linears are solved for: pruned, dense, residual")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from secateur.model.sites import Site, sites_of
@@ -105,6 +106,7 @@ def _units(run: Run) -> list[dict[str, Any]]:
                 "damping": cut.damping,
             }
             | ({"scores": cut.scores} if cut.site.kind == "expert" else {})
+            | ({"merged": [asdict(merge) for merge in cut.merged]} if cut.merged is not None else {})
         )
     return records
 

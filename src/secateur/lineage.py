@@ -9,6 +9,7 @@ from typing import Any
 
 from secateur.cut.block import BlockCuts
 from secateur.cut.evidence import Evidence
+from secateur.cut.merging import Merge
 from secateur.cut.units import UnitCut
 from secateur.model.sites import Site
 from secateur.plan import SUB_BLOCKS
@@ -135,7 +136,17 @@ def joined(first: UnitCut, then: UnitCut) -> UnitCut:
         error=last.error,
         damping=last.damping,
         evidence=_evidence(first, then),
+        merged=_merged(first, then),
     )
+
+
+def _merged(first: UnitCut, then: UnitCut) -> tuple[Merge, ...] | None:
+    """Of all experts that went, in ascending order; one that has absorbed others may have gone later itself."""
+    if first.merged is None and then.merged is None:
+        return None
+    names = first.keep
+    later = [replace(m, unit=names[m.unit], into=names[m.into]) for m in then.merged or ()]
+    return tuple(sorted([*(first.merged or ()), *later], key=lambda merge: merge.unit))
 
 
 def _evidence(first: UnitCut, then: UnitCut) -> Evidence | None:

@@ -64,6 +64,10 @@ class Recipe(Settings):
             whole_sites = "layers and sub-blocks go whole, hidden dimensions everywhere"
             what = whole_sites if pattern.free else f"pattern {pattern} takes the same of every Linear"
             raise ValueError(f"allocate {self.allocate} has nothing to spread: {what}; leave it out")
+        if self.merge_experts and "expert" not in self.sites:
+            raise ValueError(
+                f"merge_experts is for experts, but sites are {', '.join(self.sites)}; add --sites expert"
+            )
         if isinstance(self.sparsity, dict):
             for kind in self.sparsity:
                 if kind not in self.sites:

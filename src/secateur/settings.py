@@ -79,6 +79,9 @@ class Settings(Spelled):
         description="refit with a bias: where there is one (own), also where one can be added (add), or none; "
         "add without refit: the bias takes over the means",
     )
+    merge_experts: bool = Field(
+        False, description="let experts that stay absorb those that go, where that lowers the error"
+    )
     explain: bool = Field(True, description="write evidence.json: for each removed unit, why it could go")
     sequential: bool | None = Field(
         None, description="weights: gather statistics anew after each group of Linears; default by quality"

@@ -44,8 +44,21 @@ def expert_inputs(
 
 def inner_of(module: Any, expert: int, x: Tensor) -> Tensor:
     """What the second matrix of an expert reads, (tokens, channels), where the first reads x (tokens, in)."""
-    gate, up = nn.functional.linear(x, module.gate_up_proj[expert]).chunk(2, dim=-1)
-    inner: Tensor = module.act_fn(gate) * up
+    return _inner(module, module.gate_up_proj[expert], x)
+
+
+def written_by(module: Any, up: Tensor, down: Tensor, x: Tensor) -> Tensor:
+    """What an expert of these matrices writes, (tokens, hidden), where it reads x (tokens, hidden).
+
+    Args:
+        module: the experts among which it would be.
+    """
+    return nn.functional.linear(_inner(module, up, x), down)
+
+
+def _inner(module: Any, up: Tensor, x: Tensor) -> Tensor:
+    gate, through = nn.functional.linear(x, up).chunk(2, dim=-1)
+    inner: Tensor = module.act_fn(gate) * through
     return inner
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur import distributed
-from secateur.calibration.experts import inner_of
+from secateur.calibration.experts import written_by
 from secateur.calibration.stream import Stream
 from secateur.calibration.watch import Enough
 from secateur.numerics.routing import Routing
@@ -35,7 +36,7 @@ def routing_of(
             token, place = (chosen == expert).nonzero(as_tuple=True)
             norms = None
             if "expert_outputs" in needs:
-                output = nn.functional.linear(inner_of(experts, expert, flat[token]), experts.down_proj[expert])
+                output = written_by(experts, experts.gate_up_proj[expert], experts.down_proj[expert], flat[token])
                 norms = output.float().norm(dim=-1)
             found.add(expert, gates[token, place], norms)
         raise Enough
@@ -51,3 +52,51 @@ def routing_of(
         handle.remove()
     distributed.all_reduce(found.tensors())
     return found
+
+
+@torch.no_grad()
+def entering(layer: nn.Module, path: str, stream: Stream, index: int, device: torch.device) -> Iterator[Tensor]:
+    """What enters a module below a layer, one batch of this rank's sequences after the other; nothing behind it runs.
+
+    Args:
+        path: of the module, below the layer, which stands at place `index` of the model.
+    """
+    seen: list[Tensor] = []
+
+    def look(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0])
+        raise Enough
+
+    for batch in range(len(stream.batches)):
+        handle = layer.get_submodule(path).register_forward_pre_hook(look)
+        try:
+            stream.forward(layer, index, batch, device)
+        except Enough:
+            pass
+        finally:
+            handle.remove()
+        yield seen.pop()
+
+
+@torch.no_grad()
+def routes_of(mixture: nn.Module, experts: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The router's choice, (tokens, chosen) numbers and gates.
+
+    Args:
+        mixture: router and experts, which read `hidden` (sequences, tokens, hidden).
+        experts: those below it that are called with the choice.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def look(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append((args[1], args[2]))
+        raise Enough
+
+    handle = experts.register_forward_pre_hook(look)
+    try:
+        mixture(hidden)
+    except Enough:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]

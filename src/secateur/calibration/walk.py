@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from secateur import distributed
 from secateur.calibration.activations import Budget
-from secateur.calibration.routing import routing_of
+from secateur.calibration.routing import entering, routing_of
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.watch import Seen, watch
 from secateur.model.families import join
@@ -47,6 +47,7 @@ class Block:
         experts: the untouched layer's number of each expert that is left, once some were removed.
         basis: columns (its hidden size, this one's) in which this model's stream is written, where that isn't the
             untouched one's.
+        twin: the untouched layer with the experts that were merged since: what those are asked to reproduce.
     """
 
     index: int
@@ -57,6 +58,7 @@ class Block:
     gradients: dict[str, nn.Module] = field(default_factory=dict)
     experts: tuple[int, ...] | None = None
     basis: Tensor | None = None
+    twin: nn.Module | None = None
 
     @property
     def linears(self) -> list[Linear]:
@@ -101,15 +103,24 @@ class Block:
         assert family.experts is not None
         return routing_of(self.layer, family.experts.path, self.stream, self.index, self.outer.device, needs)
 
+    def entering(self, path: str) -> Iterator[Tensor]:
+        """What enters a module of the layer, one batch (sequences, tokens, hidden) of this rank after the other."""
+        return entering(self.layer, path, self.stream, self.index, self.outer.device)
+
     def _dense_name(self, name: str) -> str:
         """What the untouched layer calls a Linear: where experts were removed, the others have moved up."""
         return name if self.experts is None else renumbered(name, self.experts)
 
     @property
+    def _reference(self) -> nn.Module:
+        """The layer whose outputs are to be reproduced."""
+        assert self.dense is not None
+        return self.dense[0] if self.twin is None else self.twin
+
+    @property
     def _dense_linears(self) -> dict[str, Linear]:
         """The untouched layer's Linears by their names in the edited one."""
-        assert self.dense is not None
-        dense = {linear.name: linear for linear in linears_of(self.dense[0], self.outer.checkpoint.family)}
+        dense = {linear.name: linear for linear in linears_of(self._reference, self.outer.checkpoint.family)}
         return {linear.name: dense[self._dense_name(linear.name)] for linear in self.linears}
 
     def untouched(self, linear: Linear) -> tuple[Tensor, Tensor | None]:
@@ -146,7 +157,8 @@ class Block:
         if self.experts is not None:
             for path, chosen in routes.items():
                 routes[path] = torch.tensor(self.experts, device=chosen.device)[chosen]
-        theirs = seen(*self.dense, {self._dense_name(name): m.target_features for name, m in found.items()})
+        widths = {self._dense_name(name): moments.target_features for name, moments in found.items()}
+        theirs = seen(self._reference, self.dense[1], widths)
         for name, (x, residual) in mine.items():
             target, wanted = theirs[self._dense_name(name)]
             if self.basis is not None and wanted is not None:

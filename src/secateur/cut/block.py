@@ -11,6 +11,7 @@ from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.loss_weights import LossWeights
 from secateur.calibration.walk import Block
 from secateur.cut.evidence import Evidence
+from secateur.cut.merging import Merge
 from secateur.cut.rules import Rules
 from secateur.cut.sub_blocks import drop_sub_blocks
 from secateur.cut.units import UnitCut, cut_units
@@ -57,7 +58,9 @@ def _unit_cut(fields: dict[str, Any]) -> UnitCut:
     if found is not None:
         columns: dict[str, Any] = {key: tuple(map(_frozen, column)) for key, column in found.items()}
         found = Evidence(**columns)
+    merged = None if fields["merged"] is None else tuple(Merge(**merge) for merge in fields["merged"])
     own = {"site": _site(fields["site"]), "keep": tuple(fields["keep"]), "scores": scores, "evidence": found}
+    own["merged"] = merged
     return UnitCut(**{**fields, **own})
 
 

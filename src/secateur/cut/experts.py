@@ -1,7 +1,7 @@
 """Whole experts of one block: how they are scored, and what removing them leaves behind.
 
-Nothing makes up for a removed expert: its tokens go to those that the router likes next, and no Linear reads what all
-experts write, so there is none to refit. Block reconstruction tunes what is left.
+The tokens of a removed expert go to those that the router likes next. No Linear reads what all experts write, so
+there is none to refit; the others can absorb it (`cut.merging`), and block reconstruction tunes what is left.
 """
 
 from __future__ import annotations

@@ -114,6 +114,7 @@ class Rules:
                 recipe.explain,
                 recipe.bias == "add" and not recipe.refit,
                 recipe.method_for("expert") if plan is None and "expert" in unit_kinds else None,
+                recipe.merge_experts,
             ),
             unit_kinds=unit_kinds,
             bias_flags=flags,

@@ -16,6 +16,7 @@ from torch import Tensor
 from secateur.calibration.walk import Block
 from secateur.cut.evidence import Evidence, evidence_of
 from secateur.cut.experts import remove_experts, score_experts
+from secateur.cut.merging import Merge, remove_and_merge
 from secateur.methods import Method, Units
 from secateur.model.linears import Linear
 from secateur.model.sites import Site, sites_of
@@ -35,11 +36,12 @@ class UnitCut:
     Args:
         keep: kept units, ascending.
         scores: importance of each unit, None where a plan was replayed.
-        error_masked: E|Wx - W'x|^2 / E|Wx|^2 of the reader with the units gone and nothing made up for it; None for
-            whole experts, which no Linear reads.
-        error: the same after the refit.
+        error_masked: E|Wx - W'x|^2 / E|Wx|^2 of the reader with the units gone and nothing made up for it. No Linear
+            reads whole experts: where they are merged it's that of what all of them write together, otherwise None.
+        error: the same after the refit, or the merging.
         damping: what the refit's ridge ended with; None without refit.
         evidence: why its units went; None where none did, or where it wasn't asked for.
+        merged: what became of the experts that went; None unless they were to be merged.
     """
 
     site: Site
@@ -49,6 +51,7 @@ class UnitCut:
     error: float | None
     damping: float | None
     evidence: Evidence | None = None
+    merged: tuple[Merge, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class UnitRules:
         explain: gather evidence.
         mean_into_bias: without refit, let the reader's bias take over the mean of what went (FLAP).
         expert_method: scores whole experts.
+        merge: let the experts that stay absorb those that go.
     """
 
     method: Method | None
@@ -78,6 +82,7 @@ class UnitRules:
     explain: bool = False
     mean_into_bias: bool = False
     expert_method: Method | None = None
+    merge: bool = False
 
     def method_for(self, kind: str) -> Method | None:
         """What scores the units of a kind of site."""
@@ -110,8 +115,12 @@ def _cut_experts(block: Block, site: Site, rules: UnitRules) -> UnitCut:
         assert rules.expert_method is not None
         values = score_experts(block, site, rules.expert_method, seed_of(site, rules.seed))
         keep, scores = choose(values, site, rules.keep_count(site)), tuple(values.tolist())
-    if len(keep) < site.units:
-        remove_experts(block, site, mask_of(keep, site.units))
+    if len(keep) == site.units:
+        return UnitCut(site, keep, scores, None, None, None)
+    if rules.merge:
+        done = remove_and_merge(block, site, mask_of(keep, site.units))
+        return UnitCut(site, keep, scores, done.error_removed, done.error, None, merged=done.merges)
+    remove_experts(block, site, mask_of(keep, site.units))
     return UnitCut(site, keep, scores, None, None, None)
 
 

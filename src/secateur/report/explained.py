@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -143,11 +143,26 @@ def _hidden(found: Facts, console: Console) -> None:
 def _experts(found: Facts, console: Console) -> None:
     if found["experts"]:
         table = _table("site", "removed", "highest score of these", "lowest of the others", "method")
+        merges = any("merged" in row for row in found["experts"])
+        if merges:
+            table.add_column("merged into others", justify="right")
         for row in found["experts"]:
             scores, gone = sorted(row.get("scores") or ()), row["units"] - row["kept"]
             edge = [fmt.number(s) for s in scores[gone - 1 : gone + 1]] if scores and gone else [fmt.MISSING] * 2
-            table.add_row(row["name"], f"{gone} of {row['units']}", *edge, fmt.text(row.get("method")))
+            taken = [str(sum(merge["taken"] for merge in row.get("merged", ())))] if merges else []
+            table.add_row(row["name"], f"{gone} of {row['units']}", *edge, fmt.text(row.get("method")), *taken)
         console.print(table)
+        if merges and len(found["experts"]) == 1:
+            _merges(found["experts"][0]["merged"], console)
+
+
+def _merges(merged: Sequence[Facts], console: Console) -> None:
+    """Of one layer: what became of each expert that went."""
+    table = _table("expert", "most like", "cosine", "")
+    for merge in merged:
+        what = "merged into it" if merge["taken"] else "removed: a merge would not have lowered the error"
+        table.add_row(str(merge["unit"]), str(merge["into"]), fmt.number(merge["likeness"]), what)
+    console.print(table)
 
 
 def _linears(found: Facts, console: Console) -> None:
