@@ -14,7 +14,7 @@ demo: $(STAMP)
 	@echo "The pruned model is in out/demo; open out/demo/report.html in a browser."
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from secateur import distributed
 from secateur.calibration.activations import Budget
 from secateur.calibration.routing import entering, routing_of
+from secateur.calibration.source import LayerSource
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.watch import Seen, watch
 from secateur.model.families import join
@@ -229,7 +229,7 @@ def walk(
     reference = Stream.start(outer, batches, budget, work and work / "dense.bin") if dense else None
     outer.release()  # read again at the end, if it's asked for
     visited = range(outer.checkpoint.layers) if layers is None else layers
-    source = _Source(outer)
+    source = LayerSource(outer)
     try:
         for index in range(outer.checkpoint.layers):
             if index not in visited and reference is None:
@@ -259,34 +259,6 @@ def walk(
         stream.states.close()
         if reference is not None:
             reference.states.close()
-
-
-class _Source:
-    """Reads layers; on a GPU the next one is read by a thread while the present one is worked on.
-
-    On a CPU nothing is read ahead: the memory of a second layer costs more than its reading time.
-    """
-
-    def __init__(self, outer: Outer) -> None:
-        self._outer = outer
-        self._thread = ThreadPoolExecutor(1) if outer.device.type == "cuda" else None
-        self._ahead: tuple[int, Future[nn.Module]] | None = None
-
-    def take(self, index: int) -> nn.Module:
-        if self._ahead is not None and self._ahead[0] == index:
-            layer = self._ahead[1].result()
-        else:
-            if self._ahead is not None:
-                self._ahead[1].result()  # one reader at a time
-            layer = self._outer.load(index)
-        self._ahead = None
-        if self._thread is not None and index + 1 < self._outer.checkpoint.layers:
-            self._ahead = index + 1, self._thread.submit(self._outer.load, index + 1)
-        return layer
-
-    def close(self) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
 
 
 def agree(layer: nn.Module) -> None:
