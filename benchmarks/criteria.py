@@ -2,18 +2,22 @@
 
     python benchmarks/criteria.py --models stories260K,stories3M-fp16
     python benchmarks/criteria.py --models path/to/a,path/to/b --ratios 0.25 --methods obs,random
+    python benchmarks/criteria.py --family out/family
 
 One calibration pass through each model gathers the statistics for all criteria at once. Then every criterion is cut
 at every ratio from the untouched model, without and with the least-squares refit, and its perplexity measured. The
 control is a random choice: the median of several seeds, and the one of them whose calibration KL to the untouched
 model is the least. Writes results/criteria.json and .md, with ranks and spread.
+
+`--family` takes the models of scripts/train_family.py, with the texts that lie beside them, and shows how much the
+choice matters by size: arXiv 2406.00030 finds that it does in small models and doesn't in large ones. Writes
+results/criteria-family.json, .md and a picture for each ratio.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -22,6 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _criteria_tables import table, write
+from _protocol import context_of
+from _spread import write_family
 from torch import Tensor
 
 import secateur
@@ -38,6 +45,7 @@ from secateur.numerics.least_squares import least_squares_columns
 
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+TRAINING = ("tokens", "steps", "seed", "shape", "hyper", "data", "elapsed")
 KL_SEQUENCES = 8  # for choosing the best of several random cuts
 
 
@@ -125,20 +133,22 @@ class Bench:
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """All rows of one model."""
     methods = criteria(arguments.methods)
-    calibration = secateur.calibrate(folder, str(arguments.calibrate), arguments.samples, arguments.length)
+    length = context_of(folder, arguments.length)
+    calibration = secateur.calibrate(folder, str(arguments.calibrate), arguments.samples, length)
     begin = time.monotonic()
     places = gather(folder, calibration.tokens, methods, arguments.seeds)
     seconds = time.monotonic() - begin
     bench = Bench(folder, places)
     corpus, config = load_corpus(str(arguments.evaluate)), bench.model.config
     tokenizer = secateur.Checkpoint.open(folder).tokenizer()
-    found = windows(corpus, tokenizer, evaluation_length(config), config.vocab_size)
+    found = windows(corpus, tokenizer, evaluation_length(config), config.vocab_size)[: arguments.documents]
     probe = [Window(tuple(row.tolist()), None) for row in calibration.tokens[:KL_SEQUENCES]]
     rows = list(_rows(bench, methods, found, probe, arguments))
     return {
         "model": folder.name,
         "parameters": sum(p.numel() for p in bench.reference.parameters()),
         "dense": perplexity(bench.reference, found)[0].perplexity,
+        "evaluated_tokens": sum(len(window.ids) - 1 for window in found),
         "calibration_tokens": calibration.tokens.numel(),
         "calibration_seconds": round(seconds, 2),
         "rows": rows,
@@ -181,88 +191,64 @@ def _row(name: str, ratio: float, repair: str, value: float) -> dict[str, Any]:
     return {"method": name, "ratio": ratio, "repair": repair, "perplexity": value}
 
 
-def table(result: dict[str, Any]) -> str:
-    """Markdown: a line for each criterion, without -> with refit at each ratio, and its mean rank with refit."""
-    rows = result["rows"]
-    ratios = sorted({row["ratio"] for row in rows})
-    value = {(r["method"], r["ratio"], r["repair"]): r["perplexity"] for r in rows}
-    names = list(dict.fromkeys(row["method"] for row in rows))
-    ranks = {name: rank(value, names, ratios, name) for name in names}
-    lines = [
-        f"## {result['model']}, {result['parameters']:,} parameters, dense {result['dense']:.3f}",
-        "",
-        f"One calibration pass of {result['calibration_tokens']:,} tokens for all: "
-        f"{result['calibration_seconds']:.1f} s. Perplexity without → with refit.",
-        "",
-        "| criterion | " + " | ".join(f"{ratio:.1%}" for ratio in ratios) + " | mean rank with refit |",
-        "|---|" + "---|" * (len(ratios) + 1),
-    ]
-    for name in sorted(names, key=lambda n: ranks[n]):
-        cells = []
-        for ratio in ratios:
-            pair = [value.get((name, ratio, repair)) for repair in ("none", "refit")]
-            cells.append(" → ".join("" if v is None else f"{v:.4g}" for v in pair).removesuffix(" → "))
-        shown = "" if math.isinf(ranks[name]) else f"{ranks[name]:.1f}"
-        lines.append(f"| {name} | {' | '.join(cells)} | {shown} |")
-    lines += ["", spread(value, names, ratios), ""]
-    return "\n".join(lines)
-
-
-def rank(value: dict[tuple[str, float, str], float], names: list[str], ratios: list[float], name: str) -> float:
-    """Mean place among the criteria with refit; infinite for rows that have none."""
-    places = []
-    for ratio in ratios:
-        own = value.get((name, ratio, "refit"))
-        if own is None:
-            return math.inf
-        others = [value[n, ratio, "refit"] for n in names if (n, ratio, "refit") in value]
-        places.append(1 + sum(other < own for other in others))
-    return statistics.mean(places)
-
-
-def spread(value: dict[tuple[str, float, str], float], names: list[str], ratios: list[float]) -> str:
-    """How much the choice matters: the worst informed criterion over the best, in each column."""
-    parts = []
-    informed = [name for name in names if not name.startswith("random")]
-    for ratio in ratios:
-        both = []
-        for repair in ("none", "refit"):
-            found = [value[n, ratio, repair] for n in informed if (n, ratio, repair) in value]
-            both.append(f"{max(found) / min(found):.2f}")
-        parts.append(f"{ratio:.1%}: {' → '.join(both)}")
-    return f"Worst over best informed criterion, without → with refit: {'; '.join(parts)}."
-
-
-def main() -> None:
+def arguments_of_main() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="stories260K", help="folders, or names below shared/models; commas")
+    parser.add_argument("--family", type=Path, help="instead: a folder of scripts/train_family.py, with its texts")
     parser.add_argument("--ratios", default="0.125,0.25,0.5")
     parser.add_argument("--methods", default="", help="criteria with commas; all unless given")
     parser.add_argument("--seeds", type=int, default=5, help="of the random control")
     parser.add_argument("--samples", type=int, default=128)
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--calibrate", default=SHARED / "data" / "tinystories" / "calibrate.jsonl")
-    parser.add_argument("--evaluate", default=SHARED / "data" / "tinystories" / "eval.jsonl")
+    parser.add_argument("--length", type=int, default=512, help="tokens of a sequence, at most the context")
+    parser.add_argument("--documents", type=int, help="evaluate only the first ones")
+    parser.add_argument("--calibrate", type=Path)
+    parser.add_argument("--evaluate", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     arguments.ratios = [float(part) for part in arguments.ratios.split(",")]
     arguments.methods = [part for part in arguments.methods.split(",") if part]
-    results = []
-    for name in arguments.models.split(","):
-        folder = Path(name) if Path(name).is_dir() else SHARED / "models" / name
+    texts = arguments.family or SHARED / "data" / "tinystories"
+    arguments.calibrate = arguments.calibrate or texts / "calibrate.jsonl"
+    arguments.evaluate = arguments.evaluate or texts / ("evaluate.jsonl" if arguments.family else "eval.jsonl")
+    return arguments
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """How a model of the family was trained, without its curve."""
+    record = json.loads((folder / "loss_curve.json").read_text(encoding="utf-8"))
+    if record["step"] < record["steps"]:
+        raise SystemExit(f"{folder}: trained for {record['step']} of {record['steps']} steps; --resume its training")
+    return {key: record[key] for key in TRAINING} | {"end": record["curve"][-1]}
+
+
+def folders_of(arguments: argparse.Namespace) -> list[Path]:
+    if arguments.family:
+        folders = sorted(file.parent for file in arguments.family.glob("*/loss_curve.json"))
+        if not folders:
+            raise SystemExit(f"{arguments.family}: no models of scripts/train_family.py in it")
+        for folder in folders:
+            training(folder)  # before hours of measuring
+        return folders
+    found = [Path(n) if Path(n).is_dir() else SHARED / "models" / n for n in arguments.models.split(",")]
+    for folder in found:
         if not folder.is_dir():
-            raise SystemExit(f"{name}: no such model")
+            raise SystemExit(f"{folder.name}: no such model")
+    return found
+
+
+def main() -> None:
+    arguments = arguments_of_main()
+    results = []
+    for folder in folders_of(arguments):
         print(folder.name, flush=True)
+        begin = time.process_time()
         results.append(measure(folder, arguments))
-        write(results, arguments.out)
-
-
-def write(results: list[dict[str, Any]], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "criteria.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    head = "# Criteria for FFN channels\n\nUniform over the layers, all from the untouched model; see criteria.py.\n"
-    text = "\n".join([head, *map(table, results)])
-    (out / "criteria.md").write_text(text.rstrip() + "\n", encoding="utf-8")
+        print(f"  {time.process_time() - begin:.0f} processor seconds", flush=True)
+        if arguments.family:
+            results[-1]["training"] = training(folder)
+            write_family(results, table, arguments.out, arguments.methods, arguments.seeds)
+        else:
+            write(results, arguments.out)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
     python scripts/train_family.py --out out/family ... --sizes 16M,64M --tokens 400M --device cuda
     python benchmarks/criteria.py --family out/family
 
-Every size has the same tokenizer, the same documents in the same order, the same number of tokens, steps and seed, and
-the same schedule; only its peak rate falls with the root of the width. Sizes are all parameters of the checkpoint,
-the tied embedding counted once. Text is JSONL with `text`, plain or .xz; only its beginning is read, as much as the
-tokens take.
+Every size has the same tokenizer, the same documents in the same order, the same number of tokens and steps, the same
+seed and schedule; only its peak rate falls with the root of the width, and so do its first weights. Sizes are all
+parameters of the checkpoint, the tied embedding counted once. Text is JSONL with `text`, plain or .xz; only its
+beginning is read, as much as the tokens take.
 
 A session that has to end says `--minutes`; `--resume` goes on from where each size was, also after a kill. The folder
 gets a checkpoint for each size (fp32 safetensors, tokenizer, loss_curve.json), the state beside it, and excerpts of
@@ -40,7 +40,7 @@ VOCAB = 1024  # a quarter of the smallest model, a sixtieth of the largest
 CONTEXT = 256
 TOKENIZER_DOCUMENTS = 1000  # and the tokenizer is made of
 CALIBRATE, EVALUATE = 200, 128  # documents of the excerpts
-HYPER = Hyper(context=CONTEXT, batch=4, parts=1, lengths=((1.0, CONTEXT),))
+HYPER = Hyper(context=CONTEXT, batch=2, parts=1, lengths=((1.0, CONTEXT),), peak_lr=3e-3)
 RATE_AT = 256  # the width that is trained with HYPER.peak_lr
 
 
@@ -63,8 +63,7 @@ SIZES = {
 
 def texts(file: Path) -> Iterator[str]:
     """The documents of a .jsonl or .jsonl.xz file, one after the other."""
-    opened = lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8")
-    with opened as lines:
+    with (lzma.open if file.suffix == ".xz" else open)(file, "rt", encoding="utf-8") as lines:
         yield from (json.loads(line)["text"] for line in lines if line.strip())
 
 
@@ -103,6 +102,7 @@ def make_model(shape: Shape, tokenizer: PreTrainedTokenizerFast, seed: int) -> L
             num_key_value_heads=shape.heads // 2,
             head_dim=shape.width // shape.heads,
             max_position_embeddings=CONTEXT,
+            initializer_range=shape.width**-0.5,  # the default, 0.02, costs a small model its first hundreds of steps
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -159,7 +159,9 @@ def check_alike(out: Path, told: dict[str, Any]) -> None:
         known |= {"batch": known["hyper"]["batch"], "sha256": known["data"]["sha256"]}
         for key, value in told.items():
             if known[key] != value:
-                raise SystemExit(f"{file.parent.name} was trained with {key} {known[key]}, not {value}; give the same")
+                raise SystemExit(
+                    f"{file.parent.name} was trained with {key} {known[key]}, not {value}; give the same"
+                )
 
 
 def count(text: str) -> int:
@@ -174,7 +176,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, required=True, help="shuffled documents: .jsonl or .jsonl.xz")
     parser.add_argument("--valid", type=Path, required=True, help="others, of the same kind")
     parser.add_argument("--sizes", default="0.25M,1M,4M", help=f"of {', '.join(SIZES)}; commas")
-    parser.add_argument("--tokens", type=count, default=count("2M"), help="for each size, such as 2M")
+    parser.add_argument("--tokens", type=count, default=count("1M"), help="for each size, such as 2M")
     parser.add_argument("--batch", type=int, default=HYPER.batch, help=f"sequences of {CONTEXT} tokens a step")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; --resume goes on")
     parser.add_argument("--save-every", type=float, default=2, help="minutes between states")
