@@ -77,19 +77,17 @@ def write_family(
     results: list[dict[str, Any]],
     table: Callable[[dict[str, Any]], str],
     out: Path,
-    methods: list[str],
-    seeds: int,
 ) -> None:
     """criteria-family.json, .md and its pictures; `table` shows all criteria of one model."""
     results, name = by_size(results), "criteria-family"
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     pictures = spread_charts(results, out, name)
-    first = results[0]
+    first, asked = results[0], results[0]["asked"]
     parts = [
         "# Criteria by the size of the model",
         f"Trained alike by scripts/train_family.py on {first['training']['tokens']:,} tokens each. "
-        f"Criteria: {', '.join(methods) or 'all'}; random is the median of {seeds} seeds. "
+        f"Criteria: {', '.join(asked['methods']) or 'all'}; random is the median of {asked['seeds']} seeds. "
         f"Calibrated on {first['calibration_tokens']:,} tokens, evaluated on {first['evaluated_tokens']:,}.",
     ]
     for ratio, picture in zip(sorted({row["ratio"] for row in first["rows"]}), pictures, strict=True):

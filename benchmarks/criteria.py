@@ -213,42 +213,44 @@ def arguments_of_main() -> argparse.Namespace:
     return arguments
 
 
-def training(folder: Path) -> dict[str, Any]:
-    """How a model of the family was trained, without its curve."""
-    record = json.loads((folder / "loss_curve.json").read_text(encoding="utf-8"))
-    if record["step"] < record["steps"]:
-        raise SystemExit(f"{folder}: trained for {record['step']} of {record['steps']} steps; --resume its training")
-    return {key: record[key] for key in TRAINING} | {"end": record["curve"][-1]}
+def family(arguments: argparse.Namespace) -> None:
+    """Measures the models that are trained to their end; those measured before by the same settings aren't again."""
+    file = arguments.out / "criteria-family.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    asked = {key: getattr(arguments, key) for key in ("ratios", "methods", "seeds", "samples", "documents")}
+    for record in sorted(arguments.family.glob("*/loss_curve.json")):
+        trained = json.loads(record.read_text(encoding="utf-8"))
+        training = {key: trained[key] for key in TRAINING} | {"end": trained["curve"][-1]}
+        if trained["step"] < trained["steps"]:
+            print(f"{record.parent.name} is left out: it isn't trained to its end", flush=True)
+            continue
+        if any((r["asked"], r["training"]) == (asked, training) for r in results):
+            continue
+        found = timed(record.parent, arguments) | {"asked": asked, "training": training}
+        results = [r for r in results if r["asked"] == asked and r["model"] != found["model"]] + [found]
+        write_family(results, table, arguments.out)
 
 
-def folders_of(arguments: argparse.Namespace) -> list[Path]:
-    if arguments.family:
-        folders = sorted(file.parent for file in arguments.family.glob("*/loss_curve.json"))
-        if not folders:
-            raise SystemExit(f"{arguments.family}: no models of scripts/train_family.py in it")
-        for folder in folders:
-            training(folder)  # before hours of measuring
-        return folders
-    found = [Path(n) if Path(n).is_dir() else SHARED / "models" / n for n in arguments.models.split(",")]
-    for folder in found:
-        if not folder.is_dir():
-            raise SystemExit(f"{folder.name}: no such model")
-    return found
+def timed(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    print(folder.name, flush=True)
+    begin = time.process_time()
+    result = measure(folder, arguments)
+    print(f"  {time.process_time() - begin:.0f} processor seconds", flush=True)
+    return result
 
 
 def main() -> None:
     arguments = arguments_of_main()
+    if arguments.family:
+        return family(arguments)
     results = []
-    for folder in folders_of(arguments):
-        print(folder.name, flush=True)
-        begin = time.process_time()
-        results.append(measure(folder, arguments))
-        print(f"  {time.process_time() - begin:.0f} processor seconds", flush=True)
-        if arguments.family:
-            results[-1]["training"] = training(folder)
-            write_family(results, table, arguments.out, arguments.methods, arguments.seeds)
-        else:
-            write(results, arguments.out)
+    for name in arguments.models.split(","):
+        folder = Path(name) if Path(name).is_dir() else SHARED / "models" / name
+        if not folder.is_dir():
+            raise SystemExit(f"{name}: no such model")
+        results.append(timed(folder, arguments))
+        write(results, arguments.out)
+    return None
 
 
 if __name__ == "__main__":
