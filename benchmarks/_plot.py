@@ -21,6 +21,7 @@ def line_chart(
     up: str,
     log: tuple[bool, bool] = (False, True),
     dashed: Sequence[str] = (),
+    colours: Mapping[str, int] | None = None,
 ) -> None:
     """Writes one chart.
 
@@ -29,6 +30,7 @@ def line_chart(
         across, up: what the axes show.
         log: whether x and y are on logarithmic scales.
         dashed: series that are drawn dashed (a reference).
+        colours: name -> which colour; each has its own unless given.
     """
     points = [p for values in series.values() for p in values]
     x = _Axis([p[0] for p in points], log[0], LEFT, WIDTH - RIGHT)
@@ -51,7 +53,8 @@ def line_chart(
         parts.append(f'<path d="M{at:.1f} {HEIGHT - BOTTOM}v4" stroke="#888"/>')
         parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:g}</text>')
     for i, (name, values) in enumerate(series.items()):
-        colour, dash = COLOURS[i % len(COLOURS)], ' stroke-dasharray="5 4"' if name in dashed else ""
+        colour = COLOURS[(colours or {}).get(name, i) % len(COLOURS)]
+        dash = ' stroke-dasharray="5 4"' if name in dashed else ""
         spots = [(x.place(a), y.place(b)) for a, b in sorted(values)]
         path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in spots)
         parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
@@ -86,7 +89,8 @@ class _Axis:
             first = math.ceil(self.low / step)
             return [round(k * step, 10) for k in range(first, math.floor(self.high / step) + 1)]
         span = self.high - self.low
-        steps = (1, 1.5, 2, 3, 5, 7) if span < 1.8 else (1, 2, 5) if span < 5 else (1,)
+        fine = (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+        steps = fine if span < 0.8 else (1, 1.5, 2, 3, 5, 7) if span < 1.8 else (1, 2, 5) if span < 5 else (1,)
         decades = range(math.floor(self.low / math.log(10)) - 1, math.ceil(self.high / math.log(10)) + 1)
         every = [round(s * 10.0**d, 12) for d in decades for s in steps]
         return [v for v in every if self.low <= math.log(v) <= self.high]

@@ -1,17 +1,21 @@
 """How much the choice of a criterion matters, by the size of the model: best, worst and random.
 
-For models that were trained alike: elsewhere a difference between two sizes can come from their training.
+For models that were trained alike: elsewhere a difference between two sizes can come from their training. Even then
+one size can lose less than another by any cut, so the spread is also shown as a share of what a random cut costs:
+ln(worst / best) / ln(random / dense).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from _plot import line_chart
 
+WHAT = ("random", "worst", "best")
 REPAIRS = {"none": "no refit", "refit": "refit"}
 
 
@@ -40,14 +44,17 @@ def by_size(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def spread_table(results: list[dict[str, Any]], ratio: float) -> str:
     """Markdown: a line for each size and repair."""
-    head = "| parameters | dense | repair | best | worst | random | worst / best | random / best |"
-    lines = [head, "|" + "---|" * 8]
+    head = "| parameters | dense | repair | best | worst | random | worst / best | of random's cost | random / best |"
+    lines = [head, "|" + "---|" * 9]
     for result in by_size(results):
         for repair, shown in REPAIRS.items():
             f = figures(result, ratio, repair)
-            chance = ("", "") if f.random is None else (f"{f.random:.4g}", f"{f.random / f.best:.3f}")
+            chance, share, gain = "", "", ""
+            if f.random is not None:
+                chance, gain = f"{f.random:.4g}", f"{f.random / f.best:.3f}"
+                share = f"{math.log(f.worst / f.best) / math.log(f.random / result['dense']):.1%}"
             cells = [f"{result['parameters']:,}", f"{result['dense']:.4g}", shown, f"{f.best:.4g} {f.winner}"]
-            cells += [f"{f.worst:.4g} {f.loser}", chance[0], f"{f.worst / f.best:.3f}", chance[1]]
+            cells += [f"{f.worst:.4g} {f.loser}", chance, f"{f.worst / f.best:.3f}", share, gain]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -60,15 +67,18 @@ def spread_charts(results: list[dict[str, Any]], out: Path, name: str) -> list[s
         for repair, shown in REPAIRS.items():
             for result in by_size(results):
                 found = figures(result, ratio, repair)
-                for what in ("random", "worst", "best"):
+                for what in WHAT:
                     value = getattr(found, what)
                     if value is not None:
                         point = (result["parameters"] / 1e6, value / result["dense"])
                         series.setdefault(f"{what}, {shown}", []).append(point)
         file = out / f"{name}-{100 * ratio:g}.svg"
         title = f"{ratio:.0%} of the FFN channels: criteria by size"
+        series = {name: series[name] for what in WHAT for name in series if name.startswith(what)}
         plain = [shown for shown in series if shown.endswith(REPAIRS["none"])]
-        line_chart(file, title, series, "million parameters", "perplexity / untouched", (True, True), plain)
+        colours = {shown: i for i, what in enumerate(WHAT) for shown in series if shown.startswith(what)}
+        up = "perplexity / untouched"
+        line_chart(file, title, series, "million parameters", up, (True, True), plain, colours)
         made.append(file.name)
     return made
 

@@ -116,5 +116,6 @@ def test_the_spread_of_the_criteria_is_shown_by_size(whole: Path, tmp_path: Path
                 if row["repair"] == repair and row["method"] == "random":
                     chance = row["perplexity"]
             (line,) = (x for x in page if x.startswith(f"| {result['parameters']:,} |") and f"| {shown} |" in x)
-            assert line.endswith(f"| {chance:.4g} | {worst / best:.3f} | {chance / best:.3f} |")
+            share = (math.log(worst) - math.log(best)) / (math.log(chance) - math.log(result["dense"]))
+            assert line.endswith(f"| {chance:.4g} | {worst / best:.3f} | {share:.1%} | {chance / best:.3f} |")
     assert (tmp_path / "criteria-family-50.svg").read_text().count("<circle") == 3 * 2  # with refit; without: dashed
