@@ -166,7 +166,8 @@ class Run:
             for name, p in self.named.items():
                 p.copy_(stored.get_tensor(f"w.{name}"))
                 moments = {k: stored.get_tensor(f"{k}.{name}").to(p.device) for k in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[p] = {"step": stored.get_tensor(f"step.{name}").reshape(()), **moments}
+                step = stored.get_tensor(f"step.{name}").reshape(()).to(p.device)  # fused AdamW wants it there
+                self.optimizer.state[p] = {"step": step, **moments}
 
     def export(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Safetensors, config, generation config and tokenizer: what `from_pretrained` reads."""
