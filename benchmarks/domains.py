@@ -1,6 +1,6 @@
 """What calibration on one domain costs the other: prose, code, and half of each, on two models.
 
-    python benchmarks/domains.py                       everything (40 minutes on one busy core)
+    python benchmarks/domains.py                       everything, three draws of the calibration text
     python benchmarks/domains.py --models embedded --cuts channels --seeds 0
     python benchmarks/domains.py --draw                only the tables, from what is there
 

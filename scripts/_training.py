@@ -213,7 +213,7 @@ def loop(
     losses: list[float] = []
     while True:
         progress = run.step / budget.steps if budget.steps else run.elapsed / (budget.minutes * 60)
-        over, out_of_time = progress >= 1, time.monotonic() > budget.ends
+        over, out_of_time = progress >= 1, bool(losses) and time.monotonic() > budget.ends  # a step at least
         if losses and (len(losses) == LINE or over or out_of_time):
             row = {"step": run.step, "minutes": run.elapsed / 60, "loss": sum(losses) / len(losses)}
             losses = []
