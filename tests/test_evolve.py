@@ -14,7 +14,7 @@ from small import save_tiny
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur.allocation.evolve import Gene, child_of, evolve, nearest
+from secateur.allocation.evolve import DEPTH, Gene, child_of, evolve, layers_gone, nearest
 from secateur.cut import evolution
 from secateur.cut.evolution import _genes, _Pieces
 from secateur.cut.job import Job
@@ -49,6 +49,28 @@ def test_children_keep_the_budget_of_each_pool() -> None:
         seen.add(child)
         spread = child
     assert len(seen) > 100
+
+
+DEEP = (*(Gene("a", 8, 10.0, 6, i, "channel") for i in range(5)), *(Gene(DEPTH, 1, 1.0, 1, i) for i in range(5)))
+
+
+def test_a_layer_that_goes_leaves_its_cuts_to_the_one_that_stays() -> None:
+    generator, spread = torch.Generator().manual_seed(0), (2, 3, 0, 4, 0, 0, 0, 1, 0, 1)
+    lost, seen = 9, set()
+    for _ in range(2000):
+        spread = child_of(spread, DEEP, generator)
+        gone = layers_gone(spread, DEEP)
+        assert len(gone) == 2
+        assert sum(spread[:5]) == lost
+        assert all(spread[i] == 0 for i in gone)
+        seen.add(gone)
+    assert len(seen) == 10
+
+
+def test_layers_that_are_not_alike_stay_in_their_places() -> None:
+    genes = (DEEP[0], DEEP[1]._replace(levels=4), DEEP[5], DEEP[6])
+    generator = torch.Generator().manual_seed(0)
+    assert {child_of((3, 0, 0, 1), genes, generator) for _ in range(50)} == {(3, 0, 0, 1)}
 
 
 def test_it_finds_what_trying_everything_finds() -> None:
@@ -131,9 +153,34 @@ def test_what_is_weighed_is_the_divergence_of_the_cut_model(shared: Path, tmp_pa
     assert got > 0.01
 
 
+def test_whole_layers_are_searched_too(shared: Path, tmp_path: Path) -> None:
+    """Of all pairs that may go, with each weighed against transformers' model without them, it finds the best."""
+    job = job_of(shared, sites="layer", sparsity=0.4, search="60")
+    job = job._replace(work=tmp_path, kept=(0, 1, 2))
+    ids = job.tokens[: evolution.SEQUENCES]
+
+    def divergence(gone: tuple[int, ...]) -> float:
+        dense, cut = (AutoModelForCausalLM.from_pretrained(job.recipe.model, dtype=torch.float32) for _ in range(2))
+        cut.model.layers = torch.nn.ModuleList(x for i, x in enumerate(cut.model.layers) if i not in gone)
+        with torch.no_grad():
+            p, q = (m(input_ids=ids, use_cache=False).logits.double().log_softmax(-1) for m in (dense, cut))
+        return float((p.exp() * (p - q)).sum(-1).mean())
+
+    want = {gone: divergence(gone) for gone in itertools.combinations(range(5), 2)}
+    keys, genes, start = _genes(job)
+    assert layers_gone(start, genes) == {3, 4}
+    with _Pieces.of(job, keys, genes) as pieces:
+        for gone in want:
+            spread = tuple(int(gene.layer in gone) for gene in genes)
+            assert pieces.weigh(spread, False) == pytest.approx(want[gone], rel=1e-3)
+    found = tuple(sorted(int(key.split(".")[1]) for key, share in evolution.evolved(job).items() if share))
+    assert found == min(want, key=lambda gone: want[gone])
+
+
 @pytest.mark.parametrize(
     "asked",
     [
+        {"sites": "layer,channel", "sparsity": {"layer": 0.2, "channel": 0.25}},
         {"sites": "channel", "sparsity": 0.5},
         {"sites": "channel,kv_group", "sparsity": 0.25},
         {"sites": "weight", "sparsity": 0.5, "method": "wanda"},

@@ -17,7 +17,7 @@ from secateur.calibration.walk import walk
 from secateur.choice import choose_layers, choose_sub_blocks
 from secateur.cut.allocate import allocate, apply
 from secateur.cut.block import cut_block
-from secateur.cut.job import Job
+from secateur.cut.job import Job, key_of
 from secateur.errors import InputError
 from secateur.model.save import write_checkpoint
 from secateur.model.verify import verify, write_probe
@@ -81,7 +81,10 @@ def _search(run: Run, area: Area | None) -> tuple[Any, Callable[[Any], None]]:
 
 
 def allocate_sparsity(run: Run, gradients: LayerGradients | None, work: Path, area: Area | None) -> None:
-    """Spreads the sparsity over the layers, as the recipe says; from the journal where that was done before."""
+    """Spreads the sparsity over the layers, as the recipe says; from the journal where that was done before.
+
+    A search may find that other layers should go whole.
+    """
     if run.recipe.allocate == "local" or run.rules.plan is not None:
         return
     shares = distributed.share_object(run.journal.noted("allocation") if run.journal is not None else None, 0)
@@ -93,8 +96,10 @@ def allocate_sparsity(run: Run, gradients: LayerGradients | None, work: Path, ar
         shares = distributed.share_object(shares, 0)
         if run.journal is not None:
             run.journal.note("allocation", shares)
-    run.shares = shares
-    run.rules = apply(run.rules, shares, run.recipe)
+    gone = {i for i in range(run.checkpoint.layers) if shares.get(key_of(i, "layer"))}
+    run.kept = tuple(i for i in range(run.checkpoint.layers) if i not in gone) if gone else run.kept
+    run.shares = {key: share for key, share in shares.items() if not key.endswith(".layer")}
+    run.rules = apply(run.rules, run.shares, run.recipe)
 
 
 def gather_gradients(run: Run) -> LayerGradients | None:

@@ -60,7 +60,9 @@ class Recipe(Settings):
         if not pattern.free and "weight" not in self.sites:
             raise ValueError(f"pattern {pattern} is for single weights, but sites are {', '.join(self.sites)}")
         whole = {"layer", "hidden", *SUB_BLOCKS}
-        if self.allocate != "local" and set(self.sites) <= (whole if pattern.free else whole | {"weight"}):
+        searches = self.allocate == "evolve" and "layer" in self.sites and not set(self.sites) & set(SUB_BLOCKS)
+        idle = set(self.sites) <= (whole if pattern.free else whole | {"weight"})
+        if self.allocate != "local" and idle and not searches:
             whole_sites = "layers and sub-blocks go whole, hidden dimensions everywhere"
             what = whole_sites if pattern.free else f"pattern {pattern} takes the same of every Linear"
             raise ValueError(f"allocate {self.allocate} has nothing to spread: {what}; leave it out")

@@ -3,12 +3,13 @@
 Every spread is weighed as a whole, so it is seen when two cuts cost more together than apart, which curves of single
 sites can't say. As in EvoPress (https://arxiv.org/abs/2410.14649): each child of the best spread so far makes one to
 three switches (one site loses more, another less, about as many parameters), children are first weighed roughly, and
-only those that look best meet their parent on everything.
+only those that look best meet their parent on everything. Whole layers may go too: then a switch may let a layer that
+goes change places with one that stays, which takes over what goes from the sites of the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ LEVELS = 16  # into which a site is divided at most, the last of which would be 
 CHILDREN = 8
 FINALISTS = 2
 SWITCHES = 3
+DEPTH = "depth"  # the pool of genes that are whole layers
 
 Spread = tuple[int, ...]
 
@@ -28,12 +30,15 @@ class Gene(NamedTuple):
         pool: sites of one pool share a budget.
         levels: into which it is divided. size: parameters of one.
         most: levels that may go.
+        layer: that it is a part of, or is as a whole. kind: of site.
     """
 
     pool: str
     levels: int
     size: float
     most: int
+    layer: int = 0
+    kind: str = ""
 
 
 class Weighing(NamedTuple):
@@ -88,14 +93,19 @@ def child_of(parent: Spread, genes: tuple[Gene, ...], generator: torch.Generator
 
     child = list(parent)
     for _ in range(1 + min(draw(SWITCHES), draw(SWITCHES))):
-        more = [i for i, gene in enumerate(genes) if child[i] < gene.most]
+        gone = layers_gone(child, genes)
+        here = [i for i, gene in enumerate(genes) if gene.pool == DEPTH or gene.layer not in gone]
+        more = [i for i in here if child[i] < genes[i].most]
         if not more:
             break
         taken = more[draw(len(more))]
-        less = [i for i, g in enumerate(genes) if i != taken and child[i] > 0 and g.pool == genes[taken].pool]
+        less = [i for i in here if i != taken and child[i] > 0 and genes[i].pool == genes[taken].pool]
         if not less:
             continue
         given = less[draw(len(less))]
+        if genes[taken].pool == DEPTH:
+            _change_places(child, genes, taken, given)
+            continue
         # Levels of sites of different sizes: as many as come nearest, at least one of each.
         ratio = genes[taken].size / genes[given].size
         up, down = (1, max(1, round(ratio))) if ratio >= 1 else (max(1, round(1 / ratio)), 1)
@@ -103,6 +113,22 @@ def child_of(parent: Spread, genes: tuple[Gene, ...], generator: torch.Generator
             child[taken] += up
             child[given] -= down
     return tuple(child)
+
+
+def layers_gone(spread: Sequence[int], genes: Sequence[Gene]) -> frozenset[int]:
+    """The layers that a spread takes whole."""
+    return frozenset(gene.layer for gene, level in zip(genes, spread, strict=True) if gene.pool == DEPTH and level)
+
+
+def _change_places(child: list[int], genes: tuple[Gene, ...], taken: int, given: int) -> None:
+    """One layer goes in the place of another, which gets its sites' levels; nothing, where they aren't alike."""
+    pair = genes[taken].layer, genes[given].layer
+    own, other = ([i for i, g in enumerate(genes) if g.pool != DEPTH and g.layer == layer] for layer in pair)
+    if [genes[i]._replace(layer=0) for i in own] != [genes[i]._replace(layer=0) for i in other]:
+        return
+    child[taken], child[given] = 1, 0
+    for mine, its in zip(own, other, strict=True):
+        child[mine], child[its] = child[its], child[mine]
 
 
 def nearest(genes: tuple[Gene, ...], shares: tuple[float, ...]) -> Spread:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur import distributed
-from secateur.allocation.evolve import LEVELS, Gene, Spread, Weighing, evolve, nearest
+from secateur.allocation.evolve import DEPTH, LEVELS, Gene, Spread, Weighing, evolve, layers_gone, nearest
 from secateur.allocation.uniform import keep_count
 from secateur.calibration.activations import Budget
 from secateur.calibration.gradients import hand_over
@@ -45,7 +46,7 @@ MASK = "units of "
 
 
 def evolved(job: Job) -> dict[str, float]:
-    """Key -> the fraction that goes, found by a search as long as the recipe says.
+    """Key -> the fraction that goes, found by a search as long as the recipe says; `layers.3.layer` for a whole one.
 
     Raises:
         InputError: whole experts, for whom there are no zeros that mean that they are gone.
@@ -55,7 +56,12 @@ def evolved(job: Job) -> dict[str, float]:
     keys, genes, start = _genes(job)
     with _Pieces.of(job, keys, genes) as pieces:
         best = _search(job, genes, start, pieces)
-    return {key: levels / gene.levels for key, gene, levels in zip(keys, genes, best.best, strict=True)}
+    gone = layers_gone(best.best, genes)
+    return {
+        key: levels / gene.levels
+        for key, gene, levels in zip(keys, genes, best.best, strict=True)
+        if gene.pool == DEPTH or gene.layer not in gone
+    }
 
 
 def _search(job: Job, genes: tuple[Gene, ...], start: Spread, pieces: _Pieces) -> Weighing:
@@ -77,12 +83,17 @@ def _search(job: Job, genes: tuple[Gene, ...], start: Spread, pieces: _Pieces) -
 
 
 def _genes(job: Job) -> tuple[list[str], tuple[Gene, ...], Spread]:
-    """Every site, or all weights of a layer: its key and gene; and the spread that is the same in every layer."""
+    """Every site, or all weights of a layer, and every layer that may go: key and gene; and where a search begins.
+
+    That's the spread that is the same in every layer that stays. Where layers go, sites of all of them have genes.
+    """
+    every = range(job.outer.checkpoint.layers) if job.drops else job.kept
+    free = [layer for layer in every if layer not in job.rules.protected]
     keys: list[str] = []
     genes: list[Gene] = []
     shares: list[float] = []
     for number, kinds in enumerate(pools_of(job)):
-        for layer in job.layers:
+        for layer in free:
             for kind in sorted(kinds):
                 parameters, levels, least = _size(job, layer, kind)
                 if not levels:
@@ -92,9 +103,15 @@ def _genes(job: Job) -> tuple[list[str], tuple[Gene, ...], Spread]:
                 shares.append(local_cut(job, key, kind) / parameters)
                 # Far from where the others are nothing is tried: its pieces would cost and hardly ever be used.
                 most = min(levels - max(1, least), round(2 * shares[-1] * levels) + 2)
-                genes.append(Gene(str(number), levels, size, most))
-    found = tuple(genes)
-    return keys, found, nearest(found, tuple(shares))
+                genes.append(Gene(str(number), levels, size, most, layer, kind))
+    there = [gene.layer in job.kept for gene in genes]
+    start = iter(nearest(tuple(compress(genes, there)), tuple(compress(shares, there))))
+    spread = [next(start) if stays else 0 for stays in there]
+    for layer in free if job.drops else ():
+        keys.append(key_of(layer, "layer"))
+        genes.append(Gene(DEPTH, 1, 1.0, 1, layer))
+        spread.append(int(layer not in job.kept))
+    return keys, tuple(genes), tuple(spread)
 
 
 def _size(job: Job, layer: int, kind: str) -> tuple[int, int, int]:
@@ -114,6 +131,7 @@ class _Pieces:
     """Every site at every level, and what is needed to weigh them together.
 
     Args:
+        layers: those that a spread may leave in.
         folder: one file for each level of each site: parameters of its layer, and masks of the units that stay.
         start: batches, what enters the first layer, and how layers are called.
         final: what leaves the last layer of the untouched model, by batch.
@@ -121,6 +139,8 @@ class _Pieces:
 
     job: Job
     keys: list[str]
+    genes: tuple[Gene, ...]
+    layers: tuple[int, ...]
     folder: Path
     start: Stream
     final: dict[int, Tensor]
@@ -131,6 +151,7 @@ class _Pieces:
     def of(cls, job: Job, keys: list[str], genes: tuple[Gene, ...]) -> Iterator[_Pieces]:
         """Cuts all of them, in one walk through the untouched model; the files are gone at the end."""
         budget, tokens = job.budget or Budget(None), job.tokens[:SEQUENCES]
+        layers = tuple(range(job.outer.checkpoint.layers)) if job.drops else job.kept
         final: dict[int, Tensor] = {}
         with tempfile.TemporaryDirectory(prefix="levels-", dir=job.work, ignore_cleanup_errors=True) as name:
             folder = Path(name)
@@ -138,18 +159,17 @@ class _Pieces:
             def keep(stream: Stream) -> None:
                 final.update(enumerate(stream.states))
 
-            for block in walk(job.outer, tokens, layers=job.kept, budget=budget, work=folder, at_end=keep):
+            for block in walk(job.outer, tokens, layers=layers, budget=budget, work=folder, at_end=keep):
                 with torch.enable_grad():
                     hand_over(block, job.gradients, job.rules.loss)
                 for key, gene in zip(keys, genes, strict=True):
-                    head, _, kind = key.removeprefix("layers.").partition(".")
-                    if int(head) == block.index:
-                        _cut_levels(job, block, kind, gene, folder / key)
+                    if gene.pool != DEPTH and gene.layer == block.index:
+                        _cut_levels(job, block, gene, folder / key)
                 job.step(f"levels of layer {block.index}")
                 del block
             start = Stream.start(job.outer, batches_of(tokens), budget, folder / "start.bin")
             try:
-                yield cls(job, keys, folder, start, final)
+                yield cls(job, keys, genes, layers, folder, start, final)
             finally:
                 start.states.close()
 
@@ -163,7 +183,8 @@ class _Pieces:
         outer, start = self.job.outer, self.start
         batches = {i: start.batches[i] for i in range(0, self.batches, ROUGH if roughly else 1)}
         hidden = {i: start.states[i].to(outer.device) for i in batches}
-        for index in self.job.kept:
+        gone = layers_gone(spread, self.genes)
+        for index in (index for index in self.layers if index not in gone):
             layer = self._layer(index, spread)
             hidden = {i: start.calls[ids.shape][index](layer, hidden[i]) for i, ids in batches.items()}
         own = Candidate(0, "spread", 0.0)
@@ -171,8 +192,11 @@ class _Pieces:
 
     def _layer(self, index: int, spread: Spread) -> nn.Module:
         """Layer `index` as this spread cuts it; those that were used last are kept where memory allows."""
-        head = key_of(index, "")
-        own = [(key, level) for key, level in zip(self.keys, spread, strict=True) if key.startswith(head)]
+        own = [
+            (key, level)
+            for key, gene, level in zip(self.keys, self.genes, spread, strict=True)
+            if gene.pool != DEPTH and gene.layer == index
+        ]
         place = (index, tuple(level for _, level in own))
         layer = self._layers.pop(place, None)
         if layer is None:
@@ -182,16 +206,16 @@ class _Pieces:
                     _put(layer, self.job.sites(index), load_file(self.folder / key / f"{level}.safetensors"))
         if fits_in_memory(3 * self.job.outer.checkpoint.parameters):
             self._layers[place] = layer
-            if len(self._layers) > 2 * len(self.job.kept):
+            if len(self._layers) > 2 * len(self.layers):
                 self._layers.pop(next(iter(self._layers)))
         return layer
 
 
 @torch.no_grad()
-def _cut_levels(job: Job, block: Block, kind: str, gene: Gene, folder: Path) -> None:
+def _cut_levels(job: Job, block: Block, gene: Gene, folder: Path) -> None:
     """Writes a file for each level of one kind of site, or of all weights, of a block, which stays as it is."""
     folder.mkdir()
-    untouched = copy.deepcopy(block.layer)
+    untouched, kind = copy.deepcopy(block.layer), gene.kind
     if kind == "weight":
         method = job.rules.weight_method
         assert method is not None

@@ -40,6 +40,11 @@ class Job(NamedTuple):
     note: Callable[[Any], None] = lambda reached: None
 
     @property
+    def drops(self) -> int:
+        """How many whole layers a search may choose anew: none where sub-blocks were chosen for those that stay."""
+        return 0 if self.rules.sub_blocks else self.rules.layers_to_drop
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """Those that stay and may be cut."""
         return tuple(i for i in self.kept if i not in self.rules.protected)
