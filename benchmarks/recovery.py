@@ -51,7 +51,7 @@ SMALL, LARGE = "stories260K", "stories3M-fp16"
 CHANNELS = "--sites channel --sparsity 0.25"
 RUNS = {
     "channels260": Run(SMALL, CHANNELS + " --quality best", "--how distill", 4.75),
-    "channels260-lora": Run(SMALL, CHANNELS, "--how lora --rank 8 --loss logits,hidden", 5.2),
+    "channels260-lora": Run(SMALL, CHANNELS + " --quality best", "--how lora --rank 8 --loss logits,hidden", 5.2),
     "layers260": Run(SMALL, "--sites layer --sparsity 0.4", "--how distill", 6.2),
     "channels3m": Run(LARGE, CHANNELS + " --quality best", "--how distill", 6.2),
     "layers3m": Run(LARGE, "--sites layer --sparsity 0.34", "--how distill", 9.5),

@@ -56,8 +56,12 @@ def test_stories3m(shared: Path) -> None:
     assert found["kv_cache_bytes_per_token"] == 6 * 2 * 2 * 32 * 2
     assert (found["architecture"], found["dtype"], found["context"]) == ("Llama", "float16", 512)
     assert [r["kind"] for r in found["sites"]] == [
-        "weight", "channel", "query_head", "kv_group", "attention", "ffn", "layer",
+        "weight", "channel", "query_head", "kv_group", "hidden", "attention", "ffn", "layer",
     ]  # fmt: skip
+    # Each dimension: a column or row of every matrix, a gain of every norm, and both ends, which come apart.
+    hidden = row(found, "hidden")
+    each = 6 * (2 * 192 + 2 * 64 + 3 * 512 + 2) + 1 + 2 * 4096
+    assert (hidden["units"], hidden["params_per_unit"], hidden["legal"]) == (192, each, "6 to 192 by 6")
     channel, head, group, layer = (row(found, kind) for kind in ("channel", "query_head", "kv_group", "layer"))
     assert (channel["units"], channel["params_per_unit"]) == (6 * 512, 3 * 192)
     assert (head["units"], head["params_per_unit"], head["keep"]) == (36, 2 * 32 * 192, [2, 4, 6])

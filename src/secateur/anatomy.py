@@ -55,6 +55,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     sites = [s for i, layer in enumerate(layers) for s in sites_of(layer, checkpoint.family, i, checkpoint.head_dim)]
     flops = flops_per_token(checkpoint, layers)
     rows = [*_weight_rows(checkpoint, layers), *_site_rows(checkpoint, sites), *_hidden_rows(checkpoint)]
+    rows.sort(key=lambda row: KINDS.index(row["kind"]))
     return {
         "model": str(path),
         "architecture": checkpoint.family.name,

@@ -146,7 +146,8 @@ def share_tensors(
     assert shared is not None
     out = {}
     for name, (shape, dtype) in shared.items():
-        own = tensors[name] if tensors is not None else torch.empty(shape, dtype=dtype)
+        # Contiguous: what travels is memory, and the others lay it out like that.
+        own = tensors[name].contiguous() if tensors is not None else torch.empty(shape, dtype=dtype)
         out[name] = own.to(device)
     broadcast(out.values(), source)
     return out
