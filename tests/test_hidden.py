@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur import cli, hidden
+from secateur import cli, hidden, one_shot
 from secateur.budget import resolved
 from secateur.calibration.spectrum import moments_of_stream
 from secateur.errors import InputError
@@ -139,7 +139,7 @@ def test_the_result_is_recovered_and_cut_further(shared: Path, tmp_path: Path) -
 
 def test_an_interrupted_run_goes_on(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prune(shared, tmp_path / "straight")
-    looked, wrote, real = [], [], hidden.write_block
+    looked, wrote, real, later = [], [], hidden.write_block, one_shot.save
 
     def looks(*given: Any) -> Any:
         looked.append(given)
@@ -155,6 +155,14 @@ def test_an_interrupted_run_goes_on(shared: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(hidden, "write_block", stops_there)
     with pytest.raises(KeyboardInterrupt):
         prune(shared, tmp_path / "out")
+
+    def stops_later(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(one_shot, "save", stops_later)
+    with pytest.raises(KeyboardInterrupt):
+        prune(shared, tmp_path / "out", resume=True)
+    monkeypatch.setattr(one_shot, "save", later)
     prune(shared, tmp_path / "out", resume=True)
     assert len(looked) == 1
     assert wrote.count("blocks") == 5

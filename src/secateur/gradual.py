@@ -164,10 +164,15 @@ def _record(whole: Run, run: Run, stop: Stop, area: Area | None) -> dict[str, An
     }
 
 
+def _kept(whole: Run) -> set[Path]:
+    """Models that are there to the end: the original, and the narrow one, which a resumed run looks for."""
+    return {whole.checkpoint.path, *([whole.narrowed.checkpoint.path] if whole.narrowed is not None else [])}
+
+
 def _next(folder: Path, whole: Run, area: Area | None) -> Path:
     """The folder that the next step begins with; what no later step reads is removed."""
     if area is not None:
         shutil.rmtree(area.blocks, ignore_errors=True)
-        if folder != whole.checkpoint.path:
+        if folder not in _kept(whole):
             shutil.rmtree(folder, ignore_errors=True)
     return Path(distributed.share_object(str(area.final.absolute()) if area is not None else "", 0))

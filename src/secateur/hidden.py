@@ -75,24 +75,26 @@ def narrow_model(run: Run, work: Path, area: Area | None) -> Narrowed:
         area: of the first rank; what an interrupted run has finished in it is used again.
     """
     if area is not None:
-        for folder in (area.final, area.work / "cut"):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-        area.blocks.mkdir(exist_ok=True)
-    checkpoint, kept = run.checkpoint, kept_dimensions(run.recipe, run.checkpoint)
+        area.blocks.mkdir(parents=True, exist_ok=True)
     known = _basis(run, work, area)
     vectors, scores = known.pop("vectors"), known.pop("scores").tolist()
-    Q = vectors[:, :kept].contiguous()
-    config = narrow_config(checkpoint, kept)
-    with run.monitor.stage("narrow", checkpoint.layers) as step:
-        if area is not None:
-            _write(run, Q, area, config, step)
-    path = Path(distributed.share_object(str((area.work / "cut").absolute()) if area is not None else "", 0))
-    narrow = Checkpoint.open(path)
-    if run.recipe.refit:
-        narrow = _fitted(run, narrow, Q, config, work, area)
     energies = {name: float(energy) for name, energy in known.items()}
+    kept = kept_dimensions(run.recipe, run.checkpoint)
+    if not distributed.share_object(area is not None and area.final.is_dir(), 0):
+        Q = vectors[:, :kept].contiguous()
+        config = narrow_config(run.checkpoint, kept)
+        made = _cut(run, Q, config, area)
+        if run.recipe.refit:
+            made = _fitted(run, Checkpoint.open(made), Q, config, work, area)
+        if area is not None:
+            made.rename(area.final)
+    narrow = Checkpoint.open(shared_path(area.final if area is not None else None))
     return Narrowed(narrow, len(vectors), kept, run.recipe.method_for("hidden").name, scores, energies)
+
+
+def shared_path(folder: Path | None) -> Path:
+    """The first rank's folder, on every rank."""
+    return Path(distributed.share_object(str(folder.absolute()) if folder is not None else "", 0))
 
 
 def _basis(run: Run, work: Path, area: Area | None) -> dict[str, Tensor]:
@@ -120,19 +122,31 @@ def _energies(places: list[Place], Q: Tensor) -> dict[str, Tensor]:
     return {p.name: ((p.moment @ Q) * Q).sum() / p.moment.diagonal().sum() for p in places}
 
 
-def _write(run: Run, Q: Tensor, area: Area, config: dict[str, Any], step: Any) -> None:
+def _cut(run: Run, Q: Tensor, config: dict[str, Any], area: Area | None) -> Path:
     """The rotated and cut checkpoint, not fitted yet."""
-    blocks, checkpoint = area.work / "cut-blocks", run.checkpoint
-    shutil.rmtree(blocks, ignore_errors=True)
-    blocks.mkdir()
-    plain = Outer(checkpoint, torch.device("cpu"), torch.float32)
-    for index in range(checkpoint.layers):
-        layer = plain.load(index)
-        write_block(blocks, fill(layer, narrow_layer(layer, checkpoint.family, Q), torch.float32), checkpoint, index)
-        step(f"layer {index}")
-    around = {empty: narrow_surroundings(plain.surroundings(empty), checkpoint, Q) for empty in (True, False)}
-    write_checkpoint(area.work / "cut", plain, blocks, range(checkpoint.layers), config, around.__getitem__)
-    shutil.rmtree(blocks)
+    checkpoint, folder = run.checkpoint, None
+    with run.monitor.stage("narrow", checkpoint.layers) as step:
+        if area is not None:
+            folder, blocks = _empty(area.work / "cut"), _empty(area.work / "cut-blocks")
+            plain = Outer(checkpoint, torch.device("cpu"), torch.float32)
+            for index in range(checkpoint.layers):
+                layer = plain.load(index)
+                tensors = narrow_layer(layer, checkpoint.family, Q)
+                write_block(blocks, fill(layer, tensors, torch.float32), checkpoint, index)
+                step(f"layer {index}")
+
+            def around(empty: bool) -> dict[str, Tensor]:
+                return narrow_surroundings(plain.surroundings(empty), checkpoint, Q)
+
+            write_checkpoint(folder, plain, blocks, range(checkpoint.layers), config, around)
+            shutil.rmtree(blocks)
+    return shared_path(folder)
+
+
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 def _with_head(outer: Outer, head: Tensor, empty: bool) -> dict[str, Tensor]:
@@ -142,11 +156,10 @@ def _with_head(outer: Outer, head: Tensor, empty: bool) -> dict[str, Tensor]:
     return tensors if empty else {**tensors, name: head.to(tensors[name])}
 
 
-def _fitted(
-    run: Run, narrow: Checkpoint, Q: Tensor, config: dict[str, Any], work: Path, area: Area | None
-) -> Checkpoint:
+def _fitted(run: Run, narrow: Checkpoint, Q: Tensor, config: dict[str, Any], work: Path, area: Area | None) -> Path:
     """The narrow checkpoint fitted to the untouched model; the one that isn't is removed."""
     outer = Outer(narrow, run.outer.device, run.outer.dtype)
+    folder = _empty(area.work / "fitted") if area is not None else None
 
     def finished(index: int) -> nn.Module | None:
         there = area is not None and block_file(area.blocks, index).exists()
@@ -164,10 +177,10 @@ def _fitted(
     with run.monitor.stage("fit hidden dimensions", narrow.layers) as step:
         both = Both(outer, run.outer, Q)
         head = fit_hidden(both, run.calibration.tokens, finished, edited, step, run.budget(), work)
-        if area is not None:
+        if area is not None and folder is not None:
             around = partial(_with_head, outer, head)
-            write_checkpoint(area.final, outer, area.blocks, range(narrow.layers), config, around)
+            write_checkpoint(folder, outer, area.blocks, range(narrow.layers), config, around)
             shutil.rmtree(area.blocks)
             shutil.rmtree(narrow.path)
     run.outer.release()
-    return Checkpoint.open(Path(distributed.share_object(str(area.final.absolute()) if area is not None else "", 0)))
+    return shared_path(folder)

@@ -209,7 +209,7 @@ def _check_room(run: Run, workspace: Workspace) -> None:
     # The pruned model's, the untouched model's, and a block's targets.
     streams = 1 + run.rules.needs_dense + (run.rules.tuning is not None)
     hidden = streams * run.calibration.tokens.numel() * run.checkpoint.config.hidden_size * run.outer.dtype.itemsize
-    copies = 2 if run.recipe.steps == 1 else 4
+    copies = 2 if run.recipe.steps == 1 and "hidden" not in run.recipe.sites else 4
     need = copies * run.checkpoint.bytes_on_disk + max(0, hidden - (run.budget().left or 0))
     free = shutil.disk_usage(folder).free + workspace.finished_bytes
     if free < need:
