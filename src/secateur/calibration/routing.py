@@ -28,8 +28,7 @@ def routing_of(
     experts: Any = layer.get_submodule(path)
     found = Routing(len(experts.down_proj), needs, device)
 
-    def look(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        hidden, chosen, gates = args
+    for hidden, chosen, gates in arguments_of(layer, path, stream, index, device) if needs else ():
         flat = hidden.reshape(-1, hidden.shape[-1])
         found.see(len(flat))
         for expert in range(len(experts.down_proj)):
@@ -39,32 +38,24 @@ def routing_of(
                 output = written_by(experts, experts.gate_up_proj[expert], experts.down_proj[expert], flat[token])
                 norms = output.float().norm(dim=-1)
             found.add(expert, gates[token, place], norms)
-        raise Enough
-
-    handle = experts.register_forward_pre_hook(look)
-    try:
-        for batch in range(len(stream.batches) if needs else 0):
-            try:
-                stream.forward(layer, index, batch, device)
-            except Enough:
-                continue
-    finally:
-        handle.remove()
     distributed.all_reduce(found.tensors())
     return found
 
 
 @torch.no_grad()
-def entering(layer: nn.Module, path: str, stream: Stream, index: int, device: torch.device) -> Iterator[Tensor]:
-    """What enters a module below a layer, one batch of this rank's sequences after the other; nothing behind it runs.
+def arguments_of(
+    layer: nn.Module, path: str, stream: Stream, index: int, device: torch.device
+) -> Iterator[tuple[Tensor, ...]]:
+    """What a module below a layer is called with, one batch of this rank's sequences after the other; nothing behind
+    it runs.
 
     Args:
         path: of the module, below the layer, which stands at place `index` of the model.
     """
-    seen: list[Tensor] = []
+    seen: list[tuple[Tensor, ...]] = []
 
     def look(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen.append(args[0])
+        seen.append(args)
         raise Enough
 
     for batch in range(len(stream.batches)):

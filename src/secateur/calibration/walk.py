@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from secateur import distributed
 from secateur.calibration.activations import Budget
-from secateur.calibration.routing import entering, routing_of
+from secateur.calibration.routing import arguments_of, routing_of
 from secateur.calibration.source import LayerSource
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.watch import Seen, watch
@@ -105,7 +105,8 @@ class Block:
 
     def entering(self, path: str) -> Iterator[Tensor]:
         """What enters a module of the layer, one batch (sequences, tokens, hidden) of this rank after the other."""
-        return entering(self.layer, path, self.stream, self.index, self.outer.device)
+        calls = arguments_of(self.layer, path, self.stream, self.index, self.outer.device)
+        return (states for states, *_ in calls)
 
     def _dense_name(self, name: str) -> str:
         """What the untouched layer calls a Linear: where experts were removed, the others have moved up."""
