@@ -7,10 +7,12 @@ here, so no method, site or surgery file knows how many processes there are. A r
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +30,7 @@ def group(device: torch.device) -> Iterator[None]:
     """
     joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     if joins:
+        importlib.import_module("torch.distributed.nn.functional")  # later its default arguments would keep the group
         if device.type == "cuda":
             torch.cuda.set_device(device)
         with _together():
@@ -37,6 +40,22 @@ def group(device: torch.device) -> Iterator[None]:
     finally:
         if joins and dist.is_initialized():
             dist.destroy_process_group()
+            for mesh in _meshes:
+                vars(mesh).get("_pg_registry", {}).clear()
+            _meshes.clear()
+            gc.collect()  # what was sharded has cycles
+
+
+# torch caches what it has worked out about a mesh's tensors, and so the mesh, and with it the group and the group's
+# threads. An interpreter that ends while they run aborts now and then, after all the work is done.
+_meshes: list[Any] = []
+
+
+def mesh(device: torch.device) -> Any:
+    """All ranks in a row, as torch's sharding wants them."""
+    made = dist.device_mesh.init_device_mesh(device.type, (world(),))
+    _meshes.append(made)
+    return made
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import secateur
+from secateur import distributed
 from secateur.model import verify
 from secateur.recovery import save, sequences, session, shard, train
 from secateur.recovery.states import gathered, put_back
@@ -78,14 +79,22 @@ def slices(folder: Path) -> None:
         save_file(found, folder / "slices.safetensors")
 
 
+def threads() -> list[str]:
+    """Names of this process's threads that aren't Python's, where the system tells."""
+    return [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+
+
 if __name__ == "__main__":
-    dist.init_process_group("gloo")
-    torch.set_num_threads(1)
-    save.verify = verify.check  # in this process
-    asked = json.loads(Path(sys.argv[1]).read_text())
-    slices(Path(sys.argv[1]).parent)
-    sequences.HELD_OUT = asked["held_out"]
-    for each in asked["jobs"]:
-        run(each)
-    dist.barrier()
-    dist.destroy_process_group()
+    folder = Path(sys.argv[1]).parent
+    with distributed.group(torch.device("cpu")):
+        rank = dist.get_rank()
+        torch.set_num_threads(1)
+        save.verify = verify.check  # in this process
+        asked = json.loads(Path(sys.argv[1]).read_text())
+        slices(folder)
+        sequences.HELD_OUT = asked["held_out"]
+        for each in asked["jobs"]:
+            run(each)
+        dist.barrier()
+        within = threads()
+    (folder / f"threads-{rank}.json").write_text(json.dumps([within, threads()]))

@@ -103,6 +103,16 @@ def seen(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(2)]
 
 
+def test_no_thread_of_the_group_outlives_it(sharded: Path) -> None:
+    """An interpreter that ends while they run aborts now and then."""
+    for rank in range(2):
+        within, after = json.loads((sharded / f"threads-{rank}.json").read_text())
+        if not within:
+            pytest.skip("this system doesn't name threads")
+        assert any("gloo" in name for name in within)
+        assert not any("gloo" in name for name in after)
+
+
 def same_curve(mine: Done, within: float) -> None:
     assert [point.keys() for point in mine.one["curve"]] == [point.keys() for point in mine.two["curve"]]
     for one, two in zip(mine.one["curve"], mine.two["curve"], strict=True):
@@ -137,7 +147,7 @@ def test_each_rank_holds_half(sharded: Path) -> None:
             for own, whole in noted["bytes"]:
                 assert 0.48 * whole < own < 0.52 * whole
             trained = noted["bytes"][-1][0]
-            assert noted["optimizer"] == 2 * trained  # AdamW's two moments
+            assert trained < noted["optimizer"] < 2 * trained  # one moment of matrices, two of the rest
 
 
 def test_half_precision_is_of_the_products_alone(done: Callable[[str], Done]) -> None:

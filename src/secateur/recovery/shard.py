@@ -30,10 +30,9 @@ def shard(model: Any, family: Family, device: torch.device, dtype: torch.dtype) 
         device: where the slices live. The model may be elsewhere.
         dtype: of the products. Slices keep theirs, and gradients are summed in fp32.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh(device.type, (distributed.world(),))
+    mesh = distributed.mesh(device)
     how = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in model.get_submodule(family.layers).children():
         fully_shard(layer, mesh=mesh, mp_policy=how)
@@ -62,11 +61,19 @@ def hold(model: Any, masks: dict[str, Tensor]) -> None:
 
 
 def own(tensor: Tensor, parameter: Any) -> Tensor:
-    """This process's slice of a whole tensor that belongs to a sharded parameter; the first process's counts."""
+    """This process's slice of a whole tensor that belongs to a parameter; the first process's counts."""
     from torch.distributed.tensor import distribute_tensor
 
-    slices = distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return slices.to_local()
+    there = tensor.to(parameter.device)
+    if not is_slice(parameter):
+        return there
+    return distribute_tensor(there, parameter.device_mesh, parameter.placements).to_local()
+
+
+def local(tensor: Any) -> Tensor:
+    """What this process holds of it."""
+    found: Tensor = tensor.to_local() if is_slice(tensor) else tensor
+    return found
 
 
 def whole(tensor: Any) -> Tensor:
@@ -95,7 +102,7 @@ def save_optimizer(folder: Path, model: nn.Module, optimizer: Any, schedule: Any
     state: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"{name}:{key}"] = (value.to_local() if is_slice(value) else value).cpu().contiguous()
+            state[f"{name}:{key}"] = local(value).cpu().contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, _file(folder))
     if distributed.is_main():
