@@ -47,9 +47,12 @@ class Recovery(BaseModel):
     top_k: int | None = Field(
         None, ge=1, description="compare only the teacher's k likeliest tokens, and the rest as one"
     )
+    optimizer: Literal["muon", "adamw"] | None = Field(
+        None, description="muon: of the layers' matrices, AdamW of the rest; default muon, for lora adamw"
+    )
     learning_rate: float | None = Field(None, gt=0, description="peak; default: a range test picks it")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises; then a cosine")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    weight_decay: float = Field(0.0, ge=0, description="the optimiser's")
     rank: int = Field(8, ge=1, description="lora: rank of the adapters")
     alpha: float | None = Field(
         None, gt=0, description="lora: scale of the adapters times their rank; default 2 x rank"
@@ -99,6 +102,8 @@ class Recovery(BaseModel):
             raise ValueError(f"no-merge keeps adapters, but how is {self.how}; use how lora")
         if self.shard and self.how == "lora":
             raise ValueError("shard is for how distill and full: adapters need little memory; leave shard out")
+        if self.optimizer == "muon" and self.how == "lora":
+            raise ValueError("muon is for whole matrices, and lora trains thin factors; use optimizer adamw")
         return self
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from secateur.model.families import family_of
 from secateur.model.linears import linears_of
 from secateur.numerics.patterns import Pattern
 from secateur.recovery import adapters, masks
+from secateur.recovery.muon import MuonAndAdamW
 from secateur.recovery_settings import make_recovery
 
 CASES = ["llama", "gpt2", "mixtral"]
@@ -40,14 +42,23 @@ def step(model: Any, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
+def adamw(model: Any, found: dict[str, torch.Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+
+
+def muon(model: Any, found: dict[str, torch.Tensor]) -> torch.optim.Optimizer:
+    return MuonAndAdamW(model, family_of(model.config).layers, found, 1e-2, 0.1)
+
+
+@pytest.mark.parametrize("make", [adamw, muon])
 @pytest.mark.parametrize("case", CASES)
-def test_full_training_keeps_every_zero(case: str) -> None:
+def test_full_training_keeps_every_zero(case: str, make: Callable[..., torch.optim.Optimizer]) -> None:
     model = sparse(case)
     classes = [type(module) for module in model.modules()]
     found = masks.find_masks(model, family_of(model.config))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     masks.hold(model, found)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    optimizer = make(model, found)
     for _ in range(3):
         step(model, optimizer)
     assert masks.check(model, found) == sum(int((~mask).sum()) for mask in found.values())

@@ -55,6 +55,7 @@ def recovery_facts(task: Task, outcome: Outcome) -> dict[str, Any]:
         "steps": outcome.steps,
         "tokens": outcome.steps * recovery.batch * recovery.length,
         "trained_parameters": outcome.trained_parameters,
+        "optimizer": task.optimizer,
         "learning_rate": outcome.learning_rate or None,
         "rates_tried": [{"learning_rate": rate, "held_out": _finite(loss)} for rate, loss in outcome.tried],
         "held_out_before": outcome.start,

@@ -23,6 +23,7 @@ from secateur.model.outer import Outer
 from secateur.progress import Monitor
 from secateur.recovery import adapters, masks, shard
 from secateur.recovery.int8 import load_int8
+from secateur.recovery.muon import MuonAndAdamW
 from secateur.recovery.sequences import Draw
 from secateur.recovery.states import START, States, gathered
 from secateur.recovery.task import Task
@@ -121,6 +122,7 @@ class Session:
             self.states,
             math.inf if start is None else start,
             stepped,
+            self._optimizer(learning_rate) if task.optimizer == "muon" else None,
         )
         try:
             with warnings.catch_warnings():  # no output of a sharded model is changed in place
@@ -128,6 +130,12 @@ class Session:
                 yield made
         finally:
             made.close()
+
+    def _optimizer(self, learning_rate: float) -> Callable[[], MuonAndAdamW]:
+        """Makes it once the model is where it is trained."""
+        task = self.task
+        decay = task.recovery.weight_decay
+        return lambda: MuonAndAdamW(self.model, task.checkpoint.family.layers, task.masks, learning_rate, decay)
 
     def short_run(self, learning_rate: float, steps: int, stepped: Callable[[Any], None]) -> float:
         """Loss of the held-out sequences after so many steps from the start, to which the model then returns."""

@@ -60,6 +60,11 @@ class Task:
         """Of the teacher's weights: as told, otherwise that of the products."""
         return teacher_dtype(self.recovery, self.dtype)
 
+    @property
+    def optimizer(self) -> str:
+        """As told, otherwise muon where there are whole matrices to train."""
+        return self.recovery.optimizer or ("adamw" if self.recovery.how == "lora" else "muon")
+
 
 def prepare(
     folder: Path,

@@ -38,8 +38,11 @@ class Recoverer(Trainer):
         teacher: the dense model, or None where no loss needs it or its top logits come with the batches.
         layers: which hidden states are compared, see `layer_map`.
         held_out: sequences that `look` measures; the best state by them goes into `states`.
-        told: called with (step, loss on the held-out sequences) after each look.
+        stepped: called with Trainer's state after each step.
+        make_optimizer: default Trainer's own, AdamW.
     """
+
+    optimizer: Any
 
     def __init__(
         self,
@@ -53,15 +56,22 @@ class Recoverer(Trainer):
         states: States | None = None,
         start: float = math.inf,
         stepped: Callable[[Any], None] = lambda state: None,
+        make_optimizer: Callable[[], torch.optim.Optimizer] | None = None,
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=dataset, eval_dataset=dataset)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Stepped(stepped))
         self._recovery, self._held_out, self._states = recovery, held_out, states
         self._teacher, self._layers, self._lowest = teacher, layers or [], start
-        self._sharded = shard.is_sharded(model)
+        self._sharded, self._make_optimizer = shard.is_sharded(model), make_optimizer
         # The loss is divided by the tokens of the whole step, which the labels' first column never adds to.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = self._loss_shifts_labels = True
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self._make_optimizer is None:
+            return super().create_optimizer(model)
+        self.optimizer = self._make_optimizer()
+        return self.optimizer
 
     # ------------------------------------------------------------------------- the loss
 
