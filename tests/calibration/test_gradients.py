@@ -20,7 +20,7 @@ from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.outer import Outer
 
-CASES = ["llama", "gpt2", "gemma2"]
+CASES = ["llama", "gpt2", "gemma2", "mixtral"]
 
 
 def opened(case: str, folder: Path) -> Outer:
@@ -46,11 +46,25 @@ def test_they_are_those_of_the_loaded_model(case: str, tmp_path: Path) -> None:
                 for name, parameter in layer.named_parameters():
                     for need, value in wanted(parameter.grad).items():
                         sums[index][need][name] += value / len(tokens)
+                    if "fisher" in wanted(parameter.grad):
+                        sums[index]["input_fisher"][name] += by_input(name, parameter, case) / len(tokens)
     for index in range(len(layers)):
         for need in WHOLE:
             assert any(bool(g.any()) for g in found[index][need].values())
             for name, expected in sums[index][need].items():
                 torch.testing.assert_close(found[index][need][name], expected, rtol=1e-3, atol=1e-6)
+
+
+def by_input(name: str, parameter: torch.Tensor, case: str) -> torch.Tensor:
+    """w dl/dw of an entry times the sum of that over its column, entry by entry; nothing outside of Linears."""
+    if parameter.dim() < 2 or "router" in name or name.endswith("gate.weight"):
+        return torch.zeros_like(parameter)
+    slope = (parameter * parameter.grad).detach()
+    if parameter.dim() == 3:
+        return torch.stack([one * torch.stack([column.sum() for column in one.T]) for one in slope])
+    slope = slope.T if case == "gpt2" else slope  # Conv1D
+    found = slope * torch.stack([column.sum() for column in slope.T])
+    return found.T if case == "gpt2" else found
 
 
 def losses(logits: torch.Tensor, targets: torch.Tensor, number: int = 0) -> list[tuple[torch.Tensor, Any]]:
@@ -69,14 +83,18 @@ def test_random_signs_give_the_mean_square_of_the_tokens(tmp_path: Path) -> None
     """Many draws against a backward pass for each token."""
     outer, row = opened("llama", tmp_path), ids(1)
     name = "mlp.down_proj.weight"
-    found = gradients_of_model(outer, row.repeat(400, 1), frozenset({"fisher"}))[1]["fisher"][name]
+    needs = frozenset({"fisher", "input_fisher"})
+    layer = gradients_of_model(outer, row.repeat(400, 1), needs)[1]
+    found = layer["fisher"][name]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.float32)
     weight = model.model.layers[1].mlp.down_proj.weight
     each = nn.functional.cross_entropy(model(row).logits[0, :-1], row[0, 1:], reduction="none")
-    squares = [torch.autograd.grad(loss, weight, retain_graph=True)[0].square() for loss in each]
-    expected = torch.stack(squares).mean(0)
+    slopes = [torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in each]
+    expected = torch.stack([slope.square() for slope in slopes]).mean(0)
     assert float(found.sum() / expected.sum()) == pytest.approx(1, abs=0.1)
     assert float(torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1]) > 0.98
+    gates = torch.stack([(weight.detach() * slope).sum(0).square() for slope in slopes]).mean(0)
+    torch.testing.assert_close(layer["input_fisher"][name].sum(0), gates, rtol=0.25, atol=0.05 * float(gates.max()))
 
 
 def test_the_gradient_is_the_slope(tmp_path: Path) -> None:

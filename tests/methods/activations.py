@@ -42,6 +42,7 @@ def slopes(parameters: Tensor, alive: Tensor | None = None) -> dict[str, Tensor]
         "gradient": first,
         "gradient_size": first.abs(),
         "fisher": second,
+        "input_fisher": second * part.square(),
         "entropy_gradient": (first * part.sin()).abs(),
         "regional": second.sqrt(),
     }

@@ -196,7 +196,15 @@ def test_gradient_criteria_of_units(width: int, make_units: Callable[..., Units]
     units = make_units(width=width)
     slope = slopes(units.group)
     found = {n: METHODS[n].score_units(units) for n in METHODS if METHODS[n].loss and METHODS[n].score_units}
-    assert set(found) == {"taylor", "taylor_group", "taylor2", "fisher", "gradient_activation", "entropy_taylor"}
+    assert set(found) == {
+        "taylor",
+        "taylor_group",
+        "taylor2",
+        "fisher",
+        "gate_fisher",
+        "gradient_activation",
+        "entropy_taylor",
+    }
     for u in range(units.count):
         rows = [
             [float(t[u, e]) for t in (units.group, slope["gradient"], slope["fisher"], slope["entropy_gradient"])]
@@ -211,6 +219,8 @@ def test_gradient_criteria_of_units(width: int, make_units: Callable[..., Units]
             "gradient_activation": abs(sum(w * g for w, g, _, _ in reader)),
             "entropy_taylor": sum(abs(w * h) for w, _, _, h in rows),
         }
+        share = slope["input_fisher"][u, 10:]
+        expected["gate_fisher"] = 0.5 * sum(float(part) for part in share)
         for name, value in expected.items():
             assert float(found[name][u]) == pytest.approx(value, rel=1e-4), name
 

@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from secateur import distributed
 from secateur.calibration.walk import Block
 from secateur.errors import InputError
+from secateur.model.linears import linears_of
 from secateur.model.memory import fits_in_memory
 from secateur.model.outer import Outer
 from secateur.model.save import fill
 
-WHOLE = frozenset({"gradient", "gradient_size", "fisher", "entropy_gradient"})
+WHOLE = frozenset({"gradient", "gradient_size", "fisher", "input_fisher", "entropy_gradient"})
+
+Key = tuple[int, str]  # a layer, and a parameter's name below it
+Take = Callable[[Key, Tensor], Tensor]  # what to add up of a gradient
 
 # Layer -> need -> parameter's name below the layer -> gradient, fp32 on the CPU.
 LayerGradients = list[dict[str, dict[str, Tensor]]]
@@ -54,7 +58,7 @@ def gradients_of_model(
     """Gradients of the untouched model for every parameter of its layers; see `methods.contract.GRADIENTS`.
 
     The whole model is in memory in fp32, with one backward pass for each sequence, one more for
-    `fisher`, one more for the entropy.
+    `fisher` and `input_fisher` together, one more for the entropy.
 
     Args:
         tokens: calibration token ids (sequences, length).
@@ -68,17 +72,27 @@ def gradients_of_model(
     model = whole_model(outer)
     layers = list(model.get_submodule(outer.checkpoint.family.layers).children())
     parameters = {(i, n): p for i, layer in enumerate(layers) for n, p in layer.named_parameters()}
+    family = outer.checkpoint.family
+    axes = {(i, x.parameter_name): x.output_axis for i, layer in enumerate(layers) for x in linears_of(layer, family)}
+
+    def by_input(key: Key, gradient: Tensor) -> Tensor:
+        """Adds up, over the outputs, to (x_j dl/dx_j)²: a column's sum times each entry's part of it."""
+        if key not in axes:
+            return torch.zeros_like(gradient)
+        slope = parameters[key].detach() * gradient
+        return slope * slope.sum(axes[key], keepdim=True)
+
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     sums = {need: {key: torch.zeros_like(p, device="cpu") for key, p in parameters.items()} for need in needs}
     for number, sequence in enumerate(tokens):
         ids = sequence[None].to(outer.device)
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        for scalar, wanted in _losses(logits, ids[0, 1:], needs, number):
+        for scalar, wanted in _losses(logits, ids[0, 1:], needs, number, by_input):
             found = torch.autograd.grad(scalar, list(parameters.values()), retain_graph=True)
             for need, of in wanted.items():
                 for key, gradient in zip(parameters, found, strict=True):
-                    sums[need][key] += of(gradient).to("cpu")
+                    sums[need][key] += of(key, gradient).to("cpu")
         del logits
         step(f"sequence {number + 1}")
     return [
@@ -88,27 +102,25 @@ def gradients_of_model(
 
 
 def _losses(
-    logits: Tensor, targets: Tensor, needs: frozenset[str], number: int
-) -> Iterator[tuple[Tensor, dict[str, Callable[[Tensor], Tensor]]]]:
+    logits: Tensor, targets: Tensor, needs: frozenset[str], number: int, by_input: Take
+) -> Iterator[tuple[Tensor, dict[str, Take]]]:
     """(a scalar of one sequence, what to add of its gradient to each need), as few as the needs ask for.
 
     The mean square of the tokens' own gradients would take a backward pass for each token. Instead each loss gets a
     random sign: in (Σ ± dl_t/dw)² / T all mixed terms have mean zero, and what is left is that mean square.
     """
     losses = nn.functional.cross_entropy(logits, targets, reduction="none")
-    own: dict[str, Callable[[Tensor], Tensor]] = {}
-    if "gradient" in needs:
-        own["gradient"] = lambda g: g
-    if "gradient_size" in needs:
-        own["gradient_size"] = torch.abs
-    if own:
-        yield losses.mean(), own
-    if "fisher" in needs:
+    of_mean: dict[str, Take] = {"gradient": lambda _, g: g, "gradient_size": lambda _, g: g.abs()}
+    of_tokens: dict[str, Take] = {"fisher": lambda _, g: g.square(), "input_fisher": by_input}
+    if needs & of_mean.keys():
+        yield losses.mean(), {need: of_mean[need] for need in needs & of_mean.keys()}
+    if needs & of_tokens.keys():
         signs = token_signs(len(losses), number).to(losses.device)
-        yield (losses * signs).sum() / len(losses) ** 0.5, {"fisher": torch.square}
+        wanted = {need: of_tokens[need] for need in needs & of_tokens.keys()}
+        yield (losses * signs).sum() / len(losses) ** 0.5, wanted
     if "entropy_gradient" in needs:
         log_p = logits.log_softmax(-1)
-        yield -(log_p.exp() * log_p).sum(-1).mean(), {"entropy_gradient": torch.abs}
+        yield -(log_p.exp() * log_p).sum(-1).mean(), {"entropy_gradient": lambda _, g: g.abs()}
 
 
 def token_signs(count: int, number: int) -> Tensor:

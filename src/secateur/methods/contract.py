@@ -17,9 +17,11 @@ from secateur.numerics.routing import ROUTING
 #   gradient           dL/dw of the untouched model, L the mean loss of a token
 #   gradient_size      the mean over sequences of |dL_s/dw|, L_s the mean loss of a token of sequence s
 #   fisher             the mean over tokens of (dl_t/dw)², l_t the loss of token t
+#   input_fisher       for a Linear's W, a matrix of its shape whose column j adds up to the mean over tokens of
+#                      (x_j dl_t/dx_j)², x its input; zero for everything else
 #   entropy_gradient   the mean over sequences of |dH_s/dw|, H_s the mean entropy of its predictions: no labels
 #   regional           the root mean square over batches of dR/dw, R the norm of the block's own output
-GRADIENTS = frozenset({"gradient", "gradient_size", "fisher", "entropy_gradient", "regional"})
+GRADIENTS = frozenset({"gradient", "gradient_size", "fisher", "input_fisher", "entropy_gradient", "regional"})
 
 
 class Solution(NamedTuple):

@@ -1,7 +1,8 @@
 """Diagonal Fisher information (Theis et al. 2018, https://arxiv.org/abs/1801.05787, eq. 10): the expected increase
 of the loss at a minimum, where the gradient is zero and the curvature is that of the squared gradients.
 
-Weights: ½ w² F_w, over the whole matrix. Units: the same, added up over all parameters that a unit owns.
+Weights: ½ w² F_w, over the whole matrix. Units: the same, added up over all parameters that a unit owns, as if they
+had nothing to do with each other; the paper's own score of a unit is `gate_fisher`.
 """
 
 from __future__ import annotations

@@ -88,6 +88,11 @@ class Linear:
         return data.T if is_transposed(self.layer.get_submodule(self.name)) else data
 
     @property
+    def output_axis(self) -> int:
+        """The parameter's axis along which outputs lie; inputs lie along the one beside it."""
+        return 1 if _EXPERT.match(self.name) or is_transposed(self.layer.get_submodule(self.name)) else 0
+
+    @property
     def shape(self) -> tuple[int, int]:
         return tuple(self.stored.shape)  # type: ignore[return-value]
 
