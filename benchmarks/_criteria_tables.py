@@ -16,10 +16,12 @@ def table(result: dict[str, Any]) -> str:
     value = {(r["method"], r["ratio"], r["repair"]): r["perplexity"] for r in rows}
     names = list(dict.fromkeys(row["method"] for row in rows))
     ranks = {name: rank(value, names, ratios, name) for name in names}
+    later = ", ".join(result.get("added", []))
+    apart = f" ({later} in another run)" if later else ""
     lines = [
         f"## {result['model']}, {result['parameters']:,} parameters, dense {result['dense']:.3f}",
         "",
-        f"One calibration pass of {result['calibration_tokens']:,} tokens for all: "
+        f"One calibration pass of {result['calibration_tokens']:,} tokens for all{apart}: "
         f"{result['calibration_seconds']:.1f} s. Perplexity without → with refit.",
         "",
         "| criterion | " + " | ".join(f"{ratio:.1%}" for ratio in ratios) + " | mean rank with refit |",

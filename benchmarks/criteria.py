@@ -196,7 +196,7 @@ def arguments_of_main() -> argparse.Namespace:
     parser.add_argument("--models", default="stories260K", help="folders, or names below shared/models; commas")
     parser.add_argument("--family", type=Path, help="instead: a folder of scripts/train_family.py, with its texts")
     parser.add_argument("--ratios", default="0.125,0.25,0.5")
-    parser.add_argument("--methods", default="", help="criteria with commas; all unless given")
+    parser.add_argument("--methods", default="", help="criteria with commas; all unless given. Other rows stay")
     parser.add_argument("--seeds", type=int, default=5, help="of the random control")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=512, help="tokens of a sequence, at most the context")
@@ -243,14 +243,28 @@ def main() -> None:
     arguments = arguments_of_main()
     if arguments.family:
         return family(arguments)
-    results = []
+    file, results = arguments.out / "criteria.json", []
+    before = json.loads(file.read_text(encoding="utf-8")) if arguments.methods and file.is_file() else []
     for name in arguments.models.split(","):
         folder = Path(name) if Path(name).is_dir() else SHARED / "models" / name
         if not folder.is_dir():
             raise SystemExit(f"{name}: no such model")
-        results.append(timed(folder, arguments))
-        write(results, arguments.out)
+        results.append(_added(timed(folder, arguments), before))
+        write(
+            results + [old for old in before if old["model"] not in {new["model"] for new in results}], arguments.out
+        )
     return None
+
+
+def _added(new: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows of a few criteria among those of the others that were measured before, on the same model and text."""
+    same = ("model", "parameters", "dense", "evaluated_tokens", "calibration_tokens")
+    old = next((o for o in before if all(o[key] == new[key] for key in same)), None)
+    if old is None:
+        return new
+    names = {row["method"] for row in new["rows"]}
+    rows = [row for row in old["rows"] if row["method"] not in names] + new["rows"]
+    return old | {"rows": rows, "added": sorted(set(old.get("added", [])) | names)}
 
 
 if __name__ == "__main__":
