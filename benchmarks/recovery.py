@@ -49,14 +49,17 @@ class Run(NamedTuple):
 
 SMALL, LARGE = "stories260K", "stories3M-fp16"
 CHANNELS = "--sites channel --sparsity 0.25"
+DISTILL = "--how distill --loss lm:0.3,logits:1,hidden:5"
 RUNS = {
-    "channels260": Run(SMALL, CHANNELS + " --quality best", "--how distill", 4.75),
+    "channels260": Run(SMALL, CHANNELS + " --quality best", DISTILL, 4.75),
+    "channels260-adamw": Run(SMALL, CHANNELS + " --quality best", DISTILL + " --optimizer adamw", 4.75),
     "channels260-lora": Run(SMALL, CHANNELS + " --quality best", "--how lora --rank 8 --loss logits,hidden", 5.2),
-    "layers260": Run(SMALL, "--sites layer --sparsity 0.4", "--how distill", 6.2),
-    "channels3m": Run(LARGE, CHANNELS + " --quality best", "--how distill", 6.2),
-    "layers3m": Run(LARGE, "--sites layer --sparsity 0.34", "--how distill", 9.5),
-    "half3m": Run(LARGE, "--sparsity 0.5 --quality best", "--how distill", 6.0, (1, 1)),
-    "two-of-four3m": Run(LARGE, "--pattern 2:4 --quality best", "--how distill", 7.0, (2, 4)),
+    "layers260": Run(SMALL, "--sites layer --sparsity 0.4", DISTILL, 6.2),
+    "layers260-adamw": Run(SMALL, "--sites layer --sparsity 0.4", DISTILL + " --optimizer adamw", 6.2),
+    "channels3m": Run(LARGE, CHANNELS + " --quality best", DISTILL, 6.2),
+    "layers3m": Run(LARGE, "--sites layer --sparsity 0.34", DISTILL, 9.5),
+    "half3m": Run(LARGE, "--sparsity 0.5 --quality best", DISTILL, 6.0, (1, 1)),
+    "two-of-four3m": Run(LARGE, "--pattern 2:4 --quality best", DISTILL, 7.0, (2, 4)),
 }
 
 
@@ -79,9 +82,9 @@ def recovery(name: str, shared: Path, work: Path) -> dict[str, Any]:
     again = (pruned / "report.json").is_file()  # with --work, from the run before
     told = ["prune", str(model), *run.prune.split(), "--calibrate", text, *quiet, "--out", str(pruned)]
     prune = None if again else secateur(told)
-    size = ["--steps", str(STEPS), "--batch", str(BATCH), "--length", str(LENGTH)]
-    told = ["recover", str(pruned), *run.recover.split(), *size, "--data", text]
-    seconds = secateur([*told, *quiet, "--overwrite", "--out", str(recovered)])
+    flags = [*run.recover.split(), "--steps", str(STEPS), "--batch", str(BATCH), "--length", str(LENGTH)]
+    told = ["recover", str(pruned), *flags, "--data", text, *quiet, "--overwrite", "--out", str(recovered)]
+    seconds = None if is_recovered(recovered, flags) else secateur(told)
     report = json.loads((recovered / "report.json").read_text())["recovery"]
     texts = read_texts(stories / "eval.jsonl")
     pattern = run.zeros if run.zeros != (1, 1) else None
@@ -102,8 +105,19 @@ def recovery(name: str, shared: Path, work: Path) -> dict[str, Any]:
         "learning_rate": report["learning_rate"],
         "best_step": report["best_step"],
         "prune_seconds": prune and round(prune, 1),
-        "recover_seconds": round(seconds, 1),
+        "recover_seconds": seconds and round(seconds, 1),
     }
+
+
+def is_recovered(folder: Path, flags: list[str]) -> bool:
+    """Whether a run before, with --work, was told the same."""
+    from secateur import make_recovery
+
+    if not (folder / "report.json").is_file():
+        return False
+    values = {k[2:]: int(v) if v.isdigit() else v for k, v in zip(flags[::2], flags[1::2], strict=True)}
+    settings = json.loads((folder / "report.json").read_text())["recovery"]["settings"]
+    return bool(settings | {"data": None} == make_recovery(values).model_dump(mode="json"))
 
 
 def same_zeros(one: Path, two: Path) -> bool:
