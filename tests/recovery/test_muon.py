@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from secateur.errors import InputError
-from secateur.recovery.muon import BETAS, MuonAndAdamW, orthogonal
+from secateur.recovery.muon import BETAS, MOMENTUM, MuonAndAdamW, orthogonal
 from secateur.recovery_settings import make_recovery
 
 RATE = 1e-2
@@ -73,7 +73,7 @@ def test_matrices_do_what_the_other_muon_does() -> None:
     start = [parameter.detach().clone() for parameter in model.parameters()]
     matrices = [p for name, p in other.named_parameters() if is_matrix(name, p)]
     optimizer = make(model, 0.1)
-    theirs = torch.optim.Muon(matrices, lr=RATE, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    theirs = torch.optim.Muon(matrices, lr=RATE, weight_decay=0.1, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw")
     step(model, optimizer)
     step(other, theirs)
     for (name, one), two, old in zip(model.named_parameters(), other.parameters(), start, strict=True):

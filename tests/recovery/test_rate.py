@@ -37,9 +37,10 @@ def test_a_run_that_explodes_is_no_candidate() -> None:
     assert choose(tried, 1.0) < 1e-4
 
 
-def test_the_rate_that_leads_lowest_is_taken() -> None:
-    tried = [Tried(1e-4, 0.80), Tried(3e-4, 0.50), Tried(1e-3, 0.50), Tried(3e-3, 0.90)]
-    assert choose(tried, 1.0) == 3e-4
+def test_the_highest_rate_of_those_that_won_nearly_the_most_is_taken() -> None:
+    tried = [Tried(1e-4, 0.80), Tried(3e-4, 0.50), Tried(1e-3, 0.54), Tried(3e-3, 0.56), Tried(1e-2, 1.20)]
+    assert choose(tried, 1.0) == 1e-3
+    assert choose(tried, 0.8) == 3e-4
     assert choose(tried, 0.4) == 1e-4  # none helps: the least harm
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from secateur.recovery.shard import local, own
 
-MOMENTUM = 0.95
-BETAS = (0.9, 0.99)  # AdamW's: a recovery has hundreds of steps, not thousands
+MOMENTUM = 0.9
+BETAS = (0.9, 0.99)  # AdamW's. Both are short, as a recovery has hundreds of steps, not thousands
 # Of the odd polynomial a s + b s^3 + c s^5 that brings singular values s in (0, 1] near one; Jordan's, five times.
 A, B, C = 3.4445, -4.7750, 2.0315
 ROUNDS = 5

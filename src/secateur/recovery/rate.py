@@ -17,6 +17,7 @@ FIRST_TIMES_WIDTH = 0.064
 ADAPTERS = 10  # adapters bear about ten times the rate of whole weights
 FACTOR = math.sqrt(10)
 LOWEST, HIGHEST = 1e-6, 0.1
+NEARLY = 0.9
 
 
 class Tried(NamedTuple):
@@ -59,6 +60,11 @@ def search(attempt: Callable[[float], float], first: float) -> list[Tried]:
 
 
 def choose(tried: list[Tried], start: float) -> float:
-    """The rate that led lowest; the lowest rate of all if none led below the start."""
-    best = min(tried, key=lambda t: (t.held_out, t.rate))
-    return best.rate if best.held_out < start else tried[0].rate
+    """The highest rate that won nearly as much as the best; the lowest of all if none led below the start.
+
+    A short run pays in full for what a higher rate disturbs at first, and has not yet got much of what it wins later.
+    """
+    most = start - min(t.held_out for t in tried)
+    if most <= 0:
+        return tried[0].rate
+    return max(t.rate for t in tried if start - t.held_out >= NEARLY * most)
