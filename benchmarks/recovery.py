@@ -109,13 +109,20 @@ def recovery(name: str, shared: Path, work: Path) -> dict[str, Any]:
     }
 
 
+def number_or_name(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def is_recovered(folder: Path, flags: list[str]) -> bool:
     """Whether a run before, with --work, was told the same."""
     from secateur import make_recovery
 
     if not (folder / "report.json").is_file():
         return False
-    values = {k[2:]: int(v) if v.isdigit() else v for k, v in zip(flags[::2], flags[1::2], strict=True)}
+    values = {k[2:].replace("-", "_"): number_or_name(v) for k, v in zip(flags[::2], flags[1::2], strict=True)}
     settings = json.loads((folder / "report.json").read_text())["recovery"]["settings"]
     return bool(settings | {"data": None} == make_recovery(values).model_dump(mode="json"))
 
