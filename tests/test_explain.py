@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 from html_reader import Reader
+from rich.console import Console
 from typer.testing import CliRunner
 
 import secateur
 from secateur.cli import app
 from secateur.errors import InputError
 from secateur.reasons import EVIDENCE
+from secateur.report import format as fmt
+from secateur.report.explained import print_explanation
 
 VALUES: dict[str, Any] = {
     "sites": "channel,query_head",
@@ -105,6 +109,16 @@ def test_the_command_answers(done: Path) -> None:
         shown = CliRunner().invoke(app, ["explain", str(done), *arguments])
         assert shown.exit_code == 0, shown.output
         assert "bits" in shown.output
+
+
+def test_numbers_are_whole_in_a_narrow_window(done: Path) -> None:
+    shown = io.StringIO()
+    found = secateur.explain(done, layer=2)
+    print_explanation(found, Console(file=shown, width=80))
+    for site in found["sites"]:
+        for unit in site["removed"]:
+            assert f"  {fmt.number(unit['bits'])}  " in shown.getvalue()
+            assert f"{fmt.percent(unit['energy'])}  {fmt.percent(unit['restored'])}  " in shown.getvalue()
 
 
 def call(*arguments: str) -> dict[str, Any]:

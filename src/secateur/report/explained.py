@@ -60,10 +60,13 @@ def _sites(found: Facts, console: Console) -> None:
 def _removed(site: Facts, console: Console) -> None:
     console.print()
     console.print(Text(site["site"], "bold"))
-    table = _table("unit", "bits", "of the output", "given back", "known by (share)", "largest at")
+    table = _table("unit", "bits", "output", "back", "known by (share)", "largest at")
+    for column in table.columns[1:4]:
+        column.no_wrap = True
     table.columns[4].justify = table.columns[5].justify = "left"
     table.columns[4].no_wrap = True
     table.columns[5].overflow = "ellipsis"
+    table.columns[5].max_width = max(16, console.width - 68)  # what the others leave: their numbers aren't cut
     table.columns[5].no_wrap = True
     for unit in sorted(site["removed"], key=lambda unit: -unit["energy"]):
         table.add_row(
