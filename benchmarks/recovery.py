@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from _protocol import judge, read_texts
+from _recovery_table import table
 
 RESULTS = Path(__file__).parent / "results"
 STEPS, BATCH, LENGTH = 300, 8, 256
@@ -266,32 +267,7 @@ def write(found: dict[str, Any]) -> None:
     file = RESULTS / "recovery.json"
     results = (json.loads(file.read_text()) if file.is_file() else {}) | found
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    lines = ["# Recovery", "", "Perplexity of eval.jsonl; 300 steps of 8 x 256 tokens of calibrate.jsonl.", ""]
-    lines += [
-        "| part | pruned by | recovered by | rate | pruned | recovered | goal |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, r in results.items():
-        if "recovered" in r:
-            cells = [name, f"`{r['prune']}`", f"`{r['recover']}`", f"{r['learning_rate']:.2g}"]
-            lines.append(f"| {' | '.join([*cells, *(f'{r[k]:.3f}' for k in ('pruned', 'recovered', 'goal'))])} |")
-    if "overhead" in results:
-        r = results["overhead"]
-        lines += [
-            "",
-            f"Overhead over a bare loop: {100 * r['overhead']:.1f} % a step ({r['bare_seconds']:.3f} s bare).",
-        ]
-    if "int8" in results:
-        lines += ["", "A teacher as int8, against fp32:", "", "| model | bytes | of fp32's | KL, nats a token |"]
-        lines += ["|---|---|---|---|"]
-        rows = results["int8"].items()
-        lines += [f"| {n} | {r['bytes']:,} | {100 * r['of_fp32']:.1f} % | {r['kl']:.5f} |" for n, r in rows]
-    if "ranks" in results:
-        lines += [
-            "",
-            f"Two ranks against one: losses differ by {100 * results['ranks']['largest_difference']:.3f} %.",
-        ]
-    (RESULTS / "recovery.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (RESULTS / "recovery.md").write_text(table(results), encoding="utf-8")
 
 
 def main() -> None:
