@@ -1,7 +1,8 @@
 """Zeros that stay zeros while a model is trained.
 
-A matrix that was pruned computes with W * mask, so the gradient of a zero is zero, and so is AdamW's step from it:
-nothing is cut afterwards. Each such module keeps its class's name for its weights, so checkpoints look as before.
+A matrix that was pruned computes with W * mask, so the gradient of a zero is zero, and so is AdamW's step from it;
+`muon` cuts each of its steps to the mask. Nothing is cut afterwards. Each such module keeps its class's name for its
+weights, so checkpoints look as before.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def is_sharded(model: Any) -> bool:
 
 
 def hold(model: Any, masks: dict[str, Tensor]) -> None:
-    """From now on zeros stay zeros: their gradients are zero, and so is AdamW's step from them.
+    """From now on zeros stay zeros: their gradients are zero, and so is AdamW's step from them; Muon's is cut.
 
     No process keeps a whole mask, and no product W * mask waits for the backward pass: each slice of the gradient is
     multiplied by its own slice of the mask.
