@@ -22,7 +22,7 @@ from secateur.runtime.format import Packed, mask_of, pack, quantise, unpack
 from secateur.runtime.ir import WIDTH, Spec
 from secateur.runtime.ir_kernels import module
 from secateur.runtime.jit import variants
-from secateur.runtime.matrix import Matrix
+from secateur.runtime.matrix import HUGE, PADDING, Matrix
 
 pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
 
@@ -101,13 +101,13 @@ def test_every_bit_pattern_of_a_number_is_read_right(variant: str) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("variant", ["avx2", "avx512", "portable"])
 def test_kernels_stay_inside_what_is_theirs(variant: str, form: str) -> None:
-    """Values, bitmap, x and y each end where memory ends: one byte beyond, and the process would die."""
+    """Values (with their padding), bitmap, x and y each end where memory ends: one byte beyond is death."""
     if sys.platform != "linux":
         pytest.skip("guard pages are set up by Linux' calls here")
     packed = example(9, 150, 0.7, form)
     matrix = Matrix(packed, variant=variant_or_skip(variant))
     guards = [
-        Guarded(matrix.values.nbytes + 64),
+        Guarded(matrix.values.nbytes + PADDING),
         Guarded(matrix.bitmap.nbytes),
         Guarded(3 * 192 * 4),
         Guarded(27 * 4),
@@ -223,14 +223,41 @@ def test_tiles_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(matrix.times(x), whole)
 
 
-def test_what_a_matrix_holds_is_what_it_was_given() -> None:
-    packed = example(21, 83, 0.4, "bf16")
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_matrix_keeps_what_it_was_given(form: str) -> None:
+    packed = example(21, 83, 0.4, form)
     matrix = Matrix(packed)
-    assert matrix.packed.values.equal(packed.values)
-    assert matrix.packed.bitmap.equal(packed.bitmap)
     assert copy.deepcopy(matrix) is matrix
+    for first, last in ((0, 21), (3, 4), (2, 21), (5, 20), (20, 21), (4, 4)):
+        assert matrix.dense(first, last).equal(unpack(packed)[first:last])
+    packed.values.zero_(), packed.bitmap.zero_()
+    assert int(torch.count_nonzero(matrix.dense())) > 0  # its own copy
+
+
+def test_large_matrices_lie_in_huge_pages() -> None:
+    packed = example(21, 83, 0.4, "bf16")
     big = replace(packed, bitmap=packed.bitmap.repeat(20000, 1), values=packed.values.repeat(20000))
-    assert Matrix(big).packed.values.equal(big.values)  # large enough for huge pages
+    matrix = Matrix(big)
+    assert (matrix.values.data_ptr() - PADDING) % HUGE == 0 or sys.platform != "linux"
+    assert matrix.dense(21 * 19999, 21 * 20000).equal(unpack(packed))
+
+
+@pytest.mark.parametrize("variant", ["avx2", "avx512", "portable"])
+def test_nothing_at_all(variant: str) -> None:
+    """Only zeros: no value is stored; no rows or no columns: nothing to compute."""
+    matrix = Matrix(pack(torch.zeros(5, 70)), torch.arange(5.0), variant=variant_or_skip(variant))
+    assert matrix.times(torch.randn(2, 70)).equal(torch.arange(5.0).repeat(2, 1))
+    assert matrix.dense().equal(torch.zeros(5, 70))
+    for rows, columns in ((0, 70), (5, 0)):
+        empty = Matrix(pack(torch.zeros(rows, columns)), variant=variant_or_skip(variant))
+        assert empty.dense().shape == (rows, columns)
+        assert empty.times(torch.zeros(2, columns)).equal(torch.zeros(2, rows))
+
+
+def test_without_kernels_a_matrix_still_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.runtime.matrix.variants", lambda: ())
+    packed, x = example(20, 100, 0.5, "int8"), torch.randn(3, 100)
+    assert_close(Matrix(packed).times(x), x, in_fp64(packed), None)
 
 
 @pytest.mark.parametrize(("variant", "form", "wanted"), [

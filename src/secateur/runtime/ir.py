@@ -1,10 +1,11 @@
 """LLVM IR of the kernels, as text: products of a packed matrix with a few rows, and unpacking.
 
-One generator for all number formats and processors. A kernel goes through a row of the matrix in words of 64
-columns; a variant says how the kept values of a word become vectors of float32 in their columns:
+One generator for all number formats and processors. A kernel goes through two rows of the matrix at once, word by
+word of 64 columns. In memory both rows are woven: a word's values of the first row, then those of the second, then
+the next word's, and likewise their bits. So there is one stream to read and to fetch ahead, not two. A variant says
+how the kept values of a word become vectors of float32 in their columns:
 
-    avx2      8 columns at a time: their bits select a byte shuffle from a table of 256, which spreads up to 8
-              values and, for bf16, is the conversion too (the two bytes land in the upper half of a float32)
+    avx2      by byte shuffles that the bits select from tables: ir_shuffle.py
     avx512    16 or 32 columns at a time by the expanding loads of AVX-512 VBMI2
     portable  one value after the other, anywhere that LLVM compiles for
 
@@ -13,8 +14,8 @@ slow down get fewer. `run` starts it on several threads through the OpenMP libra
 
 The two structures, all fields 64 bits wide:
 
-    layer     values, bitmap, offsets, bias, scales (addresses), bias step in bytes, rows, words a row, groups a
-              row, words a group
+    layer     values, bitmap, offsets of pairs, bias, scales (addresses), bias step in bytes, rows, words a row,
+              groups a row, words a group
     context   layer, x, y (addresses), next row, rows taken at a time
 """
 
@@ -26,7 +27,11 @@ WORD = 64
 MAX_BATCH = 8
 LAYER = ("values", "bitmap", "offsets", "bias", "scales", "bias_step", "rows", "words", "groups", "group_words")
 WIDTH = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 1}
-AHEAD = (8192, 8256)  # bytes from here to where values are fetched into the cache; without, it takes twice as long
+PAIR = 2  # rows that are woven
+# How far ahead values are fetched into the second and from there into the first cache; without, it takes half as
+# long again.
+FAR, NEAR = 8192, 2048
+LINE = 64
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Spec:
 
     @property
     def rows(self) -> int:
-        """Rows of the matrix that share what is loaded of x."""
-        return 2 if self.batch <= 4 and self.variant != "portable" else 1
+        """Rows of a pair at once, which share what is loaded of x."""
+        return PAIR if 0 < self.batch <= 4 and self.variant != "portable" else 1
 
     @property
     def chains(self) -> int:
@@ -52,9 +57,9 @@ class Spec:
         return max(1, 4 // (self.rows * self.batch)) if self.lanes > 1 else 1
 
     @property
-    def split(self) -> bool:
-        """Whether x comes with the even columns of each 32 before the odd ones."""
-        return (self.variant, self.values) == ("avx512", "bf16") and self.batch > 0
+    def split(self) -> int:
+        """x comes with the even columns of each so many before the odd ones; 0: in order."""
+        return 2 * self.lanes if self.values == "bf16" and self.batch and self.lanes > 1 else 0
 
 
 @dataclass
@@ -87,13 +92,35 @@ class Body:
         return self(f"load {kind}, ptr {address}, align 1")
 
 
-def row_start(e: Body, number: str, q: int) -> None:
-    """Where values and bits of a row begin: %v0_q and %bits_q."""
-    offset = e.load("i64", e.at("%offsets", number, "i64"))
-    bytes_in = e(f"mul i64 {offset}, %width")
-    e.name(f"%v0_{q}", f"getelementptr i8, ptr %values, i64 {bytes_in}")
-    place = e(f"mul i64 {number}, %words")
-    e.name(f"%bits_{q}", f"getelementptr i64, ptr %bitmap, i64 {place}")
+def row_start(e: Body, spec: Spec) -> None:
+    """Where the pair of row %r begins: %v0, %bits; for kernels that take one row, whether it's the second: %odd."""
+    pair = e(f"udiv i64 %r, {PAIR}")
+    offset = e.load("i64", e.at("%offsets", pair, "i64"))
+    e.name("%v0", f"getelementptr i8, ptr %values, i64 {e(f'mul i64 {offset}, {WIDTH[spec.values]}')}")
+    words = e(f"mul i64 %words, {PAIR}")
+    e.name("%bits", f"getelementptr i64, ptr %bitmap, i64 {e(f'mul i64 {pair}, {words}')}")
+    if spec.rows == 1:
+        e.name("%odd", "trunc i64 %r to i1")
+
+
+def next_word(e: Body, spec: Spec) -> list[tuple[str, str]]:
+    """(bits, address of the first value) of each row's word %i; advances %v to %v_next, and fetches values ahead."""
+    kind = f"i{8 * WIDTH[spec.values]}"
+    place = e.at("%bits", e(f"mul i64 %i, {PAIR}"), "i64")
+    bits = [e.load("i64", place), e.load("i64", e.at(place, 1, "i64"))]
+    counts = [e(f"call i64 @llvm.ctpop.i64(i64 {each})") for each in bits]
+    second = e.at("%v", counts[0], kind)
+    e.name("%v_next", f"getelementptr {kind}, ptr {second}, i64 {counts[1]}")
+    lines = max(1, WIDTH[spec.values] // 2)  # that half of a word's values fill
+    for v in ("%v", second):
+        for level, first, count in ((2, FAR, lines + 1), (3, NEAR, lines)):
+            for line in range(count):
+                ahead = e.at(v, first + LINE * line)
+                e.do(f"call void @llvm.prefetch.p0(ptr {ahead}, i32 0, i32 {level}, i32 1)")
+    if spec.rows == PAIR:
+        return [(bits[0], "%v"), (bits[1], second)]
+    own = e(f"select i1 %odd, i64 {bits[1]}, i64 {bits[0]}")
+    return [(own, e(f"select i1 %odd, ptr {second}, ptr %v"))]
 
 
 def x_address(e: Body, spec: Spec, b: int, column: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from secateur.runtime.ir import AHEAD, WIDTH, WORD, Body, Spec, x_address
+from secateur.runtime import ir_shuffle
+from secateur.runtime.ir import WIDTH, WORD, Body, Spec, next_word, x_address
 
 
 def _constant(value: float) -> str:
@@ -22,11 +23,7 @@ def declarations(spec: Spec) -> str:
         f"declare float @llvm.vector.reduce.fadd.v{n}f32(float, <{n} x float>)",
     ]
     if spec.variant == "avx2":
-        lines += [
-            "declare <32 x i8> @llvm.x86.avx2.pshuf.b(<32 x i8>, <32 x i8>)",
-            "declare <16 x i8> @llvm.x86.ssse3.pshuf.b.128(<16 x i8>, <16 x i8>)",
-            "declare <8 x i32> @llvm.x86.avx2.permd(<8 x i32>, <8 x i32>)",
-        ]
+        lines.append(ir_shuffle.DECLARATIONS)
     else:
         lines += [
             f"declare <{m} x i{w}> @llvm.masked.expandload.v{m}i{w}(ptr, <{m} x i1>, <{m} x i{w}>)"
@@ -35,77 +32,21 @@ def declarations(spec: Spec) -> str:
     return "\n".join(lines) + "\n"
 
 
-# ------------------------------------------------------------------------------ the table of avx2
-
-
-def _entry(bits: int, spec: Spec) -> list[int]:
-    """The shuffle that spreads values to the set bits of a byte."""
-    width = WIDTH[spec.values]
-    spread = spec.batch > 0 and spec.values in ("bf16", "int8")  # straight into 4 bytes a column
-    out: list[int] = []
-    source = 0
-    for column in range(8):
-        here = bool(bits >> column & 1)
-        if spec.values == "fp32":  # an index for vpermd, whose sign says that the column is kept
-            out += [source, 0, 0, 0x80] if here else [0, 0, 0, 0]
-        else:
-            taken = [width * source + byte for byte in range(width)] if here else [0x80] * width
-            out += [0x80] * (4 - width) + taken if spread else taken
-        source += here
-    return out
-
-
-def _entry_bytes(spec: Spec) -> int:
-    return len(_entry(0, spec))
-
-
 def table(spec: Spec) -> str:
-    if spec.variant != "avx2":
-        return ""
-    content = "".join(f"\\{byte:02X}" for bits in range(256) for byte in _entry(bits, spec))
-    return f'@table = private constant [{256 * _entry_bytes(spec)} x i8] c"{content}", align 64\n'
-
-
-def _spread(e: Body, spec: Spec, bits: str, v: str, g: int) -> str:
-    """Columns 8g to 8g + 7 of a word: a vector of 8 entries as the table lays them out."""
-    size = _entry_bytes(spec)
-    shift = size.bit_length() - 1 - 8 * g
-    scaled = bits if shift == 0 else e(f"{'shl' if shift > 0 else 'lshr'} i64 {bits}, {abs(shift)}")
-    control_address = e.at("@table", e(f"and i64 {scaled}, {255 * size}"))
-    address = v
-    if g:  # values before this byte's: the bits below it, counted
-        before = e(f"call i64 @llvm.ctpop.i64(i64 {e(f'shl i64 {bits}, {WORD - 8 * g}')})")
-        address = e.at(v, before, f"i{8 * WIDTH[spec.values]}")
-    if spec.values == "fp32":
-        control, values = e.load("<8 x i32>", control_address), e.load("<8 x i32>", address)
-        moved = e(f"call <8 x i32> @llvm.x86.avx2.permd(<8 x i32> {values}, <8 x i32> {control})")
-        return e(f"and <8 x i32> {moved}, {e(f'ashr <8 x i32> {control}, splat (i32 31)')}")
-    values = e.load("<16 x i8>", address)
-    if size == 32:
-        twice = ", ".join(f"i32 {j % 16}" for j in range(32))
-        values = e(f"shufflevector <16 x i8> {values}, <16 x i8> poison, <32 x i32> <{twice}>")
-        control = e.load("<32 x i8>", control_address)
-        return e(f"call <32 x i8> @llvm.x86.avx2.pshuf.b(<32 x i8> {values}, <32 x i8> {control})")
-    control = e.load(f"<{size} x i8>", control_address)
-    if size == 8:
-        wide = ", ".join(f"i32 {j}" for j in range(16))
-        control = e(f"shufflevector <8 x i8> {control}, <8 x i8> zeroinitializer, <16 x i32> <{wide}>")
-    return e(f"call <16 x i8> @llvm.x86.ssse3.pshuf.b.128(<16 x i8> {values}, <16 x i8> {control})")
+    return ir_shuffle.table(spec) if spec.variant == "avx2" else ""
 
 
 # -------------------------------------------------------------------------------------- products
 
 
 def multiply(e: Body, spec: Spec) -> None:
-    """One word: adds its products to the sums %s_q_b_a, giving %s_next_q_b_a and %v_next_q; ends in %word_end."""
+    """One word: adds its products to the sums %s_q_b_a, giving %s_next_q_b_a and %v_next; ends in %word_end."""
     if spec.variant == "portable":
         _multiply_one_by_one(e, spec)
         return
     vector = f"<{spec.lanes} x float>"
-    bits, weights = {}, {}
-    for q in range(spec.rows):
-        bits[q] = next_word(e, spec, q)
-        weights[q] = _weights(e, spec, bits[q], f"%v_{q}")
+    expand = ir_shuffle.weights if spec.variant == "avx2" else _weights_by_loads
+    weights = [expand(e, spec, bits, v) for bits, v in next_word(e, spec)]
     sums: dict[tuple[int, int, int], str] = {
         (q, b, a): f"%s_{q}_{b}_{a}" if spec.values != "int8" else "zeroinitializer"
         for q in range(spec.rows)
@@ -114,7 +55,7 @@ def multiply(e: Body, spec: Spec) -> None:
     }
     for index, column in enumerate(range(0, WORD, spec.lanes)):
         here = e(f"add i64 {e(f'mul i64 %i, {WORD}')}, {column}")
-        piece = {q: next(weights[q]) for q in weights}
+        piece = [next(row) for row in weights]
         for b in range(spec.batch):
             x = e.load(vector, x_address(e, spec, b, here))
             for q in range(spec.rows):
@@ -132,43 +73,14 @@ def multiply(e: Body, spec: Spec) -> None:
             e.name(f"%s_next_{q}_{b}_{a}", f"bitcast {vector} {total} to {vector}")
 
 
-def next_word(e: Body, spec: Spec, q: int) -> str:
-    """The bits of a row's word; advances %v_q to %v_next_q, and asks for values further on."""
-    bits = e.load("i64", e.at(f"%bits_{q}", "%i", "i64"))
-    count = e(f"call i64 @llvm.ctpop.i64(i64 {bits})")
-    e.name(f"%v_next_{q}", f"getelementptr i{8 * WIDTH[spec.values]}, ptr %v_{q}, i64 {count}")
-    for ahead in AHEAD:
-        e.do(f"call void @llvm.prefetch.p0(ptr {e.at(f'%v_{q}', ahead)}, i32 0, i32 2, i32 1)")
-    return bits
-
-
 def _scale(e: Body, spec: Spec, q: int, vector: str) -> str:
     group = e("udiv i64 %i, %group_words")
     place = e(f"add i64 {group}, {e(f'mul i64 %row_{q}, %groups')}")
     scale = e.load("float", e.at("%scales", place, "float"))
-    if spec.variant == "avx2":  # its int8 values stand in the top byte of an int32
-        scale = e(f"fmul float {scale}, {_constant(2.0**-24)}")
     if spec.lanes == 1:
         return scale
     one = e(f"insertelement {vector} poison, float {scale}, i32 0")
     return e(f"shufflevector {vector} {one}, {vector} poison, <{spec.lanes} x i32> zeroinitializer")
-
-
-def _weights(e: Body, spec: Spec, bits: str, v: str) -> Iterator[str]:
-    """The word's weights as vectors of float32, in the order of columns."""
-    if spec.variant == "avx512":
-        yield from _weights_by_loads(e, spec, bits, v)
-        return
-    for g in range(WORD // 8):
-        found = _spread(e, spec, bits, v, g)
-        if spec.values == "bf16":
-            yield e(f"bitcast <32 x i8> {found} to <8 x float>")
-        elif spec.values == "fp32":
-            yield e(f"bitcast <8 x i32> {found} to <8 x float>")
-        elif spec.values == "fp16":
-            yield e(f"fpext <8 x half> {e(f'bitcast <16 x i8> {found} to <8 x half>')} to <8 x float>")
-        else:
-            yield e(f"sitofp <8 x i32> {e(f'bitcast <32 x i8> {found} to <8 x i32>')} to <8 x float>")
 
 
 def _expanded(e: Body, bits: str, v: str, first: int, count: int, width: int) -> str:
@@ -224,19 +136,19 @@ def _one_value(e: Body, spec: Spec, address: str) -> str:
 
 
 def _multiply_one_by_one(e: Body, spec: Spec) -> None:
-    bits = e.load("i64", e.at("%bits_0", "%i", "i64"))
+    ((bits, v),) = next_word(e, spec)
     e.name("%base", f"mul i64 %i, {WORD}")
     e.name("%scale", f"fadd float -0.0, {_scale(e, spec, 0, 'float') if spec.values == 'int8' else '1.0'}")
     e.do("br label %bit")
     e.label("bit")
-    e.name("%bits", f"phi i64 [{bits}, %word], [%bits_less, %some]")
-    e.name("%v_here", "phi ptr [%v_0, %word], [%v_on, %some]")
+    e.name("%left_bits", f"phi i64 [{bits}, %word], [%bits_less, %some]")
+    e.name("%v_here", f"phi ptr [{v}, %word], [%v_on, %some]")
     for b in range(spec.batch):
         e.name(f"%c_{b}", f"phi float [%s_0_{b}_0, %word], [%c_on_{b}, %some]")
-    e.do(f"br i1 {e('icmp eq i64 %bits, 0')}, label %word_end, label %some")
+    e.do(f"br i1 {e('icmp eq i64 %left_bits, 0')}, label %word_end, label %some")
     e.label("some")
-    column = e(f"add i64 %base, {e('call i64 @llvm.cttz.i64(i64 %bits, i1 true)')}")
-    e.name("%bits_less", f"and i64 %bits, {e('sub i64 %bits, 1')}")
+    column = e(f"add i64 %base, {e('call i64 @llvm.cttz.i64(i64 %left_bits, i1 true)')}")
+    e.name("%bits_less", f"and i64 %left_bits, {e('sub i64 %left_bits, 1')}")
     e.name("%v_on", f"getelementptr i{8 * WIDTH[spec.values]}, ptr %v_here, i64 1")
     weight = e(f"fmul float %scale, {_one_value(e, spec, '%v_here')}")
     for b in range(spec.batch):
@@ -244,22 +156,16 @@ def _multiply_one_by_one(e: Body, spec: Spec) -> None:
         e.name(f"%c_on_{b}", f"fadd float %c_{b}, {product}")
     e.do("br label %bit")
     e.label("word_end")
-    e.name("%v_next_0", "getelementptr i8, ptr %v_here, i64 0")
     for b in range(spec.batch):
         e.name(f"%s_next_0_{b}_0", f"fadd float -0.0, %c_{b}")
 
 
-def stored(e: Body, spec: Spec, bits: str) -> Iterator[tuple[int, str, str]]:
+def stored(e: Body, spec: Spec, bits: str, v: str) -> Iterator[tuple[int, str, str]]:
     """(first column, type, vector) of each piece of a word."""
-    width = WIDTH[spec.values]
-    if spec.variant == "avx512":
-        count = 64 // width
-        for first in range(0, WORD, count):
-            yield first, f"<{count} x i{8 * width}>", _expanded(e, bits, "%v_0", first, count, width)
+    if spec.variant == "avx2":
+        yield from ir_shuffle.stored(e, spec, bits, v)
         return
-    for g in range(WORD // 8):
-        found = _spread(e, spec, bits, "%v_0", g)
-        if width == 1:
-            low = ", ".join(f"i32 {j}" for j in range(8))
-            found = e(f"shufflevector <16 x i8> {found}, <16 x i8> poison, <8 x i32> <{low}>")
-        yield 8 * g, {1: "<8 x i8>", 2: "<16 x i8>", 4: "<8 x i32>"}[width], found
+    width = WIDTH[spec.values]
+    count = 64 // width
+    for first in range(0, WORD, count):
+        yield first, f"<{count} x i{8 * width}>", _expanded(e, bits, v, first, count, width)

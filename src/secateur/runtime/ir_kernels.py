@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.runtime import ir_expand
-from secateur.runtime.ir import LAYER, WIDTH, WORD, Body, Spec, row_start
+from secateur.runtime.ir import LAYER, WIDTH, WORD, Body, Spec, next_word, row_start
 
 _DECLARATIONS = """
 declare i64 @llvm.ctpop.i64(i64)
@@ -44,11 +44,8 @@ entry:
 widen:
   %i = phi i64 [0, %entry], [%i_next, %widen]
   %from = getelementptr i16, ptr %x, i64 %i
-  %low = getelementptr float, ptr %x32, i64 %i
-  %high = getelementptr float, ptr %low, i64 16
-  WIDEN
-  store <16 x i32> %first, ptr %low, align 4
-  store <16 x i32> %second, ptr %high, align 4
+  %into = getelementptr float, ptr %x32, i64 %i
+WIDEN
   %i_next = add i64 %i, 32
   %more = icmp ult i64 %i_next, %inputs
   br i1 %more, label %widen, label %multiply
@@ -77,16 +74,6 @@ done:
   ret void
 }
 """
-_IN_ORDER = """%raw0 = load <16 x i16>, ptr %from, align 2
-  %from16 = getelementptr i16, ptr %from, i64 16
-  %raw1 = load <16 x i16>, ptr %from16, align 2
-  %wide0 = zext <16 x i16> %raw0 to <16 x i32>
-  %wide1 = zext <16 x i16> %raw1 to <16 x i32>
-  %first = shl <16 x i32> %wide0, splat (i32 16)
-  %second = shl <16 x i32> %wide1, splat (i32 16)"""
-_SPLIT = """%pairs = load <16 x i32>, ptr %from, align 2
-  %first = shl <16 x i32> %pairs, splat (i32 16)
-  %second = and <16 x i32> %pairs, splat (i32 -65536)"""
 _GOMP = "call void @GOMP_parallel(ptr @work, ptr %context, i32 %threads, i32 0)"
 
 
@@ -105,9 +92,25 @@ def module(spec: Spec, openmp: bool) -> str:
     work = "\n".join(["define void @work(ptr %context) {", *body.lines, "}"])
     run = _RUN.replace("PARALLEL", _GOMP if openmp else "call void @work(ptr %context)")
     if spec.batch:
-        run += _RUN_BF16.replace("WIDEN", _SPLIT if spec.split else _IN_ORDER)
+        run += _RUN_BF16.replace("WIDEN", _widening(spec.split))
     outside = "declare void @GOMP_parallel(ptr, ptr, i32, i32)\n" if openmp else ""
     return _DECLARATIONS + outside + ir_expand.declarations(spec) + ir_expand.table(spec) + work + run
+
+
+def _widening(split: int) -> str:
+    """32 bf16 entries at %from as float32 at %into: in order, or of each `split` the even before the odd ones."""
+    e, n = Body(), split // 2 or 8
+    for first in range(0, 32, split or n):
+        source, low = e.at("%from", first, "i16"), e.at("%into", first, "float")
+        if split:
+            pairs = e.load(f"<{n} x i32>", source)
+            e.do(f"store <{n} x i32> {e(f'shl <{n} x i32> {pairs}, splat (i32 16)')}, ptr {low}, align 4")
+            odd = e(f"and <{n} x i32> {pairs}, splat (i32 -65536)")
+            e.do(f"store <{n} x i32> {odd}, ptr {e.at(low, n, 'float')}, align 4")
+        else:
+            wide = e(f"zext <{n} x i16> {e.load(f'<{n} x i16>', source)} to <{n} x i32>")
+            e.do(f"store <{n} x i32> {e(f'shl <{n} x i32> {wide}, splat (i32 16)')}, ptr {low}, align 4")
+    return "\n".join(e.lines)
 
 
 def _open(e: Body, spec: Spec) -> None:
@@ -139,23 +142,21 @@ def _product(e: Body, spec: Spec) -> None:
     sums = [(q, b, a) for q in range(spec.rows) for b in range(spec.batch) for a in range(spec.chains)]
     e.label("row")
     e.name("%r", "phi i64 [%first, %taken], [%r_next, %row_end]")
-    e.name("%width", f"add i64 0, {WIDTH[spec.values]}")
     for q in range(spec.rows):
-        # The last row stands in for one that isn't there; it's then computed twice.
-        number = e.name(f"%row_{q}", f"call i64 @llvm.umin.i64(i64 {e(f'add i64 %r, {q}')}, i64 %final)")
-        row_start(e, number, q)
+        # The last row stands in for one that isn't there.
+        e.name(f"%row_{q}", f"call i64 @llvm.umin.i64(i64 {e(f'add i64 %r, {q}')}, i64 %final)")
+    row_start(e, spec)
     e.do("br label %word")
     e.label("word")
     e.name("%i", "phi i64 [0, %row], [%i_next, %word_end]")
-    for q in range(spec.rows):
-        e.name(f"%v_{q}", f"phi ptr [%v0_{q}, %row], [%v_next_{q}, %word_end]")
+    e.name("%v", "phi ptr [%v0, %row], [%v_next, %word_end]")
     for q, b, a in sums:
         e.name(f"%s_{q}_{b}_{a}", f"phi {vector} [{zero}, %row], [%s_next_{q}_{b}_{a}, %word_end]")
     ir_expand.multiply(e, spec)
     e.name("%i_next", "add i64 %i, 1")
     e.do(f"br i1 {e('icmp ult i64 %i_next, %words')}, label %word, label %row_end")
     e.label("row_end")
-    for q in range(spec.rows):
+    for q in reversed(range(spec.rows)):  # the first of a pair last: its sum stays where there is no second one
         bias = e.load("float", e.at("%bias", e(f"mul i64 %row_{q}, %bias_step")))
         for b in range(spec.batch):
             place = e(f"add i64 %row_{q}, {e(f'mul i64 %rows, {b}')}")
@@ -183,19 +184,18 @@ def _unpack(e: Body, spec: Spec) -> None:
     width = WIDTH[spec.values]
     e.label("row")
     e.name("%r", "phi i64 [%first, %taken], [%r_next, %row_end]")
-    e.name("%width", f"add i64 0, {width}")
-    row_start(e, "%r", 0)
+    row_start(e, spec)
     e.name("%out", f"getelementptr i{8 * width}, ptr %y, i64 {e('mul i64 %r, %columns')}")
     e.do("br label %word")
     e.label("word")
     e.name("%i", "phi i64 [0, %row], [%i_next, %word_end]")
-    e.name("%v_0", "phi ptr [%v0_0, %row], [%v_next_0, %word_end]")
+    e.name("%v", "phi ptr [%v0, %row], [%v_next, %word_end]")
     e.name("%place", f"getelementptr i{8 * width}, ptr %out, i64 {e(f'mul i64 %i, {WORD}')}")
+    ((bits, v),) = next_word(e, spec)
     if spec.variant == "portable":
-        _scatter(e, spec)
+        _scatter(e, spec, bits, v)
     else:
-        bits = ir_expand.next_word(e, spec, 0)
-        for first, kind, found in ir_expand.stored(e, spec, bits):
+        for first, kind, found in ir_expand.stored(e, spec, bits, v):
             e.do(f"store {kind} {found}, ptr {e.at('%place', width * first)}, align 1")
         e.do("br label %word_end")
         e.label("word_end")
@@ -207,20 +207,18 @@ def _unpack(e: Body, spec: Spec) -> None:
     e.label("row_done")
 
 
-def _scatter(e: Body, spec: Spec) -> None:
+def _scatter(e: Body, spec: Spec, word: str, v: str) -> None:
     kind = f"i{8 * WIDTH[spec.values]}"
-    bits = e.load("i64", e.at("%bits_0", "%i", "i64"))
     e.do(f"call void @llvm.memset.p0.i64(ptr %place, i8 0, i64 {WORD * WIDTH[spec.values]}, i1 false)")
     e.do("br label %bit")
     e.label("bit")
-    e.name("%bits", f"phi i64 [{bits}, %word], [%bits_less, %some]")
-    e.name("%v_here", "phi ptr [%v_0, %word], [%v_on, %some]")
-    e.do(f"br i1 {e('icmp eq i64 %bits, 0')}, label %word_end, label %some")
+    e.name("%left_bits", f"phi i64 [{word}, %word], [%bits_less, %some]")
+    e.name("%v_here", f"phi ptr [{v}, %word], [%v_on, %some]")
+    e.do(f"br i1 {e('icmp eq i64 %left_bits, 0')}, label %word_end, label %some")
     e.label("some")
-    column = e("call i64 @llvm.cttz.i64(i64 %bits, i1 true)")
-    e.name("%bits_less", f"and i64 %bits, {e('sub i64 %bits, 1')}")
+    column = e("call i64 @llvm.cttz.i64(i64 %left_bits, i1 true)")
+    e.name("%bits_less", f"and i64 %left_bits, {e('sub i64 %left_bits, 1')}")
     e.name("%v_on", f"getelementptr {kind}, ptr %v_here, i64 1")
     e.do(f"store {kind} {e.load(kind, '%v_here')}, ptr {e.at('%place', column, kind)}, align 1")
     e.do("br label %bit")
     e.label("word_end")
-    e.name("%v_next_0", "getelementptr i8, ptr %v_here, i64 0")

@@ -17,6 +17,7 @@ from typing import Any
 from secateur.errors import ResourceError
 from secateur.runtime.ir import Spec
 from secateur.runtime.ir_kernels import module
+from secateur.runtime.ir_weave import MODULE as WEAVE
 
 MISSING = "llvmlite isn't installed, so compressed weights run as dense ones; pip install 'secateur[fast]'"
 _NEEDS = {
@@ -88,6 +89,24 @@ def assembler(features: str | None = None) -> Any:
     return binding.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, opt=3)
 
 
+def _compiled(text: str) -> Any:
+    """An engine with the code of a module; `_lock` is held."""
+    binding = llvm()
+    if binding is None:
+        raise ResourceError(MISSING)
+    parsed = binding.parse_assembly(text)
+    parsed.verify()
+    # Engines own what they compile with: one each, so the shared code generator stays ours.
+    features = binding.get_host_cpu_features().flatten() + ",-prefer-256-bit"
+    machine = binding.Target.from_default_triple().create_target_machine(
+        cpu=binding.get_host_cpu_name(), features=features, opt=3
+    )
+    engine = binding.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    _kept.append(engine)
+    return engine
+
+
 @cache
 def kernel(spec: Spec) -> Kernel:
     """Compiles a kernel, once a process.
@@ -96,22 +115,10 @@ def kernel(spec: Spec) -> Kernel:
         ResourceError: llvmlite isn't installed.
     """
     with _lock:
-        binding = llvm()
-        if binding is None:
-            raise ResourceError(MISSING)
-        openmp = _parallel()
-        if openmp is not None:
+        binding, openmp = llvm(), _parallel()
+        if binding is not None and openmp is not None:
             binding.add_symbol("GOMP_parallel", openmp)
-        parsed = binding.parse_assembly(module(spec, openmp is not None))
-        parsed.verify()
-        # Engines own what they compile with: one each, so the shared code generator stays ours.
-        features = binding.get_host_cpu_features().flatten() + ",-prefer-256-bit"
-        machine = binding.Target.from_default_triple().create_target_machine(
-            cpu=binding.get_host_cpu_name(), features=features, opt=3
-        )
-        engine = binding.create_mcjit_compiler(parsed, machine)
-        engine.finalize_object()
-        _kept.append(engine)
+        engine = _compiled(module(spec, openmp is not None))
         run = _function(engine.get_function_address("run"), 3, ctypes.c_int32, ctypes.c_int64)
         if openmp is not None and spec.batch:
             numbers = (ctypes.c_int32, ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)
@@ -121,7 +128,19 @@ def kernel(spec: Spec) -> Kernel:
         return Kernel(_with_pool(_function(engine.get_function_address("work"), 1)))
 
 
-def _function(address: int, pointers: int, *more: Any) -> Any:
+@cache
+def weaver() -> Callable[..., None]:
+    """The function of ir_weave.py, compiled once a process; integers in, nothing out.
+
+    Raises:
+        ResourceError: llvmlite isn't installed.
+    """
+    with _lock:
+        engine = _compiled(WEAVE)
+        return _function(engine.get_function_address("weave"), 5, *[ctypes.c_int64] * 3)
+
+
+def _function(address: int, pointers: int, *more: Any) -> Callable[..., None]:
     return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * pointers, *more)(address)
 
 

@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.runtime.format import WORD, Packed, counts, unpack
-from secateur.runtime.ir import LAYER, MAX_BATCH, Spec
-from secateur.runtime.jit import Kernel, kernel, variants
+from secateur.runtime.ir import LAYER, LINE, MAX_BATCH, PAIR, Spec
+from secateur.runtime.jit import Kernel, kernel, variants, weaver
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "int8"}
-PADDING = 64  # bytes after the values, as vectors are loaded whole
+PADDING = LINE  # bytes before and after the values, as vectors are loaded whole
 TILE_BYTES = 8 << 20  # of unpacked weights at a time
-ROWS_AT_A_TIME = 32
+# Rows that a thread takes at a time: long pieces keep what was fetched ahead, short ones leave none to wait for.
+MOST_ROWS, SHARES = 256, 4
 HUGE = 2 << 20
 
 
@@ -45,12 +46,9 @@ class Matrix:
         self.kind = NAMES[packed.values.dtype]
         self.variant = variant or next(iter(variants()), None)
         self.words = -(-self.columns // WORD)
-        self.values = _roomy(packed.values, PADDING)
         self.kept = packed.values.shape[0]
-        bits = F.pad(packed.bitmap, (0, 8 * self.words - packed.bitmap.shape[1]))
-        self.bitmap = _roomy(bits.flatten(), 0)
-        self.offsets = torch.zeros(self.rows + 1, dtype=torch.int64)
-        torch.cumsum(counts(packed.bitmap), 0, out=self.offsets[1:])
+        self.values, self.bitmap, self.offsets = _woven(packed, self.words) if self.variant else _as_stored(packed)
+        self._plain = None if self.variant else packed
         self.scales = None if packed.scales is None else packed.scales.clone()
         self._bias = torch.zeros(1) if bias is None else bias.detach().to(torch.float32, copy=True)
         self._layer = self._fields()
@@ -67,18 +65,12 @@ class Matrix:
         held = (self.values, self.bitmap, self.offsets, self.scales, self._bias)
         return sum(tensor.nbytes for tensor in held if tensor is not None)
 
-    @property
-    def packed(self) -> Packed:
-        width = -(-self.columns // 8)
-        bitmap = self.bitmap.view(self.rows, 8 * self.words)[:, :width].contiguous()
-        return Packed(self.values[: self.kept], bitmap, self.columns, self.dtype, self.scales, self.group)
-
     def _fields(self, first: int = 0, rows: int | None = None) -> ctypes.Array[ctypes.c_int64]:
-        """The structure that kernels read, for rows from `first` on."""
+        """The structure that kernels read, for rows from `first`, an even one, on."""
         fields = {
             "values": self.values.data_ptr(),
             "bitmap": self.bitmap.data_ptr() + 8 * self.words * first,
-            "offsets": self.offsets.data_ptr() + 8 * first,
+            "offsets": self.offsets.data_ptr() + 8 * (first // PAIR),
             "bias": self._bias.data_ptr(),
             "scales": 0 if self.scales is None else self.scales.data_ptr(),
             "bias_step": 0 if self.bias is None else 4,
@@ -106,14 +98,15 @@ class Matrix:
             sums = at + 4 * inputs
             threads = torch.get_num_threads()
             x_at, y_at = x.data_ptr(), y.data_ptr()
-            run.run_bf16(self._address, x_at, y_at, threads, ROWS_AT_A_TIME, at, sums, inputs, outputs)
+            run.run_bf16(self._address, x_at, y_at, threads, _piece(self.rows, threads), at, sums, inputs, outputs)
             return y
         x32 = x.to(torch.float32)
         spec = Spec(self.variant, self.kind, count)
         if spec.split or self.columns != WORD * self.words:
             x32 = self._laid_out(x32.view(count, self.columns), spec).contiguous()
         y32 = torch.empty(*x.shape[:-1], self.rows)
-        run.run(self._address, x32.data_ptr(), y32.data_ptr(), torch.get_num_threads(), ROWS_AT_A_TIME)
+        threads = torch.get_num_threads()
+        run.run(self._address, x32.data_ptr(), y32.data_ptr(), threads, _piece(self.rows, threads))
         return y32 if x.dtype == torch.float32 else y32.to(x.dtype)
 
     def _kernel(self, count: int) -> Kernel:
@@ -121,14 +114,14 @@ class Matrix:
         return found
 
     def _laid_out(self, x: Tensor, spec: Spec) -> Tensor:
-        """Whole words of columns; for `split` kernels the even columns of each 32 before the odd ones."""
+        """Whole words of columns; for `split` kernels of each so many the even ones before the odd ones."""
         x = F.pad(x, (0, WORD * self.words - self.columns))
-        return x.view(x.shape[0], -1, 16, 2).transpose(2, 3) if spec.split else x
+        return x.view(x.shape[0], -1, spec.split // 2, 2).transpose(2, 3) if spec.split else x
 
     def by_tiles(self, x: Tensor) -> Tensor:
         """The same by unpacking a part of W at a time, for many rows."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        step = max(1, TILE_BYTES // max(1, WORD * self.words * x.element_size()))
+        step = max(PAIR, TILE_BYTES // max(1, WORD * self.words * x.element_size()) // PAIR * PAIR)
         if step >= self.rows:
             return F.linear(x, self.dense(dtype=x.dtype), bias)
         y = x.new_empty(x.shape[0], self.rows)
@@ -142,23 +135,52 @@ class Matrix:
         """Rows of W as they were, (last - first, columns), in W's own dtype or in `dtype`."""
         last = self.rows if last is None else last
         dtype = dtype or self.dtype
-        if self.variant is None or last <= first or not self.columns:
-            return unpack(self.packed)[first:last].to(dtype)
-        out = torch.empty(last - first, WORD * self.words, dtype=self.values.dtype)
-        fields = self._fields(first, last - first)
-        run = kernel(Spec(self.variant, self.kind, 0)).run
-        run(ctypes.addressof(fields), 0, out.data_ptr(), torch.get_num_threads(), ROWS_AT_A_TIME)
+        if self._plain is not None:
+            return unpack(self._plain)[first:last].to(dtype)
+        if last <= first or not self.columns:
+            return torch.zeros(max(0, last - first), self.columns, dtype=dtype)
+        begin = first // PAIR * PAIR
+        out = torch.empty(last - begin, WORD * self.words, dtype=self.values.dtype)
+        fields = self._fields(begin, last - begin)
+        threads = torch.get_num_threads()
+        run = kernel(Spec(str(self.variant), self.kind, 0)).run
+        run(ctypes.addressof(fields), 0, out.data_ptr(), threads, _piece(last - begin, threads))
+        out = out[first - begin :, : self.columns]
         if self.scales is None:
-            return out[:, : self.columns].to(dtype)
+            return out.to(dtype)
         scales = self.scales[first:last].repeat_interleave(self.group or self.columns, 1)[:, : self.columns]
-        return (out[:, : self.columns].float() * scales).to(self.dtype).to(dtype)
+        return (out.float() * scales).to(self.dtype).to(dtype)
 
 
-def _roomy(source: Tensor, padding: int) -> Tensor:
-    """A copy with bytes to spare after it. Large ones lie in huge pages where the system has them."""
-    size = source.nbytes + padding
+def _piece(rows: int, threads: int) -> int:
+    """Rows that a thread takes at a time, whole pairs."""
+    return max(PAIR, min(MOST_ROWS, rows // (SHARES * threads)) // PAIR * PAIR)
+
+
+def _as_stored(packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    return packed.values, packed.bitmap, torch.zeros(1, dtype=torch.int64)
+
+
+def _woven(packed: Packed, words: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, bits and the offsets of pairs, as kernels read them."""
+    rows = -(-packed.rows // PAIR) * PAIR
+    stored = F.pad(packed.bitmap, (0, 8 * words - packed.bitmap.shape[1], 0, rows - packed.rows))
+    bits = _roomy(stored.numel(), torch.uint8)
+    values = _roomy(packed.values.shape[0], packed.values.dtype)
+    offsets = torch.zeros(rows + 1, dtype=torch.int64)
+    torch.cumsum(counts(stored), 0, out=offsets[1:])
+    if rows and words:
+        source, place = packed.values.contiguous(), (offsets, values, bits)
+        addresses = [tensor.data_ptr() for tensor in (source, stored, *place)]
+        weaver()(*addresses, rows, words, source.element_size())
+    return values, bits, offsets[::PAIR].contiguous()
+
+
+def _roomy(count: int, dtype: torch.dtype) -> Tensor:
+    """Zeros with some bytes to spare on both sides. Many of them lie in huge pages where the system has them."""
+    size = max(1, count) * dtype.itemsize + 2 * PADDING  # one at least: torch has no address for nothing
     if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        room = torch.empty(size, dtype=torch.uint8)
+        room = torch.zeros(size, dtype=torch.uint8)
     else:
         area = mmap.mmap(-1, size + HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError):  # a kernel without huge pages
@@ -166,7 +188,4 @@ def _roomy(source: Tensor, padding: int) -> Tensor:
         whole = torch.frombuffer(area, dtype=torch.uint8)  # keeps the area alive
         begin = -whole.data_ptr() % HUGE
         room = whole[begin : begin + size]
-    copy = room[: source.nbytes].view(source.dtype)
-    copy.copy_(source)
-    room[source.nbytes :].zero_()
-    return copy
+    return room[PADDING : size - PADDING].view(dtype)

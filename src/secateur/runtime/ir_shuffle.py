@@ -1,0 +1,113 @@
+"""How `avx2` brings values to their columns: by byte shuffles, whose controls come from tables of 256.
+
+Values of one or two bytes, 16 columns at a time. Between the values of the lower 8 columns and those of the upper 8
+lies a pivot: its place is the number of bits below, counted. One load around it has both, the lower ones at the end
+of its first half, the upper ones at the beginning of its second. So there are two tables, for values that end and
+for values that begin at the pivot; an entry sends each to its column and fills the others with zero.
+
+Values of four bytes, 8 columns at a time, by a permutation of eight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from secateur.runtime.ir import WIDTH, WORD, Body, Spec
+
+DECLARATIONS = """
+declare <32 x i8> @llvm.x86.avx2.pshuf.b(<32 x i8>, <32 x i8>)
+declare <16 x i8> @llvm.x86.ssse3.pshuf.b.128(<16 x i8>, <16 x i8>)
+declare <8 x i32> @llvm.x86.avx2.permd(<8 x i32>, <8 x i32>)
+"""
+_NOTHING = 0x80  # the control that gives a zero
+
+
+def _entry(bits: int, width: int, ends: bool) -> list[int]:
+    """The bytes that 8 columns take, for the values of the set bits; they end or begin at the pivot."""
+    out: list[int] = []
+    source = 8 - bits.bit_count() if ends else 0
+    for column in range(8):
+        here = bool(bits >> column & 1)
+        if width == 4:  # an index for vpermd, whose sign says that the column is kept
+            out += [source, 0, 0, _NOTHING] if here else [0, 0, 0, 0]
+        else:
+            out += [width * source + byte if here else _NOTHING for byte in range(width)]
+        source += here
+    return out
+
+
+def table(spec: Spec) -> str:
+    width = WIDTH[spec.values]
+    sides = (False,) if width == 4 else (True, False)
+    content = [byte for ends in sides for bits in range(256) for byte in _entry(bits, width, ends)]
+    if width == 1:  # of the second table: its values are in the upper half of what's loaded
+        half = len(content) // 2
+        content[half:] = [byte if byte == _NOTHING else byte + 8 for byte in content[half:]]
+    text = "".join(f"\\{byte:02X}" for byte in content)
+    return f'@table = private constant [{len(content)} x i8] c"{text}", align 64\n'
+
+
+def _control(e: Body, bits: str, g: int, kind: str, size: int, second: bool) -> str:
+    """The table's entry, of `size` bytes, for columns 8g to 8g + 7 of a word."""
+    shift = size.bit_length() - 1 - 8 * g
+    scaled = bits if shift == 0 else e(f"{'shl' if shift > 0 else 'lshr'} i64 {bits}, {abs(shift)}")
+    entry = e.at("@table", e(f"and i64 {scaled}, {255 * size}"))
+    return e.load(kind, e.at(entry, 256 * size) if second else entry)
+
+
+def _below(e: Body, bits: str, column: int) -> str:
+    """How many bits are set below a column."""
+    return e(f"call i64 @llvm.ctpop.i64(i64 {e(f'and i64 {bits}, {(1 << column) - 1}')})")
+
+
+def _sixteen(e: Body, spec: Spec, bits: str, v: str, g: int) -> str:
+    """Columns 8g to 8g + 15 of a word as they were: <32 x i8> for two bytes each, <16 x i8> for one."""
+    width = WIDTH[spec.values]
+    pivot = e.at(v, _below(e, bits, 8 * (g + 1)), f"i{8 * width}")
+    source = e.load(f"<{16 * width} x i8>", e.at(pivot, -8 * width))
+    if width == 2:
+        order = ", ".join(f"i32 {j}" for j in range(32))
+        halves = [_control(e, bits, g + k, "<16 x i8>", 16, bool(k)) for k in (0, 1)]
+        control = e(f"shufflevector <16 x i8> {halves[0]}, <16 x i8> {halves[1]}, <32 x i32> <{order}>")
+        return e(f"call <32 x i8> @llvm.x86.avx2.pshuf.b(<32 x i8> {source}, <32 x i8> {control})")
+    low, high = (_control(e, bits, g + k, "i64", 8, bool(k)) for k in (0, 1))
+    both = e(f"insertelement <2 x i64> poison, i64 {low}, i32 0")
+    both = e(f"insertelement <2 x i64> {both}, i64 {high}, i32 1")
+    control = e(f"bitcast <2 x i64> {both} to <16 x i8>")
+    return e(f"call <16 x i8> @llvm.x86.ssse3.pshuf.b.128(<16 x i8> {source}, <16 x i8> {control})")
+
+
+def _eight(e: Body, bits: str, v: str, g: int) -> str:
+    """Columns 8g to 8g + 7 of a word of float32 values: <8 x i32>."""
+    address = e.at(v, _below(e, bits, 8 * g), "i32") if g else v
+    control, values = _control(e, bits, g, "<8 x i32>", 32, False), e.load("<8 x i32>", address)
+    moved = e(f"call <8 x i32> @llvm.x86.avx2.permd(<8 x i32> {values}, <8 x i32> {control})")
+    return e(f"and <8 x i32> {moved}, {e(f'ashr <8 x i32> {control}, splat (i32 31)')}")
+
+
+def stored(e: Body, spec: Spec, bits: str, v: str) -> Iterator[tuple[int, str, str]]:
+    """(first column, type, vector) of each piece of a word."""
+    width = WIDTH[spec.values]
+    for g in range(0, WORD // 8, 1 if width == 4 else 2):
+        if width == 4:
+            yield 8 * g, "<8 x i32>", _eight(e, bits, v, g)
+        else:
+            yield 8 * g, f"<{16 * width} x i8>", _sixteen(e, spec, bits, v, g)
+
+
+def weights(e: Body, spec: Spec, bits: str, v: str) -> Iterator[str]:
+    """The word's weights as <8 x float>: in the order of columns; for bf16 of each 16 the even, then the odd ones."""
+    for _, _, found in stored(e, spec, bits, v):
+        if spec.values == "fp32":
+            yield e(f"bitcast <8 x i32> {found} to <8 x float>")
+        elif spec.values == "bf16":  # two columns in 32 bits: the even one is shifted up, the odd one stands there
+            pairs = e(f"bitcast <32 x i8> {found} to <8 x i32>")
+            yield e(f"bitcast <8 x i32> {e(f'shl <8 x i32> {pairs}, splat (i32 16)')} to <8 x float>")
+            yield e(f"bitcast <8 x i32> {e(f'and <8 x i32> {pairs}, splat (i32 -65536)')} to <8 x float>")
+        else:
+            kind = "half" if spec.values == "fp16" else "i8"
+            whole = e(f"bitcast <{16 * WIDTH[spec.values]} x i8> {found} to <16 x {kind}>")
+            for first in (0, 8):
+                order = ", ".join(f"i32 {first + j}" for j in range(8))
+                part = e(f"shufflevector <16 x {kind}> {whole}, <16 x {kind}> poison, <8 x i32> <{order}>")
+                yield e(f"{'fpext' if kind == 'half' else 'sitofp'} <8 x {kind}> {part} to <8 x float>")
