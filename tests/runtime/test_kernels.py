@@ -114,7 +114,7 @@ def test_kernels_stay_inside_what_is_theirs(variant: str, form: str) -> None:
     ]
     x = torch.zeros(3, 192)
     x[:, :150] = torch.randn(3, 150)
-    given = matrix._laid_out(x[:, :150], Spec(matrix.variant or "", matrix.kind, 3)).contiguous()
+    given = matrix._laid_out(x[:, :150]).contiguous()
     values, bitmap, source, target = guards
     values.put(matrix.values), bitmap.put(matrix.bitmap), source.put(given)
     fields = list(matrix._layer)
@@ -216,11 +216,28 @@ def test_activations_of_any_dtype_and_any_number_of_rows(form: str) -> None:
             torch.testing.assert_close(y.double(), x.double() @ W.T + 1, rtol=room, atol=10 * room)
 
 
-def test_tiles_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix, x = Matrix(example(50, 70, 0.5, "fp32"), torch.randn(50)), torch.randn(12, 70)
-    whole = matrix.times(x)
-    monkeypatch.setattr("secateur.runtime.matrix.TILE_BYTES", 128 * 4 * 7)
-    torch.testing.assert_close(matrix.times(x), whole)
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("wide", [False, True])
+def test_tiles_give_what_the_whole_gives(form: str, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, bias, x = example(51, 70, 0.5, form), torch.randn(51), torch.randn(12, 70)
+    matrix, W = Matrix(packed, bias, limit=1, wide=wide), in_fp64(packed)
+    for dtype, room in ((torch.float32, 1e-5), (torch.float16, 3e-3), (torch.bfloat16, 2e-2)):
+        expected = x.to(dtype).double() @ W.T + bias
+        for rows in (64, 14):
+            monkeypatch.setattr("secateur.runtime.matrix.TILE_BYTES", 1)
+            monkeypatch.setattr("secateur.runtime.matrix.TILE_ROWS", rows)
+            y = matrix.times(x.to(dtype))
+            assert y.dtype == dtype
+            torch.testing.assert_close(y.double(), expected, rtol=room, atol=10 * room)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_many_rows_go_through_the_kernel_four_at_a_time(form: str) -> None:
+    packed, x = example(51, 130, 0.5, form), torch.randn(23, 130)
+    matrix, W = Matrix(packed, limit=23), in_fp64(packed)
+    assert_close(matrix.times(x), x, W, None)
+    one_by_one = torch.cat([matrix.times(row[None]) for row in x])
+    torch.testing.assert_close(matrix.times(x), one_by_one, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMATS)

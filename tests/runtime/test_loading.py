@@ -141,10 +141,10 @@ def test_each_shape_is_measured_once_and_runs_as_it_is_faster(
 ) -> None:
     asked = []
 
-    def measured(matrix: object, dtype: torch.dtype) -> Choice:
+    def measured(matrix: object, dtype: torch.dtype, packed: bool) -> Choice:
         shape = (matrix.rows, matrix.columns)  # type: ignore[attr-defined]
         asked.append(shape)
-        return Choice(shape != (24, 16), 4, 1.0, 2.0)
+        return Choice(shape != (24, 16), 4, False, 1.0, 2.0)
 
     monkeypatch.setattr(choose, "measure", measured)
     choose.forget()
@@ -166,23 +166,39 @@ def test_each_shape_is_measured_once_and_runs_as_it_is_faster(
         torch.testing.assert_close(model(ids).logits, secateur.load(tiny[0])(ids).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("one_row", "four_rows", "tiles_of_32_and_128", "expected"), [
+    ((1.0, 2.0), 1.0, (12.0, 24.0), (True, 64)),  # unpacking takes 8, a row 1/8 then; 1/4 by the kernel
+    ((1.0, 2.0), 0.4, (12.0, 24.0), (True, 4096)),  # the kernel's rows are cheaper too
+    ((1.0, 2.0), 1.0, (3.2, 12.8), (True, 1)),  # unpacking takes nothing, and rows are cheaper
+    ((2.0, 1.0), 1.0, (12.0, 24.0), (False, 0)),
+])  # fmt: skip
+def test_what_follows_from_a_measurement(
+    tiny: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    one_row: tuple[float, float],
+    four_rows: float,
+    tiles_of_32_and_128: tuple[float, float],
+    expected: tuple[bool, int],
+) -> None:
+    monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
+    matrix = secateur.load(tiny[1], runtime="compressed").model.layers[0].mlp.up_proj.matrix
+    for dtype, wide in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
+        in_float32 = [] if dtype == torch.float32 else [[1.0, 2.0] if wide else [2.0, 1.0]]
+        answers = iter([[*one_row], *in_float32, [four_rows, *tiles_of_32_and_128]])
+        monkeypatch.setattr(choose, "_race", lambda *works, answers=answers: next(answers))
+        found = choose.measure(matrix, dtype)
+        assert (found.packed, found.limit) == expected
+        assert found.wide == (wide and found.packed)
+
+
 def test_the_measurement_itself(tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
     matrix = secateur.load(tiny[1], runtime="compressed").model.layers[0].mlp.up_proj.matrix
-    for packed, dense, tiles, expected in (
-        (1.0, 2.0, 9.0, (True, 8)),
-        (1.0, 2.0, 0.5, (True, 1)),
-        (2.0, 1.0, 9.0, (False, 0)),
-    ):
-        answers = iter([[packed, dense]] + [[packed, tiles]] * 3)
-        monkeypatch.setattr(choose, "_race", lambda *works, answers=answers: next(answers))
-        found = choose.measure(matrix, torch.float32)
-        assert (found.packed, found.limit) == expected
-    monkeypatch.undo()
-    monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
-    found = choose.measure(matrix, torch.float32)
-    assert found.seconds_packed is not None
-    assert found.seconds_packed > 0
+    for dtype in (torch.float32, torch.bfloat16):
+        found = choose.measure(matrix, dtype)
+        assert found.seconds_packed is not None
+        assert found.seconds_packed > 0
+        assert found.limit >= (1 if found.packed else 0)
 
 
 def test_without_llvmlite_it_says_so_once_and_is_dense(

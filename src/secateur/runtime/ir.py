@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 WORD = 64
-MAX_BATCH = 8
+MAX_BATCH = 4  # rows of x that a kernel multiplies at once: more don't fit into the registers
 LAYER = ("values", "bitmap", "offsets", "bias", "scales", "bias_step", "rows", "words", "groups", "group_words")
 WIDTH = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 1}
 PAIR = 2  # rows that are woven
@@ -49,7 +49,7 @@ class Spec:
     @property
     def rows(self) -> int:
         """Rows of a pair at once, which share what is loaded of x."""
-        return PAIR if 0 < self.batch <= 4 and self.variant != "portable" else 1
+        return PAIR if self.variant != "portable" else 1
 
     @property
     def chains(self) -> int:

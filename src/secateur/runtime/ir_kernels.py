@@ -180,7 +180,7 @@ def _total(e: Body, spec: Spec, q: int, b: int, vector: str, bias: str) -> str:
 
 
 def _unpack(e: Body, spec: Spec) -> None:
-    """Rows [%first, %last) as they were, into y."""
+    """Rows [%first, %last) as they were, into y, which has room for whole pairs."""
     width = WIDTH[spec.values]
     e.label("row")
     e.name("%r", "phi i64 [%first, %taken], [%r_next, %row_end]")
@@ -190,26 +190,28 @@ def _unpack(e: Body, spec: Spec) -> None:
     e.label("word")
     e.name("%i", "phi i64 [0, %row], [%i_next, %word_end]")
     e.name("%v", "phi ptr [%v0, %row], [%v_next, %word_end]")
-    e.name("%place", f"getelementptr i{8 * width}, ptr %out, i64 {e(f'mul i64 %i, {WORD}')}")
-    ((bits, v),) = next_word(e, spec)
+    place = e(f"getelementptr i{8 * width}, ptr %out, i64 {e(f'mul i64 %i, {WORD}')}")
+    words = next_word(e, spec)
     if spec.variant == "portable":
-        _scatter(e, spec, bits, v)
+        _scatter(e, spec, *words[0], place)
     else:
-        for first, kind, found in ir_expand.stored(e, spec, bits, v):
-            e.do(f"store {kind} {found}, ptr {e.at('%place', width * first)}, align 1")
+        for bits, v in words:
+            for first, kind, found in ir_expand.stored(e, spec, bits, v):
+                e.do(f"store {kind} {found}, ptr {e.at(place, width * first)}, align 1")
+            place = e.at(place, "%columns", f"i{8 * width}")
         e.do("br label %word_end")
         e.label("word_end")
     e.name("%i_next", "add i64 %i, 1")
     e.do(f"br i1 {e('icmp ult i64 %i_next, %words')}, label %word, label %row_end")
     e.label("row_end")
-    e.name("%r_next", "add i64 %r, 1")
+    e.name("%r_next", f"add i64 %r, {spec.rows}")
     e.do(f"br i1 {e('icmp ult i64 %r_next, %last')}, label %row, label %row_done")
     e.label("row_done")
 
 
-def _scatter(e: Body, spec: Spec, word: str, v: str) -> None:
+def _scatter(e: Body, spec: Spec, word: str, v: str, place: str) -> None:
     kind = f"i{8 * WIDTH[spec.values]}"
-    e.do(f"call void @llvm.memset.p0.i64(ptr %place, i8 0, i64 {WORD * WIDTH[spec.values]}, i1 false)")
+    e.do(f"call void @llvm.memset.p0.i64(ptr {place}, i8 0, i64 {WORD * WIDTH[spec.values]}, i1 false)")
     e.do("br label %bit")
     e.label("bit")
     e.name("%left_bits", f"phi i64 [{word}, %word], [%bits_less, %some]")
@@ -219,6 +221,6 @@ def _scatter(e: Body, spec: Spec, word: str, v: str) -> None:
     column = e("call i64 @llvm.cttz.i64(i64 %left_bits, i1 true)")
     e.name("%bits_less", f"and i64 %left_bits, {e('sub i64 %left_bits, 1')}")
     e.name("%v_on", f"getelementptr {kind}, ptr %v_here, i64 1")
-    e.do(f"store {kind} {e.load(kind, '%v_here')}, ptr {e.at('%place', column, kind)}, align 1")
+    e.do(f"store {kind} {e.load(kind, '%v_here')}, ptr {e.at(place, column, kind)}, align 1")
     e.do("br label %bit")
     e.label("word_end")

@@ -22,32 +22,37 @@ declare <8 x i32> @llvm.x86.avx2.permd(<8 x i32>, <8 x i32>)
 _NOTHING = 0x80  # the control that gives a zero
 
 
-def _entry(bits: int, width: int, ends: bool) -> list[int]:
+def _entry(bits: int, spec: Spec, ends: bool) -> list[int]:
     """The bytes that 8 columns take, for the values of the set bits; they end or begin at the pivot."""
     out: list[int] = []
+    width = WIDTH[spec.values]
     source = 8 - bits.bit_count() if ends else 0
+    if width == 1 and not ends:
+        source = 8  # a shuffle takes from all 16 values that are loaded
     for column in range(8):
         here = bool(bits >> column & 1)
         if width == 4:  # an index for vpermd, whose sign says that the column is kept
             out += [source, 0, 0, _NOTHING] if here else [0, 0, 0, 0]
         else:
-            out += [width * source + byte if here else _NOTHING for byte in range(width)]
+            spread = [_NOTHING] * 3 if _spread(spec) else []
+            out += spread + [width * source + byte if here else _NOTHING for byte in range(width)]
         source += here
     return out
 
 
+def _spread(spec: Spec) -> bool:
+    """Whether values of one byte go to the top of 32 bits, which then are 2^24 times as much."""
+    return spec.values == "int8" and spec.batch > 0
+
+
 def table(spec: Spec) -> str:
-    width = WIDTH[spec.values]
-    sides = (False,) if width == 4 else (True, False)
-    content = [byte for ends in sides for bits in range(256) for byte in _entry(bits, width, ends)]
-    if width == 1:  # of the second table: its values are in the upper half of what's loaded
-        half = len(content) // 2
-        content[half:] = [byte if byte == _NOTHING else byte + 8 for byte in content[half:]]
+    sides = (False,) if spec.values == "fp32" else (True, False)
+    content = [byte for ends in sides for bits in range(256) for byte in _entry(bits, spec, ends)]
     text = "".join(f"\\{byte:02X}" for byte in content)
     return f'@table = private constant [{len(content)} x i8] c"{text}", align 64\n'
 
 
-def _control(e: Body, bits: str, g: int, kind: str, size: int, second: bool) -> str:
+def _control(e: Body, bits: str, g: int, kind: str, size: int, second: bool = False) -> str:
     """The table's entry, of `size` bytes, for columns 8g to 8g + 7 of a word."""
     shift = size.bit_length() - 1 - 8 * g
     scaled = bits if shift == 0 else e(f"{'shl' if shift > 0 else 'lshr'} i64 {bits}, {abs(shift)}")
@@ -60,12 +65,17 @@ def _below(e: Body, bits: str, column: int) -> str:
     return e(f"call i64 @llvm.ctpop.i64(i64 {e(f'and i64 {bits}, {(1 << column) - 1}')})")
 
 
-def _sixteen(e: Body, spec: Spec, bits: str, v: str, g: int) -> str:
-    """Columns 8g to 8g + 15 of a word as they were: <32 x i8> for two bytes each, <16 x i8> for one."""
+def _around_pivot(e: Body, spec: Spec, bits: str, v: str, g: int) -> str:
+    """The values of columns 8g to 8g + 15 of a word, side by side."""
     width = WIDTH[spec.values]
     pivot = e.at(v, _below(e, bits, 8 * (g + 1)), f"i{8 * width}")
-    source = e.load(f"<{16 * width} x i8>", e.at(pivot, -8 * width))
-    if width == 2:
+    return e.load(f"<{16 * width} x i8>", e.at(pivot, -8 * width))
+
+
+def _sixteen(e: Body, spec: Spec, bits: str, v: str, g: int) -> str:
+    """Columns 8g to 8g + 15 of a word as they were: <32 x i8> for two bytes each, <16 x i8> for one."""
+    source = _around_pivot(e, spec, bits, v, g)
+    if WIDTH[spec.values] == 2:
         order = ", ".join(f"i32 {j}" for j in range(32))
         halves = [_control(e, bits, g + k, "<16 x i8>", 16, bool(k)) for k in (0, 1)]
         control = e(f"shufflevector <16 x i8> {halves[0]}, <16 x i8> {halves[1]}, <32 x i32> <{order}>")
@@ -80,7 +90,7 @@ def _sixteen(e: Body, spec: Spec, bits: str, v: str, g: int) -> str:
 def _eight(e: Body, bits: str, v: str, g: int) -> str:
     """Columns 8g to 8g + 7 of a word of float32 values: <8 x i32>."""
     address = e.at(v, _below(e, bits, 8 * g), "i32") if g else v
-    control, values = _control(e, bits, g, "<8 x i32>", 32, False), e.load("<8 x i32>", address)
+    control, values = _control(e, bits, g, "<8 x i32>", 32), e.load("<8 x i32>", address)
     moved = e(f"call <8 x i32> @llvm.x86.avx2.permd(<8 x i32> {values}, <8 x i32> {control})")
     return e(f"and <8 x i32> {moved}, {e(f'ashr <8 x i32> {control}, splat (i32 31)')}")
 
@@ -96,7 +106,13 @@ def stored(e: Body, spec: Spec, bits: str, v: str) -> Iterator[tuple[int, str, s
 
 
 def weights(e: Body, spec: Spec, bits: str, v: str) -> Iterator[str]:
-    """The word's weights as <8 x float>: in the order of columns; for bf16 of each 16 the even, then the odd ones."""
+    """The word's weights as <8 x float>: in the order of columns; for bf16 of each 16 the even, then the odd ones.
+
+    Those of int8 are 2^24 times as large.
+    """
+    if spec.values == "int8":
+        yield from _spread_weights(e, spec, bits, v)
+        return
     for _, _, found in stored(e, spec, bits, v):
         if spec.values == "fp32":
             yield e(f"bitcast <8 x i32> {found} to <8 x float>")
@@ -105,9 +121,19 @@ def weights(e: Body, spec: Spec, bits: str, v: str) -> Iterator[str]:
             yield e(f"bitcast <8 x i32> {e(f'shl <8 x i32> {pairs}, splat (i32 16)')} to <8 x float>")
             yield e(f"bitcast <8 x i32> {e(f'and <8 x i32> {pairs}, splat (i32 -65536)')} to <8 x float>")
         else:
-            kind = "half" if spec.values == "fp16" else "i8"
-            whole = e(f"bitcast <{16 * WIDTH[spec.values]} x i8> {found} to <16 x {kind}>")
+            whole = e(f"bitcast <32 x i8> {found} to <16 x half>")
             for first in (0, 8):
                 order = ", ".join(f"i32 {first + j}" for j in range(8))
-                part = e(f"shufflevector <16 x {kind}> {whole}, <16 x {kind}> poison, <8 x i32> <{order}>")
-                yield e(f"{'fpext' if kind == 'half' else 'sitofp'} <8 x {kind}> {part} to <8 x float>")
+                part = e(f"shufflevector <16 x half> {whole}, <16 x half> poison, <8 x i32> <{order}>")
+                yield e(f"fpext <8 x half> {part} to <8 x float>")
+
+
+def _spread_weights(e: Body, spec: Spec, bits: str, v: str) -> Iterator[str]:
+    twice = ", ".join(f"i32 {j % 16}" for j in range(32))
+    for g in range(0, WORD // 8, 2):
+        source = _around_pivot(e, spec, bits, v, g)
+        source = e(f"shufflevector <16 x i8> {source}, <16 x i8> poison, <32 x i32> <{twice}>")
+        for k in (0, 1):
+            control = _control(e, bits, g + k, "<32 x i8>", 32, bool(k))
+            moved = e(f"call <32 x i8> @llvm.x86.avx2.pshuf.b(<32 x i8> {source}, <32 x i8> {control})")
+            yield e(f"sitofp <8 x i32> {e(f'bitcast <32 x i8> {moved} to <8 x i32>')} to <8 x float>")

@@ -21,7 +21,6 @@ from secateur.model.files import read_config
 from secateur.runtime.choose import Choice, choose
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack, unpack
-from secateur.runtime.ir import MAX_BATCH
 from secateur.runtime.jit import MISSING, variants
 from secateur.runtime.linear import PackedLinear
 from secateur.runtime.matrix import Matrix
@@ -55,6 +54,7 @@ class Loading:
                 "count": self.counts[rows, columns],
                 "runs": "compressed" if choice.packed else "dense",
                 "kernel_rows": choice.limit,
+                "tiles_in_float32": choice.wide,
                 "seconds_compressed": choice.seconds_packed,
                 "seconds_dense": choice.seconds_dense,
             }
@@ -149,12 +149,12 @@ def _matrix(reader: Reader, name: str, module: nn.Module, dtype: torch.dtype) ->
 
 def _replace(model: nn.Module, path: str, matrix: Matrix, dtype: torch.dtype, runtime: str, loading: Loading) -> None:
     shape = (matrix.rows, matrix.columns)
-    choice = choose(matrix, dtype) if runtime == "auto" else Choice(True, MAX_BATCH)
+    choice = choose(matrix, dtype, runtime == "compressed")
     loading.choices.setdefault(shape, choice)
     loading.counts[shape] += 1
     old = model.get_submodule(path)
     if choice.packed:
-        matrix.limit = choice.limit
+        matrix.limit, matrix.wide = choice.limit, choice.wide
         new = PackedLinear(matrix)
         new.stored_transposed = isinstance(old, Conv1D)
         model.set_submodule(path, new)

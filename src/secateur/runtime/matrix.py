@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -21,10 +22,12 @@ from secateur.runtime.jit import Kernel, kernel, variants, weaver
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "int8"}
 PADDING = LINE  # bytes before and after the values, as vectors are loaded whole
-TILE_BYTES = 8 << 20  # of unpacked weights at a time
+TILE_BYTES, TILE_ROWS = 4 << 20, 64  # of unpacked weights at a time: they stay in the cache
 # Rows that a thread takes at a time: long pieces keep what was fetched ahead, short ones leave none to wait for.
 MOST_ROWS, SHARES = 256, 4
 HUGE = 2 << 20
+_scratches = threading.local()
+KERNEL_ROWS = 64
 
 
 class Matrix:
@@ -33,15 +36,22 @@ class Matrix:
     Args:
         packed: checked: kernels trust that bitmap and values fit together.
         bias: (rows,), or None.
-        limit: rows of x up to which kernels multiply; beyond, W is unpacked tile by tile.
+        limit: rows of x up to which kernels multiply, four at a time; beyond, W is unpacked tile by tile.
+        wide: tiles are multiplied in float32, whatever x has: a processor without instructions for 16 bits is
+            several times faster then.
         variant: of the kernels; by default the fastest that this processor runs.
     """
 
     def __init__(
-        self, packed: Packed, bias: Tensor | None = None, limit: int = MAX_BATCH, variant: str | None = None
+        self,
+        packed: Packed,
+        bias: Tensor | None = None,
+        limit: int = KERNEL_ROWS,
+        wide: bool = False,
+        variant: str | None = None,
     ) -> None:
         self.rows, self.columns, self.dtype, self.group = packed.rows, packed.columns, packed.dtype, packed.group
-        self.limit = limit
+        self.limit, self.wide = limit, wide
         self.bias = bias
         self.kind = NAMES[packed.values.dtype]
         self.variant = variant or next(iter(variants()), None)
@@ -84,51 +94,69 @@ class Matrix:
     def times(self, x: Tensor) -> Tensor:
         """x W' + bias for x (..., columns) in a float dtype; sums are float32, the result has the dtype of x."""
         count = x.numel() // max(1, self.columns)
-        if not 0 < count <= min(self.limit, MAX_BATCH) or self.variant is None or not self.rows or not self.columns:
+        if not 0 < count <= self.limit or self.variant is None or not self.rows or not self.columns:
             y = self.by_tiles(x.reshape(-1, self.columns) if self.columns else x.flatten(0, -2))
             return y.view(*x.shape[:-1], self.rows)
         # What follows runs for every Linear and token: a microsecond here is a tenth of a millisecond of each token.
-        run = self._kernels.get(count) or self._kernel(count)
         x = x.contiguous()
-        if x.dtype == torch.bfloat16 and run.run_bf16 is not None and self._even:
-            y = torch.empty((*x.shape[:-1], self.rows), dtype=torch.bfloat16)
-            inputs, outputs = count * self.columns, count * self.rows
-            room = torch.empty(inputs + outputs)
-            at = room.data_ptr()
-            sums = at + 4 * inputs
-            threads = torch.get_num_threads()
-            x_at, y_at = x.data_ptr(), y.data_ptr()
-            run.run_bf16(self._address, x_at, y_at, threads, _piece(self.rows, threads), at, sums, inputs, outputs)
-            return y
-        x32 = x.to(torch.float32)
-        spec = Spec(self.variant, self.kind, count)
-        if spec.split or self.columns != WORD * self.words:
-            x32 = self._laid_out(x32.view(count, self.columns), spec).contiguous()
-        y32 = torch.empty(*x.shape[:-1], self.rows)
         threads = torch.get_num_threads()
-        run.run(self._address, x32.data_ptr(), y32.data_ptr(), threads, _piece(self.rows, threads))
+        piece = _piece(self.rows, threads)
+        if x.dtype == torch.bfloat16 and self._even and self._kernel(1).run_bf16 is not None:
+            y = torch.empty((*x.shape[:-1], self.rows), dtype=torch.bfloat16)
+            self._multiply_bf16(x, y, count, threads, piece)
+            return y
+        x32 = self._laid_out(x.to(torch.float32).view(count, self.columns)).contiguous()
+        y32 = torch.empty(*x.shape[:-1], self.rows)
+        x_at, y_at = x32.data_ptr(), y32.data_ptr()
+        for first in range(0, count, MAX_BATCH):
+            run = self._kernel(min(MAX_BATCH, count - first)).run
+            run(self._address, x_at + 4 * first * x32.shape[1], y_at + 4 * first * self.rows, threads, piece)
         return y32 if x.dtype == torch.float32 else y32.to(x.dtype)
 
+    def _multiply_bf16(self, x: Tensor, y: Tensor, count: int, threads: int, piece: int) -> None:
+        x_at, y_at = x.data_ptr(), y.data_ptr()
+        room = torch.empty(min(MAX_BATCH, count) * (self.columns + self.rows))
+        for first in range(0, count, MAX_BATCH):
+            n = min(MAX_BATCH, count - first)
+            inputs, outputs = n * self.columns, n * self.rows
+            places = (x_at + 2 * first * self.columns, y_at + 2 * first * self.rows)
+            wide = room.data_ptr()
+            run = self._kernel(n).run_bf16
+            assert run is not None
+            run(self._address, *places, threads, piece, wide, wide + 4 * inputs, inputs, outputs)
+
     def _kernel(self, count: int) -> Kernel:
-        self._kernels[count] = found = kernel(Spec(self.variant or "", self.kind, count))
-        return found
+        if count not in self._kernels:
+            self._kernels[count] = kernel(Spec(self.variant or "", self.kind, count))
+        return self._kernels[count]
 
-    def _laid_out(self, x: Tensor, spec: Spec) -> Tensor:
+    def _laid_out(self, x: Tensor) -> Tensor:
         """Whole words of columns; for `split` kernels of each so many the even ones before the odd ones."""
-        x = F.pad(x, (0, WORD * self.words - self.columns))
-        return x.view(x.shape[0], -1, spec.split // 2, 2).transpose(2, 3) if spec.split else x
+        split = Spec(self.variant or "", self.kind, 1).split
+        if self.columns != WORD * self.words:
+            x = F.pad(x, (0, WORD * self.words - self.columns))
+        return x.view(x.shape[0], -1, split // 2, 2).transpose(2, 3).flatten(1) if split else x
 
-    def by_tiles(self, x: Tensor) -> Tensor:
-        """The same by unpacking a part of W at a time, for many rows."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        step = max(PAIR, TILE_BYTES // max(1, WORD * self.words * x.element_size()) // PAIR * PAIR)
-        if step >= self.rows:
-            return F.linear(x, self.dense(dtype=x.dtype), bias)
+    def by_tiles(self, x: Tensor, wide: bool | None = None) -> Tensor:
+        """The same by unpacking a part of W at a time, for many rows.
+
+        Args:
+            wide: multiply in float32, whatever x has; by default as the matrix was told.
+        """
+        wide = self.wide if wide is None else wide
+        dtype = torch.float32 if wide else x.dtype
+        given, bias = x.to(dtype), None if self.bias is None else self.bias.to(dtype)
+        step = max(TILE_ROWS, TILE_BYTES // max(1, WORD * self.words * dtype.itemsize)) // PAIR * PAIR
+        if step >= self.rows or self._plain is not None:
+            return F.linear(given, self.dense(dtype=dtype), bias).to(x.dtype)
         y = x.new_empty(x.shape[0], self.rows)
+        room = _scratch("stored", (step, WORD * self.words), self.values.dtype)
+        tile = _scratch("tile", (step, self.columns), dtype)
         for first in range(0, self.rows, step):
             last = min(first + step, self.rows)
+            self._unpack(first, last, room, tile)
             part = None if bias is None else bias[first:last]
-            y[:, first:last] = F.linear(x, self.dense(first, last, x.dtype), part)
+            y[:, first:last] = F.linear(given, tile[: last - first], part)
         return y
 
     def dense(self, first: int = 0, last: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
@@ -137,19 +165,44 @@ class Matrix:
         dtype = dtype or self.dtype
         if self._plain is not None:
             return unpack(self._plain)[first:last].to(dtype)
-        if last <= first or not self.columns:
-            return torch.zeros(max(0, last - first), self.columns, dtype=dtype)
         begin = first // PAIR * PAIR
-        out = torch.empty(last - begin, WORD * self.words, dtype=self.values.dtype)
-        fields = self._fields(begin, last - begin)
+        out = torch.empty(max(0, last - begin), self.columns, dtype=dtype)
+        if out.numel():
+            rows = -(-(last - begin) // PAIR) * PAIR
+            self._unpack(begin, last, torch.empty(rows, WORD * self.words, dtype=self.values.dtype), out)
+        return out[first - begin :]
+
+    def _unpack(self, first: int, last: int, room: Tensor, out: Tensor) -> None:
+        """Rows from `first`, an even one, to `last` into the first ones of `out` (., columns).
+
+        Args:
+            room: for whole pairs and words of them, in the dtype of the values.
+        """
+        count = -(-(last - first) // PAIR) * PAIR
+        fits = out.dtype == room.dtype and self.columns == room.shape[1] and count <= out.shape[0]
+        if fits and self.scales is None:
+            room = out
+        fields = self._fields(first, count)
         threads = torch.get_num_threads()
-        run = kernel(Spec(str(self.variant), self.kind, 0)).run
-        run(ctypes.addressof(fields), 0, out.data_ptr(), threads, _piece(last - begin, threads))
-        out = out[first - begin :, : self.columns]
-        if self.scales is None:
-            return out.to(dtype)
-        scales = self.scales[first:last].repeat_interleave(self.group or self.columns, 1)[:, : self.columns]
-        return (out.float() * scales).to(self.dtype).to(dtype)
+        run = self._kernel(0).run
+        run(ctypes.addressof(fields), 0, room.data_ptr(), threads, _piece(count, threads))
+        if room is out:
+            return
+        found = room[: last - first, : self.columns]
+        if self.scales is not None:
+            scales = self.scales[first:last].repeat_interleave(self.group or self.columns, 1)[:, : self.columns]
+            found = (found.float() * scales).to(self.dtype)
+        out[: last - first].copy_(found)
+
+
+def _scratch(name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Memory that this thread uses again and again: new pages cost more than unpacking what goes there."""
+    size, held = shape[0] * shape[1] * dtype.itemsize, getattr(_scratches, name, None)
+    if held is None or held.numel() < size:
+        with torch.inference_mode(False):  # whoever writes to it next may be in another mode
+            held = torch.empty(size, dtype=torch.uint8)
+        setattr(_scratches, name, held)
+    return held[:size].view(dtype).view(shape)
 
 
 def _piece(rows: int, threads: int) -> int:
