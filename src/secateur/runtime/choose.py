@@ -87,7 +87,7 @@ def _for_many(matrix: Matrix, x: Tensor, flush: Tensor) -> tuple[int, bool]:
     """
     wide = x.dtype == torch.float32
     if not wide:
-        whole, narrow = _race(flush, FEW_RUNS, *(lambda w=w: matrix.by_tiles(x, w) for w in (True, False)))
+        whole, narrow = _race(flush, FEW_RUNS, *(lambda w=w: matrix.by_tiles(x[:SOME], w) for w in (True, False)))
         wide = whole < narrow
     works = (
         lambda: matrix.times(x[:MAX_BATCH]),
