@@ -42,6 +42,8 @@ def test_the_highest_rate_of_those_that_won_nearly_the_most_is_taken() -> None:
     assert choose(tried, 1.0) == 1e-3
     assert choose(tried, 0.8) == 3e-4
     assert choose(tried, 0.4) == 1e-4  # none helps: the least harm
+    # As it was for two layers of five: a tenth of much is too much to lack.
+    assert choose([Tried(3e-3, 2.516), Tried(1e-2, 2.262), Tried(3e-2, 2.361)], 4.074) == 1e-2
 
 
 def test_short_runs_are_short() -> None:
