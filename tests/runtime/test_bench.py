@@ -164,6 +164,18 @@ def test_verdicts_follow_the_figures(speed: float, words: tuple[str, ...]) -> No
     assert all(word in said[0] for word in words)
 
 
+@pytest.mark.parametrize(("seconds", "words"), [
+    (1.0, "; its first token takes 0.50 of the time"),
+    (2.02, "; its first token takes as long"),
+    (3.0, "; its first token takes 1.50 of the time, LONGER"),
+])  # fmt: skip
+def test_verdicts_say_how_long_the_first_token_takes(seconds: float, words: str) -> None:
+    forms = [form("dense, eager", "dense", 10.0), form("packed", "compressed", 20.0)]
+    for measured, first in zip(forms, (2.0, seconds), strict=True):
+        measured["rows"][0]["first_token_seconds"] = first
+    assert verdicts(forms)[0].endswith("faster than it" + words)
+
+
 def test_verdicts_without_figures() -> None:
     assert verdicts([form("dense, eager", "dense", None)]) == []
     broken = form("packed", "compressed", None) | {"rows": [], "error": "it broke"}

@@ -10,6 +10,16 @@ FASTER, SLOWER = 1.03, 0.97  # between them, noise decides
 Form = Mapping[str, Any]
 
 
+def first_tokens(forms: Sequence[Form], batch: int, context: int) -> dict[str, float]:
+    """Form name -> seconds to the first token, of those that were measured."""
+    return {
+        form["name"]: row["first_token_seconds"]
+        for form in forms
+        for row in form["rows"]
+        if (row["batch"], row["context"]) == (batch, context) and row.get("first_token_seconds")
+    }
+
+
 def decode_speeds(forms: Sequence[Form], batch: int, context: int) -> dict[str, float]:
     """Form name -> tokens a second of its decoding, of those that were measured."""
     return {
@@ -33,13 +43,25 @@ def verdicts(forms: Sequence[Form]) -> list[str]:
         }
         if not base:
             continue
+        waits = first_tokens(forms, batch, context)
         eager, fastest = next(iter(base)), max(base, key=lambda name: base[name])
         for form in forms:
             name = form["name"]
             if form["side"] == first or name not in speeds:
                 continue
-            said.append(f"batch {batch}, context {context}: {_sentence(name, speeds[name], base, eager, fastest)}")
+            text = _sentence(name, speeds[name], base, eager, fastest)
+            said.append(f"batch {batch}, context {context}: {text}{_start(name, eager, waits)}")
     return said
+
+
+def _start(name: str, eager: str, waits: Mapping[str, float]) -> str:
+    """How long the first token takes beside that of the baseline: prefill is eager in all forms."""
+    if name not in waits or eager not in waits:
+        return ""
+    ratio = waits[eager] / waits[name]
+    if SLOWER <= ratio <= FASTER:
+        return "; its first token takes as long"
+    return f"; its first token takes {waits[name] / waits[eager]:.2f} of the time" + ("" if ratio > 1 else ", LONGER")
 
 
 def _sentence(name: str, speed: float, base: Mapping[str, float], eager: str, fastest: str) -> str:

@@ -52,7 +52,8 @@ def print_bench(found: Facts, console: Console | None = None) -> None:
         console.print(f"note: {note}", soft_wrap=True)
     facts = found["machine"]
     kernels = facts["kernels"][0] if facts["kernels"] else "none"
-    about = f"{facts['processor']}, {facts['threads']} threads, {found['settings']['dtype']}, kernels: {kernels}"
+    dtype = found["settings"]["dtype"]
+    about = f"{facts['processor']}, {fmt.threads(facts['threads'])}, {dtype}, kernels: {kernels}"
     console.print(f"\n{about}; load before: {facts['load_before'][0]}", style="dim", soft_wrap=True)
 
 
@@ -151,4 +152,16 @@ def bench_page(found: Facts) -> str:
     """bench.html: like the report of a run, one page without scripts that fetches nothing."""
     template = environment().get_template("bench.html.j2")
     rows = [(form, row) for form in found["forms"] for row in form["rows"]]
-    return template.render(found=found, charts=charts(found["forms"]), rows=rows)
+    machine = {name.replace("_", " "): _fact(name, value) for name, value in found["machine"].items()}
+    return template.render(found=found, charts=charts(found["forms"]), rows=rows, machine=machine)
+
+
+def _fact(name: str, value: Any) -> str:
+    """A fact about the machine as people read it."""
+    if name.endswith("_bytes"):
+        return fmt.size(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {part}" for key, part in value.items()) or "–"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(str(part) for part in value) or "–"
+    return "–" if value is None else str(value)

@@ -64,6 +64,11 @@ def seconds(value: Any) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def threads(value: Any) -> str:
+    """1 thread, 2 threads."""
+    return f"{count(value)} thread" if value == 1 else f"{count(value)} threads"
+
+
 def ratio(value: Any) -> str:
     """After divided by before: 1.88×."""
     if not is_number(value):

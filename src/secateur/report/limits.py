@@ -5,8 +5,6 @@ Each line follows from a fact in the report, so a run never carries a warning th
 
 from __future__ import annotations
 
-from typing import Any
-
 from secateur.report import format as fmt
 from secateur.report.facts import Report, items, measured, section
 
@@ -78,12 +76,8 @@ def _measuring(report: Report) -> list[str]:
     lines = []
     if fmt.is_number(measured(report, "after", "decode_tokens_per_s")):
         name = device.get("name") or device.get("device") or "the machine of this run"
-        threads = _threads(device.get("threads"))
+        threads = f", {fmt.threads(device['threads'])}" if device.get("threads") else ""
         dtype = f", {device['dtype']}" if device.get("dtype") else ""
         lines.append(f"Speed and memory are for batch 1 on {name}{threads}{dtype}; elsewhere they differ.")
     lines.append("The licence and the limits of the original model apply to this one.")
     return lines
-
-
-def _threads(number: Any) -> str:
-    return f", {number} thread{'s' if number != 1 else ''}" if number else ""

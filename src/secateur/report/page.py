@@ -122,7 +122,7 @@ def environment() -> jinja2.Environment:
     )
     filters: dict[str, Any] = {
         name: getattr(fmt, name)
-        for name in ("text", "number", "count", "short", "size", "percent", "seconds", "ratio")
+        for name in ("text", "number", "count", "short", "size", "percent", "seconds", "ratio", "threads")
     }
     environment.filters.update(filters)
     return environment

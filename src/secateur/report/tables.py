@@ -112,7 +112,7 @@ def print_evaluation(found: Facts, console: Console | None = None) -> None:
     if len(sets) > 1:
         _section(console, "Each text", _sets(sets, reference))
     console.print()
-    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
+    threads = fmt.threads(found["threads"])
     console.print(
         f"{found['data']} (sha256 {found['data_sha256'][:12]}), windows of {found['length']} tokens; "
         f"{found['dtype']} on {found['device']}, {threads}",
