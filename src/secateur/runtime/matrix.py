@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -28,6 +29,7 @@ MOST_ROWS, SHARES = 256, 4
 HUGE = 2 << 20
 _scratches = threading.local()
 KERNEL_ROWS = 64
+WOVEN_ROWS = 1024  # that a thread weaves at a time
 
 
 class Matrix:
@@ -222,10 +224,17 @@ def _woven(packed: Packed, words: int) -> tuple[Tensor, Tensor, Tensor]:
     values = _roomy(packed.values.shape[0], packed.values.dtype)
     offsets = torch.zeros(rows + 1, dtype=torch.int64)
     torch.cumsum(counts(stored), 0, out=offsets[1:])
+    source, width, weave = packed.values.contiguous(), values.element_size(), weaver()
+
+    def part(first: int) -> None:
+        begin, line = int(offsets[first]), 8 * words * first
+        addresses = (source.data_ptr(), stored.data_ptr() + line, offsets.data_ptr() + 8 * first)
+        count = min(WOVEN_ROWS, rows - first)
+        weave(*addresses, values.data_ptr() + width * begin, bits.data_ptr() + line, count, words, width)
+
     if rows and words:
-        source, place = packed.values.contiguous(), (offsets, values, bits)
-        addresses = [tensor.data_ptr() for tensor in (source, stored, *place)]
-        weaver()(*addresses, rows, words, source.element_size())
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(part, range(0, rows, WOVEN_ROWS)))
     return values, bits, offsets[::PAIR].contiguous()
 
 
