@@ -15,14 +15,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.runtime import jit
 from secateur.runtime.format import Packed, mask_of, pack, quantise, unpack
 from secateur.runtime.ir import WIDTH, Spec
 from secateur.runtime.ir_kernels import module
 from secateur.runtime.jit import variants
-from secateur.runtime.matrix import HUGE, PADDING, Matrix
+from secateur.runtime.matrix import PADDING, Matrix
+from secateur.runtime.pages import HUGE, move_large
 
 pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
 
@@ -257,6 +258,18 @@ def test_large_matrices_lie_in_huge_pages() -> None:
     matrix = Matrix(big)
     assert (matrix.values.data_ptr() - PADDING) % HUGE == 0 or sys.platform != "linux"
     assert matrix.dense(21 * 19999, 21 * 20000).equal(unpack(packed))
+
+
+def test_large_parameters_move_and_stay_tied() -> None:
+    model = nn.ModuleList([nn.Embedding(2048, 300), nn.Linear(300, 2048, bias=False), nn.Linear(300, 4)])
+    model[1].weight = model[0].weight
+    before = [p.detach().clone() for p in model.parameters()]
+    move_large(model)
+    assert model[1].weight is model[0].weight
+    assert all(new.equal(old) for new, old in zip(model.parameters(), before, strict=True))
+    assert model[0].weight.data_ptr() % HUGE == 0 or sys.platform != "linux"
+    model.requires_grad_(False)[0].weight.zero_()
+    assert not bool(model[1].weight.any())
 
 
 @pytest.mark.parametrize("variant", ["avx2", "avx512", "portable"])

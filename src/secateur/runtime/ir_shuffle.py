@@ -55,7 +55,11 @@ def table(spec: Spec) -> str:
 def _control(e: Body, bits: str, g: int, kind: str, size: int, second: bool = False) -> str:
     """The table's entry, of `size` bytes, for columns 8g to 8g + 7 of a word."""
     shift = size.bit_length() - 1 - 8 * g
-    scaled = bits if shift == 0 else e(f"{'shl' if shift > 0 else 'lshr'} i64 {bits}, {abs(shift)}")
+    scaled = bits
+    if shift > 0:
+        scaled = e(f"shl i64 {bits}, {shift}")
+    elif shift:  # LLVM would copy, then shift
+        scaled = e(f'call i64 asm "rorx $2, $1, $0", "=r,r,i"(i64 {bits}, i64 {-shift})')
     entry = e.at("@table", e(f"and i64 {scaled}, {255 * size}"))
     return e.load(kind, e.at(entry, 256 * size) if second else entry)
 

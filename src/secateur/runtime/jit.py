@@ -22,7 +22,7 @@ from secateur.runtime.ir_weave import MODULE as WEAVE
 MISSING = "llvmlite isn't installed, so compressed weights run as dense ones; pip install 'secateur[fast]'"
 _NEEDS = {
     "avx512": ("avx512f", "avx512bw", "avx512vl", "avx512vbmi2"),
-    "avx2": ("avx2", "fma", "f16c", "popcnt"),
+    "avx2": ("avx2", "fma", "f16c", "popcnt", "bmi2"),
 }
 _lock = threading.Lock()
 _kept: list[Any] = []  # code lives as long as its engine
@@ -50,6 +50,7 @@ def llvm() -> Any | None:
         return None
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
+    binding.initialize_native_asmparser()
     return binding
 
 

@@ -24,6 +24,7 @@ from secateur.runtime.format import Packed, pack, unpack
 from secateur.runtime.jit import MISSING, variants
 from secateur.runtime.linear import PackedLinear
 from secateur.runtime.matrix import Matrix
+from secateur.runtime.pages import move_large
 
 RUNTIMES = ("auto", "compressed", "dense")
 
@@ -107,6 +108,8 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
     lost = next((name for name, tensor in model.named_parameters() if tensor.is_meta), None)
     if lost is not None:
         raise InputError(f"{folder}: lacks the tensor '{lost}', which its config.json asks for")
+    if device.type == "cpu":
+        move_large(model)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     model.secateur_runtime = loading.facts()

@@ -7,10 +7,8 @@ y = matrix.times(x)        # (n, columns) -> (n, rows): as F.linear(x, W, bias)
 from __future__ import annotations
 
 import ctypes
-import mmap
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -20,13 +18,13 @@ from torch.nn import functional as F
 from secateur.runtime.format import WORD, Packed, counts, unpack
 from secateur.runtime.ir import LAYER, LINE, MAX_BATCH, PAIR, Spec
 from secateur.runtime.jit import Kernel, kernel, variants, weaver
+from secateur.runtime.pages import room
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "int8"}
 PADDING = LINE  # bytes before and after the values, as vectors are loaded whole
 TILE_BYTES, TILE_ROWS = 4 << 20, 64  # of unpacked weights at a time: they stay in the cache
 # Rows that a thread takes at a time: long pieces keep what was fetched ahead, short ones leave none to wait for.
 MOST_ROWS, SHARES = 256, 4
-HUGE = 2 << 20
 _scratches = threading.local()
 KERNEL_ROWS = 64
 WOVEN_ROWS = 1024  # that a thread weaves at a time
@@ -117,12 +115,12 @@ class Matrix:
 
     def _multiply_bf16(self, x: Tensor, y: Tensor, count: int, threads: int, piece: int) -> None:
         x_at, y_at = x.data_ptr(), y.data_ptr()
-        room = torch.empty(min(MAX_BATCH, count) * (self.columns + self.rows))
+        space = torch.empty(min(MAX_BATCH, count) * (self.columns + self.rows))
         for first in range(0, count, MAX_BATCH):
             n = min(MAX_BATCH, count - first)
             inputs, outputs = n * self.columns, n * self.rows
             places = (x_at + 2 * first * self.columns, y_at + 2 * first * self.rows)
-            wide = room.data_ptr()
+            wide = space.data_ptr()
             run = self._kernel(n).run_bf16
             assert run is not None
             run(self._address, *places, threads, piece, wide, wide + 4 * inputs, inputs, outputs)
@@ -152,11 +150,11 @@ class Matrix:
         if step >= self.rows or self._plain is not None:
             return F.linear(given, self.dense(dtype=dtype), bias).to(x.dtype)
         y = x.new_empty(x.shape[0], self.rows)
-        room = _scratch("stored", (step, WORD * self.words), self.values.dtype)
+        stored = _scratch("stored", (step, WORD * self.words), self.values.dtype)
         tile = _scratch("tile", (step, self.columns), dtype)
         for first in range(0, self.rows, step):
             last = min(first + step, self.rows)
-            self._unpack(first, last, room, tile)
+            self._unpack(first, last, stored, tile)
             part = None if bias is None else bias[first:last]
             y[:, first:last] = F.linear(given, tile[: last - first], part)
         return y
@@ -174,23 +172,23 @@ class Matrix:
             self._unpack(begin, last, torch.empty(rows, WORD * self.words, dtype=self.values.dtype), out)
         return out[first - begin :]
 
-    def _unpack(self, first: int, last: int, room: Tensor, out: Tensor) -> None:
+    def _unpack(self, first: int, last: int, stored: Tensor, out: Tensor) -> None:
         """Rows from `first`, an even one, to `last` into the first ones of `out` (., columns).
 
         Args:
-            room: for whole pairs and words of them, in the dtype of the values.
+            stored: room for whole pairs and words of them, in the dtype of the values.
         """
         count = -(-(last - first) // PAIR) * PAIR
-        fits = out.dtype == room.dtype and self.columns == room.shape[1] and count <= out.shape[0]
+        fits = out.dtype == stored.dtype and self.columns == stored.shape[1] and count <= out.shape[0]
         if fits and self.scales is None:
-            room = out
+            stored = out
         fields = self._fields(first, count)
         threads = torch.get_num_threads()
         run = self._kernel(0).run
-        run(ctypes.addressof(fields), 0, room.data_ptr(), threads, _piece(count, threads))
-        if room is out:
+        run(ctypes.addressof(fields), 0, stored.data_ptr(), threads, _piece(count, threads))
+        if stored is out:
             return
-        found = room[: last - first, : self.columns]
+        found = stored[: last - first, : self.columns]
         if self.scales is not None:
             scales = self.scales[first:last].repeat_interleave(self.group or self.columns, 1)[:, : self.columns]
             found = (found.float() * scales).to(self.dtype)
@@ -239,15 +237,6 @@ def _woven(packed: Packed, words: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _roomy(count: int, dtype: torch.dtype) -> Tensor:
-    """Zeros with some bytes to spare on both sides. Many of them lie in huge pages where the system has them."""
+    """Zeros with some bytes to spare on both sides."""
     size = max(1, count) * dtype.itemsize + 2 * PADDING  # one at least: torch has no address for nothing
-    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        room = torch.zeros(size, dtype=torch.uint8)
-    else:
-        area = mmap.mmap(-1, size + HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with suppress(OSError):  # a kernel without huge pages
-            area.madvise(mmap.MADV_HUGEPAGE)
-        whole = torch.frombuffer(area, dtype=torch.uint8)  # keeps the area alive
-        begin = -whole.data_ptr() % HUGE
-        room = whole[begin : begin + size]
-    return room[PADDING : size - PADDING].view(dtype)
+    return room(size)[PADDING : size - PADDING].view(dtype)
