@@ -26,7 +26,7 @@ TILE_BYTES, TILE_ROWS = 4 << 20, 64  # of unpacked weights at a time: they stay 
 # Rows that a thread takes at a time: long pieces keep what was fetched ahead, short ones leave none to wait for.
 MOST_ROWS, SHARES = 256, 4
 _scratches = threading.local()
-KERNEL_ROWS = 64
+KERNEL_ROWS = 64  # up to which kernels multiply, where nothing was measured
 WOVEN_ROWS = 1024  # that a thread weaves at a time
 
 
