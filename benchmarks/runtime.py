@@ -194,16 +194,19 @@ def markdown(table: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model; nothing is written to results/")
+    parser.add_argument("--layers", type=int, help="so many layers instead; nothing is written to results/")
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     parser.add_argument("--no-compile", action="store_true", help="eager forms only")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    shape = QUICK if arguments.quick else SHAPE
+    shape = shape | {"layers": arguments.layers or shape["layers"]}
     with tempfile.TemporaryDirectory(prefix="secateur-runtime-") as folder:
-        found = measure(Path(folder), QUICK if arguments.quick else SHAPE, arguments.threads, arguments.no_compile)
+        found = measure(Path(folder), shape, arguments.threads, arguments.no_compile)
     table = rows(found)
     text = page(found, table)
     print(text)
-    if not arguments.quick:
+    if not arguments.quick and arguments.layers is None:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "runtime.json").write_text(json.dumps(found | {"table": table}, indent=1) + "\n")
         (RESULTS / "runtime.md").write_text(text)
