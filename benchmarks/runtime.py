@@ -1,6 +1,6 @@
 """What zeros and narrower layers buy on this machine, in one run: six layers of Llama 3 8B, 1.4 B random parameters.
 
-    python benchmarks/runtime.py            all of it: 30 minutes on two cores, 12 GB of disk, 12 GB of memory
+    python benchmarks/runtime.py            all of it: 20 minutes on two cores, 12 GB of disk, 8 GB of memory
     python benchmarks/runtime.py --quick    a small model, to try it out; nothing is written to results/
 
 Weights are random and pruned by magnitude, matrix by matrix: speed doesn't depend on what they say. Measures, in

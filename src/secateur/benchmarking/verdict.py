@@ -10,23 +10,18 @@ FASTER, SLOWER = 1.03, 0.97  # between them, noise decides
 Form = Mapping[str, Any]
 
 
-def first_tokens(forms: Sequence[Form], batch: int, context: int) -> dict[str, float]:
-    """Form name -> seconds to the first token, of those that were measured."""
-    return {
-        form["name"]: row["first_token_seconds"]
-        for form in forms
-        for row in form["rows"]
-        if (row["batch"], row["context"]) == (batch, context) and row.get("first_token_seconds")
-    }
-
-
 def decode_speeds(forms: Sequence[Form], batch: int, context: int) -> dict[str, float]:
     """Form name -> tokens a second of its decoding, of those that were measured."""
+    return _measured(forms, "decode_tokens_per_s", batch, context)
+
+
+def _measured(forms: Sequence[Form], key: str, batch: int, context: int) -> dict[str, float]:
+    """Form name -> a figure of its row, of those that have it."""
     return {
-        form["name"]: row["decode_tokens_per_s"]
+        form["name"]: row[key]
         for form in forms
         for row in form["rows"]
-        if (row["batch"], row["context"]) == (batch, context) and "skipped" not in row
+        if (row["batch"], row["context"]) == (batch, context) and key in row
     }
 
 
@@ -43,7 +38,7 @@ def verdicts(forms: Sequence[Form]) -> list[str]:
         }
         if not base:
             continue
-        waits = first_tokens(forms, batch, context)
+        waits = _measured(forms, "first_token_seconds", batch, context)
         eager, fastest = next(iter(base)), max(base, key=lambda name: base[name])
         for form in forms:
             name = form["name"]
