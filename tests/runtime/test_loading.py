@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import nn
 
 import secateur
 from secateur.errors import InputError
-from secateur.runtime import choose, jit, loading
+from secateur.runtime import choose, jit, loading, pages
 from secateur.runtime.choose import Choice
 from secateur.runtime.linear import PackedLinear, count_parameters, resident_weights
 
@@ -144,7 +145,7 @@ def test_each_shape_is_measured_once_and_runs_as_it_is_faster(
     def measured(matrix: object, dtype: torch.dtype, packed: bool) -> Choice:
         shape = (matrix.rows, matrix.columns)  # type: ignore[attr-defined]
         asked.append(shape)
-        return Choice(shape != (24, 16), 4, False, 1.0, 2.0)
+        return Choice(shape != (24, 16), 4, True, 1.0, 2.0)
 
     monkeypatch.setattr(choose, "measure", measured)
     choose.forget()
@@ -157,7 +158,8 @@ def test_each_shape_is_measured_once_and_runs_as_it_is_faster(
         choose.forget()
     assert packed_modules(model) == 10  # of 14: gate and up of two layers are dense
     assert type(model.model.layers[0].mlp.gate_proj) is nn.Linear
-    assert model.model.layers[0].mlp.down_proj.matrix.limit == 4
+    matrix = model.model.layers[0].mlp.down_proj.matrix
+    assert (matrix.limit, matrix.wide) == (4, True)
     runs = {(row["rows"], row["columns"]): (row["runs"], row["count"]) for row in model.secateur_runtime["shapes"]}
     assert runs[24, 16] == ("dense", 4)
     assert runs[16, 24] == ("compressed", 2)
@@ -199,6 +201,16 @@ def test_the_measurement_itself(tiny: tuple[Path, Path], monkeypatch: pytest.Mon
         assert found.seconds_packed is not None
         assert found.seconds_packed > 0
         assert found.limit >= (1 if found.packed else 0)
+
+
+def test_what_stays_dense_lies_in_huge_pages_too(tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux gives huge pages on request")
+    monkeypatch.setattr(pages, "HUGE", 1 << 13)  # so small a model fills none of the real size
+    model = secateur.load(tiny[1])
+    large = [parameter for parameter in model.parameters() if parameter.nbytes >= 1 << 13]
+    assert large
+    assert all(parameter.data_ptr() % (1 << 13) == 0 for parameter in large)
 
 
 def test_without_llvmlite_it_says_so_once_and_is_dense(
