@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -160,7 +161,28 @@ def test_peak_memory_is_seen_between_steps() -> None:
     held = torch.ones(16 << 20)
     time.sleep(0.2)
     del held
-    time.sleep(0.2)  # a sample that was being taken is in by then
+    time.sleep(0.2)  # seen by no sample any more
     assert memory.take() > before + (32 << 20)
     assert memory.take() < before + (32 << 20)
+    memory.close()
+
+
+def test_a_sample_that_is_being_taken_does_not_bring_an_old_peak_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling, taken = threading.Event(), threading.Event()
+
+    def slow(memory: PeakMemory) -> int:
+        if threading.current_thread() is not threading.main_thread() and memory._peak == 1000:
+            sampling.set()
+            taken.wait(0.2)
+        return 1
+
+    monkeypatch.setattr(PeakMemory, "now", property(slow))
+    memory = PeakMemory(CPU)
+    with memory._lock:
+        memory._peak = 1000
+    assert sampling.wait(10)
+    assert memory.take() == 1000
+    taken.set()
+    time.sleep(0.2)
+    assert memory.take() == 1
     memory.close()

@@ -48,13 +48,15 @@ class PeakMemory:
         self._cuda = device if device.type == "cuda" else None
         self._peak = self._highest = 0
         self._stop = threading.Event()
+        self._lock = threading.Lock()  # a sample begun before a `take` must not bring the old peak back after it
         self._process = psutil.Process()
         if self._cuda is None:
             threading.Thread(target=self._sample, daemon=True).start()
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
-            self._peak = max(self._peak, self.now)
+            with self._lock:
+                self._peak = max(self._peak, self.now)
 
     @property
     def now(self) -> int:
@@ -72,8 +74,8 @@ class PeakMemory:
 
     def take(self) -> int:
         """`peak`, which then starts over."""
-        taken = self.peak
-        self._peak = 0
+        with self._lock:
+            taken, self._peak = self.peak, 0
         if self._cuda is not None:
             torch.cuda.reset_peak_memory_stats(self._cuda)
         self._highest = max(self._highest, taken)
