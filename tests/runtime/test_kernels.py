@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import mmap
 import sys
 import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from guarded import Guarded
 from torch import Tensor, nn
 
 from secateur.runtime import jit
@@ -22,7 +22,8 @@ from secateur.runtime.format import Packed, mask_of, pack, quantise, unpack
 from secateur.runtime.ir import WIDTH, Spec
 from secateur.runtime.ir_kernels import module
 from secateur.runtime.jit import variants
-from secateur.runtime.matrix import PADDING, Matrix
+from secateur.runtime.layouts import PADDING, Pairs
+from secateur.runtime.matrix import Matrix
 from secateur.runtime.pages import HUGE, move_large
 
 pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
@@ -107,9 +108,11 @@ def test_kernels_stay_inside_what_is_theirs(variant: str, form: str) -> None:
         pytest.skip("guard pages are set up by Linux' calls here")
     packed = example(9, 150, 0.7, form)
     matrix = Matrix(packed, variant=variant_or_skip(variant))
+    assert isinstance(matrix.layout, Pairs)
+    bits = matrix.layout.bitmap
     guards = [
         Guarded(matrix.values.nbytes + PADDING),
-        Guarded(matrix.bitmap.nbytes),
+        Guarded(bits.nbytes),
         Guarded(3 * 192 * 4),
         Guarded(27 * 4),
     ]
@@ -117,7 +120,7 @@ def test_kernels_stay_inside_what_is_theirs(variant: str, form: str) -> None:
     x[:, :150] = torch.randn(3, 150)
     given = matrix._laid_out(x[:, :150]).contiguous()
     values, bitmap, source, target = guards
-    values.put(matrix.values), bitmap.put(matrix.bitmap), source.put(given)
+    values.put(matrix.values), bitmap.put(bits), source.put(given)
     fields = list(matrix._layer)
     fields[0], fields[1] = values.address, bitmap.address
     layer = (ctypes.c_int64 * len(fields))(*fields)
@@ -125,26 +128,6 @@ def test_kernels_stay_inside_what_is_theirs(variant: str, form: str) -> None:
     jit.kernel(spec).run(ctypes.addressof(layer), source.address, target.address, 1, 4)
     y = torch.frombuffer(target.read(), dtype=torch.float32).view(3, 9)
     assert_close(y, x[:, :150], in_fp64(packed), None)
-
-
-class Guarded:
-    """Bytes right before a page that nobody may touch."""
-
-    def __init__(self, size: int) -> None:
-        page = mmap.PAGESIZE
-        room = -(-size // page) * page
-        self.area = mmap.mmap(-1, room + page)
-        begin = ctypes.addressof(ctypes.c_char.from_buffer(self.area))
-        libc = ctypes.CDLL(None, use_errno=True)
-        assert libc.mprotect(ctypes.c_void_p(begin + room), page, 0) == 0
-        self.size, self.offset = size, room - size
-        self.address = begin + self.offset
-
-    def put(self, tensor: Tensor) -> None:
-        ctypes.memmove(self.address, tensor.data_ptr(), tensor.nbytes)
-
-    def read(self) -> bytearray:
-        return bytearray(ctypes.string_at(self.address, self.size))
 
 
 def test_threads_share_the_rows_without_gaps() -> None:

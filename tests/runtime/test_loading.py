@@ -17,6 +17,8 @@ import secateur
 from secateur.errors import InputError
 from secateur.runtime import choose, jit, loading, pages
 from secateur.runtime.choose import Choice
+from secateur.runtime.folder import Reader
+from secateur.runtime.format import Packed, pack
 from secateur.runtime.linear import PackedLinear, count_parameters, resident_weights
 
 pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
@@ -39,8 +41,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return dense, folder / "small"
 
 
+def packed(model: nn.Module) -> list[PackedLinear]:
+    return [module for module in model.modules() if isinstance(module, PackedLinear)]
+
+
 def packed_modules(model: nn.Module) -> int:
-    return sum(isinstance(module, PackedLinear) for module in model.modules())
+    return len(packed(model))
 
 
 def test_greedy_tokens_are_those_of_the_dense_model(real: tuple[Path, Path]) -> None:
@@ -142,10 +148,10 @@ def test_each_shape_is_measured_once_and_runs_as_it_is_faster(
 ) -> None:
     asked = []
 
-    def measured(matrix: object, dtype: torch.dtype, packed: bool) -> Choice:
-        shape = (matrix.rows, matrix.columns)  # type: ignore[attr-defined]
+    def measured(packed: Packed, dtype: torch.dtype, slots: bool, anyway: bool) -> Choice:
+        shape = (packed.rows, packed.columns)
         asked.append(shape)
-        return Choice(shape != (24, 16), 4, True, 1.0, 2.0)
+        return Choice(shape != (24, 16), 4, True, None, 1.0, 2.0)
 
     monkeypatch.setattr(choose, "measure", measured)
     choose.forget()
@@ -183,7 +189,7 @@ def test_what_follows_from_a_measurement(
     expected: tuple[bool, int],
 ) -> None:
     monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
-    matrix = secateur.load(tiny[1], runtime="compressed").model.layers[0].mlp.up_proj.matrix
+    matrix = Reader(tiny[1]).packed("model.layers.0.mlp.up_proj.weight")
     for dtype, wide in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
         in_float32 = [] if dtype == torch.float32 else [[1.0, 2.0] if wide else [2.0, 1.0]]
         answers = iter([[*one_row], *in_float32, [four_rows, *tiles_of_32_and_128]])
@@ -195,12 +201,64 @@ def test_what_follows_from_a_measurement(
 
 def test_the_measurement_itself(tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
-    matrix = secateur.load(tiny[1], runtime="compressed").model.layers[0].mlp.up_proj.matrix
+    matrix = Reader(tiny[1]).packed("model.layers.0.mlp.up_proj.weight")
     for dtype in (torch.float32, torch.bfloat16):
         found = choose.measure(matrix, dtype)
         assert found.seconds_packed is not None
         assert found.seconds_packed > 0
         assert found.limit >= (1 if found.packed else 0)
+
+
+@pytest.mark.parametrize(("one_row", "expected"), [
+    ((2.0, 1.0, 3.0), (True, "slots", 1.0)),
+    ((1.05, 1.0, 3.0), (True, None, 1.05)),  # too little for what they take
+    ((2.0, 1.0, 0.5), (False, None, 1.0)),
+    ((2.0, 1.0), (True, "slots", 1.0)),  # packed anyway
+])  # fmt: skip
+def test_slots_are_taken_where_they_are_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, one_row: tuple[float, ...], expected: tuple[bool, str | None, float]
+) -> None:
+    monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
+    answers = iter([[*one_row], [1.0, 2.0], [1.0, 12.0, 24.0]])
+    monkeypatch.setattr(choose, "_race", lambda *works: next(answers))
+    packed = pack((torch.rand(16, 64) < 0.3).bfloat16())
+    found = choose.measure(packed, torch.bfloat16, slots=True, anyway=len(one_row) == 2)
+    assert (found.packed, found.variant, found.seconds_packed) == expected
+
+
+def test_slots_in_a_real_model(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits runs in slots if they're faster; an infinite weight keeps its matrix out of them."""
+    if "avx2" not in jit.variants() or not jit.shares_threads():
+        pytest.skip("slots need AVX2 and an OpenMP library that can be shared")
+    dense = prune_copy(shared / "models" / "stories260K", tmp_path / "dense", 0.7)
+    secateur.load(dense, dtype="bfloat16").save_pretrained(tmp_path / "half")
+    secateur.compress(tmp_path / "half", tmp_path / "small", quiet=True)
+
+    def measured(packed: Packed, dtype: torch.dtype, slots: bool, anyway: bool) -> Choice:
+        return Choice(True, 8, True, "slots" if slots else None)
+
+    monkeypatch.setattr(choose, "measure", measured)
+    choose.forget()
+    try:
+        small = secateur.load(tmp_path / "small", dtype="bfloat16")
+        assert {p.matrix.variant for p in packed(small) if p.in_features == p.out_features} == {"slots"}
+        assert {"slots", jit.variants()[0]} == {row["kernel"] for row in small.secateur_runtime["shapes"]}
+        in_float32 = secateur.load(tmp_path / "small")
+        assert "slots" not in {p.matrix.variant for p in packed(in_float32)}
+    finally:
+        choose.forget()
+    exact, usual = (secateur.load(tmp_path / "half", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    ids = torch.randint(3, 60, (2, 3), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = exact(ids).logits
+        off, normal = ((model(ids).logits - expected).norm() / expected.norm() for model in (small, usual))
+        assert off <= 1.5 * normal + 1e-3
+        settings = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0}
+        assert small.generate(ids[:1], **settings).shape == (1, 23)
+        torch.testing.assert_close(small.float()(ids).logits, expected, rtol=1e-4, atol=1e-4)
+    small.save_pretrained(tmp_path / "again")
+    again = secateur.load(tmp_path / "again", dtype="bfloat16").state_dict()
+    assert all(tensor.equal(again[name]) for name, tensor in usual.state_dict().items())
 
 
 def test_what_stays_dense_lies_in_huge_pages_too(tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

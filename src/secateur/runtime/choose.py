@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from secateur.runtime.format import Packed
 from secateur.runtime.ir import MAX_BATCH
+from secateur.runtime.layouts import slots_fit
 from secateur.runtime.matrix import Matrix
 
 RUNS, FEW_RUNS = 7, 2
 FLUSH_BYTES = 96 << 20
 WORTH = 1.03  # a packed form that is slower by less than this is taken: it saves memory
+SLOTS_WORTH = 1.1  # slots that are faster by less than this aren't: they take more memory
 SOME, MANY = 32, 128  # rows of x that tell how the time of unpacking and multiplying grows
 MOST = 4096
 
@@ -32,12 +35,14 @@ class Choice:
         packed: from the packed form; otherwise dense.
         limit: rows of x up to which a kernel multiplies; with more, tiles are unpacked.
         wide: tiles are multiplied in float32.
+        variant: of the kernels; None: the usual one.
         seconds_packed, seconds_dense: of one row of x; None where nothing was measured.
     """
 
     packed: bool
     limit: int
     wide: bool = False
+    variant: str | None = None
     seconds_packed: float | None = None
     seconds_dense: float | None = None
 
@@ -45,17 +50,18 @@ class Choice:
 _known: dict[tuple[object, ...], Choice] = {}
 
 
-def choose(matrix: Matrix, dtype: torch.dtype, packed: bool = False) -> Choice:
+def choose(packed: Packed, dtype: torch.dtype, anyway: bool = False) -> Choice:
     """Measures a matrix against its dense form on activations of a dtype, or remembers one like it.
 
     Args:
-        packed: it stays packed anyway; only how it multiplies many rows is measured.
+        anyway: it stays packed; only how is measured.
     """
-    density = round(20 * matrix.kept / max(1, matrix.rows * matrix.columns))
-    threads = torch.get_num_threads()
-    key = (matrix.rows, matrix.columns, matrix.kind, matrix.group, density, dtype, threads, packed)
+    slots = dtype == torch.bfloat16 and slots_fit(packed)
+    density = round(20 * packed.values.shape[0] / max(1, packed.rows * packed.columns))
+    shape = (packed.rows, packed.columns, packed.values.dtype, packed.group, density)
+    key = (*shape, dtype, torch.get_num_threads(), slots, anyway)
     if key not in _known:
-        _known[key] = measure(matrix, dtype, packed)
+        _known[key] = measure(packed, dtype, slots, anyway)
     return _known[key]
 
 
@@ -64,20 +70,30 @@ def forget() -> None:
     _known.clear()
 
 
-def measure(matrix: Matrix, dtype: torch.dtype, packed: bool = False) -> Choice:
-    """Times one row of x both ways, then finds up to how many rows a kernel beats unpacking."""
-    if matrix.variant is None or not matrix.rows or not matrix.columns:
-        return Choice(packed, 0)
-    x = torch.randn(MANY, matrix.columns).to(dtype)
+def measure(packed: Packed, dtype: torch.dtype, slots: bool = False, anyway: bool = False) -> Choice:
+    """Times one row of x in each form, then finds up to how many rows a kernel beats unpacking.
+
+    Args:
+        slots: the form in slots is tried too.
+    """
+    forms = [Matrix(packed)]
+    if forms[0].variant is None or not packed.rows or not packed.columns:
+        return Choice(anyway, 0)
+    if slots:
+        forms.append(Matrix(packed, variant="slots"))
+    x = torch.randn(MANY, packed.columns).to(dtype)
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8)
-    if packed:
-        return Choice(True, *_for_many(matrix, x, flush))
-    W = matrix.dense(dtype=dtype).contiguous()
-    bias = None if matrix.bias is None else matrix.bias.to(dtype)
-    small, large = _race(flush, RUNS, lambda: matrix.times(x[:1]), lambda: F.linear(x[:1], W, bias))
-    if small > WORTH * large:
-        return Choice(False, 0, False, small, large)
-    return Choice(True, *_for_many(matrix, x, flush), small, large)
+    W = None if anyway else forms[0].dense(dtype=dtype).contiguous()
+    if W is None and not slots:
+        return Choice(True, *_for_many(forms[0], x, flush))
+    works = [lambda m=m: m.times(x[:1]) for m in forms]
+    times = _race(flush, RUNS, *works, *([] if W is None else [lambda: F.linear(x[:1], W)]))
+    best = int(slots and SLOTS_WORTH * times[1] < times[0])
+    small, large = times[best], None if W is None else times[-1]
+    if large is not None and small > WORTH * large:
+        return Choice(False, 0, False, None, small, large)
+    variant = forms[best].variant if best else None
+    return Choice(True, *_for_many(forms[best], x, flush), variant, small, large)
 
 
 def _for_many(matrix: Matrix, x: Tensor, flush: Tensor) -> tuple[int, bool]:

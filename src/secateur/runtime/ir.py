@@ -25,7 +25,18 @@ from dataclasses import dataclass, field
 
 WORD = 64
 MAX_BATCH = 4  # rows of x that a kernel multiplies at once: more don't fit into the registers
-LAYER = ("values", "bitmap", "offsets", "bias", "scales", "bias_step", "rows", "words", "groups", "group_words")
+LAYER = (
+    "values",
+    "bitmap",
+    "offsets",
+    "bias",
+    "scales",
+    "bias_step",
+    "rows",
+    "words",
+    "groups",
+    "group_words",
+)
 WIDTH = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 1}
 PAIR = 2  # rows that are woven
 # How far ahead values are fetched into the second and from there into the first cache; without, it takes half as

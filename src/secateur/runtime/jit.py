@@ -15,9 +15,8 @@ from functools import cache
 from typing import Any
 
 from secateur.errors import ResourceError
+from secateur.runtime import ir_kernels, ir_slots, ir_slots_weave, ir_weave
 from secateur.runtime.ir import Spec
-from secateur.runtime.ir_kernels import module
-from secateur.runtime.ir_weave import MODULE as WEAVE
 
 MISSING = "llvmlite isn't installed, so compressed weights run as dense ones; pip install 'secateur[fast]'"
 _NEEDS = {
@@ -119,7 +118,8 @@ def kernel(spec: Spec) -> Kernel:
         binding, openmp = llvm(), _parallel()
         if binding is not None and openmp is not None:
             binding.add_symbol("GOMP_parallel", openmp)
-        engine = _compiled(module(spec, openmp is not None))
+        source = ir_slots if spec.variant == "slots" else ir_kernels
+        engine = _compiled(source.module(spec, openmp is not None))
         run = _function(engine.get_function_address("run"), 3, ctypes.c_int32, ctypes.c_int64)
         if openmp is not None and spec.batch:
             numbers = (ctypes.c_int32, ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)
@@ -127,6 +127,11 @@ def kernel(spec: Spec) -> Kernel:
         if openmp is not None:
             return Kernel(run)
         return Kernel(_with_pool(_function(engine.get_function_address("work"), 1)))
+
+
+def shares_threads() -> bool:
+    """Whether kernels run on torch's own threads, so that there is a `run_bf16`."""
+    return _parallel() is not None
 
 
 @cache
@@ -137,8 +142,16 @@ def weaver() -> Callable[..., None]:
         ResourceError: llvmlite isn't installed.
     """
     with _lock:
-        engine = _compiled(WEAVE)
+        engine = _compiled(ir_weave.MODULE)
         return _function(engine.get_function_address("weave"), 5, *[ctypes.c_int64] * 3)
+
+
+@cache
+def cutter() -> Callable[..., None]:
+    """The function of ir_slots_weave.py, likewise."""
+    with _lock:
+        engine = _compiled(ir_slots_weave.module())
+        return _function(engine.get_function_address("cut"), 7, *[ctypes.c_int64] * 2)
 
 
 def _function(address: int, pointers: int, *more: Any) -> Callable[..., None]:

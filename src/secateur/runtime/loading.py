@@ -55,6 +55,7 @@ class Loading:
                 "count": self.counts[rows, columns],
                 "runs": "compressed" if choice.packed else "dense",
                 "kernel_rows": choice.limit,
+                "kernel": (choice.variant or next(iter(variants()), None)) if choice.packed else None,
                 "tiles_in_float32": choice.wide,
                 "seconds_compressed": choice.seconds_packed,
                 "seconds_dense": choice.seconds_dense,
@@ -102,7 +103,7 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
     checkpoint.put_into(model, rest)
     loading = Loading({}, Counter())
     for name, module in packed.items():
-        _replace(model, module, _matrix(reader, name, model.get_submodule(module), dtype), dtype, runtime, loading)
+        _replace(model, module, reader.packed(name), dtype, runtime, loading)
         give_back()
     model.tie_weights()
     lost = next((name for name, tensor in model.named_parameters() if tensor.is_meta), None)
@@ -142,26 +143,21 @@ def _packable(checkpoint: Checkpoint, model: nn.Module, reader: Reader) -> dict[
     return found
 
 
-def _matrix(reader: Reader, name: str, module: nn.Module, dtype: torch.dtype) -> Matrix:
-    packed: Packed = reader.packed(name)
-    if isinstance(module, Conv1D):
-        packed = pack(unpack(packed).T.contiguous())
-    bias = getattr(module, "bias", None)
-    return Matrix(packed, None if bias is None else bias.detach().to(dtype))
-
-
-def _replace(model: nn.Module, path: str, matrix: Matrix, dtype: torch.dtype, runtime: str, loading: Loading) -> None:
-    shape = (matrix.rows, matrix.columns)
-    choice = choose(matrix, dtype, runtime == "compressed")
-    loading.choices.setdefault(shape, choice)
-    loading.counts[shape] += 1
+def _replace(model: nn.Module, path: str, packed: Packed, dtype: torch.dtype, runtime: str, loading: Loading) -> None:
     old = model.get_submodule(path)
+    transposed = isinstance(old, Conv1D)
+    if transposed:
+        packed = pack(unpack(packed).T.contiguous())
+    choice = choose(packed, dtype, runtime == "compressed")
+    loading.choices.setdefault((packed.rows, packed.columns), choice)
+    loading.counts[packed.rows, packed.columns] += 1
     if choice.packed:
-        matrix.limit, matrix.wide = choice.limit, choice.wide
-        new = PackedLinear(matrix)
-        new.stored_transposed = isinstance(old, Conv1D)
+        bias = getattr(old, "bias", None)
+        bias = None if bias is None else bias.detach().to(dtype)
+        new = PackedLinear(Matrix(packed, bias, choice.limit, choice.wide, choice.variant))
+        new.stored_transposed = transposed
         model.set_submodule(path, new)
         return
-    W = matrix.dense(dtype=dtype)
-    stored = (W.T if isinstance(old, Conv1D) else W).contiguous()
+    W = Matrix(packed).dense(dtype=dtype)
+    stored = (W.T if transposed else W).contiguous()
     old.register_parameter("weight", nn.Parameter(stored, requires_grad=False))

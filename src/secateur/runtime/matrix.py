@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.runtime.format import WORD, Packed, counts, unpack
-from secateur.runtime.ir import LAYER, LINE, MAX_BATCH, PAIR, Spec
-from secateur.runtime.jit import Kernel, kernel, variants, weaver
-from secateur.runtime.pages import room
+from secateur.runtime.format import WORD, Packed, unpack
+from secateur.runtime.ir import Spec
+from secateur.runtime.jit import Kernel, kernel, variants
+from secateur.runtime.layouts import lay_out
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "int8"}
-PADDING = LINE  # bytes before and after the values, as vectors are loaded whole
 TILE_BYTES, TILE_ROWS = 4 << 20, 64  # of unpacked weights at a time: they stay in the cache
 # Rows that a thread takes at a time: long pieces keep what was fetched ahead, short ones leave none to wait for.
-MOST_ROWS, SHARES = 256, 4
+MOST_ROWS, SHARES, TOGETHER = 256, 4, 4
 _scratches = threading.local()
 KERNEL_ROWS = 64  # up to which kernels multiply, where nothing was measured
-WOVEN_ROWS = 1024  # that a thread weaves at a time
 
 
 class Matrix:
@@ -36,10 +33,11 @@ class Matrix:
     Args:
         packed: checked: kernels trust that bitmap and values fit together.
         bias: (rows,), or None.
-        limit: rows of x up to which kernels multiply, four at a time; beyond, W is unpacked tile by tile.
+        limit: rows of x up to which kernels multiply, some at a time; beyond, W is unpacked tile by tile.
         wide: tiles are multiplied in float32, whatever x has: a processor without instructions for 16 bits is
             several times faster then.
-        variant: of the kernels; by default the fastest that this processor runs.
+        variant: of the kernels; by default the fastest that this processor runs with any matrix; `slots` takes only
+            what layouts.slots_fit allows.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class Matrix:
         self.variant = variant or next(iter(variants()), None)
         self.words = -(-self.columns // WORD)
         self.kept = packed.values.shape[0]
-        self.values, self.bitmap, self.offsets = _woven(packed, self.words) if self.variant else _as_stored(packed)
+        self.layout = lay_out(packed, self.variant)
         self._plain = None if self.variant else packed
         self.scales = None if packed.scales is None else packed.scales.clone()
         self._bias = torch.zeros(1) if bias is None else bias.detach().to(torch.float32, copy=True)
@@ -72,29 +70,33 @@ class Matrix:
     @property
     def nbytes(self) -> int:
         """Bytes that it holds."""
-        held = (self.values, self.bitmap, self.offsets, self.scales, self._bias)
+        held = (*self.layout.tensors, self.scales, self._bias)
         return sum(tensor.nbytes for tensor in held if tensor is not None)
 
     def _fields(self, first: int = 0, rows: int | None = None) -> ctypes.Array[ctypes.c_int64]:
-        """The structure that kernels read, for rows from `first`, an even one, on."""
-        fields = {
-            "values": self.values.data_ptr(),
-            "bitmap": self.bitmap.data_ptr() + 8 * self.words * first,
-            "offsets": self.offsets.data_ptr() + 8 * (first // PAIR),
+        """The structure that kernels read, for rows from `first` on, with which woven rows begin."""
+        fields = self.layout.fields(first) | {
             "bias": self._bias.data_ptr(),
             "scales": 0 if self.scales is None else self.scales.data_ptr(),
             "bias_step": 0 if self.bias is None else 4,
             "rows": self.rows if rows is None else rows,
-            "words": self.words,
+            "columns": self.columns,
             "groups": 0 if self.scales is None else self.scales.shape[1],
             "group_words": self.group // WORD if self.group else max(self.words, 1),
         }
-        return (ctypes.c_int64 * len(LAYER))(*(fields[name] for name in LAYER))
+        names = self.layout.names
+        return (ctypes.c_int64 * len(names))(*(fields[name] for name in names))
+
+    @property
+    def values(self) -> Tensor:
+        """The kept ones, in no order that matters."""
+        return self.layout.values
 
     def times(self, x: Tensor) -> Tensor:
         """x W' + bias for x (..., columns) in a float dtype; sums are float32, the result has the dtype of x."""
         count = x.numel() // max(1, self.columns)
-        if not 0 < count <= self.limit or self.variant is None or not self.rows or not self.columns:
+        taken = self.variant is not None and self.layout.dtype in (None, x.dtype)
+        if not 0 < count <= self.limit or not taken or not self.rows or not self.columns:
             y = self.by_tiles(x.reshape(-1, self.columns) if self.columns else x.flatten(0, -2))
             return y.view(*x.shape[:-1], self.rows)
         # What follows runs for every Linear and token: a microsecond here is a tenth of a millisecond of each token.
@@ -108,16 +110,16 @@ class Matrix:
         x32 = self._laid_out(x.to(torch.float32).view(count, self.columns)).contiguous()
         y32 = torch.empty(*x.shape[:-1], self.rows)
         x_at, y_at = x32.data_ptr(), y32.data_ptr()
-        for first in range(0, count, MAX_BATCH):
-            run = self._kernel(min(MAX_BATCH, count - first)).run
+        for first in range(0, count, self.layout.batch):
+            run = self._kernel(min(self.layout.batch, count - first)).run
             run(self._address, x_at + 4 * first * x32.shape[1], y_at + 4 * first * self.rows, threads, piece)
         return y32 if x.dtype == torch.float32 else y32.to(x.dtype)
 
     def _multiply_bf16(self, x: Tensor, y: Tensor, count: int, threads: int, piece: int) -> None:
         x_at, y_at = x.data_ptr(), y.data_ptr()
-        space = torch.empty(min(MAX_BATCH, count) * (self.columns + self.rows))
-        for first in range(0, count, MAX_BATCH):
-            n = min(MAX_BATCH, count - first)
+        space = torch.empty(min(self.layout.batch, count) * (self.columns + self.rows))
+        for first in range(0, count, self.layout.batch):
+            n = min(self.layout.batch, count - first)
             inputs, outputs = n * self.columns, n * self.rows
             places = (x_at + 2 * first * self.columns, y_at + 2 * first * self.rows)
             wide = space.data_ptr()
@@ -146,7 +148,11 @@ class Matrix:
         wide = self.wide if wide is None else wide
         dtype = torch.float32 if wide else x.dtype
         given, bias = x.to(dtype), None if self.bias is None else self.bias.to(dtype)
-        step = max(TILE_ROWS, TILE_BYTES // max(1, WORD * self.words * dtype.itemsize)) // PAIR * PAIR
+        step = (
+            max(TILE_ROWS, TILE_BYTES // max(1, WORD * self.words * dtype.itemsize))
+            // self.layout.together
+            * self.layout.together
+        )
         if step >= self.rows or self._plain is not None:
             return F.linear(given, self.dense(dtype=dtype), bias).to(x.dtype)
         y = x.new_empty(x.shape[0], self.rows)
@@ -165,20 +171,21 @@ class Matrix:
         dtype = dtype or self.dtype
         if self._plain is not None:
             return unpack(self._plain)[first:last].to(dtype)
-        begin = first // PAIR * PAIR
+        together = self.layout.together
+        begin = first // together * together
         out = torch.empty(max(0, last - begin), self.columns, dtype=dtype)
         if out.numel():
-            rows = -(-(last - begin) // PAIR) * PAIR
+            rows = -(-(last - begin) // together) * together
             self._unpack(begin, last, torch.empty(rows, WORD * self.words, dtype=self.values.dtype), out)
         return out[first - begin :]
 
     def _unpack(self, first: int, last: int, stored: Tensor, out: Tensor) -> None:
-        """Rows from `first`, an even one, to `last` into the first ones of `out` (., columns).
+        """Rows from `first`, with which woven rows begin, to `last` into the first ones of `out` (., columns).
 
         Args:
-            stored: room for whole pairs and words of them, in the dtype of the values.
+            stored: room for all woven rows and whole words of them, in the dtype of the values.
         """
-        count = -(-(last - first) // PAIR) * PAIR
+        count = -(-(last - first) // self.layout.together) * self.layout.together
         fits = out.dtype == stored.dtype and self.columns == stored.shape[1] and count <= out.shape[0]
         if fits and self.scales is None:
             stored = out
@@ -206,37 +213,5 @@ def _scratch(name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
 
 
 def _piece(rows: int, threads: int) -> int:
-    """Rows that a thread takes at a time, whole pairs."""
-    return max(PAIR, min(MOST_ROWS, rows // (SHARES * threads)) // PAIR * PAIR)
-
-
-def _as_stored(packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
-    return packed.values, packed.bitmap, torch.zeros(1, dtype=torch.int64)
-
-
-def _woven(packed: Packed, words: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, bits and the offsets of pairs, as kernels read them."""
-    rows = -(-packed.rows // PAIR) * PAIR
-    stored = F.pad(packed.bitmap, (0, 8 * words - packed.bitmap.shape[1], 0, rows - packed.rows))
-    bits = _roomy(stored.numel(), torch.uint8)
-    values = _roomy(packed.values.shape[0], packed.values.dtype)
-    offsets = torch.zeros(rows + 1, dtype=torch.int64)
-    torch.cumsum(counts(stored), 0, out=offsets[1:])
-    source, width, weave = packed.values.contiguous(), values.element_size(), weaver()
-
-    def part(first: int) -> None:
-        begin, line = int(offsets[first]), 8 * words * first
-        addresses = (source.data_ptr(), stored.data_ptr() + line, offsets.data_ptr() + 8 * first)
-        count = min(WOVEN_ROWS, rows - first)
-        weave(*addresses, values.data_ptr() + width * begin, bits.data_ptr() + line, count, words, width)
-
-    if rows and words:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(part, range(0, rows, WOVEN_ROWS)))
-    return values, bits, offsets[::PAIR].contiguous()
-
-
-def _roomy(count: int, dtype: torch.dtype) -> Tensor:
-    """Zeros with some bytes to spare on both sides."""
-    size = max(1, count) * dtype.itemsize + 2 * PADDING  # one at least: torch has no address for nothing
-    return room(size)[PADDING : size - PADDING].view(dtype)
+    """Rows that a thread takes at a time, with all that are woven together."""
+    return max(TOGETHER, min(MOST_ROWS, rows // (SHARES * threads)) // TOGETHER * TOGETHER)
