@@ -20,7 +20,7 @@ from secateur.runtime.ir_run import DECLARATIONS, functions, take_rows
 
 LAYER = ("values", "slots", "heads", "offsets", "bias", "bias_step", "rows", "columns")
 ROWS, SLOTS, WIDEST = 4, 8, 15
-MAX_BATCH = 2  # rows of x at once: the sums of more don't fit into the registers
+MAX_BATCH = 2  # rows of x at once: with the sums of more, registers run out
 STEP_BYTES, HEAD_BYTES = ROWS * SLOTS // 2, 4
 FAR, NEAR, SLOTS_AHEAD = 8192, 2048, 4096  # how far ahead of use values, and slots, are fetched
 _EVEN, _ODD = "splat (i32 16)", "splat (i32 -65536)"
@@ -96,20 +96,24 @@ def _step_start(e: Body, before: str) -> list[str]:
 
 
 def _product(e: Body, batch: int) -> None:
-    """Four sums for each row of x, two rows of the matrix in each: of rows 0 and 2 the even slots, the odd ones..."""
-    sums = [(b, pair, odd) for b in range(batch) for pair in (0, 1) for odd in (0, 1)]
+    """Sums for each row of x: of rows 0 and 2 of the matrix together, and of rows 1 and 3."""
+    chains = 2 if batch == 1 else 1  # even and odd slots apart: one row of x alone would wait for its sums
+    sums = [(b, pair, a) for b in range(batch) for pair in (0, 1) for a in range(chains)]
     e.label("step")
-    for b, pair, odd in sums:
-        e.name(f"%sum_{b}_{pair}_{odd}", f"phi <8 x float> [zeroinitializer, %row], [%next_{b}_{pair}_{odd}, %step]")
+    for b, pair, a in sums:
+        e.name(f"%sum_{b}_{pair}_{a}", f"phi <8 x float> [zeroinitializer, %row], [%next_{b}_{pair}_{a}, %step]")
     rows = _step_start(e, "step")
     order = _columns(e)
     weights = [_both(e, _two_rows(e, rows[pair], rows[pair + 2])) for pair in (0, 1)]
+    total = {(b, pair, a): f"%sum_{b}_{pair}_{a}" for b, pair, a in sums}
     for b in range(batch):
         for pair, found in enumerate(_looked_up(e, batch, b, order)):
             for odd, x in enumerate(_both(e, found)):
-                key = f"{b}_{pair}_{odd}"
-                operands = f"<8 x float> {weights[pair][odd]}, <8 x float> {x}, <8 x float> %sum_{key}"
-                e.name(f"%next_{key}", f"call <8 x float> @llvm.fma.v8f32({operands})")
+                key = (b, pair, odd % chains)
+                operands = f"<8 x float> {weights[pair][odd]}, <8 x float> {x}, <8 x float> {total[key]}"
+                total[key] = e(f"call <8 x float> @llvm.fma.v8f32({operands})")
+    for b, pair, a in sums:
+        e.name(f"%next_{b}_{pair}_{a}", f"bitcast <8 x float> {total[b, pair, a]} to <8 x float>")
     e.do(f"br i1 {e('icmp ult i64 %s_next, %s1')}, label %step, label %row_end")
     e.label("row_end")
     for q in range(ROWS):
@@ -117,18 +121,21 @@ def _product(e: Body, batch: int) -> None:
         bias = e.load("float", e.at("%bias", e(f"mul i64 {row}, %bias_step")))
         half = ", ".join(f"i32 {4 * (q // 2) + j}" for j in range(4))
         for b in range(batch):
-            both = e(f"fadd <8 x float> %next_{b}_{q % 2}_0, %next_{b}_{q % 2}_1")
+            both = f"%next_{b}_{q % 2}_0"
+            if chains > 1:
+                both = e(f"fadd <8 x float> {both}, %next_{b}_{q % 2}_1")
             own = e(f"shufflevector <8 x float> {both}, <8 x float> poison, <4 x i32> <{half}>")
-            total = e(f"call reassoc float @llvm.vector.reduce.fadd.v4f32(float {bias}, <4 x float> {own})")
+            product = e(f"call reassoc float @llvm.vector.reduce.fadd.v4f32(float {bias}, <4 x float> {own})")
             place = e.at("%y", e(f"add i64 {row}, {e(f'mul i64 %rows, {b}')}"), "float")
-            e.do(f"store float {total}, ptr {place}")
+            e.do(f"store float {product}, ptr {place}")
 
 
 def _columns(e: Body) -> str:
-    """The slots, a byte each."""
+    """The slots, a byte each, counted from 0; where there's no value, -1, which a shuffle takes for nothing."""
     wide = e(f"zext <16 x i8> {e.load('<16 x i8>', '%slot')} to <16 x i16>")
     doubled = e(f"or <16 x i16> {wide}, {e(f'shl <16 x i16> {wide}, splat (i16 4)')}")
-    return e(f"and <32 x i8> {e(f'bitcast <16 x i16> {doubled} to <32 x i8>')}, splat (i8 15)")
+    counted = e(f"and <32 x i8> {e(f'bitcast <16 x i16> {doubled} to <32 x i8>')}, splat (i8 15)")
+    return e(f"add <32 x i8> {counted}, splat (i8 -1)")
 
 
 def _looked_up(e: Body, batch: int, b: int, order: str) -> list[str]:
@@ -136,14 +143,12 @@ def _looked_up(e: Body, batch: int, b: int, order: str) -> list[str]:
     planes = []
     column = e(f"add i64 %c, {e(f'mul i64 %columns, {b}')}") if b else "%c"
     twice = ", ".join(f"i32 {j % 16}" for j in range(32))
-    first = ", ".join("i8 0" if j % 16 == 0 else "i8 -1" for j in range(32))
     for plane in (0, 1):
-        place = e.at(e.at("%x", column), -1)
+        place = e.at("%x", column)
         if plane:
             place = e.at(place, e(f"mul i64 %columns, {2 * batch}"))
         few = e.load("<16 x i8>", place)
         table = e(f"shufflevector <16 x i8> {few}, <16 x i8> poison, <32 x i32> <{twice}>")
-        table = e(f"and <32 x i8> {table}, <{first}>")
         planes.append(e(f"call <32 x i8> @llvm.x86.avx2.pshuf.b(<32 x i8> {table}, <32 x i8> {order})"))
     found = []
     for half in (0, 8):
