@@ -22,7 +22,7 @@ from secateur.runtime.format import Packed, mask_of, pack, quantise, unpack
 from secateur.runtime.ir import WIDTH, Spec
 from secateur.runtime.ir_kernels import module
 from secateur.runtime.jit import variants
-from secateur.runtime.layouts import PADDING, Pairs
+from secateur.runtime.layouts import PADDING, Pairs, slots_fit
 from secateur.runtime.matrix import Matrix
 from secateur.runtime.pages import HUGE, move_large
 
@@ -233,6 +233,21 @@ def test_a_matrix_keeps_what_it_was_given(form: str) -> None:
         assert matrix.dense(first, last).equal(unpack(packed)[first:last])
     packed.values.zero_(), packed.bitmap.zero_()
     assert int(torch.count_nonzero(matrix.dense())) > 0  # its own copy
+
+
+@pytest.mark.parametrize("variant", ["avx2", "portable", "slots"])
+def test_whatever_torchs_default_dtype_is(variant: str) -> None:
+    packed, x = example(16, 64, 0.3, "bf16"), torch.randn(2, 64)
+    if variant == "slots" and not slots_fit(packed):
+        pytest.skip("no slots on this machine")
+    expected = [Matrix(packed, variant=variant_or_skip(variant)).times(x.to(dtype)) for dtype in DTYPES.values()]
+    for default in (torch.bfloat16, torch.float64):
+        torch.set_default_dtype(default)
+        try:
+            matrix = Matrix(packed, variant=variant)
+            assert all(matrix.times(x.to(y.dtype)).equal(y) for y in expected)
+        finally:
+            torch.set_default_dtype(torch.float32)
 
 
 def test_large_matrices_lie_in_huge_pages() -> None:

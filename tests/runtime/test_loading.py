@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from pruned import prune_copy
 from small import save_tiny
-from torch import nn
+from torch import Tensor, nn
 
 import secateur
 from secateur.errors import InputError
@@ -20,6 +22,7 @@ from secateur.runtime.choose import Choice
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack
 from secateur.runtime.linear import PackedLinear, count_parameters, resident_weights
+from secateur.runtime.matrix import Matrix
 
 pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
 
@@ -39,6 +42,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     dense = prune_copy(save_tiny(folder / "tiny", attention_bias=True), folder / "half")
     secateur.compress(dense, folder / "small", quiet=True)
     return dense, folder / "small"
+
+
+def needs_slots() -> None:
+    if "avx2" not in jit.variants() or not jit.shares_threads():
+        pytest.skip("slots need AVX2 and an OpenMP library that can be shared")
+
+
+def sparse() -> Packed:
+    return pack((torch.rand(16, 64, generator=torch.Generator().manual_seed(0)) < 0.3).bfloat16())
 
 
 def packed(model: nn.Module) -> list[PackedLinear]:
@@ -213,23 +225,51 @@ def test_the_measurement_itself(tiny: tuple[Path, Path], monkeypatch: pytest.Mon
     ((2.0, 1.0, 3.0), (True, "slots", 1.0)),
     ((1.05, 1.0, 3.0), (True, None, 1.05)),  # too little for what they take
     ((2.0, 1.0, 0.5), (False, None, 1.0)),
+    ((1.05, 1.0, 1.0), (True, "slots", 1.0)),  # the others would lose to the dense form
     ((2.0, 1.0), (True, "slots", 1.0)),  # packed anyway
 ])  # fmt: skip
 def test_slots_are_taken_where_they_are_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, one_row: tuple[float, ...], expected: tuple[bool, str | None, float]
 ) -> None:
+    needs_slots()
     monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
-    answers = iter([[*one_row], [1.0, 2.0], [1.0, 12.0, 24.0]])
-    monkeypatch.setattr(choose, "_race", lambda *works: next(answers))
-    packed = pack((torch.rand(16, 64) < 0.3).bfloat16())
-    found = choose.measure(packed, torch.bfloat16, slots=True, anyway=len(one_row) == 2)
+    answers, raced, times = iter([[*one_row], [1.0, 2.0], [1.0, 12.0, 24.0]]), [], Matrix.times
+
+    def race(flush: Tensor, runs: int, *works: Callable[[], Tensor]) -> list[float]:
+        for work in works:
+            work()
+        return next(answers)
+
+    monkeypatch.setattr(choose, "_race", race)
+    monkeypatch.setattr(Matrix, "times", lambda matrix, x: raced.append(matrix.variant) or times(matrix, x))
+    found = choose.measure(sparse(), torch.bfloat16, slots=True, anyway=len(one_row) == 2)
     assert (found.packed, found.variant, found.seconds_packed) == expected
+    assert raced[:2] == [jit.variants()[0], "slots"]
+    assert raced[2:] == [found.variant or jit.variants()[0]] * (1 if found.packed else 0)
+    monkeypatch.undo()
+    monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
+    assert choose.measure(sparse(), torch.bfloat16, slots=True).limit >= 0  # in earnest
+
+
+def test_a_matrix_that_slots_cannot_take_is_not_put_there_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times an infinite weight, the zero of an empty slot would be NaN."""
+    needs_slots()
+    monkeypatch.setattr(choose, "measure", lambda p, d, slots, a: Choice(True, 8, True, "slots" if slots else None))
+    choose.forget()
+    try:
+        fine = sparse()
+        values = fine.values.clone()
+        values[3] = float("inf")
+        assert choose.choose(fine, torch.bfloat16).variant == "slots"
+        assert choose.choose(replace(fine, values=values), torch.bfloat16).variant is None
+        assert choose.choose(fine, torch.float32).variant is None
+    finally:
+        choose.forget()
 
 
 def test_slots_in_a_real_model(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fits runs in slots if they're faster; an infinite weight keeps its matrix out of them."""
-    if "avx2" not in jit.variants() or not jit.shares_threads():
-        pytest.skip("slots need AVX2 and an OpenMP library that can be shared")
+    """What fits runs in slots if they're faster."""
+    needs_slots()
     dense = prune_copy(shared / "models" / "stories260K", tmp_path / "dense", 0.7)
     secateur.load(dense, dtype="bfloat16").save_pretrained(tmp_path / "half")
     secateur.compress(tmp_path / "half", tmp_path / "small", quiet=True)

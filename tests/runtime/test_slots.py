@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from guarded import Guarded
+from pruned import without_smallest
 from torch import Tensor
 
 from secateur.runtime import ir_slots, jit, layouts
@@ -87,7 +88,9 @@ def test_every_finite_number_is_multiplied_exactly() -> None:
     normal = every.float().abs() >= torch.finfo(torch.float32).tiny
     W = torch.zeros(every.numel(), 64, dtype=torch.bfloat16)
     W[torch.arange(every.numel()), torch.arange(every.numel()) % 64] = every
-    y = Matrix(pack(W), variant="slots").times(torch.ones(1, 64, dtype=torch.bfloat16))[0]
+    matrix = Matrix(pack(W), variant="slots")
+    assert matrix.dense().view(torch.int16).equal(W.view(torch.int16)), "-0.0 and denormals too"
+    y = matrix.times(torch.ones(1, 64, dtype=torch.bfloat16))[0]
     assert y[normal].equal(every[normal])
     lines = every.view(-1, 64)
     ones = Matrix(pack(torch.eye(64).bfloat16()), variant="slots").times(lines)
@@ -171,10 +174,27 @@ def test_kernels_stay_inside_what_is_theirs(batch: int) -> None:
     torch.testing.assert_close(y.float(), x.float() @ W.float().T, rtol=1e-2, atol=1e-2)
 
 
+def test_cutting_stays_inside_what_is_its_own() -> None:
+    if sys.platform != "linux":
+        pytest.skip("guard pages are set up by Linux' calls here")
+    packed = pack(torch.randn(8, 320).bfloat16())  # as many steps as there can be: 8 columns each
+    starts, rows, steps = 320 * torch.arange(9), 8, 2 * 320 // 8
+    sizes = (packed.values.nbytes, packed.bitmap.nbytes + 3, 72, packed.values.nbytes, 16 * steps, 4 * steps, 16)
+    guards = [Guarded(size) for size in sizes]
+    for guard, tensor in zip(guards, (packed.values, packed.bitmap, starts), strict=False):
+        guard.put(tensor)
+    jit.cutter()(*(guard.address for guard in guards), rows // 4, 320 // 64)
+    assert torch.frombuffer(guards[6].read(), dtype=torch.int64).tolist() == [40, 40]
+    layout = Slots(packed)
+    for guard, tensor in zip(guards[3:6], (layout.values, layout.slots, layout.heads), strict=True):
+        assert bytes(guard.read()) == bytes(tensor.view(torch.uint8).numpy())
+
+
 def test_what_slots_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = pack(example(40, 128, 0.3))
     assert slots_fit(packed)
     assert slots_fit(pack(torch.zeros(8, 64).bfloat16()))
+    assert slots_fit(pack(without_smallest(torch.randn(8, 1024), 0.6).bfloat16())), "where 60 % leave 0.4004"
     assert not slots_fit(pack(example(40, 128, 0.45))), "too full"
     assert not slots_fit(pack(example(40, 128, 0.3)[:36])), "rows aren't a multiple of 8"
     assert not slots_fit(pack(example(40, 128, 0.3)[:, :120].contiguous())), "nor columns of 64"

@@ -88,8 +88,9 @@ def measure(packed: Packed, dtype: torch.dtype, slots: bool = False, anyway: boo
         return Choice(True, *_for_many(forms[0], x, flush))
     works = [lambda m=m: m.times(x[:1]) for m in forms]
     times = _race(flush, RUNS, *works, *([] if W is None else [lambda: F.linear(x[:1], W)]))
-    best = int(slots and SLOTS_WORTH * times[1] < times[0])
-    small, large = times[best], None if W is None else times[-1]
+    large = None if W is None else times[-1]
+    best = int(slots and (SLOTS_WORTH * times[1] < times[0] or (large is not None and times[0] > WORTH * large)))
+    small = times[best]
     if large is not None and small > WORTH * large:
         return Choice(False, 0, False, None, small, large)
     variant = forms[best].variant if best else None

@@ -1,6 +1,7 @@
 """LLVM IR of the kernels, as text: products of a packed matrix with a few rows, and unpacking.
 
-One generator for all number formats and processors. A kernel goes through two rows of the matrix at once, word by
+One generator for all number formats and processors. (For bf16 of which little is kept there is another one,
+ir_slots.py, of which nothing of this is true.) A kernel goes through two rows of the matrix at once, word by
 word of 64 columns. In memory both rows are woven: a word's values of the first row, then those of the second, then
 the next word's, and likewise their bits. So there is one stream to read and to fetch ahead, not two. A variant says
 how the kept values of a word become vectors of float32 in their columns:
@@ -25,18 +26,7 @@ from dataclasses import dataclass, field
 
 WORD = 64
 MAX_BATCH = 4  # rows of x that a kernel multiplies at once: more don't fit into the registers
-LAYER = (
-    "values",
-    "bitmap",
-    "offsets",
-    "bias",
-    "scales",
-    "bias_step",
-    "rows",
-    "words",
-    "groups",
-    "group_words",
-)
+LAYER = ("values", "bitmap", "offsets", "bias", "scales", "bias_step", "rows", "words", "groups", "group_words")
 WIDTH = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 1}
 PAIR = 2  # rows that are woven
 # How far ahead values are fetched into the second and from there into the first cache; without, it takes half as
@@ -47,7 +37,10 @@ LINE = 64
 
 @dataclass(frozen=True)
 class Spec:
-    """Which kernel. `batch` rows of x at once, or 0: unpack into rows of `words * 64` entries."""
+    """Which kernel. `batch` rows of x at once, or 0: unpack into rows of `words * 64` entries.
+
+    What follows from the three is for the kernels of ir_kernels.py; `slots` has none of it.
+    """
 
     variant: str
     values: str

@@ -6,6 +6,11 @@ from secateur.runtime import ir_expand
 from secateur.runtime.ir import LAYER, WIDTH, WORD, Body, Spec, next_word, row_start
 from secateur.runtime.ir_run import DECLARATIONS, functions, take_rows
 
+_MORE = """
+declare i64 @llvm.cttz.i64(i64, i1)
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+"""
+
 
 def module(spec: Spec, openmp: bool) -> str:
     """The whole module: `work(context)`, `run(layer, x, y, threads, rows at a time)`, and for products `run_bf16`.
@@ -20,7 +25,7 @@ def module(spec: Spec, openmp: bool) -> str:
     body.label("done")
     body.do("ret void")
     around = functions(body, openmp, _widening(spec.split) if spec.batch else None)
-    return DECLARATIONS + ir_expand.declarations(spec) + ir_expand.table(spec) + around
+    return DECLARATIONS + _MORE + ir_expand.declarations(spec) + ir_expand.table(spec) + around
 
 
 def _widening(split: int) -> str:

@@ -9,10 +9,8 @@ from secateur.runtime.ir import Body
 POINTERS = 5  # the first fields of a layer are addresses
 DECLARATIONS = """
 declare i64 @llvm.ctpop.i64(i64)
-declare i64 @llvm.cttz.i64(i64, i1)
 declare i64 @llvm.umin.i64(i64, i64)
 declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
-declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 """
 _RUN = """
 define void @run(ptr %layer, ptr %x, ptr %y, i32 %threads, i64 %chunk) {

@@ -4,13 +4,13 @@ Four rows are woven. They are cut into steps of up to 15 columns, of which no ro
 
     slots   16 bytes, 4 for each row, 4 bits for each of 8 values: its column, counted from 1 within the step;
             0 where there's no value
-    head    4 bytes: twice the number of values of the rows 0, 1 and 2; in the last one that of row 3, and in its
-            upper half the columns of the step
+    head    4 bytes: those that the values of the rows 0, 1 and 2 take; in the lower half of the last one the number
+            of values of row 3, in its upper half the columns of the step
     values  of row 0, then of rows 1 to 3
 
 and slots, heads and values are a stream each. A byte shuffle looks 32 entries of x up at once, the 8 of all 4 rows;
-where nothing is kept it gives 0, so that the value read there, the next one, must be finite. Twice a shuffle, as x
-comes as two planes: the lower bytes, then the upper ones, each (batch, columns).
+where nothing is kept it gives 0, so that the value read there, the next one, must be finite. It's two shuffles, as x
+comes in two planes: the lower bytes, then the upper ones, each (batch, columns).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from secateur.runtime.pages import room
 
 PADDING = ir.LINE  # bytes before and after the values, as vectors are loaded whole
 WOVEN_ROWS = 1024  # that a thread weaves at a time
-FULLEST = 0.4  # share of kept entries up to which slots are tried
+FULLEST = 0.42  # share of kept entries up to which slots are tried: 60 % zeros, however they are rounded
 
 
 class Layout(Protocol):
@@ -52,11 +52,11 @@ class AsStored:
     dtype: torch.dtype | None = None
 
     def __init__(self, packed: Packed) -> None:
-        self.packed, self.values = packed, packed.values
+        self.values, self.bitmap = packed.values, packed.bitmap
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return self.values, self.packed.bitmap
+        return self.values, self.bitmap
 
     def fields(self, first: int) -> dict[str, int]:
         return {}
@@ -110,6 +110,9 @@ class Slots:
     dtype: torch.dtype | None = torch.bfloat16
 
     def __init__(self, packed: Packed) -> None:
+        assert packed.values.dtype == torch.bfloat16
+        assert not packed.rows % ir_slots.ROWS
+        assert not packed.columns % WORD
         words, groups = packed.columns // WORD, packed.rows // ir_slots.ROWS
         stored = F.pad(packed.bitmap.flatten(), (0, 4))
         starts = _starts(packed.bitmap)

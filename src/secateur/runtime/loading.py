@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,30 +38,23 @@ class _Later:
         return self.reader.dense(self.name)[index]
 
 
-@dataclass
-class Loading:
-    """What became of the packed matrices: shape -> its choice, and how many of them there are."""
-
-    choices: dict[tuple[int, int], Choice]
-    counts: Counter[tuple[int, int]]
-
-    def facts(self) -> dict[str, Any]:
-        """As plain data, for reports."""
-        shapes = [
-            {
-                "rows": rows,
-                "columns": columns,
-                "count": self.counts[rows, columns],
-                "runs": "compressed" if choice.packed else "dense",
-                "kernel_rows": choice.limit,
-                "kernel": (choice.variant or next(iter(variants()), None)) if choice.packed else None,
-                "tiles_in_float32": choice.wide,
-                "seconds_compressed": choice.seconds_packed,
-                "seconds_dense": choice.seconds_dense,
-            }
-            for (rows, columns), choice in sorted(self.choices.items())
-        ]
-        return {"kernel": next(iter(variants()), None), "shapes": shapes}
+def _facts(ran: Counter[tuple[int, int, Choice]]) -> dict[str, Any]:
+    """What became of the packed matrices, as plain data for reports: (rows, columns, choice) -> how many."""
+    shapes = [
+        {
+            "rows": rows,
+            "columns": columns,
+            "count": count,
+            "runs": "compressed" if choice.packed else "dense",
+            "kernel": (choice.variant or next(iter(variants()), None)) if choice.packed else None,
+            "kernel_rows": choice.limit,
+            "tiles_in_float32": choice.wide,
+            "seconds_compressed": choice.seconds_packed,
+            "seconds_dense": choice.seconds_dense,
+        }
+        for (rows, columns, choice), count in sorted(ran.items(), key=lambda item: item[0][:2])
+    ]
+    return {"kernel": next(iter(variants()), None), "shapes": shapes}
 
 
 def check_runtime(runtime: str, device: torch.device) -> str:
@@ -101,9 +93,15 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
     packed = {} if runtime == "dense" else _packable(checkpoint, model, reader)
     rest = {name: _Later(reader, name) for name in checkpoint.files if name not in packed}
     checkpoint.put_into(model, rest)
-    loading = Loading({}, Counter())
+    ran: Counter[tuple[int, int, Choice]] = Counter()
     for name, module in packed.items():
-        _replace(model, module, reader.packed(name), dtype, runtime, loading)
+        W = reader.packed(name)
+        if isinstance(model.get_submodule(module), Conv1D):
+            W = pack(unpack(W).T.contiguous())
+        choice = choose(W, dtype, runtime == "compressed")
+        _replace(model, module, W, choice, dtype)
+        ran[W.rows, W.columns, choice] += 1
+        del W
         give_back()
     model.tie_weights()
     lost = next((name for name, tensor in model.named_parameters() if tensor.is_meta), None)
@@ -113,7 +111,7 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
         move_large(model)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    model.secateur_runtime = loading.facts()
+    model.secateur_runtime = _facts(ran)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -143,14 +141,10 @@ def _packable(checkpoint: Checkpoint, model: nn.Module, reader: Reader) -> dict[
     return found
 
 
-def _replace(model: nn.Module, path: str, packed: Packed, dtype: torch.dtype, runtime: str, loading: Loading) -> None:
+def _replace(model: nn.Module, path: str, packed: Packed, choice: Choice, dtype: torch.dtype) -> None:
+    """Puts a matrix where the model has nothing yet, packed or dense."""
     old = model.get_submodule(path)
     transposed = isinstance(old, Conv1D)
-    if transposed:
-        packed = pack(unpack(packed).T.contiguous())
-    choice = choose(packed, dtype, runtime == "compressed")
-    loading.choices.setdefault((packed.rows, packed.columns), choice)
-    loading.counts[packed.rows, packed.columns] += 1
     if choice.packed:
         bias = getattr(old, "bias", None)
         bias = None if bias is None else bias.detach().to(dtype)

@@ -22,7 +22,7 @@ from secateur.runtime.layouts import lay_out
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "int8"}
 TILE_BYTES, TILE_ROWS = 4 << 20, 64  # of unpacked weights at a time: they stay in the cache
 # Rows that a thread takes at a time: long pieces keep what was fetched ahead, short ones leave none to wait for.
-MOST_ROWS, SHARES, TOGETHER = 256, 4, 4
+MOST_ROWS, SHARES = 256, 4
 _scratches = threading.local()
 KERNEL_ROWS = 64  # up to which kernels multiply, where nothing was measured
 
@@ -58,7 +58,8 @@ class Matrix:
         self.layout = lay_out(packed, self.variant)
         self._plain = None if self.variant else packed
         self.scales = None if packed.scales is None else packed.scales.clone()
-        self._bias = torch.zeros(1) if bias is None else bias.detach().to(torch.float32, copy=True)
+        given = torch.zeros(1) if bias is None else bias.detach()
+        self._bias = given.to(torch.float32, copy=True)
         self._layer = self._fields()
         self._address = ctypes.addressof(self._layer)
         self._kernels: dict[int, Kernel] = {}
@@ -102,13 +103,13 @@ class Matrix:
         # What follows runs for every Linear and token: a microsecond here is a tenth of a millisecond of each token.
         x = x.contiguous()
         threads = torch.get_num_threads()
-        piece = _piece(self.rows, threads)
+        piece = _piece(self.rows, threads, self.layout.together)
         if x.dtype == torch.bfloat16 and self._even and self._kernel(1).run_bf16 is not None:
             y = torch.empty((*x.shape[:-1], self.rows), dtype=torch.bfloat16)
             self._multiply_bf16(x, y, count, threads, piece)
             return y
         x32 = self._laid_out(x.to(torch.float32).view(count, self.columns)).contiguous()
-        y32 = torch.empty(*x.shape[:-1], self.rows)
+        y32 = torch.empty(*x.shape[:-1], self.rows, dtype=torch.float32)
         x_at, y_at = x32.data_ptr(), y32.data_ptr()
         for first in range(0, count, self.layout.batch):
             run = self._kernel(min(self.layout.batch, count - first)).run
@@ -117,7 +118,7 @@ class Matrix:
 
     def _multiply_bf16(self, x: Tensor, y: Tensor, count: int, threads: int, piece: int) -> None:
         x_at, y_at = x.data_ptr(), y.data_ptr()
-        space = torch.empty(min(self.layout.batch, count) * (self.columns + self.rows))
+        space = torch.empty(min(self.layout.batch, count) * (self.columns + self.rows), dtype=torch.float32)
         for first in range(0, count, self.layout.batch):
             n = min(self.layout.batch, count - first)
             inputs, outputs = n * self.columns, n * self.rows
@@ -192,7 +193,7 @@ class Matrix:
         fields = self._fields(first, count)
         threads = torch.get_num_threads()
         run = self._kernel(0).run
-        run(ctypes.addressof(fields), 0, stored.data_ptr(), threads, _piece(count, threads))
+        run(ctypes.addressof(fields), 0, stored.data_ptr(), threads, _piece(count, threads, self.layout.together))
         if stored is out:
             return
         found = stored[: last - first, : self.columns]
@@ -212,6 +213,6 @@ def _scratch(name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     return held[:size].view(dtype).view(shape)
 
 
-def _piece(rows: int, threads: int) -> int:
-    """Rows that a thread takes at a time, with all that are woven together."""
-    return max(TOGETHER, min(MOST_ROWS, rows // (SHARES * threads)) // TOGETHER * TOGETHER)
+def _piece(rows: int, threads: int, together: int) -> int:
+    """Rows that a thread takes at a time, whole groups of those that are woven."""
+    return max(together, min(MOST_ROWS, rows // (SHARES * threads)) // together * together)
