@@ -1,6 +1,6 @@
-"""What zeros and narrower layers buy on this machine, in one run: 12 layers of Llama 3 8B, 2.9 B random parameters.
+"""What zeros and narrower layers buy on this machine, in one run: 12 layers of Llama 3 8B, 2.7 B random parameters.
 
-    python benchmarks/runtime.py            all of it: 40 minutes on two cores, 25 GB of disk, 12 GB of memory
+    python benchmarks/runtime.py            all of it: 30 minutes on two cores, 25 GB of disk, 12 GB of memory
     python benchmarks/runtime.py --quick    a small model, to try it out; nothing is written to results/
 
 Weights are random and pruned by magnitude, matrix by matrix: speed doesn't depend on what they say. Measures, in
