@@ -31,6 +31,7 @@ ROOMS = (
     "methods",
     "model",
     "workspace",
+    "kernels",
     "runtime",
     "journal",
     "plan",

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import secateur
 from secateur.errors import InputError
-from secateur.runtime import choose, jit, loading, pages
+from secateur.kernels import jit
+from secateur.runtime import choose, loading, pages
 from secateur.runtime.choose import Choice
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack

@@ -12,9 +12,10 @@ from guarded import Guarded
 from pruned import without_smallest
 from torch import Tensor
 
-from secateur.runtime import ir_slots, jit, layouts
+from secateur.kernels import jit, slots
+from secateur.kernels.ir import Spec
+from secateur.runtime import layouts
 from secateur.runtime.format import pack, quantise
-from secateur.runtime.ir import Spec
 from secateur.runtime.layouts import PADDING, Slots, slots_fit
 from secateur.runtime.matrix import Matrix
 
@@ -35,7 +36,7 @@ def example(rows: int, columns: int, density: float) -> Tensor:
 
 
 def read_slowly(layout: Slots, rows: int, columns: int) -> Tensor:
-    """W from the streams, number by number, as the text of ir_slots.py says."""
+    """W from the streams, number by number, as the text of slots.py says."""
     W = torch.zeros(rows, columns, dtype=torch.bfloat16)
     slots, heads = layout.slots.tolist(), layout.heads.tolist()
     for group in range(rows // 4):
@@ -215,8 +216,8 @@ def test_what_slots_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_instructions_that_make_it_fast_are_there() -> None:
     binding = jit.llvm()
     assert binding is not None
-    for batch in (1, ir_slots.MAX_BATCH):
-        parsed = binding.parse_assembly(ir_slots.module(Spec("slots", "bf16", batch), False))
+    for batch in (1, slots.MAX_BATCH):
+        parsed = binding.parse_assembly(slots.module(Spec("slots", "bf16", batch), False))
         parsed.verify()
         text = jit.assembler("+avx2,+fma,+f16c,+popcnt,+bmi,+bmi2").emit_assembly(parsed)
         assert all(word in text for word in ("vpshufb", "vpunpcklbw", "vfmadd", "vpmovzxbw"))

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.runtime import ir, ir_slots
+from secateur.kernels import ir, slots
+from secateur.kernels.jit import cutter, shares_threads, variants, weaver
 from secateur.runtime.format import WORD, Packed, counts
-from secateur.runtime.jit import cutter, shares_threads, variants, weaver
 from secateur.runtime.pages import room
 
 PADDING = ir.LINE  # bytes before and after the values, as vectors are loaded whole
@@ -63,7 +63,7 @@ class AsStored:
 
 
 class Pairs:
-    """Rows two by two, values and bitmap: ir.py."""
+    """Rows two by two, values and bitmap: kernels/ir.py."""
 
     names: tuple[str, ...] = ir.LAYER
     together, batch = ir.PAIR, ir.MAX_BATCH
@@ -103,43 +103,43 @@ class Pairs:
 
 
 class Slots:
-    """Rows four by four, in steps of 15 columns: ir_slots.py. For what `slots_fit` says."""
+    """Rows four by four, in steps of 15 columns: kernels/slots.py. For what `slots_fit` says."""
 
-    names: tuple[str, ...] = ir_slots.LAYER
-    together, batch = ir_slots.ROWS, ir_slots.MAX_BATCH
+    names: tuple[str, ...] = slots.LAYER
+    together, batch = slots.ROWS, slots.MAX_BATCH
     dtype: torch.dtype | None = torch.bfloat16
 
     def __init__(self, packed: Packed) -> None:
         assert packed.values.dtype == torch.bfloat16
-        assert not packed.rows % ir_slots.ROWS
+        assert not packed.rows % slots.ROWS
         assert not packed.columns % WORD
-        words, groups = packed.columns // WORD, packed.rows // ir_slots.ROWS
+        words, groups = packed.columns // WORD, packed.rows // slots.ROWS
         stored = F.pad(packed.bitmap.flatten(), (0, 4))
         starts = _starts(packed.bitmap)
         self.values = _roomy(packed.values.shape[0], packed.values.dtype)
         steps = torch.zeros(groups + 1, dtype=torch.int64)
-        most = packed.columns // ir_slots.SLOTS  # steps of a group
+        most = packed.columns // slots.SLOTS  # steps of a group
         source, cut = packed.values.contiguous(), cutter()
 
         def part(first: int) -> tuple[Tensor, Tensor]:
-            count, row = min(WOVEN_ROWS // ir_slots.ROWS, groups - first), ir_slots.ROWS * first
-            slots = torch.empty(count * most, ir_slots.STEP_BYTES, dtype=torch.uint8)
+            count, row = min(WOVEN_ROWS // slots.ROWS, groups - first), slots.ROWS * first
+            lines = torch.empty(count * most, slots.STEP_BYTES, dtype=torch.uint8)
             heads = torch.empty(count * most, dtype=torch.int32)
             own = steps[first + 1 : first + 1 + count]
             given = (source.data_ptr(), stored.data_ptr() + 8 * words * row, starts.data_ptr() + 8 * row)
-            made = (slots.data_ptr(), heads.data_ptr(), own.data_ptr())
+            made = (lines.data_ptr(), heads.data_ptr(), own.data_ptr())
             cut(*given, self.values.data_ptr() + 2 * int(starts[row]), *made, count, words)
             made_steps = int(own.sum())
-            return slots[:made_steps].clone(), heads[:made_steps].clone()
+            return lines[:made_steps].clone(), heads[:made_steps].clone()
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            parts = list(pool.map(part, range(0, groups, WOVEN_ROWS // ir_slots.ROWS)))
+            parts = list(pool.map(part, range(0, groups, WOVEN_ROWS // slots.ROWS)))
         total = int(steps.sum())
-        self.slots = _roomy(total * ir_slots.STEP_BYTES, torch.uint8)
+        self.slots = _roomy(total * slots.STEP_BYTES, torch.uint8)
         self.heads = _roomy(total, torch.int32)
-        torch.cat([slots.flatten() for slots, _ in parts], out=self.slots)
+        torch.cat([lines.flatten() for lines, _ in parts], out=self.slots)
         torch.cat([heads for _, heads in parts], out=self.heads)
-        self.offsets = torch.stack([starts[:: ir_slots.ROWS], steps.cumsum(0)], 1).contiguous()
+        self.offsets = torch.stack([starts[:: slots.ROWS], steps.cumsum(0)], 1).contiguous()
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -150,7 +150,7 @@ class Slots:
             "values": self.values.data_ptr(),
             "slots": self.slots.data_ptr(),
             "heads": self.heads.data_ptr(),
-            "offsets": self.offsets.data_ptr() + 16 * (first // ir_slots.ROWS),
+            "offsets": self.offsets.data_ptr() + 16 * (first // slots.ROWS),
         }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from secateur.runtime import ir_expand
-from secateur.runtime.ir import LAYER, WIDTH, WORD, Body, Spec, next_word, row_start
-from secateur.runtime.ir_run import DECLARATIONS, functions, take_rows
+from secateur.kernels import expand
+from secateur.kernels.ir import LAYER, WIDTH, WORD, Body, Spec, next_word, row_start
+from secateur.kernels.run import DECLARATIONS, functions, take_rows
 
 _MORE = """
 declare i64 @llvm.cttz.i64(i64, i1)
@@ -25,7 +25,7 @@ def module(spec: Spec, openmp: bool) -> str:
     body.label("done")
     body.do("ret void")
     around = functions(body, openmp, _widening(spec.split) if spec.batch else None)
-    return DECLARATIONS + _MORE + ir_expand.declarations(spec) + ir_expand.table(spec) + around
+    return DECLARATIONS + _MORE + expand.declarations(spec) + expand.table(spec) + around
 
 
 def _widening(split: int) -> str:
@@ -63,7 +63,7 @@ def _product(e: Body, spec: Spec) -> None:
     e.name("%v", "phi ptr [%v0, %row], [%v_next, %word_end]")
     for q, b, a in sums:
         e.name(f"%s_{q}_{b}_{a}", f"phi {vector} [{zero}, %row], [%s_next_{q}_{b}_{a}, %word_end]")
-    ir_expand.multiply(e, spec)
+    expand.multiply(e, spec)
     e.name("%i_next", "add i64 %i, 1")
     e.do(f"br i1 {e('icmp ult i64 %i_next, %words')}, label %word, label %row_end")
     e.label("row_end")
@@ -108,7 +108,7 @@ def _unpack(e: Body, spec: Spec) -> None:
         _scatter(e, spec, *words[0], place)
     else:
         for bits, v in words:
-            for first, kind, found in ir_expand.stored(e, spec, bits, v):
+            for first, kind, found in expand.stored(e, spec, bits, v):
                 e.do(f"store {kind} {found}, ptr {e.at(place, width * first)}, align 1")
             place = e.at(place, "%columns", f"i{8 * width}")
         e.do("br label %word_end")

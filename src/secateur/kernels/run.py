@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secateur.runtime.ir import Body
+from secateur.kernels.ir import Body
 
 POINTERS = 5  # the first fields of a layer are addresses
 DECLARATIONS = """

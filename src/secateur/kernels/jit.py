@@ -15,8 +15,8 @@ from functools import cache
 from typing import Any
 
 from secateur.errors import ResourceError
-from secateur.runtime import ir_kernels, ir_slots, ir_slots_weave, ir_weave
-from secateur.runtime.ir import Spec
+from secateur.kernels import bitmap, cut, slots, weave
+from secateur.kernels.ir import Spec
 
 MISSING = "llvmlite isn't installed, so compressed weights run as dense ones; pip install 'secateur[fast]'"
 _NEEDS = {
@@ -118,7 +118,7 @@ def kernel(spec: Spec) -> Kernel:
         binding, openmp = llvm(), _parallel()
         if binding is not None and openmp is not None:
             binding.add_symbol("GOMP_parallel", openmp)
-        source = ir_slots if spec.variant == "slots" else ir_kernels
+        source = slots if spec.variant == "slots" else bitmap
         engine = _compiled(source.module(spec, openmp is not None))
         run = _function(engine.get_function_address("run"), 3, ctypes.c_int32, ctypes.c_int64)
         if openmp is not None and spec.batch:
@@ -136,21 +136,21 @@ def shares_threads() -> bool:
 
 @cache
 def weaver() -> Callable[..., None]:
-    """The function of ir_weave.py, compiled once a process; integers in, nothing out.
+    """The function of weave.py, compiled once a process; integers in, nothing out.
 
     Raises:
         ResourceError: llvmlite isn't installed.
     """
     with _lock:
-        engine = _compiled(ir_weave.MODULE)
+        engine = _compiled(weave.MODULE)
         return _function(engine.get_function_address("weave"), 5, *[ctypes.c_int64] * 3)
 
 
 @cache
 def cutter() -> Callable[..., None]:
-    """The function of ir_slots_weave.py, likewise."""
+    """The function of cut.py, likewise."""
     with _lock:
-        engine = _compiled(ir_slots_weave.module())
+        engine = _compiled(cut.module())
         return _function(engine.get_function_address("cut"), 7, *[ctypes.c_int64] * 2)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from secateur.runtime.ir import WIDTH, WORD, Body, Spec
+from secateur.kernels.ir import WIDTH, WORD, Body, Spec
 
 DECLARATIONS = """
 declare <32 x i8> @llvm.x86.avx2.pshuf.b(<32 x i8>, <32 x i8>)

@@ -15,8 +15,8 @@ comes in two planes: the lower bytes, then the upper ones, each (batch, columns)
 
 from __future__ import annotations
 
-from secateur.runtime.ir import Body, Spec
-from secateur.runtime.ir_run import DECLARATIONS, functions, take_rows
+from secateur.kernels.ir import Body, Spec
+from secateur.kernels.run import DECLARATIONS, functions, take_rows
 
 LAYER = ("values", "slots", "heads", "offsets", "bias", "bias_step", "rows", "columns")
 ROWS, SLOTS, WIDEST = 4, 8, 15
@@ -33,7 +33,7 @@ declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
 
 def module(spec: Spec, openmp: bool) -> str:
-    """`work`, `run` and `run_bf16` as in ir_kernels.py; `run` alone only unpacks. Columns are a multiple of 64."""
+    """`work`, `run` and `run_bf16` as in bitmap.py; `run` alone only unpacks. Columns are a multiple of 64."""
     body = Body()
     take_rows(body, LAYER)
     _group_start(body)

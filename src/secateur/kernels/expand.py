@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from secateur.runtime import ir_shuffle
-from secateur.runtime.ir import WIDTH, WORD, Body, Spec, next_word, x_address
+from secateur.kernels import shuffle
+from secateur.kernels.ir import WIDTH, WORD, Body, Spec, next_word, x_address
 
 
 def _constant(value: float) -> str:
@@ -23,7 +23,7 @@ def declarations(spec: Spec) -> str:
         f"declare float @llvm.vector.reduce.fadd.v{n}f32(float, <{n} x float>)",
     ]
     if spec.variant == "avx2":
-        lines.append(ir_shuffle.DECLARATIONS)
+        lines.append(shuffle.DECLARATIONS)
     else:
         lines += [
             f"declare <{m} x i{w}> @llvm.masked.expandload.v{m}i{w}(ptr, <{m} x i1>, <{m} x i{w}>)"
@@ -33,7 +33,7 @@ def declarations(spec: Spec) -> str:
 
 
 def table(spec: Spec) -> str:
-    return ir_shuffle.table(spec) if spec.variant == "avx2" else ""
+    return shuffle.table(spec) if spec.variant == "avx2" else ""
 
 
 # -------------------------------------------------------------------------------------- products
@@ -45,7 +45,7 @@ def multiply(e: Body, spec: Spec) -> None:
         _multiply_one_by_one(e, spec)
         return
     vector = f"<{spec.lanes} x float>"
-    expand = ir_shuffle.weights if spec.variant == "avx2" else _weights_by_loads
+    expand = shuffle.weights if spec.variant == "avx2" else _weights_by_loads
     weights = [expand(e, spec, bits, v) for bits, v in next_word(e, spec)]
     sums: dict[tuple[int, int, int], str] = {
         (q, b, a): f"%s_{q}_{b}_{a}" if spec.values != "int8" else "zeroinitializer"
@@ -165,7 +165,7 @@ def _multiply_one_by_one(e: Body, spec: Spec) -> None:
 def stored(e: Body, spec: Spec, bits: str, v: str) -> Iterator[tuple[int, str, str]]:
     """(first column, type, vector) of each piece of a word."""
     if spec.variant == "avx2":
-        yield from ir_shuffle.stored(e, spec, bits, v)
+        yield from shuffle.stored(e, spec, bits, v)
         return
     width = WIDTH[spec.values]
     count = 64 // width

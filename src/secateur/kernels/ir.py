@@ -1,12 +1,12 @@
 """LLVM IR of the kernels, as text: products of a packed matrix with a few rows, and unpacking.
 
 One generator for all number formats and processors. (For bf16 of which little is kept there is another one,
-ir_slots.py, of which nothing of this is true.) A kernel goes through two rows of the matrix at once, word by
+slots.py, of which nothing of this is true.) A kernel goes through two rows of the matrix at once, word by
 word of 64 columns. In memory both rows are woven: a word's values of the first row, then those of the second, then
 the next word's, and likewise their bits. So there is one stream to read and to fetch ahead, not two. A variant says
 how the kept values of a word become vectors of float32 in their columns:
 
-    avx2      by byte shuffles that the bits select from tables: ir_shuffle.py
+    avx2      by byte shuffles that the bits select from tables: shuffle.py
     avx512    16 or 32 columns at a time by the expanding loads of AVX-512 VBMI2
     portable  one value after the other, anywhere that LLVM compiles for
 
@@ -39,7 +39,7 @@ LINE = 64
 class Spec:
     """Which kernel. `batch` rows of x at once, or 0: unpack into rows of `words * 64` entries.
 
-    What follows from the three is for the kernels of ir_kernels.py; `slots` has none of it.
+    What follows from the three is for the kernels of bitmap.py; `slots` has none of it.
     """
 
     variant: str

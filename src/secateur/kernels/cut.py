@@ -1,4 +1,4 @@
-"""Cuts the rows of a packed bf16 matrix into the steps that ir_slots.py describes.
+"""Cuts the rows of a packed bf16 matrix into the steps that slots.py describes.
 
 `cut(values, bitmap, offsets, woven values, slots, heads, steps, groups, words)`: all but the last two are addresses;
 `offsets` has the first value of each row, `steps` takes the number of each group's steps. Rows come in whole groups
@@ -7,8 +7,8 @@ of four, in whole words of 64 columns, with 3 bytes to spare after the last.
 
 from __future__ import annotations
 
-from secateur.runtime.ir import WORD, Body
-from secateur.runtime.ir_slots import ROWS, SLOTS, WIDEST
+from secateur.kernels.ir import WORD, Body
+from secateur.kernels.slots import ROWS, SLOTS, WIDEST
 
 _DECLARATIONS = """
 declare i64 @llvm.ctpop.i64(i64)
