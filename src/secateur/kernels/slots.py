@@ -4,8 +4,8 @@ Four rows are woven. They are cut into steps of up to 15 columns, of which no ro
 
     slots   16 bytes, 4 for each row, 4 bits for each of 8 values: its column, counted from 1 within the step;
             0 where there's no value
-    head    4 bytes: those that the values of the rows 0, 1 and 2 take; in the lower half of the last one the number
-            of values of row 3, in its upper half the columns of the step
+    head    4 bytes. Three say how many bytes the values of row 0, 1 and 2 take; in the fourth, the lower half is the
+            number of values of row 3, the upper half the columns of the step
     values  of row 0, then of rows 1 to 3
 
 and slots, heads and values are a stream each. A byte shuffle looks 32 entries of x up at once, the 8 of all 4 rows;
@@ -21,7 +21,7 @@ from secateur.kernels.run import DECLARATIONS, functions, take_rows
 LAYER = ("values", "slots", "heads", "offsets", "bias", "bias_step", "rows", "columns")
 ROWS, SLOTS, WIDEST = 4, 8, 15
 MAX_BATCH = 2  # rows of x at once: with the sums of more, registers run out
-STEP_BYTES, HEAD_BYTES = ROWS * SLOTS // 2, 4
+STEP_BYTES = ROWS * SLOTS // 2
 FAR, NEAR, SLOTS_AHEAD = 8192, 2048, 4096  # how far ahead of use values, and slots, are fetched
 _EVEN, _ODD = "splat (i32 16)", "splat (i32 -65536)"
 _MORE = """
