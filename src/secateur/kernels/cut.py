@@ -21,8 +21,7 @@ declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 _ONES = sum(1 << 4 * column for column in range(WIDEST))  # a bit for each column, 4 apart
 _NUMBERS = sum(column + 1 << 4 * column for column in range(WIDEST))
 _SOURCES = ("%values", "%bitmap", "%offsets", "%woven", "%slots", "%heads", "%steps")
-# What goes on from step to step, and where it begins in a group and in the matrix.
-_RUNNING = {"woven": "ptr", "slots": "ptr", "heads": "ptr"}
+_RUNNING = ("woven", "slots", "heads")  # addresses that go on from step to step, and from group to group
 
 
 def module() -> str:
@@ -32,8 +31,8 @@ def module() -> str:
     e.do("br label %group")
     e.label("group")
     e.name("%g", "phi i64 [0, %entry], [%g_next, %group_end]")
-    for name, kind in _RUNNING.items():
-        e.name(f"%{name}_g", f"phi {kind} [%{name}, %entry], [%{name}_next, %group_end]")
+    for name in _RUNNING:
+        e.name(f"%{name}_g", f"phi ptr [%{name}, %entry], [%{name}_next, %group_end]")
     first = e(f"mul i64 %g, {ROWS}")
     bits = []
     for q in range(ROWS):
@@ -44,8 +43,8 @@ def module() -> str:
     e.label("step")
     e.name("%c", "phi i64 [0, %group], [%c_next, %step]")
     e.name("%count", "phi i64 [0, %group], [%count_next, %step]")
-    for name, kind in (_RUNNING | {f"v_{q}": "ptr" for q in range(ROWS)}).items():
-        e.name(f"%{name}_s", f"phi {kind} [%{name}_g, %group], [%{name}_next, %step]")
+    for name in (*_RUNNING, *(f"v_{q}" for q in range(ROWS))):
+        e.name(f"%{name}_s", f"phi ptr [%{name}_g, %group], [%{name}_next, %step]")
     masks = [_columns_from_c(e, row) for row in bits]
     width = _width(e, masks)
     counts = [_row(e, q, mask, width) for q, mask in enumerate(masks)]
