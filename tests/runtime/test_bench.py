@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from secateur.benchmarking.machine import machine
 from secateur.benchmarking.run import _forms
 from secateur.benchmarking.verdict import decode_speeds, verdicts
 from secateur.errors import InputError
+from secateur.progress import Monitor
 from secateur.report.bench import bench_page, charts, left_out, print_bench
 
 
@@ -42,6 +44,21 @@ def found(models: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
         cli.main([str(word) for word in words])
     assert not ended.value.code
     return json.loads(printed.getvalue()), out
+
+
+def test_it_takes_as_many_steps_as_it_announces(models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: dict[str, tuple[int, list[str]]] = {}
+
+    @contextlib.contextmanager
+    def stage(monitor: Monitor, name: str, total: int) -> Iterator[Callable[[str], None]]:
+        stages[name] = (total, [])
+        yield stages[name][1].append
+
+    monkeypatch.setattr(Monitor, "stage", stage)
+    secateur.bench(models[0], batches=(1, 2), contexts=(16,), tokens=4, compile=False, threads=1, quiet=True)
+    total, told = stages["bench"]
+    assert told[:4] == [told[0].replace("loaded", what) for what in ("loaded", "batch 1", "batch 2", "done")]
+    assert len(told) == total
 
 
 def test_every_form_has_its_figures(found: tuple[dict[str, Any], Path]) -> None:

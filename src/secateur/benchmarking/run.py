@@ -112,7 +112,7 @@ def bench(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secateur-bench-")))
         monitor = stack.enter_context(Monitor(torch.device("cpu"), quiet))
         forms = _forms(folder, other, scratch, compile, found["notes"])
-        with monitor.stage("bench", len(forms) * (len(batches) * len(contexts) + 1)) as step:
+        with monitor.stage("bench", len(forms) * (len(batches) * len(contexts) + 2)) as step:
             found["forms"] = [_measure(form, settings, step) for form in forms]
         if all("error" in form for form in found["forms"]):
             raise SecateurError(found["forms"][0]["error"])
@@ -162,7 +162,8 @@ def _measure(form: Form, settings: dict[str, Any], step: Step) -> dict[str, Any]
                 told = json.loads(line.removeprefix(MARK))
                 found |= told.get("form", {}) | ({"error": told["error"]} if "error" in told else {})
                 found["rows"] += [told["row"]] if "row" in told else []
-                step(f"{form.name}: " + ("loaded" if "row" not in told else f"batch {told['row']['batch']}"))
+                state = "loaded" if "load_seconds" in told.get("form", {}) else "done"
+                step(f"{form.name}: " + (f"batch {told['row']['batch']}" if "row" in told else state))
         process.wait()
         if process.returncode and "error" not in found:
             errors.seek(0)
