@@ -149,11 +149,8 @@ class Matrix:
         wide = self.wide if wide is None else wide
         dtype = torch.float32 if wide else x.dtype
         given, bias = x.to(dtype), None if self.bias is None else self.bias.to(dtype)
-        step = (
-            max(TILE_ROWS, TILE_BYTES // max(1, WORD * self.words * dtype.itemsize))
-            // self.layout.together
-            * self.layout.together
-        )
+        step = max(TILE_ROWS, TILE_BYTES // max(1, WORD * self.words * dtype.itemsize))
+        step -= step % self.layout.together
         if step >= self.rows or self._plain is not None:
             return F.linear(given, self.dense(dtype=dtype), bias).to(x.dtype)
         y = x.new_empty(x.shape[0], self.rows)
