@@ -23,6 +23,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # torch goes first and alone: its own spelling decides which build is installed, and so how much is fetched.
 $(STAMP): pyproject.toml constraints.txt

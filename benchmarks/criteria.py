@@ -32,7 +32,6 @@ from _spread import write_family
 from torch import Tensor
 
 import secateur
-from secateur.allocation.uniform import keep_count
 from secateur.calibration.gradients import gradients_of_model, hand_over
 from secateur.cut.units import choose, mask_of, score_site
 from secateur.data.documents import load_corpus
@@ -41,6 +40,7 @@ from secateur.evaluation.windows import Window, evaluation_length, windows
 from secateur.methods import METHODS, Method
 from secateur.model.linears import linears_of
 from secateur.model.sites import Site, sites_of
+from secateur.numerics.keep_counts import keep_count
 from secateur.numerics.least_squares import least_squares_columns
 
 RESULTS = Path(__file__).parent / "results"

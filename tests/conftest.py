@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateur import one_shot
-from secateur.model import verify
+from secateur.model import round_trip
+from secateur.pipeline import one_shot
 
 
 @pytest.fixture(scope="session")
@@ -26,5 +26,5 @@ def quick() -> Iterator[None]:
     """One thread, and the round-trip gate in this process: a fresh one takes seconds."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_shot, "verify", verify.check)
+        patch.setattr(one_shot, "verify", round_trip.check)
         yield

@@ -13,8 +13,10 @@ import torch
 import torch.distributed as dist
 
 import secateur
-from secateur import cli, distributed, one_shot
-from secateur.recipe import make_recipe
+from secateur.cli import app as cli
+from secateur.config.recipe import make_recipe
+from secateur.pipeline import one_shot
+from secateur.system import distributed
 
 
 def jobs(file: str) -> None:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from secateur.allocation.uniform import keep_count
+from secateur.numerics.keep_counts import keep_count
 
 
 @pytest.mark.parametrize(

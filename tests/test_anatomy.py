@@ -15,12 +15,12 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur.anatomy import inspect
+from secateur.analysis.inspect import inspect
 from secateur.cut.units import mask_of
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.sites import sites_of
 from secateur.model.surgery import update_heads
-from secateur.report.tables import print_anatomy
+from secateur.report.terminal.tables import print_anatomy
 
 
 @pytest.fixture(scope="module")

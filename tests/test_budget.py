@@ -12,13 +12,14 @@ from safetensors import safe_open
 from small import save_tiny
 
 import secateur
-from secateur import budget, one_shot
-from secateur.anatomy import inspect
-from secateur.budget import resolved, shape_at
+from secateur.analysis.inspect import inspect
+from secateur.config.quantities import parse_amount
+from secateur.config.recipe import load_recipe, make_recipe
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.recipe import load_recipe, make_recipe
-from secateur.units import parse_amount
+from secateur.pipeline import limits as budget
+from secateur.pipeline import one_shot
+from secateur.pipeline.limits import resolved, shape_at
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -18,10 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from small import byte_tokenizer, save_tiny
 
-from secateur import cli, one_shot, pipeline
+from secateur.cli import app as cli
+from secateur.model import round_trip
 from secateur.model import save as saving
-from secateur.model import verify
-from secateur.workspace import WORK
+from secateur.pipeline import one_shot
+from secateur.pipeline import prune as pipeline
+from secateur.workspace.folder import WORK
 
 STORY = "The thin thief thinks that the moth is theirs. "
 
@@ -110,7 +112,7 @@ def prune(model: Path, text: Path, tmp_path: Path) -> Callable[..., list[object]
 @pytest.fixture
 def gate_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The round-trip gate in this process: a fresh one takes seconds."""
-    monkeypatch.setattr(one_shot, "verify", verify.check)
+    monkeypatch.setattr(one_shot, "verify", round_trip.check)
 
 
 # ----------------------------------------------------------------------------- models
@@ -633,7 +635,7 @@ def test_stopped_elsewhere(refused: Callable[..., str], model: Path, monkeypatch
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("secateur.anatomy.inspect", stop)
+    monkeypatch.setattr("secateur.analysis.inspect.inspect", stop)
     assert refused("inspect", model, code=130) == "stopped"
 
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from small import save_tiny
 
 import secateur
-from secateur import distributed
 from secateur.calibration.stream import TOKENS_PER_BATCH
-from secateur.recipe import make_recipe
-from secateur.workspace import WORK
+from secateur.config.recipe import make_recipe
+from secateur.system import distributed
+from secateur.workspace.folder import WORK
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shlex
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -18,10 +19,10 @@ import typer
 from small import save_tiny
 
 import secateur
-from secateur import cli
+from secateur.cli import app as cli
+from secateur.config.recipe import PRESETS, Recipe
+from secateur.config.training import Recovery
 from secateur.methods import METHODS
-from secateur.recipe import PRESETS, Recipe
-from secateur.recovery_settings import Recovery
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -278,17 +279,9 @@ def yaml_of(value: Any) -> str:
     return json.dumps(value).replace('"', "")
 
 
-def test_the_readme_lists_every_file() -> None:
-    listed, folder = set(), ""
-    for line in blocks(page("README.md"), "text")[0].splitlines():
-        names = re.split(r"  +", line.strip())[0].split(", ")
-        if line.startswith("  ") and not line.startswith("   "):
-            folder = names[0] if names[0].endswith("/") else ""
-        listed |= {(folder if line.startswith("    ") else "") + name for name in names}
-    for file in (ROOT / "src" / "secateur").rglob("*.py"):
-        short = file.relative_to(ROOT / "src" / "secateur").as_posix()
-        if file.name != "__init__.py" or short in {"__init__.py", "methods/__init__.py"}:
-            assert short in listed, f"README.md has no line for {short}"
+def test_the_source_tree_is_as_it_is_shown() -> None:
+    """`python scripts/source_tree.py` writes it."""
+    subprocess.run([sys.executable, ROOT / "scripts" / "source_tree.py", "--check"], check=True)
 
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)

@@ -14,16 +14,16 @@ from small import save_tiny
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur.allocation.evolve import DEPTH, Gene, child_of, evolve, layers_gone, nearest
-from secateur.cut import evolution
-from secateur.cut.evolution import _genes, _Pieces
-from secateur.cut.job import Job
+from secateur.allocation import evolve as evolution
+from secateur.allocation.evolutionary_search import DEPTH, Gene, child_of, evolve, layers_gone, nearest
+from secateur.allocation.evolve import _genes, _Pieces
+from secateur.allocation.job import Job
+from secateur.config.quantities import parse_search
+from secateur.config.recipe import make_recipe
 from secateur.cut.rules import Rules
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
-from secateur.recipe import make_recipe
-from secateur.units import parse_search
+from secateur.model.streamed import Outer
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -18,14 +18,14 @@ from small import byte_tokenizer, save_tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import secateur
-from secateur import one_shot
+from secateur.config.plan import Plan
+from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
-from secateur.model import verify
+from secateur.model import round_trip
 from secateur.model.classes import stock_class
-from secateur.plan import Plan
-from secateur.recipe import make_recipe
-from secateur.report import format as fmt
-from secateur.report.explained import print_explanation
+from secateur.pipeline import one_shot
+from secateur.report import numbers as fmt
+from secateur.report.terminal.explained import print_explanation
 
 COMMON = {
     "vocab_size": 259,
@@ -79,7 +79,7 @@ def asked(source: Path, name: str, **changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def gate_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The round-trip gate in this process."""
-    monkeypatch.setattr(one_shot, "verify", verify.check)
+    monkeypatch.setattr(one_shot, "verify", round_trip.check)
 
 
 def prune(out: Path, values: dict[str, Any], **how: Any) -> dict[str, Any]:

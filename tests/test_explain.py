@@ -15,11 +15,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import secateur
-from secateur.cli import app
+from secateur.cli.app import app
 from secateur.errors import InputError
-from secateur.reasons import EVIDENCE
-from secateur.report import format as fmt
-from secateur.report.explained import print_explanation
+from secateur.pipeline.results.evidence import EVIDENCE
+from secateur.report import numbers as fmt
+from secateur.report.terminal.explained import print_explanation
 
 VALUES: dict[str, Any] = {
     "sites": "channel,query_head",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import secateur
-from secateur.recipe import make_recipe
+from secateur.config.recipe import make_recipe
 
 pytestmark = pytest.mark.slow
 

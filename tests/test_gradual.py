@@ -13,19 +13,19 @@ from safetensors.torch import load_file
 from small import save_tiny
 
 import secateur
-from secateur import one_shot
 from secateur.calibration.walk import Block
+from secateur.config.plan import Plan
+from secateur.config.recipe import make_recipe
 from secateur.cut.block import BlockCuts
 from secateur.cut.evidence import Evidence
 from secateur.cut.units import UnitCut
 from secateur.errors import InputError
-from secateur.journal import last_finished
-from secateur.lineage import Lineage, joined
 from secateur.model.sites import Site
-from secateur.plan import Plan
-from secateur.recipe import make_recipe
-from secateur.schedule import gone_after, stops
-from secateur.workspace import STEPS, WORK
+from secateur.pipeline import one_shot
+from secateur.pipeline.lineage import Lineage, joined
+from secateur.pipeline.schedule import gone_after, stops
+from secateur.workspace.folder import STEPS, WORK
+from secateur.workspace.journal import last_finished
 
 pytestmark = pytest.mark.usefixtures("quick")
 

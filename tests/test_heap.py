@@ -9,7 +9,7 @@ import pytest
 
 # Freed tensors of many sizes between ones that stay: on glibc's heaps their holes would be kept.
 HOLES = """
-from secateur.heap import keep_large_apart
+from secateur.system.malloc import keep_large_apart
 {first}
 import psutil, torch
 def resident():

@@ -14,16 +14,17 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur import cli, hidden, one_shot
-from secateur.budget import resolved
 from secateur.calibration.spectrum import moments_of_stream
+from secateur.cli import app as cli
+from secateur.config.plan import Plan
+from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
-from secateur.plan import Plan
-from secateur.recipe import make_recipe
-from secateur.schedule import stops
+from secateur.model.streamed import Outer
+from secateur.pipeline import hidden, one_shot
+from secateur.pipeline.limits import resolved
+from secateur.pipeline.schedule import stops
 
 pytestmark = pytest.mark.usefixtures("quick")
 

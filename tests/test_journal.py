@@ -13,11 +13,10 @@ from secateur.cut.block import BlockCuts
 from secateur.cut.units import UnitCut
 from secateur.cut.weights import WeightCut
 from secateur.errors import InputError
-from secateur.journal import Journal, last_finished
-from secateur.model.save import block_file
 from secateur.model.sites import Cut, Site
-from secateur.reconstruct.block import Outcome
-from secateur.workspace import BLOCKS, JOURNAL
+from secateur.reconstruct.tune import Outcome
+from secateur.workspace.folder import BLOCKS, JOURNAL, block_file
+from secateur.workspace.journal import Journal, last_finished
 
 TOLD = {"model": "m", "sparsity": 0.5, "sites": ("weight",), "checkpoint": "a" * 64, "plan": None}
 

@@ -19,16 +19,16 @@ from test_distributed import torchrun
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 import secateur
-from secateur import one_shot
 from secateur.calibration.stream import TOKENS_PER_BATCH
+from secateur.config.plan import Plan
+from secateur.config.recipe import load_recipe, make_recipe
 from secateur.cut.merging import Merge
 from secateur.cut.units import UnitCut
 from secateur.errors import InputError
-from secateur.lineage import joined
 from secateur.model.sites import Site
-from secateur.plan import Plan
-from secateur.recipe import load_recipe, make_recipe
-from secateur.report.explained import print_explanation
+from secateur.pipeline import one_shot
+from secateur.pipeline.lineage import joined
+from secateur.report.terminal.explained import print_explanation
 
 EXPERTS, LAYERS = 4, 3
 

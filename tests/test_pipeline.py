@@ -16,15 +16,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur import one_shot
+from secateur.config.plan import Plan
+from secateur.config.recipe import load_recipe, make_recipe
 from secateur.data.embedded import embedded_path
 from secateur.errors import ResourceError, SecateurError, VerificationError
 from secateur.evaluation.loading import load_tokenizer
-from secateur.model import verify
-from secateur.plan import Plan
-from secateur.recipe import load_recipe, make_recipe
-from secateur.report import page
-from secateur.workspace import WORK
+from secateur.model import round_trip
+from secateur.pipeline import one_shot
+from secateur.report.html import page
+from secateur.workspace.folder import WORK
 
 SAMPLES, LENGTH = 16, 64
 SMALL, LARGE, GPT2 = "stories260K", "stories3M-fp16", "shakespeare-gpt2-357K"
@@ -91,7 +91,7 @@ def prune(out: Path, values: dict[str, Any], **how: Any) -> dict[str, Any]:
 def gate_here() -> Iterator[None]:
     """The round-trip gate in this process: a fresh one takes seconds, and has tests of its own below."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_shot, "verify", verify.check)
+        patch.setattr(one_shot, "verify", round_trip.check)
         yield
 
 
@@ -466,7 +466,7 @@ def test_the_gate_notices_a_saved_tensor_that_differs(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the fresh process that a run really uses."""
-    monkeypatch.setattr(one_shot, "verify", verify.verify)
+    monkeypatch.setattr(one_shot, "verify", round_trip.verify)
     real = one_shot.write_checkpoint
 
     def corrupted(folder: Path, *given: Any) -> None:
@@ -485,7 +485,7 @@ def test_the_gate_notices_a_saved_tensor_that_differs(
 def test_the_gate_notices_a_checkpoint_that_does_not_load(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one_shot, "verify", verify.verify)
+    monkeypatch.setattr(one_shot, "verify", round_trip.verify)
     real = one_shot.write_checkpoint
 
     def lost(folder: Path, *given: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from secateur.config.plan import Entry, Plan
 from secateur.errors import InputError
-from secateur.plan import Entry, Plan
 
 MODEL = {"model_type": "llama", "layers": 3, "digest": "d"}
 CALIBRATION = {"source": "stdlib", "seed": 0}

@@ -15,8 +15,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from secateur import progress
-from secateur.progress import Monitor, PeakMemory
+from secateur.system import monitor as progress
+from secateur.system.monitor import Monitor, PeakMemory
 
 CPU = torch.device("cpu")
 Watched = Callable[..., tuple[Monitor, io.StringIO]]

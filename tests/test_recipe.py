@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from secateur import cli
+from secateur.cli import app as cli
+from secateur.config.recipe import Recipe, load_recipe, make_recipe
 from secateur.errors import InputError
-from secateur.recipe import Recipe, load_recipe, make_recipe
 
 
 def recipe(**values: Any) -> Recipe:

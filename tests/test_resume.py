@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from small import save_tiny
 
 import secateur
-from secateur import cli, one_shot, pipeline
 from secateur.calibration.walk import Block
+from secateur.cli import app as cli
+from secateur.config.recipe import make_recipe
 from secateur.errors import InputError, ResourceError
-from secateur.model.save import block_file
-from secateur.recipe import make_recipe
-from secateur.workspace import BLOCKS, JOURNAL, WORK
+from secateur.pipeline import one_shot
+from secateur.pipeline import prune as pipeline
+from secateur.workspace.folder import BLOCKS, JOURNAL, WORK, block_file
 
 LAYERS = 4
 SAME = ("model.safetensors", "config.json", "plan.json", "recipe.yaml", "tokenizer.json")

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 import secateur
-from secateur.calibration.depth import Part, leave_out, loss_without
+from secateur.analysis.explain import explain
+from secateur.calibration.layer_scores import Part, leave_out, loss_without
+from secateur.config.plan import Plan
+from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
+from secateur.model.architectures import family_of, join
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.families import family_of, join
-from secateur.model.outer import Outer
-from secateur.pipeline import prune
-from secateur.plan import Plan
-from secateur.reasons import explain
-from secateur.recipe import make_recipe
+from secateur.model.streamed import Outer
+from secateur.pipeline.prune import prune
 
 SMALL = "stories260K"
 

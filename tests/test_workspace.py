@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import InputError, RanksLost, ResourceError, SecateurError
-from secateur.workspace import BLOCKS, EVENTS, JOURNAL, LOCK, MARK, WORK, Workspace
+from secateur.workspace.folder import BLOCKS, EVENTS, JOURNAL, LOCK, MARK, WORK, Workspace
 
 
 def names(folder: Path) -> set[str]:

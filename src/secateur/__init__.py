@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from secateur._version import __version__
 
 # Imported on first use: `import secateur` and `secateur --help` don't wait for torch and transformers.
 _PUBLIC = {
@@ -19,34 +19,34 @@ _PUBLIC = {
     "Linear": "secateur.model.linears",
     "Method": "secateur.methods",
     "Moments": "secateur.numerics.moments",
-    "Outer": "secateur.model.outer",
+    "Outer": "secateur.model.streamed",
     "Pattern": "secateur.numerics.patterns",
-    "Plan": "secateur.plan",
-    "Recipe": "secateur.recipe",
-    "Recovery": "secateur.recovery_settings",
+    "Plan": "secateur.config.plan",
+    "Recipe": "secateur.config.recipe",
+    "Recovery": "secateur.config.training",
     "SecateurError": "secateur.errors",
     "Site": "secateur.model.sites",
     "Solution": "secateur.methods",
     "Units": "secateur.methods",
-    "allocate": "secateur.allocation.uniform:keep_count",
-    "bench": "secateur.benchmarking.run",
+    "allocate": "secateur.numerics.keep_counts:keep_count",
+    "bench": "secateur.benchmarking.bench",
     "calibrate": "secateur.api",
     "compress": "secateur.runtime.compress",
     "decompress": "secateur.runtime.decompress",
     "evaluate": "secateur.evaluation",
-    "explain": "secateur.reasons",
+    "explain": "secateur.analysis.explain",
     "generate": "secateur.evaluation",
-    "inspect": "secateur.anatomy",
+    "inspect": "secateur.analysis.inspect",
     "load": "secateur.api",
     "open_for_walk": "secateur.api",
-    "load_recipe": "secateur.recipe",
-    "make_recipe": "secateur.recipe",
-    "make_recovery": "secateur.recovery_settings",
-    "prune": "secateur.pipeline",
+    "load_recipe": "secateur.config.recipe",
+    "make_recipe": "secateur.config.recipe",
+    "make_recovery": "secateur.config.training",
+    "prune": "secateur.pipeline.prune",
     "recover": "secateur.recovery.recover",
     "remove": "secateur.model.surgery",
     "save": "secateur.api",
-    "sensitivity": "secateur.study",
+    "sensitivity": "secateur.analysis.sensitivity",
     "sites": "secateur.api",
     "walk": "secateur.calibration.walk",
     "zero": "secateur.model.surgery",
@@ -65,26 +65,26 @@ def __getattr__(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    from secateur.allocation.uniform import keep_count as allocate
-    from secateur.anatomy import inspect
+    from secateur.analysis.explain import explain
+    from secateur.analysis.inspect import inspect
+    from secateur.analysis.sensitivity import sensitivity
     from secateur.api import calibrate, load, open_for_walk, save, sites
-    from secateur.benchmarking.run import bench
+    from secateur.benchmarking.bench import bench
     from secateur.calibration.walk import walk
+    from secateur.config.plan import Plan
+    from secateur.config.recipe import Recipe, load_recipe, make_recipe
+    from secateur.config.training import Recovery, make_recovery
     from secateur.evaluation import evaluate, generate
     from secateur.methods import METHODS, Method, Solution, Units
     from secateur.model.checkpoint import Checkpoint
     from secateur.model.linears import Linear
-    from secateur.model.outer import Outer
     from secateur.model.sites import Cut, Site
+    from secateur.model.streamed import Outer
     from secateur.model.surgery import remove, zero
+    from secateur.numerics.keep_counts import keep_count as allocate
     from secateur.numerics.moments import Moments
     from secateur.numerics.patterns import Pattern
-    from secateur.pipeline import prune
-    from secateur.plan import Plan
-    from secateur.reasons import explain
-    from secateur.recipe import Recipe, load_recipe, make_recipe
+    from secateur.pipeline.prune import prune
     from secateur.recovery.recover import recover
-    from secateur.recovery_settings import Recovery, make_recovery
     from secateur.runtime.compress import compress
     from secateur.runtime.decompress import decompress
-    from secateur.study import sensitivity

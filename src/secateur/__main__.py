@@ -1,3 +1,3 @@
-from secateur.cli import main
+from secateur.cli.app import main
 
 main()

@@ -20,21 +20,21 @@ from typing import Any
 
 import torch
 
-import secateur
+from secateur._version import __version__
 from secateur.calibration.walk import Block, round_to_stored
 from secateur.data.batches import Calibration
 from secateur.data.mixture import calibration_of
-from secateur.evaluation.compute import resolve_device, resolve_dtype
 from secateur.evaluation.loading import load as load_for_evaluation
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.depth import shallow_config
 from secateur.model.hub import local_folder
-from secateur.model.outer import Outer
+from secateur.model.result_config import new_config
 from secateur.model.save import write_block, write_checkpoint
 from secateur.model.sites import Site, sites_of
-from secateur.model.uneven import Widths, layer_widths, uneven_config, uniform_config
-from secateur.workspace import MARK, Workspace
+from secateur.model.streamed import Outer
+from secateur.model.uneven import Widths, layer_widths
+from secateur.system.device import resolve_device, resolve_dtype
+from secateur.workspace.folder import MARK, Workspace
 
 
 def load(path: str | Path, device: str = "auto", dtype: str = "auto", runtime: str = "auto") -> Any:
@@ -81,21 +81,6 @@ def calibrate(
     return calibration_of(source, opened.tokenizer, samples, length, seed, vocabulary)
 
 
-def new_config(
-    checkpoint: Checkpoint, kept: list[int] | tuple[int, ...], widths: dict[int, Widths], flags: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """config.json of a cut checkpoint: stock where the stock class takes it, else with per-layer widths.
-
-    Args:
-        kept: layers that stay.
-        widths: new place of each -> its `layer_widths`.
-        flags: configuration flags that are on now.
-    """
-    config = shallow_config(checkpoint.config, kept) | dict.fromkeys(flags, True)
-    stock = uniform_config(config, checkpoint.family, widths, checkpoint.head_dim)
-    return stock or uneven_config(config, checkpoint.family, widths, checkpoint.head_dim)
-
-
 @contextmanager
 def save(outer: Outer, out: str | Path, overwrite: bool = False) -> Iterator[Callable[[Block], None]]:
     """Collects edited blocks and writes a checkpoint when the `with` block ends; nothing if it fails.
@@ -118,6 +103,6 @@ def save(outer: Outer, out: str | Path, overwrite: bool = False) -> Iterator[Cal
             write_checkpoint(workspace.final, outer, workspace.blocks, kept, new_config(checkpoint, kept, widths))
         # The mark by which a later run knows what it may replace.
         files = sorted({MARK, *(file.name for file in workspace.final.iterdir())})
-        mark = {"secateur": secateur.__version__, "files": files}
+        mark = {"secateur": __version__, "files": files}
         (workspace.final / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
         workspace.deliver()

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 
 from secateur.calibration import stream as streaming
 from secateur.calibration.walk import Block, walk
+from secateur.model.architectures import FAMILIES, Family, family_of, join
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.families import FAMILIES, Family, family_of, join
 from secateur.model.linears import submodule
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 
 NEEDS = frozenset({"gram", "mean", "cross", "drift"})
 

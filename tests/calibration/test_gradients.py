@@ -13,12 +13,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import secateur
-from secateur import distributed
 from secateur.calibration import gradients
 from secateur.calibration.gradients import WHOLE, gradients_of_model, regional_gradients, token_signs
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
+from secateur.system import distributed
 
 CASES = ["llama", "gpt2", "gemma2", "mixtral"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import secateur
-from secateur.calibration.depth import scores_of_layers
+from secateur.calibration.layer_scores import scores_of_layers
 from secateur.numerics.layer_information import LayerInformation
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from secateur.calibration import loss_weights as module
 from secateur.calibration.loss_weights import SHARE, loss_weights, why_not
 from secateur.calibration.walk import walk
+from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
-from secateur.pipeline import prune
-from secateur.recipe import make_recipe
-from secateur.reconstruct.block import Tuning, reconstruct
+from secateur.model.streamed import Outer
+from secateur.pipeline.prune import prune
+from secateur.reconstruct.tune import Tuning, reconstruct
 
 
 def opened(case: str, folder: Path) -> Outer:

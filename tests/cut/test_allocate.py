@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 import secateur
 from secateur.allocation.curves import Curve, height, hull, smooth, spread
+from secateur.allocation.divergence import Candidate, divergences
 from secateur.allocation.owl import outliers, owl
 from secateur.allocation.ranked import curve_of
-from secateur.cut.sensitivity import Candidate, divergences
 from secateur.errors import InputError
 from secateur.model.sites import sites_of
 from secateur.model.surgery import zero
@@ -173,7 +173,7 @@ def test_what_cannot_be_spread_is_refused(settings: dict[str, Any]) -> None:
 def test_sensitivity_of_every_site(shared: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from secateur.cli import app
+    from secateur.cli.app import app
 
     model, text = str(shared / "models" / "stories260K"), str(shared / "data" / "tinystories" / "eval.jsonl")
     small = ["--calibrate", text, "--samples", "2", "--length", "64", "--levels", "0.25,0.5"]

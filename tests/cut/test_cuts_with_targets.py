@@ -16,11 +16,11 @@ from secateur.calibration.walk import Block, walk
 from secateur.cut.units import UnitRules, cut_units
 from secateur.cut.weights import cut_weights
 from secateur.methods import METHODS
+from secateur.model.architectures import join
 from secateur.model.biases import add_biases, bias_flags
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.families import join
-from secateur.model.outer import Outer
 from secateur.model.sites import Site
+from secateur.model.streamed import Outer
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
 

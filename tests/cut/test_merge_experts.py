@@ -14,13 +14,13 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from secateur import distributed
 from secateur.calibration import stream as streaming
 from secateur.calibration.walk import Block, walk
 from secateur.cut.merging import remove_and_merge
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
 from secateur.model.sites import Site, sites_of
+from secateur.model.streamed import Outer
+from secateur.system import distributed
 
 EXPERTS, CHANNELS = 4, 24
 KEEP = torch.tensor([True, False, True, False])

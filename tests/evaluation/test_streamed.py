@@ -14,7 +14,7 @@ from secateur.errors import SecateurError
 from secateur.evaluation.evaluation import evaluate
 from secateur.evaluation.streamed import evaluate_streamed
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 
 SAME = ("data", "data_sha256", "tokens", "windows", "length")
 

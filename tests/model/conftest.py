@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from secateur.calibration.walk import walk
 from secateur.errors import InputError, SecateurError, UnsupportedModelError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from secateur import distributed
 from secateur.calibration import stream as streaming
 from secateur.calibration.walk import Block, walk
 from secateur.cut.experts import norms_of, remove_experts, score_experts
 from secateur.errors import UnsupportedModelError
 from secateur.methods import METHODS
-from secateur.model.families import Experts, Family, family_of
-from secateur.model.outer import Outer
+from secateur.model.architectures import Experts, Family, family_of
 from secateur.model.sites import Site, sites_of
+from secateur.model.streamed import Outer
 from secateur.model.surgery import remove, unit_parameters, zero
+from secateur.system import distributed
 
 MIXTURES = ("mixtral", "qwen3-moe")
 IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from secateur.errors import InputError
+from secateur.model.architectures import FAMILIES
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class
-from secateur.model.families import FAMILIES
-from secateur.model.outer import Outer
 from secateur.model.rotation import (
     check_rotatable,
     dimension_multiple,
@@ -25,6 +24,7 @@ from secateur.model.rotation import (
     surrounding_names,
     writers,
 )
+from secateur.model.streamed import Outer
 
 ABLE = {kind for family in FAMILIES if family.norms for kind in family.model_types}
 CASES = [name for name, config in tiny.CASES.items() if config["model_type"] in ABLE]

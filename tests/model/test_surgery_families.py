@@ -12,8 +12,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from secateur.errors import UnsupportedModelError
+from secateur.model.architectures import Family, family_of, join
 from secateur.model.depth import shallow_config
-from secateur.model.families import Family, family_of, join
 from secateur.model.linears import has_weight, linears_of, submodule
 from secateur.model.sites import Site, head_counts, sites_of
 from secateur.model.surgery import drop, remove, renumber, set_heads, silence, unit_parameters, zero

@@ -24,8 +24,8 @@ from secateur.model import modeling_secateur
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class, stock_class
 from secateur.model.linears import linears_of
-from secateur.model.outer import Outer
 from secateur.model.sites import head_counts, sites_of
+from secateur.model.streamed import Outer
 from secateur.model.surgery import drop, remove, set_heads
 from secateur.model.uneven import layer_overrides, layer_widths, legal_heads, uneven_config, uniform_config
 

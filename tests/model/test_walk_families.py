@@ -18,7 +18,7 @@ from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import walk
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 
 GRAM = frozenset({"gram"})
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from secateur.numerics import witnesses
+from secateur.numerics import token_samples as witnesses
 from secateur.numerics.moments import Moments
-from secateur.numerics.witnesses import Witnesses
+from secateur.numerics.token_samples import Witnesses
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,12 @@ from secateur.calibration import stream as streaming
 from secateur.calibration.activations import Budget
 from secateur.calibration.walk import Block, walk
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 from secateur.numerics.patterns import Pattern
-from secateur.reconstruct import aim as module
-from secateur.reconstruct.aim import Aim, Predictions, aim_of
-from secateur.reconstruct.block import Tuning, reconstruct
+from secateur.reconstruct import objective as module
+from secateur.reconstruct.objective import Aim, Predictions, aim_of
 from secateur.reconstruct.sequences import Part
+from secateur.reconstruct.tune import Tuning, reconstruct
 
 SEQUENCES = 18
 

@@ -17,14 +17,14 @@ from secateur.calibration import stream as streaming
 from secateur.calibration.activations import Activations, Budget
 from secateur.calibration.walk import Block, walk
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
 from secateur.model.sites import Site, sites_of
+from secateur.model.streamed import Outer
 from secateur.model.surgery import remove, update_heads
 from secateur.numerics.patterns import Pattern
-from secateur.reconstruct import block as module
-from secateur.reconstruct.block import Outcome, Tuning, reconstruct
+from secateur.reconstruct import tune as module
 from secateur.reconstruct.masks import GradualUnits, GradualWeights
 from secateur.reconstruct.sequences import Part, in_turn, split
+from secateur.reconstruct.tune import Outcome, Tuning, reconstruct
 from secateur.reconstruct.window import parts
 
 SHORT = Tuning(steps=50)

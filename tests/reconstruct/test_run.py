@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 import secateur
-from secateur import one_shot
+from secateur.config.recipe import make_recipe
 from secateur.cut import rules
-from secateur.model import verify
-from secateur.recipe import make_recipe
-from secateur.reconstruct.block import Tuning
+from secateur.model import round_trip
+from secateur.pipeline import one_shot
+from secateur.reconstruct.tune import Tuning
 
 LAYERS = 5
 
@@ -23,7 +23,7 @@ LAYERS = 5
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
-    monkeypatch.setattr(one_shot, "verify", verify.check)
+    monkeypatch.setattr(one_shot, "verify", round_trip.check)
     return
 
 

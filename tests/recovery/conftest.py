@@ -10,8 +10,8 @@ import torch
 from small import TRAINING_LENGTH, save_tiny
 
 import secateur
-from secateur import one_shot
-from secateur.model import verify
+from secateur.model import round_trip
+from secateur.pipeline import one_shot
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def pruned(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """Half of the weights zero, two of four zero, layers of uneven width, a layer less."""
     folder = tmp_path_factory.mktemp("pruned")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_shot, "verify", verify.check)  # in this process
+        patch.setattr(one_shot, "verify", round_trip.check)  # in this process
         return {
             "free": prune(source, folder / "free", sparsity=0.5),
             "2:4": prune(source, folder / "two", pattern="2:4"),

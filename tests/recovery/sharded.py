@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import secateur
-from secateur import distributed
-from secateur.model import verify
+from secateur.model import round_trip
 from secateur.recovery import save, sequences, session, shard, train
 from secateur.recovery.states import gathered, put_back
 from secateur.recovery.trainer import Recoverer
+from secateur.system import distributed
 
 honest_shard, honest_step, honest_look = shard.shard, Recoverer.training_step, Recoverer.look
 
@@ -89,7 +89,7 @@ if __name__ == "__main__":
     with distributed.group(torch.device("cpu")):
         rank = dist.get_rank()
         torch.set_num_threads(1)
-        save.verify = verify.check  # in this process
+        save.verify = round_trip.check  # in this process
         asked = json.loads(Path(sys.argv[1]).read_text())
         slices(folder)
         sequences.HELD_OUT = asked["held_out"]

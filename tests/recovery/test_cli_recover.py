@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import pytest
 from small import TRAINING_LENGTH as LENGTH
 
-from secateur import cli
-from secateur.model import verify
+from secateur.cli import app as cli
+from secateur.model import round_trip
 from secateur.recovery import save, train
 from secateur.recovery.trainer import Recoverer
-from secateur.workspace import WORK
+from secateur.workspace.folder import WORK
 
 
 class Ended(NamedTuple):
@@ -25,7 +25,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
-    monkeypatch.setattr(save, "verify", verify.check)
+    monkeypatch.setattr(save, "verify", round_trip.check)
 
     def call(*arguments: object) -> Ended:
         capsys.readouterr()

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from secateur.config.training import make_recovery
 from secateur.errors import SecateurError
-from secateur.model.families import family_of
+from secateur.model.architectures import family_of
 from secateur.model.linears import linears_of
 from secateur.numerics.patterns import Pattern
 from secateur.recovery import adapters, masks
 from secateur.recovery.muon import MuonAndAdamW
-from secateur.recovery_settings import make_recovery
 
 CASES = ["llama", "gpt2", "mixtral"]
 

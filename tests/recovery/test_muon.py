@@ -10,9 +10,9 @@ import pytest
 import tiny
 import torch
 
+from secateur.config.training import make_recovery
 from secateur.errors import InputError
 from secateur.recovery.muon import BETAS, MOMENTUM, MuonAndAdamW, orthogonal
-from secateur.recovery_settings import make_recovery
 
 RATE = 1e-2
 

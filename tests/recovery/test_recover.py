@@ -15,20 +15,20 @@ from safetensors.torch import load_file
 from small import TRAINING_LENGTH as LENGTH
 
 import secateur
-from secateur import one_shot
 from secateur.errors import InputError
-from secateur.model import verify
+from secateur.model import round_trip
 from secateur.numerics.patterns import Pattern
+from secateur.pipeline import one_shot
 from secateur.recovery import save, session, train
 from secateur.recovery.trainer import Recoverer
-from secateur.workspace import TRAINING, WORK
+from secateur.workspace.folder import TRAINING, WORK
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The round-trip gate in this process: a fresh one takes seconds. One test below has the real one."""
-    monkeypatch.setattr(save, "verify", verify.check)
-    monkeypatch.setattr(one_shot, "verify", verify.check)
+    monkeypatch.setattr(save, "verify", round_trip.check)
+    monkeypatch.setattr(one_shot, "verify", round_trip.check)
     return
 
 

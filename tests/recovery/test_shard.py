@@ -17,7 +17,7 @@ from test_distributed import torchrun
 
 import secateur
 from secateur.errors import InputError
-from secateur.model import verify
+from secateur.model import round_trip
 from secateur.recovery import save, sequences, shard
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
@@ -88,7 +88,7 @@ def done(jobs: dict[str, dict[str, Any]], sharded: Path) -> Callable[[str], Done
         job = jobs[name]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sequences, "HELD_OUT", HELD_OUT)
-            patch.setattr(save, "verify", verify.check)
+            patch.setattr(save, "verify", round_trip.check)
             told, how = secateur.make_recovery(job["told"]), {"dtype": job.get("dtype", "auto"), "quiet": True}
             one = secateur.recover(job["model"], sharded / "one" / name, told, evaluate="none", speed=False, **how)
         two = json.loads((sharded / name / "report.json").read_text())

@@ -10,7 +10,7 @@ import fixtures
 import pytest
 import yaml
 
-from secateur.report.card import model_card
+from secateur.report.model_card import model_card
 
 
 def header(card: str) -> dict[str, Any]:

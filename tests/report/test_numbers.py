@@ -7,8 +7,9 @@ import math
 import fixtures
 import pytest
 
-from secateur.report import charts, facts
-from secateur.report import format as fmt
+from secateur.report import facts
+from secateur.report import numbers as fmt
+from secateur.report.html import charts
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import fixtures
 import pytest
 from html_reader import Reader
 
-from secateur.report import page
+from secateur.report.html import page
 
 
 @pytest.fixture(params=fixtures.ALL, ids=str)

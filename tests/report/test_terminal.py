@@ -8,7 +8,7 @@ import fixtures
 import pytest
 from rich.console import Console
 
-from secateur.report.terminal import print_report
+from secateur.report.terminal.run import print_report
 
 
 def shown(report: dict[str, object], width: int = 100) -> str:

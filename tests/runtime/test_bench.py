@@ -15,14 +15,14 @@ from rich.console import Console
 from small import save_tiny
 
 import secateur
-from secateur import cli
+from secateur.benchmarking.bench import _forms
 from secateur.benchmarking.energy import Energy
+from secateur.benchmarking.findings import decode_speeds, verdicts
 from secateur.benchmarking.machine import machine
-from secateur.benchmarking.run import _forms
-from secateur.benchmarking.verdict import decode_speeds, verdicts
+from secateur.cli import app as cli
 from secateur.errors import InputError
-from secateur.progress import Monitor
-from secateur.report.bench import bench_page, charts, left_out, print_bench
+from secateur.report.html.bench import bench_page, charts, left_out, print_bench
+from secateur.system.monitor import Monitor
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from small import save_tiny
 
 import secateur
-from secateur import cli
+from secateur.cli import app as cli
 from secateur.errors import InputError, VerificationError
 from secateur.runtime import compress as compressing
 from secateur.runtime.folder import MANIFEST, Reader

@@ -17,11 +17,11 @@ import torch
 from guarded import Guarded
 from torch import Tensor, nn
 
-from secateur.kernels import jit
-from secateur.kernels.bitmap import module
-from secateur.kernels.ir import WIDTH, Spec
-from secateur.kernels.jit import variants
 from secateur.runtime.format import Packed, mask_of, pack, quantise, unpack
+from secateur.runtime.kernels import jit
+from secateur.runtime.kernels.bitmap import module
+from secateur.runtime.kernels.ir import WIDTH, Spec
+from secateur.runtime.kernels.jit import variants
 from secateur.runtime.layouts import PADDING, Pairs, slots_fit
 from secateur.runtime.matrix import Matrix
 from secateur.runtime.pages import HUGE, move_large

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 import secateur
 from secateur.errors import InputError
-from secateur.kernels import jit
 from secateur.runtime import choose, loading, pages
 from secateur.runtime.choose import Choice
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack
+from secateur.runtime.kernels import jit
 from secateur.runtime.linear import PackedLinear, count_parameters, resident_weights
 from secateur.runtime.matrix import Matrix
 

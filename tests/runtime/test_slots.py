@@ -12,10 +12,10 @@ from guarded import Guarded
 from pruned import without_smallest
 from torch import Tensor
 
-from secateur.kernels import jit, slots
-from secateur.kernels.ir import Spec
 from secateur.runtime import layouts
 from secateur.runtime.format import pack, quantise
+from secateur.runtime.kernels import jit, slots
+from secateur.runtime.kernels.ir import Spec
 from secateur.runtime.layouts import PADDING, Slots, slots_fit
 from secateur.runtime.matrix import Matrix
 

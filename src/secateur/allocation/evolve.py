@@ -1,146 +1,274 @@
-"""Spreads a budget over sites by trying: an evolution whose children move a little of it from some sites to others.
+"""Weighs whole spreads of sparsity for `allocation.evolve`: every site cut at every level once, then put together.
 
-Every spread is weighed as a whole, so it is seen when two cuts cost more together than apart, which curves of single
-sites can't say. As in EvoPress (https://arxiv.org/abs/2410.14649): each child of the best spread so far makes one to
-three switches (one site loses more, another less, about as many parameters), children are first weighed roughly, and
-only those that look best meet their parent on everything. Whole layers may go too: then a switch may let a layer that
-goes change places with one that stays, which takes over what goes from the sites of the other.
+Each site is scored once and cut and refitted at every level, on the untouched model's statistics, with zeros in the
+place of what goes. A spread is then weighed by one pass of a few sequences through layers that are put together from
+these pieces. They lie in the work area, so memory holds a layer at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import compress
+from pathlib import Path
+from typing import TypeVar
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-LEVELS = 16  # into which a site is divided at most, the last of which would be all of it
-CHILDREN = 8
-FINALISTS = 2
-SWITCHES = 3
-DEPTH = "depth"  # the pool of genes that are whole layers
+from secateur.allocation.divergence import SEQUENCES, Candidate, compare
+from secateur.allocation.evolutionary_search import (
+    DEPTH,
+    LEVELS,
+    Gene,
+    Spread,
+    Weighing,
+    evolve,
+    layers_gone,
+    nearest,
+)
+from secateur.allocation.job import Job, key_of, local_cut, pools_of, scores_of
+from secateur.calibration.activations import Budget
+from secateur.calibration.gradients import hand_over
+from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.walk import Block, walk
+from secateur.config.quantities import parse_search
+from secateur.cut.counts import multiple
+from secateur.cut.units import choose, decide, mask_of
+from secateur.cut.weights import cut_weights
+from secateur.errors import InputError
+from secateur.model.sites import Site
+from secateur.model.surgery import zero
+from secateur.numerics.keep_counts import keep_count
+from secateur.system import distributed
+from secateur.system.memory import fits_in_memory
 
-Spread = tuple[int, ...]
+ROUGH = 4  # one batch in this many, at least one, for a first look
+T = TypeVar("T")
+MASK = "units of "
 
 
-class Gene(NamedTuple):
-    """A site: what goes from it is a number of levels.
+def evolved(job: Job) -> dict[str, float]:
+    """Key -> the fraction that goes, found by a search as long as the recipe says; `layers.3.layer` for a whole one.
 
-    Args:
-        pool: sites of one pool share a budget.
-        levels: into which it is divided. size: parameters of one.
-        most: levels that may go.
-        layer: that it is a part of, or is as a whole. kind: of site.
+    Raises:
+        InputError: whole experts, for whom there are no zeros that mean that they are gone.
     """
-
-    pool: str
-    levels: int
-    size: float
-    most: int
-    layer: int = 0
-    kind: str = ""
-
-
-class Weighing(NamedTuple):
-    """One generation.
-
-    Args:
-        best: the best spread so far. cost: of it.
-        weighed: how many times a spread was weighed, all generations together; rough weighings count by their share.
-    """
-
-    best: Spread
-    cost: float
-    weighed: float
+    if "expert" in job.rules.unit_kinds:
+        raise InputError("allocate evolve can't try whole experts; use --allocate global, or other sites")
+    keys, genes, start = _genes(job)
+    with _Pieces.of(job, keys, genes) as pieces:
+        best = _search(job, genes, start, pieces)
+    gone = layers_gone(best.best, genes)
+    return {
+        key: levels / gene.levels
+        for key, gene, levels in zip(keys, genes, best.best, strict=True)
+        if gene.pool == DEPTH or gene.layer not in gone
+    }
 
 
-def evolve(
-    genes: tuple[Gene, ...],
-    parent: Spread,
-    weigh: Callable[[Spread, bool], float],
-    rough: float,
-    seed: int,
-    begun: Weighing | None = None,
-) -> Iterator[Weighing]:
-    """Generation by generation, for as long as it is asked; a spread never costs more than the one before it.
-
-    Args:
-        parent: where it begins.
-        weigh: cost of a spread, roughly (True) or on everything.
-        rough: what a rough weighing takes of one on everything.
-        seed: everything random follows from it, the parent and the number of weighings, so that a search that was
-            interrupted goes on as it would have.
-        begun: what an interrupted search has reached.
-    """
-    now = begun or Weighing(parent, weigh(parent, False), 1.0)
-    while True:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + round(1000 * now.weighed))
-        children = list(dict.fromkeys(child_of(now.best, genes, generator) for _ in range(CHILDREN)))
-        children = [child for child in children if child != now.best]
-        best = sorted(children, key=lambda child: weigh(child, True))[:FINALISTS]
-        found = [(weigh(child, False), child) for child in best]
-        weighed = now.weighed + max(rough, len(children) * rough + len(best))
-        cost, spread = min([(now.cost, now.best), *found])
-        now = Weighing(spread, cost, weighed)
-        yield now
-
-
-def child_of(parent: Spread, genes: tuple[Gene, ...], generator: torch.Generator) -> Spread:
-    """The parent with one to `SWITCHES` switches, few more often than many."""
-
-    def draw(count: int) -> int:
-        return int(torch.randint(count, (1,), generator=generator))
-
-    child = list(parent)
-    for _ in range(1 + min(draw(SWITCHES), draw(SWITCHES))):
-        gone = layers_gone(child, genes)
-        here = [i for i, gene in enumerate(genes) if gene.pool == DEPTH or gene.layer not in gone]
-        more = [i for i in here if child[i] < genes[i].most]
-        if not more:
+def _search(job: Job, genes: tuple[Gene, ...], start: Spread, pieces: _Pieces) -> Weighing:
+    """Until the recipe's number of weighings or minutes is over."""
+    most, seconds = parse_search(job.recipe.search)
+    begun = None if job.noted is None else Weighing(tuple(job.noted[0]), job.noted[1], job.noted[2])
+    rough = 1 / ROUGH if pieces.batches >= ROUGH else 1.0
+    end = time.monotonic() + (seconds or float("inf"))
+    if begun is not None and begun.weighed >= (most or float("inf")):
+        return begun
+    for now in evolve(genes, start, pieces.weigh, rough, job.recipe.seed, begun):
+        job.step(f"{now.weighed:.0f} weighings, KL {now.cost:.4g}")
+        job.note([list(now.best), now.cost, now.weighed])
+        begun = now
+        if now.weighed >= (most or float("inf")) or distributed.share_object(time.monotonic() > end, 0):
             break
-        taken = more[draw(len(more))]
-        less = [i for i in here if i != taken and child[i] > 0 and genes[i].pool == genes[taken].pool]
-        if not less:
-            continue
-        given = less[draw(len(less))]
-        if genes[taken].pool == DEPTH:
-            _change_places(child, genes, taken, given)
-            continue
-        # Levels of sites of different sizes: as many as come nearest, at least one of each.
-        ratio = genes[taken].size / genes[given].size
-        up, down = (1, max(1, round(ratio))) if ratio >= 1 else (max(1, round(1 / ratio)), 1)
-        if child[taken] + up <= genes[taken].most and child[given] >= down:
-            child[taken] += up
-            child[given] -= down
-    return tuple(child)
+    assert begun is not None
+    return begun
 
 
-def layers_gone(spread: Sequence[int], genes: Sequence[Gene]) -> frozenset[int]:
-    """The layers that a spread takes whole."""
-    return frozenset(gene.layer for gene, level in zip(genes, spread, strict=True) if gene.pool == DEPTH and level)
+def _genes(job: Job) -> tuple[list[str], tuple[Gene, ...], Spread]:
+    """Every site, or all weights of a layer, and every layer that may go: key and gene; and where a search begins.
+
+    That's the spread that is the same in every layer that stays. Where layers go, sites of all of them have genes.
+    """
+    every = range(job.outer.checkpoint.layers) if job.drops else job.kept
+    free = [layer for layer in every if layer not in job.rules.protected]
+    keys: list[str] = []
+    genes: list[Gene] = []
+    shares: list[float] = []
+    for number, kinds in enumerate(pools_of(job)):
+        for layer in free:
+            for kind in sorted(kinds):
+                parameters, levels, least = _size(job, layer, kind)
+                if not levels:
+                    continue
+                key, size = key_of(layer, kind), parameters / levels
+                keys.append(key)
+                shares.append(local_cut(job, key, kind) / parameters)
+                # Far from where the others are nothing is tried: its pieces would cost and hardly ever be used.
+                most = min(levels - max(1, least), round(2 * shares[-1] * levels) + 2)
+                genes.append(Gene(str(number), levels, size, most, layer, kind))
+    there = [gene.layer in job.kept for gene in genes]
+    start = iter(nearest(tuple(compress(genes, there)), tuple(compress(shares, there))))
+    spread = [next(start) if stays else 0 for stays in there]
+    for layer in free if job.drops else ():
+        keys.append(key_of(layer, "layer"))
+        genes.append(Gene(DEPTH, 1, 1.0, 1, layer))
+        spread.append(int(layer not in job.kept))
+    return keys, tuple(genes), tuple(spread)
 
 
-def _change_places(child: list[int], genes: tuple[Gene, ...], taken: int, given: int) -> None:
-    """One layer goes in the place of another, which gets its sites' levels; nothing, where they aren't alike."""
-    pair = genes[taken].layer, genes[given].layer
-    own, other = ([i for i, g in enumerate(genes) if g.pool != DEPTH and g.layer == layer] for layer in pair)
-    if [genes[i]._replace(layer=0) for i in own] != [genes[i]._replace(layer=0) for i in other]:
+def _size(job: Job, layer: int, kind: str) -> tuple[int, int, int]:
+    """(parameters, levels, levels that stay) of a kind of site of a layer."""
+    if kind == "weight":
+        return sum(x.shape[0] * x.shape[1] for x in job.linears(layer)), LEVELS, 0
+    sites = [site for site in job.sites(layer) if site.kind == kind]
+    if not sites:
+        return 0, 0, 0
+    site = sites[0]
+    levels = min(LEVELS, site.units // math.lcm(site.groups, multiple(job.recipe, site)))  # what goes together
+    return sum(s.units * s.params_per_unit for s in sites), levels, -(-site.least * levels // site.units)
+
+
+@dataclass
+class _Pieces:
+    """Every site at every level, and what is needed to weigh them together.
+
+    Args:
+        layers: those that a spread may leave in.
+        folder: one file for each level of each site: parameters of its layer, and masks of the units that stay.
+        start: batches, what enters the first layer, and how layers are called.
+        final: what leaves the last layer of the untouched model, by batch.
+    """
+
+    job: Job
+    keys: list[str]
+    genes: tuple[Gene, ...]
+    layers: tuple[int, ...]
+    folder: Path
+    start: Stream
+    final: dict[int, Tensor]
+    _layers: dict[tuple[int, Spread], nn.Module] = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def of(cls, job: Job, keys: list[str], genes: tuple[Gene, ...]) -> Iterator[_Pieces]:
+        """Cuts all of them, in one walk through the untouched model; the files are gone at the end."""
+        budget, tokens = job.budget or Budget(None), job.tokens[:SEQUENCES]
+        layers = tuple(range(job.outer.checkpoint.layers)) if job.drops else job.kept
+        final: dict[int, Tensor] = {}
+        with tempfile.TemporaryDirectory(prefix="levels-", dir=job.work, ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+
+            def keep(stream: Stream) -> None:
+                final.update(enumerate(stream.states))
+
+            for block in walk(job.outer, tokens, layers=layers, budget=budget, work=folder, at_end=keep):
+                with torch.enable_grad():
+                    hand_over(block, job.gradients, job.rules.loss)
+                for key, gene in zip(keys, genes, strict=True):
+                    if gene.pool != DEPTH and gene.layer == block.index:
+                        _cut_levels(job, block, gene, folder / key)
+                job.step(f"levels of layer {block.index}")
+                del block
+            start = Stream.start(job.outer, batches_of(tokens), budget, folder / "start.bin")
+            try:
+                yield cls(job, keys, genes, layers, folder, start, final)
+            finally:
+                start.states.close()
+
+    @property
+    def batches(self) -> int:
+        return len(self.start.batches)
+
+    @torch.no_grad()
+    def weigh(self, spread: Spread, roughly: bool) -> float:
+        """KL(untouched || cut) in nats per token."""
+        outer, start = self.job.outer, self.start
+        batches = {i: start.batches[i] for i in range(0, self.batches, ROUGH if roughly else 1)}
+        hidden = {i: start.states[i].to(outer.device) for i in batches}
+        gone = layers_gone(spread, self.genes)
+        for index in (index for index in self.layers if index not in gone):
+            layer = self._layer(index, spread)
+            hidden = {i: start.calls[ids.shape][index](layer, hidden[i]) for i, ids in batches.items()}
+        own = Candidate(0, "spread", 0.0)
+        return compare(outer, batches, {None: self.final, own: hidden})[own]
+
+    def _layer(self, index: int, spread: Spread) -> nn.Module:
+        """Layer `index` as this spread cuts it; those that were used last are kept where memory allows."""
+        own = [
+            (key, level)
+            for key, gene, level in zip(self.keys, self.genes, spread, strict=True)
+            if gene.pool != DEPTH and gene.layer == index
+        ]
+        place = (index, tuple(level for _, level in own))
+        layer = self._layers.pop(place, None)
+        if layer is None:
+            layer = self.job.outer.load(index)
+            for key, level in own:
+                if level:
+                    _put(layer, self.job.sites(index), load_file(self.folder / key / f"{level}.safetensors"))
+        if fits_in_memory(3 * self.job.outer.checkpoint.parameters):
+            self._layers[place] = layer
+            if len(self._layers) > 2 * len(self.layers):
+                self._layers.pop(next(iter(self._layers)))
+        return layer
+
+
+@torch.no_grad()
+def _cut_levels(job: Job, block: Block, gene: Gene, folder: Path) -> None:
+    """Writes a file for each level of one kind of site, or of all weights, of a block, which stays as it is."""
+    folder.mkdir()
+    untouched, kind = copy.deepcopy(block.layer), gene.kind
+    if kind == "weight":
+        method = job.rules.weight_method
+        assert method is not None
+        for level in range(1, gene.most + 1):
+            cut_weights(block, method, job.rules.pattern, _always(level / gene.levels))
+            save_file(_changed(block.layer, untouched), folder / f"{level}.safetensors")
+            block.layer.load_state_dict(untouched.state_dict())
         return
-    child[taken], child[given] = 1, 0
-    for mine, its in zip(own, other, strict=True):
-        child[mine], child[its] = child[its], child[mine]
+    sites = [site for site in job.sites(block.index) if site.kind == kind]
+    method = job.rules.units.method_for(kind)
+    assert method is not None
+    scores = scores_of(job, block, sites, method).split([site.units for site in sites])
+    needs = frozenset({"gram", "mean"})
+    moments = block.moments([site.reader for site in sites], needs)
+    readers = {linear.name: linear for linear in block.linears}
+    for level in range(1, gene.most + 1):
+        masks = {}
+        for site, values in zip(sites, scores, strict=True):
+            count = keep_count(site.units, level / gene.levels, site.groups, multiple(job.recipe, site))
+            chosen = choose(values, site, max(count, site.least))
+            rules = replace(job.rules.units, target="pruned", explain=False, planned=_always(chosen))
+            decide(block, site, readers[site.reader], moments[site.reader], rules)
+            masks[MASK + site.name] = mask_of(chosen, site.units)
+        save_file(_changed(block.layer, untouched) | masks, folder / f"{level}.safetensors")
+        block.layer.load_state_dict(untouched.state_dict())
 
 
-def nearest(genes: tuple[Gene, ...], shares: tuple[float, ...]) -> Spread:
-    """The spread whose levels come nearest to these fractions of each site, and to their sum in each pool."""
-    exact = [min(share * gene.levels, gene.most) for gene, share in zip(genes, shares, strict=True)]
-    spread = [int(value) for value in exact]
-    for pool in dict.fromkeys(gene.pool for gene in genes):
-        own = [i for i, gene in enumerate(genes) if gene.pool == pool]
-        lacking = sum((exact[i] - spread[i]) * genes[i].size for i in own)
-        # The largest fractions are rounded up first.
-        for i in sorted(own, key=lambda i: spread[i] - exact[i]):
-            if lacking >= genes[i].size / 2 and spread[i] < genes[i].most:
-                spread[i] += 1
-                lacking -= genes[i].size
-    return tuple(spread)
+def _always(value: T) -> Callable[[object], T]:
+    """A function that says the same of everything."""
+    return lambda what: value
+
+
+def _changed(layer: nn.Module, before: nn.Module) -> dict[str, Tensor]:
+    """Parameters that aren't what they were."""
+    old = dict(before.named_parameters())
+    return {n: p.data.contiguous().cpu() for n, p in layer.named_parameters() if not torch.equal(p, old[n])}
+
+
+@torch.no_grad()
+def _put(layer: nn.Module, sites: list[Site], piece: dict[str, Tensor]) -> None:
+    """Makes a layer what one of its sites, at one level, makes of it."""
+    named = {MASK + site.name: site for site in sites}
+    for name, value in piece.items():
+        if name in named:
+            zero(layer, named[name], value)
+        else:
+            layer.get_parameter(name).copy_(value)

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from secateur.kernels.jit import variants
+from secateur.runtime.kernels.jit import variants
 
 _FLAGS = ("avx2", "fma", "f16c", "bmi2", "avx512f", "avx512_vbmi2", "avx512_bf16", "amx_bf16", "asimd", "sve")
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "llvmlite")

@@ -14,13 +14,13 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from secateur import distributed
 from secateur.calibration.walk import Block
 from secateur.errors import InputError
 from secateur.model.linears import linears_of
-from secateur.model.memory import fits_in_memory
-from secateur.model.outer import Outer
 from secateur.model.save import fill
+from secateur.model.streamed import Outer
+from secateur.system import distributed
+from secateur.system.memory import fits_in_memory
 
 WHOLE = frozenset({"gradient", "gradient_size", "fisher", "input_fisher", "entropy_gradient"})
 

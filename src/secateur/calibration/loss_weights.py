@@ -23,11 +23,11 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from secateur import distributed
 from secateur.calibration.gradients import whole_model
-from secateur.model.memory import fits_in_memory
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 from secateur.numerics.linalg import wide_dtype
+from secateur.system import distributed
+from secateur.system.memory import fits_in_memory
 
 SHARE = 0.5
 COPIES = 2  # of the model in fp32: the weights, and room for what a backward pass keeps

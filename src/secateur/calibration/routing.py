@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur import distributed
 from secateur.calibration.experts import written_by
+from secateur.calibration.hooks import Enough
 from secateur.calibration.stream import Stream
-from secateur.calibration.watch import Enough
 from secateur.numerics.routing import Routing
+from secateur.system import distributed
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import nn
 
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 
 
 class LayerSource:

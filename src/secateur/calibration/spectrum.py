@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur import distributed
 from secateur.calibration.activations import Budget
 from secateur.calibration.stream import Stream
 from secateur.calibration.walk import Block, walk
-from secateur.model.outer import Outer
 from secateur.model.rotation import EPSILON, norm_readers
+from secateur.model.streamed import Outer
 from secateur.numerics.linalg import wide_dtype
+from secateur.system import distributed
 
 NEGLIGIBLE = 1e-4  # a gain below this part of the largest says too little about what came in
 

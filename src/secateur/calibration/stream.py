@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from secateur import distributed
 from secateur.calibration.activations import Activations, Budget
-from secateur.model.outer import Call, Outer
+from secateur.model.streamed import Call, Outer
+from secateur.system import distributed
 
 TOKENS_PER_BATCH = 2048
 

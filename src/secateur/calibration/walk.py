@@ -20,18 +20,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from secateur import distributed
 from secateur.calibration.activations import Budget
+from secateur.calibration.hooks import Seen, watch
 from secateur.calibration.routing import arguments_of, routing_of
 from secateur.calibration.source import LayerSource
 from secateur.calibration.stream import Stream, batches_of
-from secateur.calibration.watch import Seen, watch
-from secateur.model.families import join
+from secateur.model.architectures import join
 from secateur.model.linears import Linear, linears_of, renumbered
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 from secateur.numerics.moments import Moments
 from secateur.numerics.routing import Routing
-from secateur.numerics.witnesses import Witnesses
+from secateur.numerics.token_samples import Witnesses
+from secateur.system import distributed
 
 
 @dataclass

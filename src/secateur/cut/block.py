@@ -19,8 +19,8 @@ from secateur.cut.weights import WeightCut, cut_weights, recounted
 from secateur.model.biases import add_biases
 from secateur.model.sites import Cut, Site
 from secateur.model.uneven import Widths, layer_widths
-from secateur.reconstruct.block import Outcome, reconstruct
 from secateur.reconstruct.masks import Gradual, GradualUnits, GradualWeights
+from secateur.reconstruct.tune import Outcome, reconstruct
 
 
 @dataclass

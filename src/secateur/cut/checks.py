@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from secateur.config.plan import Plan
+from secateur.config.recipe import Recipe
 from secateur.cut.counts import asked, multiple
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.linears import linears_of
 from secateur.model.sites import Site, sites_of
 from secateur.numerics.patterns import Pattern
-from secateur.plan import Plan
-from secateur.recipe import Recipe
 
 
 def sites_in(checkpoint: Checkpoint) -> list[Site]:

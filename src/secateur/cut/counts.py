@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from secateur.allocation.uniform import keep_count
+from secateur.config.plan import SUB_BLOCKS
+from secateur.config.recipe import Recipe
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.rotation import dimension_multiple
 from secateur.model.sites import Site
-from secateur.plan import SUB_BLOCKS
-from secateur.recipe import Recipe
+from secateur.numerics.keep_counts import keep_count
 
 
 def protected_layers(recipe: Recipe, checkpoint: Checkpoint) -> frozenset[int]:

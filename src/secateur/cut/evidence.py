@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur.model.sites import Site
 from secateur.numerics.moments import Moments
 from secateur.numerics.redundancy import redundancy
-from secateur.numerics.witnesses import PEAKS
+from secateur.numerics.token_samples import PEAKS
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur import distributed
 from secateur.calibration.activations import Budget
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import Block, agree, round_to_stored
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.linears import Linear
-from secateur.model.outer import Outer
 from secateur.model.rotation import writers
+from secateur.model.streamed import Outer
 from secateur.numerics.moments import Moments
 from secateur.numerics.targets import NEEDS, best_bias, retarget
+from secateur.system import distributed
 
 
 class Both(NamedTuple):

@@ -22,15 +22,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur import distributed
 from secateur.calibration.experts import written_by
 from secateur.calibration.routing import routes_of
 from secateur.calibration.walk import Block
 from secateur.cut.experts import remove_experts
-from secateur.model.families import Experts
+from secateur.model.architectures import Experts
 from secateur.model.sites import Site
 from secateur.numerics.linalg import wide_dtype
 from secateur.numerics.merging import Expert, aligned, likeness, merged, worthwhile
+from secateur.system import distributed
 
 NUMBERS = 2**25  # outputs of several experts for some tokens, at once
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from secateur import plan as plans
-from secateur.allocation.uniform import keep_count
+from secateur.config import plan as plans
+from secateur.config.plan import Plan
+from secateur.config.presets import Masks
+from secateur.config.recipe import Recipe
 from secateur.cut.checks import check_counts, check_pattern, check_plan
 from secateur.cut.counts import asked, keep_counts, layers_to_drop, protected_layers, sub_blocks_to_drop
 from secateur.cut.units import UnitRules
 from secateur.errors import InputError
 from secateur.methods import METHODS, Method
+from secateur.model.architectures import join
 from secateur.model.biases import bias_flags
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.families import join
 from secateur.model.sites import Site
 from secateur.model.uneven import HEADS, KV_HEADS, with_heads
+from secateur.numerics.keep_counts import keep_count
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
-from secateur.plan import Plan
-from secateur.presets import Masks
-from secateur.recipe import Recipe
-from secateur.reconstruct.block import Tuning
+from secateur.reconstruct.tune import Tuning
 
 UNIT_KINDS = frozenset(plans.UNIT_KINDS)
 REFITTED = UNIT_KINDS - {"expert"}  # a Linear reads their units, and is solved for what the target says

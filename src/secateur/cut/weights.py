@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from secateur import distributed
 from secateur.calibration.walk import Block
 from secateur.methods import Method, prune_weight
 from secateur.model.linears import Linear
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import NEEDS, Target, best_bias, relative_error, retarget
+from secateur.system import distributed
 
 
 @dataclass(frozen=True)

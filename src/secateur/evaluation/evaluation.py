@@ -10,7 +10,6 @@ import torch
 from secateur.data.corpus import Corpus
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError
-from secateur.evaluation.compute import dtype_name
 from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.measure import measure
 from secateur.evaluation.perplexity import Score, perplexity
@@ -18,6 +17,7 @@ from secateur.evaluation.windows import evaluation_length, windows
 from secateur.model.files import read_index
 from secateur.runtime.folder import Reader, is_compressed
 from secateur.runtime.linear import count_parameters
+from secateur.system.device import dtype_name
 
 RATIOS = (
     "perplexity",
@@ -156,3 +156,9 @@ def _unmeasured() -> dict[str, Any]:
 
 def _ratio(own: float | None, reference: float | None) -> float | None:
     return own / reference if own is not None and reference else None
+
+
+def state_figures(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """One row of the report's `recovery.states`: what one of the models is worth."""
+    sets = {text: one["perplexity"] for text, one in figures["sets"].items()}
+    return {"state": name, **{key: figures[key] for key in ("perplexity", "bits_per_byte")}, "sets": sets}

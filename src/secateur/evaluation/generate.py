@@ -11,9 +11,9 @@ import torch
 from secateur.data.corpus import Corpus
 from secateur.data.tokens import check_ids, tokenize
 from secateur.errors import InputError
-from secateur.evaluation.compute import dtype_name
 from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.windows import context_length
+from secateur.system.device import dtype_name
 
 
 def generate(

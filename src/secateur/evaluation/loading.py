@@ -13,13 +13,13 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from secateur.errors import InputError
-from secateur.evaluation.compute import resolve_device, resolve_dtype
 from secateur.evaluation.perplexity import refuse_encoder
 from secateur.model.classes import model_class
 from secateur.model.files import read_config, read_header, read_index
 from secateur.model.hub import local_folder
 from secateur.runtime.folder import is_compressed
 from secateur.runtime.loading import check_runtime, load_compressed
+from secateur.system.device import resolve_device, resolve_dtype
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from secateur import distributed
 from secateur.data.batches import Calibration, digest
 from secateur.errors import InputError
 from secateur.evaluation.loading import load
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.memory import fits_in_memory
+from secateur.system import distributed
+from secateur.system.memory import fits_in_memory
 
 SELF = "self"
 HELD_OUT = 32

@@ -15,7 +15,7 @@ from secateur.evaluation.evaluation import figures, split_specs
 from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.perplexity import batches, check_finite, pad, score_rows, total
 from secateur.evaluation.windows import Window, evaluation_length, windows
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 
 
 @torch.no_grad()

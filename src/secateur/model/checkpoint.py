@@ -31,8 +31,8 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as hf_logging
 
 from secateur.errors import InputError, UnsupportedModelError
+from secateur.model.architectures import Family, family_of
 from secateur.model.classes import model_class
-from secateur.model.families import Family, family_of
 from secateur.model.files import read_config, read_header, read_index
 from secateur.model.linears import linears_of
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from secateur.model.families import Family, join
+from secateur.model.architectures import Family, join
 
 _EXPERT = re.compile(r"^(.*)\[(\d+)\]$")
 

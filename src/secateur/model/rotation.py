@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError
+from secateur.model.architectures import EXPERT_CHANNELS, Family, join
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class
-from secateur.model.families import EXPERT_CHANNELS, Family, join
 from secateur.model.uneven import builds
 
 EPSILON = "rms_norm_eps"

@@ -21,9 +21,10 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from secateur.model import modeling_secateur
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
 from secateur.model.shards import Part, write_file, write_weights
+from secateur.model.streamed import Outer
 from secateur.model.surgery import set_parameter
+from secateur.workspace.folder import block_file
 
 # Everything that a checkpoint needs beside weights and config.json. Code is never copied.
 COMPANIONS = (
@@ -38,11 +39,6 @@ COMPANIONS = (
     "LICENSE*",
     "NOTICE*",
 )
-
-
-def block_file(folder: Path, index: int) -> Path:
-    """Where the finished layer `index` (its place in the original model) is kept."""
-    return folder / f"block-{index:05d}.safetensors"
 
 
 def write_block(folder: Path, layer: nn.Module, checkpoint: Checkpoint, index: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from secateur.model.families import EXPERT_CHANNELS, Family, join
+from secateur.model.architectures import EXPERT_CHANNELS, Family, join
 from secateur.model.linears import has_weight, is_transposed, parameter_shape, submodule
 
 KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "hidden", "attention", "ffn", "layer")

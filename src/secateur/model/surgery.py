@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from secateur.errors import UnsupportedModelError
-from secateur.model.families import Family, join
+from secateur.model.architectures import Family, join
 from secateur.model.linears import has_weight, is_transposed, submodule
 from secateur.model.modeling_secateur import set_heads, take_out
 from secateur.model.sites import Cut, Site, head_counts

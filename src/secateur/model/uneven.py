@@ -19,8 +19,8 @@ from typing import Any
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig
 
+from secateur.model.architectures import Family, join
 from secateur.model.classes import MODULE, stock_class
-from secateur.model.families import Family, join
 from secateur.model.linears import has_weight, parameter_shape, submodule
 from secateur.model.sites import head_counts
 

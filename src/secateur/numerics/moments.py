@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import SecateurError
-from secateur.numerics.witnesses import Witnesses
+from secateur.numerics.token_samples import Witnesses
 
 NEEDS = frozenset({"mean", "mean_abs", "rms", "gram", "cross", "drift", "sample", "peaks"})
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from torch import nn
 
 from secateur.calibration.walk import Block
-from secateur.model.families import Family
-from secateur.presets import Window
+from secateur.config.presets import Window
+from secateur.model.architectures import Family
 
 
 def parts(layer: nn.Module, family: Family, window: Window) -> list[frozenset[str]]:

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 import transformers
 
-import secateur
+from secateur._version import __version__
+from secateur.config.training import Recovery
 from secateur.evaluation.generate import generate
 from secateur.model.checkpoint import Checkpoint
-from secateur.progress import Monitor
 from secateur.recovery.task import Task
 from secateur.recovery.train import Outcome
-from secateur.recovery_settings import Recovery
-from secateur.summary import device_name
+from secateur.system.device import device_name
+from secateur.system.monitor import Monitor
 
 PROMPT_TOKENS, SAMPLES = 24, 2
 # Of the run that pruned the model: what was cut, and how, is as true after a training.
@@ -115,7 +115,7 @@ def base_report(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
 def environment(device: torch.device, dtype: torch.dtype, monitor: Monitor) -> dict[str, Any]:
     """Where and with what it ran."""
     return {
-        "secateur": secateur.__version__,
+        "secateur": __version__,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {
             "python": platform.python_version(),

@@ -17,11 +17,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from secateur.config.training import Recovery
 from secateur.errors import InputError, UnsupportedModelError
-from secateur.model.families import Family
+from secateur.model.architectures import Family
 from secateur.model.linears import linears_of, submodule
 from secateur.recovery.masks import attach, release
-from secateur.recovery_settings import Recovery
 
 
 def check_installed(recovery: Recovery) -> None:

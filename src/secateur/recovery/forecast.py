@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.report import format as fmt
+from secateur.report import numbers as fmt
 
 # Operations of a training step per operation of a forward pass: one forward, and backward one for the activations and
 # one for the weights; frozen weights need no gradient. Recomputed activations are one forward more.

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
-from secateur.heap import give_back
 from secateur.model.checkpoint import Checkpoint
 from secateur.runtime.format import round_to_int8, scales_of
+from secateur.system.malloc import give_back
 
 
 class Rows(nn.Module):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from secateur.errors import SecateurError
-from secateur.model.families import Family
+from secateur.model.architectures import Family
 from secateur.model.linears import linears_of
 
 BUFFER = "secateur_mask"

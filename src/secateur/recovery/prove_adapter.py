@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 
 from secateur.errors import VerificationError
-from secateur.model.verify import TOLERANCE, load_as_user
+from secateur.model.round_trip import TOLERANCE, load_as_user
 
 
 def prove(base: Path, adapter: Path, probe: Path) -> dict[str, Any]:

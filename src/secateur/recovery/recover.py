@@ -16,26 +16,26 @@ from typing import Any
 
 import torch
 
-import secateur
-from secateur import distributed
+from secateur._version import __version__
+from secateur.config.training import Recovery
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError
-from secateur.evaluation.compute import resolve_device
 from secateur.evaluation.evaluation import evaluate as measure
-from secateur.evaluation.evaluation import split_specs
-from secateur.journal import Journal
+from secateur.evaluation.evaluation import split_specs, state_figures
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
-from secateur.progress import Monitor
-from secateur.proof import state_figures
 from secateur.recovery import account, adapters
 from secateur.recovery.save import save_adapter, save_checkpoint
 from secateur.recovery.states import read_best
 from secateur.recovery.task import Task, prepare, teacher_of
 from secateur.recovery.train import Outcome, forecast, train
-from secateur.recovery_settings import Recovery
-from secateur.report import card, page
-from secateur.workspace import EVENTS, MARK, TRAINING, UNTRAINED, WORK, Area, Workspace
+from secateur.report import model_card
+from secateur.report.html import page
+from secateur.system import distributed
+from secateur.system.device import resolve_device
+from secateur.system.monitor import Monitor
+from secateur.workspace.folder import EVENTS, MARK, TRAINING, UNTRAINED, WORK, Area, Workspace
+from secateur.workspace.journal import Journal
 
 DEVICE = "ACCELERATE_TORCH_DEVICE"
 
@@ -159,7 +159,7 @@ def _begin(task: Task, workspace: Workspace, monitor: Monitor) -> Journal:
         "training data": task.text.sha256,
         "checkpoint": task.checkpoint.digest,
         "teacher": None if task.teacher is None else task.teacher.digest,
-        "secateur": secateur.__version__,
+        "secateur": __version__,
     }
     journal = Journal(workspace.work, told)
     resumed = workspace.resume and journal.resume()
@@ -277,7 +277,7 @@ def _write(report: dict[str, Any], pruned: Path, workspace: Workspace) -> None:
     if runs.is_dir():
         runs.rename(folder / "runs")
     shutil.copyfile(workspace.work / EVENTS, folder / EVENTS)
-    (folder / "README.md").write_text(card.model_card(report), encoding="utf-8")
+    (folder / "README.md").write_text(model_card.model_card(report), encoding="utf-8")
     page.write(report, folder)
     report["files"] = sorted({MARK, *(file.name for file in folder.iterdir())})
     (folder / MARK).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from secateur.model.round_trip import verify, write_probe
 from secateur.model.save import write_state
-from secateur.model.verify import verify, write_probe
 from secateur.recovery import adapters
 from secateur.recovery.prove_adapter import prove
 from secateur.recovery.task import Task

@@ -12,15 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur import distributed
 from secateur.calibration.activations import Budget
 from secateur.errors import InputError
 from secateur.evaluation.loading import load
-from secateur.journal import Journal
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.memory import fits_in_memory
-from secateur.model.outer import Outer
-from secateur.progress import Monitor
+from secateur.model.streamed import Outer
 from secateur.recovery import adapters, masks, shard
 from secateur.recovery.int8 import load_int8
 from secateur.recovery.muon import MuonAndAdamW
@@ -29,6 +25,10 @@ from secateur.recovery.states import START, States, gathered
 from secateur.recovery.task import Task
 from secateur.recovery.teacher import read_cache, told, top_of_streamed, top_of_teacher, write_cache
 from secateur.recovery.trainer import Recoverer, arguments
+from secateur.system import distributed
+from secateur.system.memory import fits_in_memory
+from secateur.system.monitor import Monitor
+from secateur.workspace.journal import Journal
 
 
 class Session:

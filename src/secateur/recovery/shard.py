@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from secateur import distributed
 from secateur.errors import InputError
-from secateur.model.families import Family
+from secateur.model.architectures import Family
+from secateur.system import distributed
 
 SCHEDULE = "schedule.json"
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from secateur import distributed
 from secateur.recovery.shard import is_slice, own, whole
+from secateur.system import distributed
 
 START, BEST = "start", "best"
 

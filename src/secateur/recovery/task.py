@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from transformers.integrations import get_available_reporting_integrations
 
-from secateur import distributed
+from secateur.config.training import Recovery
 from secateur.errors import InputError, ResourceError
-from secateur.evaluation.compute import resolve_dtype
 from secateur.evaluation.loading import load
 from secateur.evaluation.perplexity import refuse_encoder
 from secateur.evaluation.windows import context_length
@@ -28,7 +27,8 @@ from secateur.recovery.masks import find_masks
 from secateur.recovery.sequences import Text, keeps_apart, read_text
 from secateur.recovery.teacher import Layers, kept_layers, layer_map
 from secateur.recovery.trainer import check_batch
-from secateur.recovery_settings import Recovery
+from secateur.system import distributed
+from secateur.system.device import resolve_dtype
 
 
 @dataclass

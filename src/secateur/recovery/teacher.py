@@ -23,7 +23,7 @@ from secateur.calibration.activations import Budget
 from secateur.calibration.stream import Stream
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.outer import Outer
+from secateur.model.streamed import Outer
 from secateur.recovery.losses import top_logits
 
 VALUES, TOKENS = "teacher_log_p", "teacher_ids"  # names of a batch's tensors too

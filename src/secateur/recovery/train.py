@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 
-from secateur import distributed
-from secateur.anatomy import inspect
 from secateur.evaluation.loading import load
-from secateur.journal import Journal
-from secateur.progress import Monitor
+from secateur.model.flops import flops_of
 from secateur.recovery import adapters, masks, rate
 from secateur.recovery.forecast import Forecast, operations
 from secateur.recovery.rate import Tried
 from secateur.recovery.session import Session
 from secateur.recovery.states import BEST, START, Best, put_back, trained
 from secateur.recovery.task import Task
+from secateur.system import distributed
+from secateur.system.monitor import Monitor
+from secateur.workspace.journal import Journal
 
 MEASURED = 3  # steps that tell the pace; the first is slower and isn't counted
 
@@ -138,8 +138,8 @@ def _forecast(session: Session, look_seconds: float) -> Forecast:
     teacher = task.teacher if recovery.teacher_cache is None else None
     tokens = recovery.steps * recovery.batch * recovery.length
     flops = operations(
-        inspect(task.checkpoint.path)["flops_per_token"],
-        0 if teacher is None else inspect(teacher.path)["flops_per_token"],
+        flops_of(task.checkpoint.path),
+        0 if teacher is None else flops_of(teacher.path),
         tokens,
         recovery.how,
         recovery.checkpointing,

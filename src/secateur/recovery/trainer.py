@@ -18,14 +18,14 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from secateur import distributed
+from secateur.config.training import Recovery
 from secateur.errors import InputError
 from secateur.recovery import losses, shard
 from secateur.recovery.losses import IGNORED
 from secateur.recovery.sequences import Rows
 from secateur.recovery.states import BEST, States, gathered, put_back
 from secateur.recovery.teacher import TOKENS, VALUES, Layers, Target, ask
-from secateur.recovery_settings import Recovery
+from secateur.system import distributed
 
 STATE = "trained.safetensors"
 TARGETS = ("labels", VALUES, TOKENS)  # of a batch; everything else goes into the model

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from secateur.report import format as fmt
+from secateur.report import numbers as fmt
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640.0, 170.0, 46.0, 24.0
 Point = tuple[float, float]

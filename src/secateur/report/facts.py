@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from secateur.report import format as fmt
+from secateur.report import numbers as fmt
 
 Report = Mapping[str, Any]
 

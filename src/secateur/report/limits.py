@@ -5,7 +5,7 @@ Each line follows from a fact in the report, so a run never carries a warning th
 
 from __future__ import annotations
 
-from secateur.report import format as fmt
+from secateur.report import numbers as fmt
 from secateur.report.facts import Report, items, measured, section
 
 # Above this, the text samples of small models are visibly damaged and recovery training is the usual next step.

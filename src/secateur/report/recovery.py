@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secateur.report import facts
-from secateur.report import format as fmt
+from secateur.report import numbers as fmt
 from secateur.report.curve import Curve, draw
 from secateur.report.facts import Report
 

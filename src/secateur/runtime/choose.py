@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.kernels.ir import MAX_BATCH
 from secateur.runtime.format import Packed
+from secateur.runtime.kernels.ir import MAX_BATCH
 from secateur.runtime.layouts import slots_fit
 from secateur.runtime.matrix import Matrix
 

@@ -18,12 +18,12 @@ from secateur.errors import InputError
 from secateur.model.files import read_config, read_header, read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
-from secateur.progress import Monitor
 from secateur.runtime import folder as layout
 from secateur.runtime.folder import DTYPES, Entry, Reader, compressed_name, write_manifest
 from secateur.runtime.format import FLOATS, check_group, kept, pack, packed_bytes, quantise
 from secateur.runtime.transfer import Step, check_room, compare, copy_beside, read_tensor, stored_bytes, write_mark
-from secateur.workspace import Workspace
+from secateur.system.monitor import Monitor
+from secateur.workspace.folder import Workspace
 
 
 def compress(

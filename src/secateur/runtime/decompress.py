@@ -13,10 +13,10 @@ from torch import Tensor
 from secateur.model.files import read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
-from secateur.progress import Monitor
 from secateur.runtime.folder import Entry, Reader
 from secateur.runtime.transfer import Step, check_room, compare, copy_beside, write_mark
-from secateur.workspace import Workspace
+from secateur.system.monitor import Monitor
+from secateur.workspace.folder import Workspace
 
 _INDEX = "model.safetensors.index.json"
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.kernels import ir, slots
-from secateur.kernels.jit import cutter, shares_threads, variants, weaver
 from secateur.runtime.format import WORD, Packed, counts
+from secateur.runtime.kernels import ir, slots
+from secateur.runtime.kernels.jit import cutter, shares_threads, variants, weaver
 from secateur.runtime.pages import room
 
 PADDING = ir.LINE  # bytes before and after the values, as vectors are loaded whole

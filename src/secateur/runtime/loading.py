@@ -13,17 +13,17 @@ from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from secateur.errors import InputError
-from secateur.heap import give_back
-from secateur.kernels.jit import MISSING, variants
+from secateur.model.architectures import family_of
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.families import family_of
 from secateur.model.files import read_config
 from secateur.runtime.choose import Choice, choose
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack, unpack
+from secateur.runtime.kernels.jit import MISSING, variants
 from secateur.runtime.linear import PackedLinear
 from secateur.runtime.matrix import Matrix
 from secateur.runtime.pages import move_large
+from secateur.system.malloc import give_back
 
 RUNTIMES = ("auto", "compressed", "dense")
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.kernels.ir import Spec
-from secateur.kernels.jit import Kernel, kernel, variants
 from secateur.runtime.format import WORD, Packed, unpack
+from secateur.runtime.kernels.ir import Spec
+from secateur.runtime.kernels.jit import Kernel, kernel, variants
 from secateur.runtime.layouts import lay_out
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "int8"}

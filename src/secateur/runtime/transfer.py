@@ -12,11 +12,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-import secateur
+from secateur._version import __version__
 from secateur.errors import ResourceError, VerificationError
 from secateur.model.save import COMPANIONS
 from secateur.runtime.folder import DTYPES, Entry, Reader
-from secateur.workspace import MARK
+from secateur.workspace.folder import MARK
 
 # What lies beside the weights and belongs to the model, not to a run's report.
 BESIDE = (*COMPANIONS, "config.json", "modeling_secateur.py", "plan.json", "recipe.yaml")
@@ -78,7 +78,7 @@ def copy_beside(source: Path, target: Path) -> None:
 def write_mark(folder: Path, found: dict[str, Any]) -> None:
     """The mark by which a later run knows what it may replace."""
     files = sorted({MARK, *(file.name for file in folder.iterdir())})
-    mark = {"secateur": secateur.__version__, "compression": found, "files": files}
+    mark = {"secateur": __version__, "compression": found, "files": files}
     (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,115 @@
+"""How much the model's predictions change when one site alone is cut: measured, site by site, at several levels.
+
+One pass over the blocks for all candidates, as in `calibration.depth`: a candidate shares everything before its cut
+with the untouched model. Each is cut as a run would cut it (scores, refit), on the untouched model's statistics.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.gradients import LayerGradients, hand_over
+from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.walk import Block
+from secateur.model.streamed import Outer
+from secateur.system import distributed
+
+SEQUENCES = 16  # of the calibration text
+
+
+class Candidate(NamedTuple):
+    """A fraction of one kind of site of one layer; the kind `weight` means all its Linears."""
+
+    layer: int
+    kind: str
+    level: float
+
+
+@torch.no_grad()
+def divergences(
+    outer: Outer,
+    tokens: Tensor,
+    candidates: Sequence[Candidate],
+    cut: Callable[[Block, str, float], None],
+    layers: Sequence[int],
+    loss: frozenset[str] = frozenset(),
+    gradients: LayerGradients | None = None,
+    step: Callable[[str], None] = lambda text: None,
+    budget: Budget | None = None,
+    work: Path | None = None,
+) -> list[float]:
+    """KL(untouched || cut) in nats per token, for each candidate.
+
+    Args:
+        tokens: token ids (sequences, length).
+        cut: cuts a kind of site of a block at a level, in place.
+        layers: that the model has; others are left out.
+        loss, gradients: what `cut` needs to know of the loss, see `calibration.gradients`.
+        step: called after each layer.
+        budget, work: as in `calibration.walk.walk`.
+    """
+    budget = budget or Budget(None)
+    start = Stream.start(outer, batches_of(tokens), budget, work and work / "sensitivity.bin")
+    outer.release()
+    serial = itertools.count()
+    states: dict[Candidate | None, Activations] = {None: start.states}
+    for index in layers:
+        layer = outer.load(index)
+        here = Stream(start.batches, states[None], start.calls)
+        changed = {}
+        for candidate in (c for c in candidates if c.layer == index):
+            block = Block(index, copy.deepcopy(layer), outer, here)
+            with torch.enable_grad():
+                hand_over(block, gradients, loss)
+            cut(block, candidate.kind, candidate.level)
+            changed[candidate] = block.layer
+        following: dict[Candidate | None, Activations] = {}
+        for key in [*changed, *states]:
+            source = here.states if key in changed else states[key]
+            target = Activations(budget, work and work / f"sensitivity-{next(serial)}.bin")
+            stream = Stream(start.batches, source, start.calls)
+            module = changed[key] if key is not None and key in changed else layer
+            for i in range(len(start.batches)):
+                target[i] = stream.forward(module, index, i, outer.device)
+            following[key] = target
+        for old in states.values():
+            old.close()
+        states = following
+        step(f"layer {index}")
+    found = compare(outer, dict(enumerate(start.batches)), states)
+    for old in states.values():
+        old.close()
+    return [found[candidate] for candidate in candidates]
+
+
+def compare(
+    outer: Outer,
+    batches: Mapping[int, Tensor],
+    states: Mapping[Candidate | None, Activations | Mapping[int, Tensor]],
+) -> dict[Candidate, float]:
+    """KL of each final state's predictions to those of the untouched model, which has the key None.
+
+    Args:
+        batches: number -> token ids (sequences, length) of those that are compared.
+        states: by these numbers, (sequences, length, hidden).
+    """
+    keys = [key for key in states if key is not None]
+    sums = torch.zeros(len(keys) + 1, dtype=torch.float64, device=outer.device)
+    for i, ids in batches.items():
+        reference = outer.logits(ids, states[None][i]).float().log_softmax(-1)
+        for place, key in enumerate(keys):
+            own = outer.logits(ids, states[key][i]).float().log_softmax(-1)
+            terms = reference.exp() * (reference - own)
+            # What the untouched model rules out adds nothing, in the limit.
+            sums[place] += terms.masked_fill(reference == -torch.inf, 0.0).sum(dtype=torch.float64)
+        sums[-1] += reference.shape[0] * reference.shape[1]
+    distributed.all_reduce([sums])
+    return {key: max(float(sums[place] / sums[-1]), 0.0) for place, key in enumerate(keys)}

@@ -1,0 +1,94 @@
+"""Why a unit went: what a run has noted of every removed unit, as a file beside the checkpoint, and as answers.
+
+evidence.json is written from the statistics of the run (`cut/evidence.py`); `explain` reads it and the report back.
+Nothing is computed anew, so an explanation costs nothing and is the one that the cut was made on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from secateur.config.plan import SUB_BLOCKS
+from secateur.errors import InputError
+from secateur.pipeline.results.evidence import EVIDENCE
+from secateur.report.html.redundancy import summary
+
+
+def explain(
+    out: str | Path, layer: int | None = None, unit: int | None = None, site: str | None = None
+) -> dict[str, Any]:
+    """What a finished run noted about its cuts.
+
+    Args:
+        out: its output folder.
+        layer: of the original model; all unless given.
+        unit: one unit of that layer, removed or kept.
+        site: `channel`, `query_head` or `kv_group`; needed with `unit` where a layer has several.
+
+    Returns: `sites` (one summary each, with its removed units if a layer was named), `layers` (sub-blocks too),
+        `hidden`, `experts` and `linears` (what the report says of them), and `unit`.
+
+    Raises:
+        InputError: no run in the folder, or nothing in it about what was asked for.
+    """
+    folder = Path(out)
+    report = _read(folder / "report.json", "no finished run; give the folder of a 'secateur prune --out'")
+    listed = [s for s in report.get("sites", []) if layer is None or s.get("layer") == layer]
+    if layer is not None and not listed:
+        layers = sorted({s["layer"] for s in report.get("sites", [])} - {None})
+        raise InputError(
+            f"nothing was cut in layer {layer}; layers with cuts: {', '.join(map(str, layers)) or 'none'}"
+        )
+    record: dict[str, Any] = {"sites": []}
+    if any(s["kind"] in ("channel", "query_head", "kv_group") and s["units"] > s["kept"] for s in listed):
+        record = _read(folder / EVIDENCE, "no evidence; run prune again without --no-explain")
+    chosen = [s for s in record["sites"] if layer in (None, s["layer"]) and site in (None, s["kind"])]
+    found: dict[str, Any] = {
+        "out": str(out),
+        "refit": record.get("refit"),
+        "sites": [summary(s) | ({} if layer is None else {"removed": s["removed"]}) for s in chosen],
+        "layers": [s for s in listed if s["kind"] in ("layer", *SUB_BLOCKS)],
+        "hidden": [s for s in listed if s["kind"] == "hidden"],
+        "experts": [s for s in listed if s["kind"] == "expert"],
+        "linears": [s for s in listed if s["kind"] == "weight"],
+        "unit": None,
+    }
+    if unit is not None:
+        found["unit"] = _one(chosen, layer, unit)
+    return found
+
+
+def _one(sites: list[dict[str, Any]], layer: int | None, unit: int) -> dict[str, Any]:
+    if layer is None:
+        raise InputError(f"--unit {unit} names a unit of a layer; add --layer")
+    if len(sites) != 1:
+        kinds = ", ".join(s["kind"] for s in sites) or "none"
+        raise InputError(f"layer {layer} has several sites or none ({kinds}); name one with --site")
+    site = sites[0]
+    if not 0 <= unit < site["units"]:
+        raise InputError(f"{site['site']} has units 0 to {site['units'] - 1}, not {unit}")
+    own = next((r for r in site["removed"] if r["unit"] == unit), None)
+    if own is not None:
+        return {"site": site["site"], "kept": False, **own}
+    carries = [
+        [other["unit"], share, other["bits"]]
+        for other in site["removed"]
+        for carrier, share in other["carriers"]
+        if carrier == unit
+    ]
+    carries.sort(key=lambda entry: -entry[1])
+    return {"site": site["site"], "kept": True, "unit": unit, "carries": carries}
+
+
+def _read(file: Path, lacking: str) -> dict[str, Any]:
+    if not file.is_file():
+        raise InputError(f"{file.parent}: {lacking}")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: is not valid JSON ({error})") from None
+    if not isinstance(found, dict) or not isinstance(found.get("sites", []), list):
+        raise InputError(f"{file}: isn't what a run of secateur wrote")
+    return found

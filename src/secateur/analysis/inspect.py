@@ -1,0 +1,229 @@
+"""What a model is made of: sites, parameters, FLOPs, KV cache, and which cuts load and pay off where.
+
+No weights are read: shapes and the configuration say it all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.flops import flops_per_token
+from secateur.model.hub import local_folder
+from secateur.model.linears import linears_of
+from secateur.model.rotation import dimension_multiple, norm_readers, writers
+from secateur.model.sites import KINDS, Site, sites_of
+from secateur.model.uneven import LegalHeads, legal_heads
+
+# Matrix units work on tiles of this many entries; a width that is a multiple of it wastes nothing.
+HARDWARE_TILE = 64
+CACHE_BYTES = 2  # per entry of the KV cache in half precision
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """Describes a checkpoint.
+
+    Returns:
+        architecture, model_type, dtype, layers, parameters, bytes_on_disk, flops_per_token (multiply and add
+        counted apart, attention over the context left out), flops_per_token_at_context,
+        kv_cache_bytes_per_token (half precision), parts (share of each part of the model), sites (one row for
+        each kind: units per layer, parameters per unit, share of the model, what is legal), speed (what each
+        kind of cut speeds up and what not).
+
+    Raises:
+        InputError: the folder is no model folder.
+        UnsupportedModelError: the architecture is not in the table.
+    """
+    checkpoint = Checkpoint.open(local_folder(path))
+    layers = list(checkpoint.template.get_submodule(checkpoint.family.layers).children())
+    sites = [s for i, layer in enumerate(layers) for s in sites_of(layer, checkpoint.family, i, checkpoint.head_dim)]
+    flops = flops_per_token(checkpoint, layers)
+    rows = [*_weight_rows(checkpoint, layers), *_site_rows(checkpoint, sites), *_hidden_rows(checkpoint)]
+    rows.sort(key=lambda row: KINDS.index(row["kind"]))
+    return {
+        "model": str(path),
+        "architecture": checkpoint.family.name,
+        "model_type": checkpoint.config.model_type,
+        "dtype": str(checkpoint.dtype).removeprefix("torch."),
+        "layers": checkpoint.layers,
+        "hidden_size": checkpoint.config.hidden_size,
+        "context": getattr(checkpoint.config, "max_position_embeddings", None),
+        "parameters": checkpoint.parameters,
+        "linear_parameters": checkpoint.linear_parameters,
+        "bytes_on_disk": checkpoint.bytes_on_disk,
+        "flops_per_token": flops,
+        "flops_per_token_at_context": flops + _attention_flops(checkpoint, sites),
+        "kv_cache_bytes_per_token": _cache_bytes(sites, checkpoint),
+        "parts": _parts(checkpoint, sites),
+        "sites": rows,
+        "speed": _speed({row["kind"] for row in rows}),
+    }
+
+
+def _attention_flops(checkpoint: Checkpoint, sites: list[Site]) -> int:
+    """Scores and mixing of the last token over a full context, or over a window: 4 x positions x width."""
+    config = checkpoint.config
+    context = getattr(config, "max_position_embeddings", None) or 0
+    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+
+    def positions(layer: int) -> int:
+        slides = types[layer] == "sliding_attention" if types is not None else True
+        return min(context, window) if window and slides else context
+
+    return sum(4 * positions(s.layer) * s.units * s.width for s in sites if s.kind == "kv_group")
+
+
+def _cache_bytes(sites: list[Site], checkpoint: Checkpoint) -> int:
+    """A key and a value of every KV head of every layer; an encoder has no cache."""
+    if not checkpoint.family.causal:
+        return 0
+    return sum(2 * s.units * checkpoint.head_dim * CACHE_BYTES for s in sites if s.kind == "kv_group")
+
+
+def _parts(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]]:
+    def row(name: str, count: int) -> dict[str, Any]:
+        return {"part": name, "parameters": count, "share": count / checkpoint.parameters}
+
+    attention = sum(s.params_per_unit for s in sites if s.kind == "attention")
+    ffn = sum(s.params_per_unit for s in sites if s.kind == "ffn")
+    in_layers = sum(checkpoint.layer_parameters(i) for i in range(checkpoint.layers))
+    outside = checkpoint.parameters - in_layers
+    return [
+        row("attention", attention),
+        row("ffn", ffn),
+        row("norms and routers in layers", in_layers - attention - ffn),
+        row("embeddings, head, final norm", outside),
+    ]
+
+
+def _weight_rows(checkpoint: Checkpoint, layers: list[nn.Module]) -> list[dict[str, Any]]:
+    linears = [linear for layer in layers for linear in linears_of(layer, checkpoint.family)]
+    patterns = [f"{n}:{m}" for n, m in ((2, 4), (4, 8)) if all(x.shape[1] % m == 0 for x in linears)]
+    return [
+        {
+            "kind": "weight",
+            "per_layer": " or ".join(map(str, sorted({len(linears_of(x, checkpoint.family)) for x in layers})))
+            + " Linears",
+            "units": checkpoint.linear_parameters,
+            "params_per_unit": 1,
+            "share": checkpoint.linear_parameters / checkpoint.parameters,
+            "keep": patterns,
+            "legal": "any" + (f"; {', '.join(patterns)}" if patterns else "; neither 2:4 nor 4:8 fits"),
+            "hardware": "2:4" if "2:4" in patterns else "-",
+        }
+    ]
+
+
+def _site_rows(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]]:
+    """One row for each kind of site; channels of experts and of a plain FFN are apart."""
+    legal = legal_heads(checkpoint.family, checkpoint.config.to_dict(), checkpoint.head_dim)
+    rows = []
+    found = {(site.kind, site.expert is not None) for site in sites}
+    for kind, routed in sorted(found, key=lambda key: (KINDS.index(key[0]), key[1])):
+        own = [site for site in sites if (site.kind, site.expert is not None) == (kind, routed)]
+        keep, text, hardware = _legal(own, legal, checkpoint)
+        rows.append(
+            {
+                "kind": kind,
+                "per_layer": _spread({site.units for site in own}) + (" an expert" if routed else ""),
+                "units": sum(site.units for site in own),
+                "params_per_unit": max(site.params_per_unit for site in own),
+                "share": sum(site.units * site.params_per_unit for site in own) / checkpoint.parameters,
+                "keep": keep,
+                "legal": text,
+                "hardware": hardware,
+            }
+        )
+    return rows
+
+
+def _hidden_rows(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Hidden dimensions, where the stream may have another basis; the embeddings count twice, as they would then."""
+    if not checkpoint.family.norms:
+        return []
+    units = int(checkpoint.config.hidden_size)
+    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
+    named = [(layer, dict(layer.named_parameters())) for layer in layers.children()]
+    seeing = sum(
+        parameters[name].numel()
+        for layer, parameters in named
+        for name in (
+            *writers(layer, checkpoint.family),
+            *(n for norm, readers in norm_readers(layer, checkpoint.family) for n in (f"{norm}.weight", *readers)),
+        )
+    )
+    step = dimension_multiple(checkpoint)
+    per_unit = seeing // units + 1 + 2 * int(checkpoint.config.vocab_size)
+    return [
+        {
+            "kind": "hidden",
+            "per_layer": "all at once",
+            "units": units,
+            "params_per_unit": per_unit,
+            "share": min(1.0, units * per_unit / checkpoint.parameters),
+            "keep": {"from": step, "to": units, "step": step},
+            "legal": f"1 to {units}" if step == 1 else f"{step} to {units} by {step}",
+            "hardware": f"multiples of {HARDWARE_TILE}" if units >= 2 * HARDWARE_TILE else "-",
+        }
+    ]
+
+
+def _spread(counts: set[int]) -> str:
+    """`512`, or `310 to 512` where layers differ."""
+    low, high = min(counts), max(counts)
+    return str(high) if low == high else f"{low} to {high}"
+
+
+def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[Any, str, str]:
+    """Counts that every layer may keep alike so that a stock class loads the result, as data and as text; and
+    what hardware likes. Other counts, and layers that differ, load with the bundled modelling file."""
+    kind, units = own[0].kind, max(site.units for site in own)
+    if kind == "channel":
+        step = own[0].multiple
+        text = f"1 to {units}" if step == 1 else f"{step} to {units} by {step}"
+        hardware = f"multiples of {HARDWARE_TILE}" if units >= 2 * HARDWARE_TILE else "-"
+        return {"from": step, "to": units, "step": step}, text, hardware
+    if kind in ("query_head", "kv_group"):
+        counts = legal.query_heads if kind == "query_head" else legal.kv_groups
+        if units != max(counts):  # layers that differ from their configuration already
+            return [], f"1 to {units} with modelling file", "powers of two" if units > 1 else "-"
+        return list(counts), _heads_text(counts, units, legal, checkpoint), "powers of two" if units > 1 else "-"
+    if kind == "expert":
+        least = own[0].least
+        return {"from": least, "to": units, "step": 1}, f"{least} to {units}", "-"
+    if kind == "layer":
+        return {"from": 1, "to": checkpoint.layers, "step": 1}, f"1 to {checkpoint.layers} layers", "-"
+    return [0, 1], "0 with modelling file", "-"
+
+
+def _heads_text(counts: tuple[int, ...], units: int, legal: LegalHeads, checkpoint: Checkpoint) -> str:
+    if counts == (units,) and units > 1:
+        return f"{units}; fewer with modelling file"
+    text = ", ".join(map(str, counts))
+    per_unit = 1 if units == checkpoint.config.num_attention_heads else checkpoint.config.num_attention_heads // units
+    renamed = [count for count in counts if count * per_unit not in legal.own]
+    return text + (f"; {', '.join(map(str, renamed))} as {legal.relabelled}" if renamed and legal.relabelled else "")
+
+
+# `size` is both the file and the memory.
+_SPEED = (
+    ("weight", "size, decode: after secateur compress", "prefill; as plain zeros, nothing"),
+    ("channel", "prefill, decode, size", "the KV cache"),
+    ("query_head", "prefill, decode, size", "the KV cache: all KV heads stay"),
+    ("kv_group", "prefill, decode, size, KV cache", "tensor parallelism must divide it"),
+    ("expert", "size", "decode, prefill: a token takes as many as before"),
+    ("hidden", "prefill, decode, size", "the KV cache; embeddings and head are no longer one matrix"),
+    ("attention", "prefill, decode, size", "loads with the modelling file"),
+    ("ffn", "prefill, decode, size", "the KV cache; loads with the modelling file"),
+    ("layer", "prefill, decode, size, KV cache", "costs the most quality"),
+)
+
+
+def _speed(kinds: set[str]) -> list[dict[str, str]]:
+    """What each kind of cut speeds up, and what it doesn't."""
+    return [
+        {"kind": kind, "speeds_up": yes, "does_not": no} for kind, yes, no in _SPEED if kind in kinds | {"weight"}
+    ]

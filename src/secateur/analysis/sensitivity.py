@@ -1,0 +1,76 @@
+"""What cutting would cost, before anything is cut."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from secateur.allocation.allocate import measure
+from secateur.allocation.job import Job
+from secateur.calibration.gradients import WHOLE, check_gradients, gradients_of_model
+from secateur.config.recipe import make_recipe
+from secateur.errors import InputError
+from secateur.pipeline.prune import prepare
+from secateur.system.device import resolve_device
+from secateur.system.monitor import Monitor
+
+
+def sensitivity(
+    model: str | Path,
+    calibrate: str = "stdlib",
+    sites: Sequence[str] = ("channel", "query_head", "kv_group", "weight"),
+    method: Sequence[str] = (),
+    levels: Sequence[float] = (0.25, 0.5, 0.75),
+    samples: int = 16,
+    length: int = 512,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """How much a model's predictions change when one kind of site of one layer is cut alone.
+
+    Each is scored, cut and refitted as `prune` would with these settings, on the untouched model. Levels are rounded
+    to what a site allows.
+
+    Returns: `sites`, one object for each that was measured: `site`, `kind`, `layer`, `level` (the fraction that went)
+        and `kl` (nats per token); and what it was measured on.
+
+    Raises:
+        InputError: a level that isn't between 0 and 1, and whatever `prune` would refuse.
+    """
+    for level in levels:
+        if not 0 < level < 1:
+            raise InputError(f"level {level:g} is not between 0 and 1; give fractions such as 0.25,0.5")
+    if not levels:
+        raise InputError("no level given; give fractions such as 0.25,0.5")
+    if "layer" in sites:
+        raise InputError("whole layers are weighed by prune --sites layer; sensitivity takes what is inside them")
+    given = {"model": str(model), "sites": tuple(sites), "sparsity": 0.5, "method": tuple(method), "evaluate": "none"}
+    text = {"calibrate": calibrate, "samples": samples, "length": length, "seed": seed}
+    recipe = make_recipe({**given, **text, "reconstruct": 0, "device": device, "dtype": dtype})
+    where = resolve_device(device)
+    with Monitor(where, quiet, ["calibration text", "open", "sensitivity"]) as monitor:
+        run = prepare(recipe, None, where, monitor)
+        tokens, loss = run.calibration.tokens, run.rules.loss
+        check_gradients(run.outer, loss)
+        gradients = gradients_of_model(run.outer, tokens, loss) if loss & WHOLE else None
+        everything = tuple(range(run.checkpoint.layers))
+        scratch = tempfile.TemporaryDirectory(prefix="secateur-")
+        with scratch as folder, monitor.stage("sensitivity", len(everything)) as step:
+            limits = (gradients, step, run.budget(), Path(folder))
+            job = Job(recipe, run.rules, run.outer, tokens, everything, *limits)
+            found = measure(job, tuple(levels))
+    return {
+        "model": str(model),
+        "calibration": calibrate,
+        "data_sha256": run.calibration.source_sha256,
+        "tokens": min(len(tokens), samples) * tokens.shape[1],
+        "methods": {kind: recipe.method_for(kind).name for kind in recipe.sites},
+        "sites": [
+            {"site": f"layers.{c.layer}.{c.kind}", "kind": c.kind, "layer": c.layer, "level": c.level, "kl": kl}
+            for c, kl in found.items()
+        ],
+    }

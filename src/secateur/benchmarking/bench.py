@@ -1,0 +1,195 @@
+"""Every form that a model can run in on this machine, side by side: what pays here, and what doesn't.
+
+A form is a checkpoint (the model, or the one it was pruned from) and a way to run it: as it is (eager), with
+`torch.compile`, with frozen weights too, or from compressed weights. Each is measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur._version import __version__
+from secateur.benchmarking.findings import verdicts
+from secateur.benchmarking.machine import machine
+from secateur.benchmarking.worker import MARK
+from secateur.errors import InputError, SecateurError
+from secateur.evaluation.evaluation import bytes_on_disk
+from secateur.model.files import read_config
+from secateur.model.hub import local_folder
+from secateur.report.html.bench import bench_page
+from secateur.runtime.compress import compress as compress_folder
+from secateur.runtime.decompress import decompress as decompress_folder
+from secateur.runtime.folder import is_compressed
+from secateur.system.device import dtype_name
+from secateur.system.monitor import Monitor, Step
+from secateur.workspace.folder import MARK as REPORT
+from secateur.workspace.folder import Workspace
+
+_CHILD = "from secateur.benchmarking.worker import child; child()"
+WAYS = {"eager": "eager", "compile": "torch.compile", "frozen": "torch.compile, frozen"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is measured.
+
+    Args:
+        side: `dense` (the model before it was pruned) or `model`.
+        way: eager, compile or frozen.
+        runtime: dense, or auto: compressed weights run compressed where that is faster.
+    """
+
+    side: str
+    folder: Path
+    way: str
+    runtime: str = "dense"
+
+    @property
+    def name(self) -> str:
+        what = "compressed" if self.runtime != "dense" else self.side
+        return f"{what}, {WAYS[self.way]}"
+
+
+def bench(
+    model: str | Path,
+    against: str | Path | None = None,
+    *,
+    batches: tuple[int, ...] = (1, 4, 16),
+    contexts: tuple[int, ...] = (128, 1024, 4096),
+    tokens: int = 32,
+    limit: float = 120.0,
+    compile: bool = True,
+    dtype: str = "stored",
+    threads: int | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measures a model's speed, memory, load time, size and energy in every form that it can run in, on the CPU.
+
+    Args:
+        model: dense or compressed. Zeros in a dense one are compressed in a temporary folder for the comparison.
+        against: the model before it was pruned.
+        batches, contexts: sequences at a time; tokens of the prompt.
+        tokens: new tokens of a timed segment; there are three.
+        limit: seconds that one figure may take; rows beyond are left out, and say so.
+        compile: measure torch.compile too.
+        dtype: `stored`: what the checkpoint holds; or float32, bfloat16, float16.
+        threads: default: what torch would take.
+        out: a new folder for bench.json and bench.html.
+
+    Returns:
+        model, against, created, settings, machine, forms (each with its rows), verdicts, notes: docs/runtime.md.
+
+    Raises:
+        SecateurError: nothing could be measured.
+    """
+    if tokens < 4 or not limit > 0:
+        raise InputError(f"--tokens {tokens}, --limit {limit}: give at least 4 tokens and some seconds")
+    folder = local_folder(model)
+    other = None if against is None else local_folder(against)
+    config = read_config(folder)
+    stored = getattr(config, "dtype", None)
+    name = dtype if dtype != "stored" else dtype_name(stored if isinstance(stored, torch.dtype) else torch.float32)
+    settings: dict[str, Any] = {"batches": batches, "contexts": contexts, "tokens": tokens, "limit": limit}
+    settings |= {"dtype": name, "threads": threads or torch.get_num_threads()}
+    found: dict[str, Any] = {"secateur": __version__, "model": str(folder)}
+    found |= {"against": None if other is None else str(other), "settings": settings}
+    found["machine"] = machine(settings["threads"])
+    found["notes"] = []
+    with ExitStack() as stack:
+        workspace = None if out is None else stack.enter_context(Workspace(out, overwrite).open())
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secateur-bench-")))
+        monitor = stack.enter_context(Monitor(torch.device("cpu"), quiet))
+        forms = _forms(folder, other, scratch, compile, found["notes"])
+        with monitor.stage("bench", len(forms) * (len(batches) * len(contexts) + 2)) as step:
+            found["forms"] = [_measure(form, settings, step) for form in forms]
+        if all("error" in form for form in found["forms"]):
+            raise SecateurError(found["forms"][0]["error"])
+        found["notes"] += sorted({form["no_energy"] for form in found["forms"] if form.get("no_energy")})
+        found["verdicts"] = verdicts(found["forms"])
+        if workspace is not None:
+            _write(workspace, found)
+    return found
+
+
+def _forms(folder: Path, other: Path | None, scratch: Path, compiled: bool, notes: list[str]) -> list[Form]:
+    """All forms; makes the dense or the compressed twin of the model where it's missing."""
+    dense, packed = (None, folder) if is_compressed(folder) else (folder, None)
+    if dense is None:
+        dense = scratch / "dense"
+        decompress_folder(folder, dense, quiet=True)
+    if packed is None:
+        try:
+            packed = scratch / "compressed"
+            compress_folder(folder, packed, quiet=True)
+        except InputError as error:
+            packed = None
+            notes.append(f"no compressed form: {str(error).partition(': ')[2]}")
+    ways = tuple(WAYS) if compiled else ("eager",)
+    forms = [] if other is None else [Form("dense", other, way) for way in ways]
+    forms += [Form("model" if other is None else "pruned", dense, way) for way in ways]
+    if packed is not None:
+        forms += [Form("compressed", packed, way, "auto") for way in ways if way != "frozen"]
+    return forms
+
+
+def _measure(form: Form, settings: dict[str, Any], step: Step) -> dict[str, Any]:
+    order = settings | {"path": str(form.folder), "form": form.way, "runtime": form.runtime}
+    found: dict[str, Any] = {"name": form.name, "side": form.side, "way": form.way, "rows": []}
+    found["bytes_on_disk"] = bytes_on_disk(form.folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, json.dumps(order)],
+        stdout=subprocess.PIPE,
+        stderr=(errors := tempfile.TemporaryFile("w+")),  # noqa: SIM115 - closed below
+        text=True,
+        env=_environment(settings["threads"]),
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(MARK):
+                told = json.loads(line.removeprefix(MARK))
+                found |= told.get("form", {}) | ({"error": told["error"]} if "error" in told else {})
+                found["rows"] += [told["row"]] if "row" in told else []
+                state = "loaded" if "load_seconds" in told.get("form", {}) else "done"
+                step(f"{form.name}: " + (f"batch {told['row']['batch']}" if "row" in told else state))
+        process.wait()
+        if process.returncode and "error" not in found:
+            errors.seek(0)
+            last = (errors.read().strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+            found["error"] = f"{form.name} failed: {last}"
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        process.stdout.close()  # type: ignore[union-attr]
+        errors.close()
+    return found
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """This process's environment with the running copy of the package first, and as many threads everywhere."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    changes = {"PYTHONPATH": os.pathsep.join(paths), "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **changes, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def _write(workspace: Workspace, found: dict[str, Any]) -> None:
+    files = ["bench.json", "bench.html", REPORT]
+    (workspace.final / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (workspace.final / "bench.html").write_text(bench_page(found), encoding="utf-8")
+    mark = {"secateur": __version__, "files": sorted(files)}
+    (workspace.final / REPORT).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+    workspace.deliver()

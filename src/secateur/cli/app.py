@@ -1,0 +1,193 @@
+"""The command line: parse, call, print. Everything it does is a function of the library."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from secateur.cli import runtime as cli_runtime
+from secateur.cli import study as cli_study
+from secateur.cli.options import Device, Json, Quiet, Threads, output, text, where
+from secateur.cli.prune import prune
+from secateur.cli.recover import recover
+from secateur.errors import InputError, RanksLost, SecateurError, Stopped, Terminated
+from secateur.system.malloc import keep_large_apart
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Pruning shears for large language models: prune, repair, prove, save.",
+)
+
+Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)]
+Dtype = Annotated[str, where(help="number format of the computation")]
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", "-V", help="print the version and stop")] = False,
+) -> None:
+    if version:
+        from secateur._version import __version__
+
+        print(f"secateur {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def inspect(model: Model, as_json: Json = False) -> None:
+    """Show what a model is made of and what could be cut."""
+    folder = _path(model)
+    from secateur.analysis.inspect import inspect as look
+    from secateur.report.terminal.tables import print_anatomy
+
+    found = look(folder)
+    _print_json(found) if as_json else print_anatomy(found)
+
+
+app.command()(prune)
+
+
+@app.command("eval")
+def evaluate(
+    model: Model,
+    data: Annotated[
+        str, text("--data", "-d", help=".jsonl, .txt, .parquet, stdlib or a hub id; several with commas")
+    ],
+    against: Annotated[
+        str | None, typer.Option("--against", "-a", help="reference model: adds its figures, ratios and the KL to it")
+    ] = None,
+    length: Annotated[int | None, text(help="tokens per window (default: the context)")] = None,
+    speed: Annotated[bool, output(help="measure tokens a second and memory")] = True,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure perplexity, bits per byte, KL, size, speed and memory."""
+    folder, other = _path(model), None if against is None else _path(against)
+    from secateur.evaluation import evaluate as measure
+    from secateur.report.terminal.tables import print_evaluation
+    from secateur.system.device import set_threads
+
+    set_threads(threads)
+    found = measure(folder, data, other, device, dtype, length, speed, quiet or as_json)
+    _print_json(found) if as_json else print_evaluation(found)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="text to continue", show_default=False)],
+    against: Annotated[
+        str | None, typer.Option("--against", "-a", help="a second model, whose text is shown too")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens at most")] = 100,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token")] = 0.0,
+    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Continue a prompt with one model, or with two to compare."""
+    folder, other = _path(model), None if against is None else _path(against)
+    from secateur.evaluation import generate as write
+    from secateur.report.terminal.tables import print_generation
+
+    found = write(folder, prompt, tokens, other, temperature, seed, device, dtype)
+    _print_json(found) if as_json else print_generation(found)
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the pruning methods: what each prunes, what it needs, its paper."""
+    from secateur.methods import METHODS
+    from secateur.report.terminal.tables import print_methods
+
+    rows = [
+        {"name": m.name, "title": m.title, "prunes": sorted(m.prunes), "needs": sorted(m.needs), "paper": m.paper}
+        for m in METHODS.values()
+    ]
+    _print_json(rows) if as_json else print_methods(rows)
+
+
+cli_runtime.register(app)
+cli_study.register(app)
+app.command()(recover)
+
+
+def _path(model: str) -> str:
+    from secateur.model.hub import local_folder
+
+    return str(local_folder(model))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and exits: 0, 2 for what the user can put right, 1 for what the machine lacks.
+
+    Args:
+        arguments: those of the process, if None.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, _terminate)
+    keep_large_apart()
+    try:
+        code = app(args=arguments, prog_name="secateur", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(0)  # whoever read the output has seen enough
+    except SecateurError as error:
+        if os.environ.get("RANK", "0") != "0" and isinstance(error, (InputError, RanksLost, Stopped)):
+            time.sleep(1)  # torchrun stops all ranks when one ends; the first shall have said why by then
+            sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except Exception as error:
+        _explain(error)
+        raise
+    if code == Stopped.exit_code:  # Ctrl-C, which the parser turns into this
+        _fail("stopped", code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> None:
+    """Ends with one line for what isn't a mistake of ours: bad words, no memory, a file system that refuses."""
+    said = str(error)
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    ):
+        _fail("not enough memory; use fewer --samples, a shorter --length, or --memory", 1)
+    if isinstance(error, OSError) and error.strerror:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1 if full else 2)
+    # The parser's own complaints (an unknown flag, a missing argument) know how they are shown, and where.
+    shown, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if shown is not None:
+        command = context.command_path if context is not None else "secateur"
+        _fail(f"{shown().rstrip('.')}; see {command} --help", 2)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,120 @@
+"""The commands around sparse weights that pay: compress, decompress, bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from secateur.errors import InputError
+
+Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object, no tables")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="output folder (required)")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier result in --out")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this file."""
+    for command in (compress, decompress, bench):
+        app.command()(command)
+
+
+def compress(
+    model: Model,
+    out: Out = None,
+    values: Annotated[str, typer.Option(help="keep: as they are, without loss; int8: rounded")] = "keep",
+    group: Annotated[int | None, typer.Option(help="int8: columns that share a scale (default: a row)")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Store sparse matrices without their zeros: smaller on disk and in memory, faster to run."""
+    folder, target = _path(model), _required(out)
+    from secateur.report.html.bench import print_compression
+    from secateur.runtime.compress import compress as run
+
+    found = run(folder, target, values=values, group=group, overwrite=overwrite, quiet=quiet or as_json)
+    _print_json(found) if as_json else print_compression(found)
+
+
+def decompress(
+    model: Annotated[str, typer.Argument(help="folder that compress made", show_default=False)],
+    out: Out = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Give the dense checkpoint of a compressed folder back, bit for bit."""
+    folder, target = _path(model), _required(out)
+    from secateur.report.html.bench import print_compression
+    from secateur.runtime.decompress import decompress as run
+
+    found = run(folder, target, overwrite=overwrite, quiet=quiet or as_json)
+    _print_json(found) if as_json else print_compression(found)
+
+
+def bench(
+    model: Model,
+    against: Annotated[str | None, typer.Option("--against", "-a", help="the model before it was pruned")] = None,
+    batches: Annotated[str, typer.Option(help="sequences at a time")] = "1,4,16",
+    contexts: Annotated[str, typer.Option(help="tokens of the prompt")] = "128,1024,4096",
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens that are timed")] = 32,
+    limit: Annotated[float, typer.Option(help="seconds that one figure may take; slower ones are left out")] = 120.0,
+    compile_: Annotated[bool, typer.Option("--compile/--no-compile", help="measure torch.compile too")] = True,
+    dtype: Annotated[str, typer.Option(help="number format; stored: what the checkpoint holds")] = "stored",
+    threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="new folder for bench.json and bench.html")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure speed, memory, load time, size and energy of a model in every form that it can run in."""
+    folder, other = _path(model), None if against is None else _path(against)
+    from secateur.benchmarking.bench import bench as run
+    from secateur.report.html.bench import print_bench
+
+    found = run(
+        folder,
+        other,
+        batches=_numbers(batches, "--batches"),
+        contexts=_numbers(contexts, "--contexts"),
+        tokens=tokens,
+        limit=limit,
+        compile=compile_,
+        dtype=dtype,
+        threads=threads,
+        out=out,
+        overwrite=overwrite,
+        quiet=quiet or as_json,
+    )
+    _print_json(found) if as_json else print_bench(found)
+
+
+def _numbers(text: str, flag: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise InputError(f"{flag} {text}: give whole numbers from 1 on, such as 1,4,16")
+    return found
+
+
+def _required(out: Path | None) -> Path:
+    if out is None:
+        raise InputError("no output folder given; add --out DIR")
+    return out
+
+
+def _path(model: str) -> str:
+    from secateur.model.hub import local_folder
+
+    return str(local_folder(model))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))

@@ -1,0 +1,151 @@
+"""The round-trip gate: what was saved must compute what was in memory, in a process that knows nothing.
+
+`python -m secateur.model.round_trip FOLDER PROBE` loads the folder as a user would (plain `transformers`;
+with `trust_remote_code` where the checkpoint brings the bundled modelling file), compares its logits on the
+probe's tokens with the expected ones, and compares generation with the KV cache to generation without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from secateur.errors import VerificationError
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.streamed import Outer
+from secateur.system.malloc import keep_large_apart
+from secateur.system.memory import fits_in_memory
+
+# fp32 on both sides and the same weights: only the order of summation differs.
+TOLERANCE = 1e-3
+NEW_TOKENS = 12
+
+
+def write_probe(file: Path, ids: torch.Tensor, logits: torch.Tensor) -> None:
+    """Saves token ids (1, tokens) and the logits (1, tokens, vocabulary) that they must give."""
+    save_file({"ids": ids.cpu().contiguous(), "logits": logits.float().cpu().contiguous()}, file)
+
+
+def verify(folder: Path, probe: Path, bound: int | None = None) -> dict[str, Any]:
+    """Runs the gate in a fresh process.
+
+    Args:
+        bound: a model of more bytes (in fp32) is loaded block by block, as one that doesn't fit in memory is.
+
+    Returns:
+        how it was loaded, the largest difference of a logit (relative to the largest logit), the same for
+        cached against uncached decoding, and the tolerance.
+
+    Raises:
+        VerificationError: the folder doesn't load, or computes something else.
+    """
+    # A module cache of its own: code of an earlier checkpoint of the same name must not be picked up.
+    with tempfile.TemporaryDirectory() as modules:
+        environment = {**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "secateur.model.round_trip",
+                str(folder),
+                str(probe),
+                *([] if bound is None else [str(bound)]),
+            ],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not lines:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise VerificationError(f"the saved checkpoint doesn't load with plain transformers: {reason}")
+    result = json.loads(lines[-1])
+    for what in ("max_logit_difference", "max_cache_difference"):
+        if result[what] is not None and not result[what] <= TOLERANCE:
+            raise VerificationError(
+                f"the saved checkpoint computes something else than the model in memory: {what} is "
+                f"{result[what]:.2e} of the largest logit, above {TOLERANCE:g}"
+            )
+    return result
+
+
+def load_as_user(folder: Path) -> tuple[Any, str]:
+    """The model as a user would load it, in fp32, and how."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    auto_map = config.get("auto_map") or {}
+    encoder = config["model_type"] == "bert"
+    auto = AutoModelForMaskedLM if encoder else AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True, trust_remote_code=bool(auto_map))
+    how = f"{auto.__name__}.from_pretrained" + (" with trust_remote_code=True" if auto_map else "")
+    return model.eval(), how
+
+
+@torch.no_grad()
+def check(folder: Path, probe: Path, bound: int | None = None) -> dict[str, Any]:
+    """The comparison itself, in this process."""
+    with safe_open(probe, framework="pt") as handle:
+        ids, expected = handle.get_tensor("ids"), handle.get_tensor("logits")
+    scale = float(expected.abs().max()) or 1.0
+    checkpoint = Checkpoint.open(folder)
+    if not fits_in_memory(checkpoint.parameters, torch.float32, bound):
+        return _check_streamed(checkpoint, ids, expected, scale)
+    model, how = load_as_user(folder)
+    logits = model(input_ids=ids).logits
+    difference = float((logits - expected).abs().max()) / scale
+    cached = _cache_difference(model, ids) / scale if model.can_generate() else None
+    return {
+        "how": how,
+        "max_logit_difference": difference,
+        "max_cache_difference": cached,
+        "cache_equals_no_cache": None if cached is None else cached <= TOLERANCE,
+        "tolerance": TOLERANCE,
+    }
+
+
+def _check_streamed(
+    checkpoint: Checkpoint, ids: torch.Tensor, expected: torch.Tensor, scale: float
+) -> dict[str, Any]:
+    """For a model that doesn't fit in memory: its logits, block by block from the saved files."""
+    outer = Outer(checkpoint, torch.device("cpu"), torch.float32)
+    hidden, calls = outer.enter(ids)
+    outer.release()
+    for index in range(checkpoint.layers):
+        hidden = calls[index](outer.load(index), hidden)
+    difference = float((outer.logits(ids, hidden) - expected).abs().max()) / scale
+    return {
+        "how": "its layers one by one (the whole exceeds the memory)",
+        "max_logit_difference": difference,
+        "max_cache_difference": None,
+        "cache_equals_no_cache": None,
+        "tolerance": TOLERANCE,
+    }
+
+
+def _cache_difference(model: Any, ids: torch.Tensor) -> float:
+    """Largest difference between step-by-step logits with the KV cache and logits of the whole prefix."""
+    prompt = ids[:, : max(1, ids.shape[1] // 2)]
+    out = model(input_ids=prompt, use_cache=True)
+    sequence, worst = prompt, 0.0
+    for _ in range(min(NEW_TOKENS, ids.shape[1] - prompt.shape[1])):
+        token = out.logits[:, -1:].argmax(dim=-1)
+        sequence = torch.cat([sequence, token], dim=1)
+        out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
+        whole = model(input_ids=sequence, use_cache=False).logits[:, -1]
+        worst = max(worst, float((out.logits[:, -1] - whole).abs().max()))
+    return worst
+
+
+if __name__ == "__main__":
+    keep_large_apart()
+    print(json.dumps(check(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else None)))

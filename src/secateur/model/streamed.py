@@ -1,0 +1,174 @@
+"""What surrounds the decoder layers: embeddings before them, the final norm and head after them.
+
+No forward pass of `transformers` is copied here. The layers of a model without weights are replaced by
+probes; one call of the model's own forward then tells what it hands to every layer (masks, position
+embeddings, per-layer types), and with a hidden state injected it turns that state into logits.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.model.checkpoint import Checkpoint
+from secateur.system.malloc import give_back
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments that the model hands to one layer, hidden states excepted."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        out = layer(hidden, *self.args, **self.kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+
+class _Probe(nn.Module):
+    """Stands in for a layer: notes what it's called with and passes the hidden state on."""
+
+    def __init__(self, template: nn.Module) -> None:
+        super().__init__()
+        self.call: Call | None = None
+        self.hidden: Tensor | None = None
+        self.inject: Tensor | None = None
+        # Some models read an attribute of the layer before calling it.
+        for name, value in vars(template).items():
+            if not name.startswith("_") and isinstance(value, (str, int, float, bool)) and name != "training":
+                setattr(self, name, value)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.call, self.hidden = Call(args, kwargs), hidden_states
+        return hidden_states if self.inject is None else self.inject
+
+
+class Outer:
+    """A checkpoint opened for streaming: layers come one by one, what surrounds them when it is asked for.
+
+    Args:
+        device: where layers and activations in work live.
+        dtype: of the computation; the checkpoint's own dtype is restored on saving.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self.dtype = dtype
+        # Layers are read into a model without weights of their own, so that a thread may read one ahead.
+        self._loader = checkpoint.skeleton(dtype)
+        self._reading = threading.Lock()
+
+    @cached_property
+    def _model(self) -> Any:
+        """The model without layers, with embeddings, final norm and head."""
+        checkpoint = self.checkpoint
+        model = checkpoint.skeleton(self.dtype)
+        checkpoint.load_into(model, checkpoint.by_layer[None])
+        model.tie_weights()
+        model.requires_grad_(False)
+        layers = model.get_submodule(checkpoint.family.layers)
+        parent, _, leaf = checkpoint.family.layers.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.ModuleList(_Probe(layer) for layer in layers.children()))
+        return model.to(self.device)
+
+    @property
+    def _probes(self) -> list[Any]:
+        return list(self._model.get_submodule(self.checkpoint.family.layers).children())
+
+    def release(self) -> None:
+        """Gives the memory of embeddings and head back; they are read again when they're next needed."""
+        self.__dict__.pop("_model", None)
+        give_back()
+
+    def _slots(self) -> nn.ModuleList:
+        layers = self._loader.get_submodule(self.checkpoint.family.layers)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    def template(self, index: int) -> nn.Module:
+        """A fresh copy of layer `index` without weights."""
+        config = self._loader.config
+        return copy.deepcopy(self._slots()[index], {id(config): config})
+
+    def load(self, index: int) -> nn.Module:
+        """Layer `index`, read from disk, in the compute dtype on the device."""
+        give_back()  # of the layer before
+        with self._reading:
+            slots, empty = self._slots(), self.template(index)
+            try:
+                self.checkpoint.load_into(self._loader, self.checkpoint.by_layer.get(index, []))
+                layer = slots[index]
+            finally:
+                slots[index] = empty
+        return layer.to(self.device)
+
+    def surroundings(self, empty: bool = False) -> dict[str, Tensor]:
+        """Every stored tensor outside the layers, by its name in memory, in its stored dtype.
+
+        Args:
+            empty: names, shapes and dtypes alone: tensors on the meta device.
+        """
+        if self.dtype != torch.float32:  # nothing is cut from them, so they aren't rounded to the computation either
+            return Outer(self.checkpoint, torch.device("cpu"), torch.float32).surroundings(empty)
+        state = self._model.state_dict()
+        names = [self.checkpoint.targets[key] for key in self.checkpoint.by_layer[None]]
+        dtypes = self.checkpoint.target_dtypes
+        return {n: state[n].to("meta" if empty else "cpu", dtypes[n]) for n in names if n in state}
+
+    @torch.no_grad()
+    def enter(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
+        """Runs embeddings and everything that precedes the layers.
+
+        Args:
+            ids: token ids (batch, tokens).
+
+        Returns:
+            The hidden state that enters layer 0, (batch, tokens, hidden), and each layer's arguments.
+        """
+        self._model.base_model(input_ids=ids.to(self.device), **self._uncached())
+        probes = self._probes
+        hidden = probes[0].hidden
+        calls = [probe.call for probe in probes]
+        for probe in probes:
+            probe.hidden = probe.call = None
+        return hidden, calls
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """Final norm and head on the hidden state (batch, tokens, hidden) that left the last layer."""
+        return self.readout(ids, hidden)
+
+    def readout(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """`logits`, with a gradient for the hidden state."""
+        last = self._probes[-1]
+        last.inject = hidden.to(self.device, self.dtype)
+        try:
+            return self._model(input_ids=ids.to(self.device), **self._uncached()).logits
+        finally:
+            last.inject = None
+
+    @torch.no_grad()
+    def normed(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """What the head reads, (batch, tokens, hidden), of the hidden state that left the last layer."""
+        seen: list[Tensor] = []
+        handle = self._model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        try:
+            self.readout(ids, hidden)
+        finally:
+            handle.remove()
+        return seen[0]
+
+    def head(self) -> Any:
+        """The module that turns what `normed` gives into logits."""
+        return self._model.get_output_embeddings()
+
+    def _uncached(self) -> dict[str, bool]:
+        return {"use_cache": False} if self.checkpoint.family.causal else {}

@@ -1,0 +1,235 @@
+"""The whole run, top to bottom: open, calibrate, choose, cut block by block, save, verify, evaluate, report.
+
+`prune` is what the command line calls. Each step is a function of what the steps before it returned; the
+only state is in the output folder's work area.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.calibration.gradients import WHOLE, check_gradients
+from secateur.config.plan import SUB_BLOCKS, Plan
+from secateur.config.recipe import Recipe
+from secateur.cut.rules import Rules
+from secateur.data.batches import Calibration
+from secateur.data.documents import load_corpus
+from secateur.data.mixture import calibration_of
+from secateur.errors import InputError, ResourceError
+from secateur.evaluation.evaluation import split_specs
+from secateur.evaluation.own_text import SELF, own_calibration
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.hub import local_folder
+from secateur.model.streamed import Outer
+from secateur.pipeline.gradual import check_steps, in_steps
+from secateur.pipeline.hidden import check_hidden
+from secateur.pipeline.limits import resolved
+from secateur.pipeline.one_shot import one_shot
+from secateur.pipeline.recovery import check_stage, planned_recovery
+from secateur.pipeline.results.report import finish, make_evidence, make_plan, write_outputs
+from secateur.pipeline.run import Run, begin
+from secateur.pipeline.schedule import stops
+from secateur.system import distributed
+from secateur.system.device import dtype_name, resolve_device, resolve_dtype
+from secateur.system.monitor import Monitor
+from secateur.workspace.folder import Workspace
+from secateur.workspace.journal import found_before
+
+
+def prune(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    plan: Plan | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Prunes a checkpoint into the folder `out`.
+
+    Under torchrun every rank calls this; rank 0 writes.
+
+    Args:
+        plan: replay this plan instead of choosing; the recipe's sites and sparsity then don't matter.
+        dry_run: choose and forecast, but save no model: `out` gets plan.json and report.json only.
+        overwrite: an earlier result in `out` may be replaced.
+        resume: go on with the interrupted run in `out`; it must have been told the same.
+        quiet: no progress display.
+
+    Returns:
+        The report, as in report.json; empty on ranks other than 0.
+
+    Raises:
+        SecateurError: in one line. `out` is then as it was before, or holds what `resume` goes on from.
+    """
+    device = distributed.own_device(resolve_device(recipe.device))
+    with distributed.group(device), ExitStack() as stack:
+        with distributed.in_step():
+            workspace = Workspace(out, overwrite, resume) if distributed.is_main() else None
+            monitor = Monitor(device, quiet or workspace is None, planned_stages(recipe, plan, dry_run))
+            stack.callback(monitor.close)
+            found = found_before(workspace.work) if workspace is not None and resume else None
+            run = prepare(recipe, plan, device, monitor, dry_run, found)
+            recipe = run.recipe
+            if workspace is not None:
+                _check_room(run, workspace)
+                stack.enter_context(workspace.open())
+                begin(run, workspace)
+        work = stack.enter_context(_scratch(workspace))
+        passes = recipe.steps > 1 or "hidden" in recipe.sites
+        gate = in_steps(run, work, workspace) if passes else one_shot(run, work, workspace, dry_run)
+        if workspace is None:
+            return {}
+        made = make_plan(run)
+        report = finish(run, made, gate, workspace, dry_run)
+        write_outputs(report, made, recipe, workspace, make_evidence(run))
+        workspace.deliver()
+        return report
+
+
+def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
+    """Names of the stages that such a run goes through."""
+    every = [stop.recipe for stop in stops(recipe)]
+    names = [*(["target"] if recipe.budget is not None and plan is None else []), "calibration text", "open"]
+    if "hidden" in recipe.sites:
+        names += ["look at hidden dimensions", "narrow", *(["fit hidden dimensions"] if recipe.refit else [])]
+    for number, told in enumerate(every, 1):
+        own = planned_pass(told, plan, dry_run)
+        own += ["evaluate"] if number < len(every) and recipe.evaluate != "none" else []
+        names += [f"step {number}, {name}" if len(every) > 1 else name for name in own]
+    return names + ([] if dry_run or recipe.evaluate == "none" else ["evaluate"])
+
+
+def planned_pass(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
+    """Those of one pass over the model."""
+    names = []
+    if "layer" in recipe.sites and plan is None:
+        names.append("choose layers")
+    if set(SUB_BLOCKS) & set(recipe.sites) and plan is None:
+        names.append("choose sub-blocks")
+    if any(gradient_method(recipe, kind) for kind in recipe.sites):
+        names.append("gradients")
+    if recipe.chosen_objective == "loss":
+        names.append("weigh errors")
+    if recipe.allocate != "local" and plan is None:
+        names.append("allocate")
+    names.append("prune")
+    if not dry_run:
+        names += ["save", "verify"]
+        names += planned_recovery(recipe.recover) if recipe.recover is not None else []
+    return names
+
+
+def gradient_method(recipe: Recipe, kind: str) -> bool:
+    """Whether the method for this kind of site looks at the whole model's loss."""
+    return bool(recipe.method_for(kind).loss & WHOLE)
+
+
+@contextmanager
+def _scratch(workspace: Workspace | None) -> Iterator[Path]:
+    """Where this rank's hidden states may spill: in the work area if it sees that, else where `TMPDIR` says."""
+    shared = distributed.share_object(str(workspace.work.absolute()) if workspace is not None else "", 0)
+    if workspace is not None:
+        yield workspace.work
+        return
+    area = shared if Path(shared).is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="secateur-", dir=area, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _within_budget(recipe: Recipe, checkpoint: Checkpoint, monitor: Monitor, found: dict[str, Any] | None) -> Recipe:
+    """The recipe with a sparsity, where it has a target instead.
+
+    Args:
+        found: what an interrupted run has found: measuring again might give another.
+    """
+    key = recipe.budget
+    if key is None:
+        return recipe
+    if found is None:
+        with monitor.stage("target") as step:
+            recipe = resolved(recipe, checkpoint, step)
+    else:
+        recipe = recipe.model_copy(update=found)
+    recipe = distributed.share_object(recipe, 0)
+    monitor.say(f"{key} {getattr(recipe, key)}: sparsity {recipe.sparsity:g} of {', '.join(recipe.sites)}")
+    return recipe
+
+
+def prepare(
+    recipe: Recipe,
+    plan: Plan | None,
+    device: torch.device,
+    monitor: Monitor,
+    dry_run: bool = False,
+    found: dict[str, Any] | None = None,
+) -> Run:
+    """Opens everything that the run reads and refuses what can't work, before anything is written.
+
+    Args:
+        found: what an interrupted run has found for its target.
+    """
+    check_steps(recipe, plan is not None, dry_run)
+    checkpoint = Checkpoint.open(local_folder(recipe.model))
+    if plan is not None:
+        plan.check(checkpoint.config.model_type, checkpoint.layers)
+    recipe = _within_budget(recipe, checkpoint, monitor, found) if plan is None else recipe
+    check_hidden(recipe, checkpoint, plan is not None, dry_run)
+    rules = Rules.of(recipe, checkpoint, plan)
+    check_stage(recipe, checkpoint)
+    with monitor.stage("calibration text"):
+        calibration = _calibration(recipe, checkpoint)
+        if recipe.evaluate not in (None, "none"):
+            # Read now, so that a run doesn't find out at its end that there's nothing to evaluate on.
+            for spec in split_specs(recipe.evaluate):
+                load_corpus(spec, split="held_out")
+    dtype = resolve_dtype(recipe.dtype, device, checkpoint.config)
+    with monitor.stage("open"):
+        outer = Outer(checkpoint, device, dtype)
+    check_gradients(outer, rules.loss)
+    run = Run(recipe, checkpoint, calibration, outer, rules, monitor)
+    run.warnings += [*calibration.notes, *rules.notes]
+    if torch.finfo(dtype).eps > torch.finfo(checkpoint.dtype).eps:
+        run.warnings.append(f"the layers' weights are rounded to {dtype_name(dtype)}, in which the run computes")
+    return run
+
+
+def _check_room(run: Run, workspace: Workspace) -> None:
+    """The work area and the result need about the checkpoint's size each, as do two steps in a row; hidden states
+    what is over the budget."""
+    folder = next(p for p in (workspace.out, *workspace.out.absolute().parents) if p.exists())
+    # The pruned model's, the untouched model's, and a block's targets.
+    streams = 1 + run.rules.needs_dense + (run.rules.tuning is not None)
+    hidden = streams * run.calibration.tokens.numel() * run.checkpoint.config.hidden_size * run.outer.dtype.itemsize
+    copies = 2 if run.recipe.steps == 1 and "hidden" not in run.recipe.sites else 4
+    need = copies * run.checkpoint.bytes_on_disk + max(0, hidden - (run.budget().left or 0))
+    free = shutil.disk_usage(folder).free + workspace.finished_bytes
+    if free < need:
+        raise ResourceError(
+            f"{workspace.out}: the disk has {free / 1e9:.1f} GB free, the run needs about {need / 1e9:.1f} GB; "
+            "free some space or choose another --out"
+        )
+
+
+def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
+    context = getattr(checkpoint.config, "max_position_embeddings", None)
+    if context is not None and recipe.length > context:
+        raise InputError(f"--length {recipe.length} is more than the model's context; use --length {context} or less")
+    if recipe.calibrate == SELF:
+        return own_calibration(checkpoint.path, recipe.samples, recipe.length, recipe.seed, recipe.device)
+    return calibration_of(
+        recipe.calibrate,
+        checkpoint.tokenizer,
+        recipe.samples,
+        recipe.length,
+        recipe.seed,
+        checkpoint.config.vocab_size,
+    )

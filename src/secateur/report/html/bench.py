@@ -1,0 +1,167 @@
+"""What `compress`, `decompress` and `bench` show: tables on a terminal, and the page of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from secateur.report import numbers as fmt
+from secateur.report.html.page import environment
+
+Facts = Mapping[str, Any]
+_LEFT, _WIDTH, _BAR, _GAP = 210.0, 1030.0, 18.0, 5.0
+
+
+def print_compression(found: Facts, console: Console | None = None) -> None:
+    """What `secateur compress` and `decompress` show."""
+    console = console or Console(markup=False, highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    ratio = fmt.ratio(found["bytes_after"] / found["bytes_before"])
+    table.add_row("weights", f"{fmt.size(found['bytes_before'])} → {fmt.size(found['bytes_after'])}", ratio)
+    if "compressed" in found:
+        before, after = found["matrix_bytes_before"], found["matrix_bytes_after"]
+        table.add_row("sparse matrices", f"{fmt.size(before)} → {fmt.size(after)}", fmt.ratio(after / before))
+        table.add_row("compressed", f"{found['compressed']} of {found['tensors']} tensors")
+        table.add_row("zeros in them", fmt.percent(found["sparsity"]))
+    same = "bit for bit" if found.get("values", "keep") == "keep" else "int8 within half a step"
+    table.add_row("read back", f"the same, {same}")
+    console.print(table)
+    console.print(f"\n{found['out']} is ready ({fmt.seconds(found['seconds'])})")
+
+
+def print_bench(found: Facts, console: Console | None = None) -> None:
+    """What `secateur bench` shows."""
+    console = console or Console(markup=False, highlight=False)
+    table = _table("form", "weights in memory", "peak memory", "loads in", "file")
+    for form in found["forms"]:
+        keys = ("resident_weight_bytes", "peak_memory_bytes")
+        sizes = [fmt.size(form.get(key)) for key in keys]
+        table.add_row(form["name"], *sizes, fmt.seconds(form.get("load_seconds")), fmt.size(form["bytes_on_disk"]))
+    console.print(table)
+    console.print()
+    console.print(_speeds(found["forms"]))
+    console.print()
+    for sentence in found["verdicts"]:
+        console.print(sentence, soft_wrap=True)
+    for note in [*left_out(found["forms"]), *found["notes"]]:
+        console.print(f"note: {note}", soft_wrap=True)
+    facts = found["machine"]
+    kernels = facts["kernels"][0] if facts["kernels"] else "none"
+    dtype = found["settings"]["dtype"]
+    about = f"{facts['processor']}, {fmt.threads(facts['threads'])}, {dtype}, kernels: {kernels}"
+    console.print(f"\n{about}; load before: {facts['load_before'][0]}", style="dim", soft_wrap=True)
+
+
+def _speeds(forms: Sequence[Facts]) -> Table:
+    table = _table("batch", "context", "form", "first token", "prefill tok/s", "decode tok/s", "J/token")
+    for batch, context in places(forms):
+        for form in forms:
+            for row in form["rows"]:
+                if (row["batch"], row["context"]) == (batch, context) and "skipped" not in row:
+                    table.add_row(str(batch), str(context), form["name"], *_cells(row))
+    return table
+
+
+def left_out(forms: Sequence[Facts]) -> list[str]:
+    """Which rows weren't measured, and why; what holds for several forms is said once."""
+    reasons: dict[tuple[int, int, str], list[str]] = {}
+    for form in forms:
+        for row in form["rows"]:
+            if "skipped" in row:
+                reasons.setdefault((row["batch"], row["context"], row["skipped"]), []).append(form["name"])
+    return [
+        f"batch {batch}, context {context} left out: {why}"
+        + ("" if len(names) == len(forms) else f" ({', '.join(names)})")
+        for (batch, context, why), names in reasons.items()
+    ]
+
+
+def _cells(row: Facts) -> list[str]:
+    joules = row.get("joules_per_token")
+    return [
+        fmt.seconds(row["first_token_seconds"]),
+        fmt.number(row["prefill_tokens_per_s"]),
+        fmt.number(row["decode_tokens_per_s"]),
+        fmt.number(joules),
+    ]
+
+
+def places(forms: Sequence[Facts]) -> list[tuple[int, int]]:
+    """Every (batch, context), in order."""
+    return sorted({(row["batch"], row["context"]) for form in forms for row in form["rows"]})
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One bar: a form's tokens a second."""
+
+    y: float
+    width: float
+    label: str
+    value: str
+    compressed: bool
+
+
+@dataclass(frozen=True)
+class SpeedChart:
+    """Decoding speed of every form at one batch and context; bars begin at zero."""
+
+    title: str
+    left: float
+    width: float
+    height: float
+    bar: float
+    strokes: list[Stroke]
+
+
+def charts(forms: Sequence[Facts]) -> list[SpeedChart]:
+    """One chart for each batch and context that was measured."""
+    found = []
+    for batch, context in places(forms):
+        speeds = {
+            form["name"]: row["decode_tokens_per_s"]
+            for form in forms
+            for row in form["rows"]
+            if (row["batch"], row["context"]) == (batch, context) and "skipped" not in row
+        }
+        if not speeds:
+            continue
+        room = (_WIDTH - _LEFT - 90) / max(speeds.values())
+        strokes = [
+            Stroke(n * (_BAR + _GAP), round(room * speed, 1), name, fmt.number(speed), name.startswith("compressed"))
+            for n, (name, speed) in enumerate(speeds.items())
+        ]
+        title = f"batch {batch}, context {context}"
+        found.append(SpeedChart(title, _LEFT, _WIDTH, len(strokes) * (_BAR + _GAP), _BAR, strokes))
+    return found
+
+
+def bench_page(found: Facts) -> str:
+    """bench.html: like the report of a run, one page without scripts that fetches nothing."""
+    template = environment().get_template("bench.html.j2")
+    rows = [(form, row) for form in found["forms"] for row in form["rows"]]
+    machine = {name.replace("_", " "): _fact(name, value) for name, value in found["machine"].items()}
+    return template.render(found=found, charts=charts(found["forms"]), rows=rows, machine=machine)
+
+
+def _fact(name: str, value: Any) -> str:
+    """A fact about the machine as people read it."""
+    if name.endswith("_bytes"):
+        return fmt.size(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {part}" for key, part in value.items()) or "–"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(str(part) for part in value) or "–"
+    return "–" if value is None else str(value)
