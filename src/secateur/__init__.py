@@ -19,7 +19,7 @@ _PUBLIC = {
     "Linear": "secateur.model.linears",
     "Method": "secateur.methods",
     "Moments": "secateur.numerics.moments",
-    "Outer": "secateur.model.streamed",
+    "StreamedModel": "secateur.model.streamed",
     "Pattern": "secateur.numerics.patterns",
     "Plan": "secateur.config.plan",
     "Recipe": "secateur.config.recipe",
@@ -28,7 +28,7 @@ _PUBLIC = {
     "Site": "secateur.model.sites",
     "Solution": "secateur.methods",
     "Units": "secateur.methods",
-    "allocate": "secateur.numerics.keep_counts:keep_count",
+    "keep_counts": "secateur.numerics.keep_counts:keep_count",
     "bench": "secateur.benchmarking.bench",
     "calibrate": "secateur.api",
     "compress": "secateur.runtime.compress",
@@ -79,9 +79,9 @@ if TYPE_CHECKING:
     from secateur.model.checkpoint import Checkpoint
     from secateur.model.linears import Linear
     from secateur.model.sites import Cut, Site
-    from secateur.model.streamed import Outer
+    from secateur.model.streamed import StreamedModel
     from secateur.model.surgery import remove, zero
-    from secateur.numerics.keep_counts import keep_count as allocate
+    from secateur.numerics.keep_counts import keep_count as keep_counts
     from secateur.numerics.moments import Moments
     from secateur.numerics.patterns import Pattern
     from secateur.pipeline.prune import prune

@@ -34,7 +34,7 @@ from secateur.methods import (
     wanda_regional,
 )
 from secateur.methods.contract import GRADIENTS, Basis, Method, Solution, prune_weight
-from secateur.methods.units import Experts, Units
+from secateur.methods.units import ExpertUnits, Units
 from secateur.numerics.routing import ROUTING
 
 METHODS: dict[str, Method] = {
@@ -69,4 +69,4 @@ METHODS: dict[str, Method] = {
     "leave_one_out": leave_one_out.METHOD,
 }
 
-__all__ = ["GRADIENTS", "METHODS", "ROUTING", "Basis", "Experts", "Method", "Solution", "Units", "prune_weight"]
+__all__ = ["GRADIENTS", "METHODS", "ROUTING", "Basis", "ExpertUnits", "Method", "Solution", "Units", "prune_weight"]
