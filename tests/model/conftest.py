@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import Outer
+from tests.model import tiny
 
 
 @pytest.fixture(scope="session", autouse=True)

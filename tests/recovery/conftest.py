@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import TRAINING_LENGTH, save_tiny
 
 import secateur
 from secateur.model import round_trip
 from secateur.pipeline import one_shot
+from tests.small import TRAINING_LENGTH, save_tiny
 
 
 @pytest.fixture(scope="session")

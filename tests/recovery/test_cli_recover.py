@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from small import TRAINING_LENGTH as LENGTH
 
 from secateur.cli import app as cli
 from secateur.model import round_trip
 from secateur.recovery import save, train
 from secateur.recovery.trainer import Recoverer
 from secateur.workspace.folder import WORK
+from tests.small import TRAINING_LENGTH as LENGTH
 
 
 class Ended(NamedTuple):

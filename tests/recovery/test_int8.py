@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.pipeline import one_shot
 from secateur.recovery import forecast, losses, save, session, task
 from secateur.recovery.int8 import load_int8
+from tests.model import tiny
 
 CPU = torch.device("cpu")
 KL = {"stories260K": 0.001, "stories3M-fp16": 0.002}  # nats a token; measured 0.0006 and 0.0012 on all of eval.jsonl

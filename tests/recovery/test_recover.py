@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import TRAINING_LENGTH as LENGTH
 
 import secateur
 from secateur.errors import InputError
@@ -22,6 +21,7 @@ from secateur.pipeline import one_shot
 from secateur.recovery import save, session, train
 from secateur.recovery.trainer import Recoverer
 from secateur.workspace.folder import TRAINING, WORK
+from tests.small import TRAINING_LENGTH as LENGTH
 
 
 @pytest.fixture(autouse=True)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
-from small import TRAINING_LENGTH as LENGTH
-from test_distributed import torchrun
 
 import secateur
 from secateur.errors import InputError
 from secateur.model import round_trip
 from secateur.recovery import save, sequences, shard
+from tests.model import tiny
+from tests.small import TRAINING_LENGTH as LENGTH
+from tests.system.test_distributed import torchrun
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import save_tiny
 
 import secateur
 from secateur.calibration.walk import Block
@@ -25,6 +24,7 @@ from secateur.errors import InputError, ResourceError
 from secateur.pipeline import one_shot
 from secateur.pipeline import prune as pipeline
 from secateur.workspace.folder import BLOCKS, JOURNAL, WORK, block_file
+from tests.small import save_tiny
 
 LAYERS = 4
 SAME = ("model.safetensors", "config.json", "plan.json", "recipe.yaml", "tokenizer.json")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 
@@ -21,6 +20,7 @@ from secateur.model.architectures import family_of, join
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import Outer
 from secateur.pipeline.prune import prune
+from tests.model import tiny
 
 SMALL = "stories260K"
 

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import byte_tokenizer, save_tiny
 
 from secateur.cli import app as cli
 from secateur.model import round_trip
@@ -24,6 +23,7 @@ from secateur.model import save as saving
 from secateur.pipeline import one_shot
 from secateur.pipeline import prune as pipeline
 from secateur.workspace.folder import WORK
+from tests.small import byte_tokenizer, save_tiny
 
 STORY = "The thin thief thinks that the moth is theirs. "
 

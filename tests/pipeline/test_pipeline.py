@@ -323,7 +323,7 @@ def test_the_embedded_model(tmp_path: Path, gate_here: None) -> None:
     if not (Path(secateur.__file__).parent / "embedded/model.safetensors").is_file():
         pytest.skip("the package was built without the embedded model")
     text = tmp_path / "text.txt"
-    text.write_text("\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("*.py")))
+    text.write_text("\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parents[1].glob("*/*.py")))
     values = {"model": "embedded", "sites": "channel,query_head", "sparsity": 0.5, "method": "wanda"}
     values |= {"calibrate": text, "samples": 4, "length": 64, "evaluate": "none", "speed": False}
     report = prune(tmp_path / "out", values)

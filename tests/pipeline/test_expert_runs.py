@@ -14,7 +14,6 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from small import byte_tokenizer, save_tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import secateur
@@ -26,6 +25,7 @@ from secateur.model.classes import stock_class
 from secateur.pipeline import one_shot
 from secateur.report import numbers as fmt
 from secateur.report.terminal.explained import print_explanation
+from tests.small import byte_tokenizer, save_tiny
 
 COMMON = {
     "vocab_size": 259,

@@ -14,8 +14,6 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from small import byte_tokenizer, tiny_llama
-from test_distributed import torchrun
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 import secateur
@@ -29,6 +27,8 @@ from secateur.model.sites import Site
 from secateur.pipeline import one_shot
 from secateur.pipeline.lineage import joined
 from secateur.report.terminal.explained import print_explanation
+from tests.small import byte_tokenizer, tiny_llama
+from tests.system.test_distributed import torchrun
 
 EXPERTS, LAYERS = 4, 3
 
@@ -228,7 +228,7 @@ def test_two_ranks_merge_what_one_does(source: Path, tmp_path: Path) -> None:
     runs = {"shared": {"samples": 2 * TOKENS_PER_BATCH // 32}, "few": {"samples": 6}}
     jobs = [{"recipe": asked(source, **own), "out": str(tmp_path / name)} for name, own in runs.items()]
     (tmp_path / "jobs.json").write_text(json.dumps({"runs": jobs, "refused": []}))
-    done = torchrun([str(Path(__file__).with_name("ranks.py")), "jobs", str(tmp_path / "jobs.json")])
+    done = torchrun([str(Path(__file__).parents[1] / "system" / "ranks.py"), "jobs", str(tmp_path / "jobs.json")])
     assert done.returncode == 0, done.stderr
     for name, own in runs.items():
         alone = prune(tmp_path / f"{name} alone", asked(source, **own))

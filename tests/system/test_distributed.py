@@ -14,13 +14,13 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import save_tiny
 
 import secateur
 from secateur.calibration.stream import TOKENS_PER_BATCH
 from secateur.config.recipe import make_recipe
 from secateur.system import distributed
 from secateur.workspace.folder import WORK
+from tests.small import save_tiny
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 

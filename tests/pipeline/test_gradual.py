@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import save_tiny
 
 import secateur
 from secateur.calibration.walk import Block
@@ -26,6 +25,7 @@ from secateur.pipeline.lineage import Lineage, joined
 from secateur.pipeline.schedule import gone_after, stops
 from secateur.workspace.folder import STEPS, WORK
 from secateur.workspace.journal import last_finished
+from tests.small import save_tiny
 
 pytestmark = pytest.mark.usefixtures("quick")
 

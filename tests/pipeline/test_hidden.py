@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,6 +24,7 @@ from secateur.model.streamed import Outer
 from secateur.pipeline import hidden, one_shot
 from secateur.pipeline.limits import resolved
 from secateur.pipeline.schedule import stops
+from tests.model import tiny
 
 pytestmark = pytest.mark.usefixtures("quick")
 
