@@ -25,9 +25,6 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import Outer
 from tests.small import save_tiny
 
-pytestmark = pytest.mark.usefixtures("quick")
-
-
 # ----------------------------------------------------------------------------- the search alone
 
 GENES = tuple(Gene("a", 8, 10.0, 6) for _ in range(4))

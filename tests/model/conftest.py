@@ -13,11 +13,6 @@ from secateur.model.streamed import Outer
 from tests.model import tiny
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """case -> the folder that its model was saved in; don't write there."""

@@ -21,8 +21,6 @@ from secateur.pipeline import one_shot
 from secateur.pipeline.limits import resolved, shape_at
 from tests.small import save_tiny
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture
 def model(shared: Path) -> Path:

@@ -27,8 +27,6 @@ from secateur.workspace.folder import STEPS, WORK
 from secateur.workspace.journal import last_finished
 from tests.small import save_tiny
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 LAYERS = 5
 MODEL = "stories260K"
 

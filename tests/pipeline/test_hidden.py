@@ -26,8 +26,6 @@ from secateur.pipeline.limits import resolved
 from secateur.pipeline.schedule import stops
 from tests.model import tiny
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def told(shared: Path, **changes: Any) -> dict[str, Any]:
     return {

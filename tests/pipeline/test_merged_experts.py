@@ -136,7 +136,6 @@ def test_experts_are_merged_from_the_command_line(source: Path, tmp_path: Path) 
     torch.testing.assert_close(loaded, want)
 
 
-@pytest.mark.usefixtures("quick")
 def test_explain_says_what_became_of_each(source: Path, tmp_path: Path) -> None:
     report = prune(tmp_path / "out", asked(source), dry_run=True)
     merges = [site["merged"] for site in report["sites"]]
@@ -152,7 +151,6 @@ def test_explain_says_what_became_of_each(source: Path, tmp_path: Path) -> None:
         assert [row[3] for row in rows] == ["merged" if merge["taken"] else "removed:" for merge in own]
 
 
-@pytest.mark.usefixtures("quick")
 def test_an_interrupted_run_goes_on_and_a_plan_is_replayed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +180,6 @@ def test_an_interrupted_run_goes_on_and_a_plan_is_replayed(
     assert all("merged" not in site and site["error_after_refit"] is None for site in removed["sites"])
 
 
-@pytest.mark.usefixtures("quick")
 def test_steps_tell_of_the_original_experts(source: Path, tmp_path: Path) -> None:
     report = prune(tmp_path / "out", asked(source, steps=2, schedule="linear"))
     for site, entry in zip(report["sites"], Plan.read(tmp_path / "out" / "plan.json").entries, strict=True):
@@ -209,7 +206,6 @@ WITH: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", WITH)
 def test_experts_are_merged_with_everything_else(name: str, source: Path, tmp_path: Path) -> None:
     report = prune(tmp_path / "out", asked(source, **WITH[name]))
@@ -222,7 +218,6 @@ def test_experts_are_merged_with_everything_else(name: str, source: Path, tmp_pa
     assert all(bool(t.isfinite().all()) for t in saved.values())
 
 
-@pytest.mark.usefixtures("quick")
 def test_two_ranks_merge_what_one_does(source: Path, tmp_path: Path) -> None:
     """With two batches, one for each, and with a rank that has none."""
     runs = {"shared": {"samples": 2 * TOKENS_PER_BATCH // 32}, "few": {"samples": 6}}
@@ -248,7 +243,6 @@ def test_without_experts_it_is_refused(source: Path) -> None:
         make_recipe(asked(source, sites="channel"))
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_real_model_gets_back_what_noise_took(shared: Path, tmp_path: Path) -> None:
     """Experts that are one real FFN, its channels in four orders, each with noise of its own: the mean of two has
     less of it than one, if the channels are put in order."""

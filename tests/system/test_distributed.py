@@ -107,7 +107,6 @@ def together(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ASKED)
 def test_two_ranks_do_what_one_does(name: str, source: Path, together: Path, tmp_path: Path) -> None:
     secateur.prune(make_recipe(asked(source, name)), tmp_path / "one", quiet=True)
@@ -142,7 +141,6 @@ def test_what_one_rank_refuses_all_refuse(together: Path) -> None:
     assert "is not empty" in said[0]
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_rank_that_dies_ends_the_run_with_one_line(source: Path, tmp_path: Path) -> None:
     flags = {k.replace("_", "-"): str(v) for k, v in asked(source, "weights").items() if k not in ("model", "speed")}
     words = [word for key, value in flags.items() for word in (f"--{key}", value)]
