@@ -42,8 +42,8 @@ def make(
 
     ones = torch.ones(hidden, dtype=dtype)
     shards = layers + 1
-    outer = {"model.embed_tokens.weight": matrix(vocabulary, hidden), "model.norm.weight": ones}
-    write(f"model-00001-of-{shards:05d}.safetensors", outer)
+    streamed = {"model.embed_tokens.weight": matrix(vocabulary, hidden), "model.norm.weight": ones}
+    write(f"model-00001-of-{shards:05d}.safetensors", streamed)
     for i in range(layers):
         p = f"model.layers.{i}"
         shard = {

@@ -54,7 +54,7 @@ class Place:
     """What a site's cuts need after the calibration pass: the reader, its second moments and means, all scores."""
 
     site: Site
-    reader: Tensor
+    consumer: Tensor
     gram: Tensor
     mean: Tensor
     scores: dict[str, Tensor]
@@ -70,25 +70,25 @@ def criteria(names: list[str]) -> dict[str, Method]:
 
 def gather(model: Path, tokens: Tensor, methods: dict[str, Method], seeds: int) -> list[Place]:
     """One walk through the untouched model: statistics for all criteria, and every criterion's scores."""
-    outer = secateur.open_for_walk(model, "cpu", "float32")
+    streamed = secateur.open_for_walk(model, "cpu", "float32")
     loss = frozenset(need for method in methods.values() for need in method.loss)
     needs = frozenset(need for method in methods.values() for need in method.statistics) | {"gram", "mean"}
-    gradients = gradients_of_model(outer, tokens, loss) if loss else None
+    gradients = gradients_of_model(streamed, tokens, loss) if loss else None
     places = []
-    for block in secateur.walk(outer, tokens):
+    for block in secateur.walk(streamed, tokens):
         hand_over(block, gradients, loss)
-        family, head_dim = outer.checkpoint.family, outer.checkpoint.head_dim
+        family, head_dim = streamed.checkpoint.family, streamed.checkpoint.head_dim
         site = next(s for s in sites_of(block.layer, family, block.index, head_dim) if s.kind == "channel")
-        moments = block.moments([site.reader], needs)[site.reader]
-        reader = next(x for x in block.linears if x.name == site.reader).weight
+        moments = block.moments([site.consumer], needs)[site.consumer]
+        consumer = next(x for x in block.linears if x.name == site.consumer).weight
         scores = {
-            name: score_site(block, site, reader, moments, method, 0)
+            name: score_site(block, site, consumer, moments, method, 0)
             for name, method in methods.items()
             if name != "random"
         }
         for seed in range(seeds if "random" in methods else 0):
-            scores[f"random {seed}"] = score_site(block, site, reader, moments, methods["random"], seed)
-        places.append(Place(site, reader, moments.gram, moments.mean, scores))
+            scores[f"random {seed}"] = score_site(block, site, consumer, moments, methods["random"], seed)
+        places.append(Place(site, consumer, moments.gram, moments.mean, scores))
     return places
 
 
@@ -102,25 +102,25 @@ class Bench:
         checkpoint = secateur.Checkpoint.open(folder)
         layers = self.model.get_submodule(checkpoint.family.layers)
         self.readers = [
-            next(x for x in linears_of(layers[p.site.layer], checkpoint.family) if x.name == p.site.reader)
+            next(x for x in linears_of(layers[p.site.layer], checkpoint.family) if x.name == p.site.consumer)
             for p in places
         ]
-        self.modules = [layers[p.site.layer].get_submodule(p.site.reader) for p in places]
+        self.modules = [layers[p.site.layer].get_submodule(p.site.consumer) for p in places]
         self.biases = [getattr(module, "bias", None) for module in self.modules]
 
     @torch.no_grad()
     def cut(self, name: str, ratio: float, repair: str) -> None:
         """Masks the readers' columns by one criterion; `repair` is none, refit, or bias."""
-        for place, reader, module, bias in zip(self.places, self.readers, self.modules, self.biases, strict=True):
+        for place, consumer, module, bias in zip(self.places, self.readers, self.modules, self.biases, strict=True):
             keep = choose(place.scores[name], place.site, keep_count(place.site.units, ratio))
             columns = mask_of(keep, place.site.units)
-            weight = place.reader * columns
+            weight = place.consumer * columns
             if repair == "refit":
-                weight[:, columns] = least_squares_columns(place.reader, place.gram, columns).weight
-            reader.weight = weight
+                weight[:, columns] = least_squares_columns(place.consumer, place.gram, columns).weight
+            consumer.weight = weight
             module.bias = bias
             if repair == "bias":
-                shift = (place.reader - weight) @ place.mean
+                shift = (place.consumer - weight) @ place.mean
                 module.bias = torch.nn.Parameter(shift if bias is None else bias + shift, requires_grad=False)
 
     def perplexity(self, found: list[Window]) -> float:

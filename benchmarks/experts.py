@@ -33,12 +33,12 @@ def measure(model: Path, method: str, sparsity: float, merge: bool, arguments: a
     recipe = secateur.Recipe(
         model=str(model), sites=("expert",), sparsity=sparsity, method=(method,), merge_experts=merge
     )
-    outer = secateur.open_for_walk(model, "cpu", "float32")
+    streamed = secateur.open_for_walk(model, "cpu", "float32")
     tokens = secateur.calibrate(model, str(arguments.calibrate), arguments.samples).tokens
-    rules, cuts = Rules.of(recipe, outer.checkpoint, None), []
+    rules, cuts = Rules.of(recipe, streamed.checkpoint, None), []
     out = arguments.work / "pruned"
-    with secateur.save(outer, out, overwrite=True) as put:
-        for block in secateur.walk(outer, tokens):
+    with secateur.save(streamed, out, overwrite=True) as put:
+        for block in secateur.walk(streamed, tokens):
             cuts += cut_units(block, rules.unit_kinds, rules.units)
             put(block)
     merges = [m for cut in cuts for m in cut.merged or ()]

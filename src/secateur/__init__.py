@@ -19,7 +19,7 @@ _PUBLIC = {
     "Linear": "secateur.model.linears",
     "Method": "secateur.methods",
     "Moments": "secateur.numerics.moments",
-    "Outer": "secateur.model.streamed",
+    "StreamedModel": "secateur.model.streamed",
     "Pattern": "secateur.numerics.patterns",
     "Plan": "secateur.config.plan",
     "Recipe": "secateur.config.recipe",
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from secateur.model.checkpoint import Checkpoint
     from secateur.model.linears import Linear
     from secateur.model.sites import Cut, Site
-    from secateur.model.streamed import Outer
+    from secateur.model.streamed import StreamedModel
     from secateur.model.surgery import remove, zero
     from secateur.numerics.keep_counts import keep_count as allocate
     from secateur.numerics.moments import Moments

@@ -31,7 +31,7 @@ from secateur.model.hub import local_folder
 from secateur.model.result_config import new_config
 from secateur.model.save import write_block, write_checkpoint
 from secateur.model.sites import Site, sites_of
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.model.uneven import Widths, layer_widths
 from secateur.system.device import resolve_device, resolve_dtype
 from secateur.workspace.folder import MARK, Workspace
@@ -59,11 +59,11 @@ def sites(checkpoint: Checkpoint | str | Path) -> list[Site]:
     ]
 
 
-def open_for_walk(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype: str = "auto") -> Outer:
+def open_for_walk(checkpoint: Checkpoint | str | Path, device: str = "auto", dtype: str = "auto") -> StreamedModel:
     """A checkpoint opened for streaming: see `walk`."""
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(local_folder(checkpoint))
     where = resolve_device(device)
-    return Outer(opened, where, resolve_dtype(dtype, where, opened.config))
+    return StreamedModel(opened, where, resolve_dtype(dtype, where, opened.config))
 
 
 def calibrate(
@@ -82,25 +82,25 @@ def calibrate(
 
 
 @contextmanager
-def save(outer: Outer, out: str | Path, overwrite: bool = False) -> Iterator[Callable[[Block], None]]:
+def save(streamed: StreamedModel, out: str | Path, overwrite: bool = False) -> Iterator[Callable[[Block], None]]:
     """Collects edited blocks and writes a checkpoint when the `with` block ends; nothing if it fails.
 
     Gives a function to call with each block after its edits, in order. Blocks that are never given are dropped.
     """
-    checkpoint = outer.checkpoint
+    checkpoint = streamed.checkpoint
     kept: list[int] = []
     widths: dict[int, Widths] = {}
     with Workspace(out, overwrite).open() as workspace:
 
         def put(block: Block) -> None:
-            round_to_stored(block.layer, outer, block.index)
+            round_to_stored(block.layer, streamed, block.index)
             write_block(workspace.blocks, block.layer, checkpoint, block.index)
             widths[len(kept)] = layer_widths(block.layer, checkpoint.family, checkpoint.config, checkpoint.head_dim)
             kept.append(block.index)
 
         yield put
         with torch.no_grad():
-            write_checkpoint(workspace.final, outer, workspace.blocks, kept, new_config(checkpoint, kept, widths))
+            write_checkpoint(workspace.final, streamed, workspace.blocks, kept, new_config(checkpoint, kept, widths))
         # The mark by which a later run knows what it may replace.
         files = sorted({MARK, *(file.name for file in workspace.final.iterdir())})
         mark = {"secateur": __version__, "files": files}

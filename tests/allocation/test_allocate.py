@@ -86,9 +86,9 @@ def test_owl() -> None:
 
 def test_divergences_are_those_of_the_cut_model(tmp_path: Path) -> None:
     """Against a whole model in memory with the same units zeroed."""
-    outer = secateur.open_for_walk(tiny.save("llama", tmp_path / "llama"))
+    streamed = secateur.open_for_walk(tiny.save("llama", tmp_path / "llama"))
     tokens = torch.randint(3, tiny.VOCABULARY, (5, 12), generator=torch.Generator().manual_seed(0))
-    checkpoint = outer.checkpoint
+    checkpoint = streamed.checkpoint
 
     def cut(module: torch.nn.Module, index: int, kind: str, level: float) -> None:
         sites = sites_of(module, checkpoint.family, index, checkpoint.head_dim)
@@ -97,7 +97,11 @@ def test_divergences_are_those_of_the_cut_model(tmp_path: Path) -> None:
 
     candidates = [Candidate(0, "channel", 0.5), Candidate(2, "query_head", 0.5), Candidate(3, "channel", 0.25)]
     found = divergences(
-        outer, tokens, candidates, lambda b, kind, level: cut(b.layer, b.index, kind, level), range(checkpoint.layers)
+        streamed,
+        tokens,
+        candidates,
+        lambda b, kind, level: cut(b.layer, b.index, kind, level),
+        range(checkpoint.layers),
     )
     for candidate, kl in zip(candidates, found, strict=True):
         models = [AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.float32) for _ in range(2)]

@@ -22,7 +22,7 @@ from secateur.config.recipe import make_recipe
 from secateur.cut.rules import Rules
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from tests.small import save_tiny
 
 # ----------------------------------------------------------------------------- the search alone
@@ -108,9 +108,9 @@ def told(shared: Path, **changes: Any) -> dict[str, Any]:
 def job_of(shared: Path, **changes: Any) -> Job:
     recipe = make_recipe(told(shared, **changes))
     checkpoint = Checkpoint.open(recipe.model)
-    outer = Outer(checkpoint, torch.device("cpu"), torch.float32)
+    streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
     tokens = secateur.calibrate(checkpoint, recipe.calibrate, recipe.samples, recipe.length).tokens
-    return Job(recipe, Rules.of(recipe, checkpoint, None), outer, tokens, tuple(range(checkpoint.layers)))
+    return Job(recipe, Rules.of(recipe, checkpoint, None), streamed, tokens, tuple(range(checkpoint.layers)))
 
 
 def test_what_is_weighed_is_the_divergence_of_the_cut_model(shared: Path, tmp_path: Path) -> None:

@@ -131,13 +131,13 @@ def test_an_encoder_has_no_cache(made: Callable[[str], Path]) -> None:
 
 
 def test_a_model_that_is_cut_already(made: Callable[[str], Path], tmp_path: Path) -> None:
-    outer = secateur.open_for_walk(made("gpt2"))
-    with secateur.save(outer, tmp_path / "cut") as put:
-        for block in secateur.walk(outer, tiny.tokens(2)):
-            for site in sites_of(block.layer, outer.checkpoint.family, block.index, 8):
+    streamed = secateur.open_for_walk(made("gpt2"))
+    with secateur.save(streamed, tmp_path / "cut") as put:
+        for block in secateur.walk(streamed, tiny.tokens(2)):
+            for site in sites_of(block.layer, streamed.checkpoint.family, block.index, 8):
                 if site.kind == "kv_group":
                     secateur.remove(block.layer, [(site, mask_of((0, 1, 3), 4))])
-            update_heads(block.layer, outer.checkpoint.family, 8)
+            update_heads(block.layer, streamed.checkpoint.family, 8)
             put(block)
     group = row(inspect(tmp_path / "cut"), "kv_group")
     assert (group["per_layer"], group["legal"], group["keep"]) == ("3", "1 to 3 with modelling file", [])
@@ -169,11 +169,11 @@ def test_legal_counts_load(case: str, kind: str, made: Callable[[str], Path], tm
     counts = keep if isinstance(keep, list) else list(range(keep["from"], keep["to"] + 1, keep["step"]))
     ids = tiny.tokens(2)
     for count in counts:
-        outer = secateur.open_for_walk(made(case))
-        family, head_dim = outer.checkpoint.family, outer.checkpoint.head_dim
+        streamed = secateur.open_for_walk(made(case))
+        family, head_dim = streamed.checkpoint.family, streamed.checkpoint.head_dim
         folder = tmp_path / str(count)
-        with secateur.save(outer, folder) as put:
-            for block in secateur.walk(outer, ids):
+        with secateur.save(streamed, folder) as put:
+            for block in secateur.walk(streamed, ids):
                 masks = []
                 for site in sites_of(block.layer, family, block.index, head_dim):
                     if site.kind == kind:

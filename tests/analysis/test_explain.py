@@ -58,7 +58,7 @@ def test_every_removed_unit_has_its_evidence(done: Path) -> None:
             assert unit["bits"] >= 0
             assert 0 <= unit["restored"] <= 1
             assert 0 <= unit["energy"] < 1
-            assert {carrier for carrier, _ in unit["carriers"]} <= set(entry.keep)
+            assert {predictor for predictor, _ in unit["carriers"]} <= set(entry.keep)
             shares = [share for _, share in unit["carriers"]]
             assert shares == sorted(shares, reverse=True)
             assert len(unit["fired"]) == 5
@@ -70,25 +70,25 @@ def test_every_removed_unit_has_its_evidence(done: Path) -> None:
 
 def test_the_tokens_are_those_at_which_the_unit_is_largest(done: Path, shared: Path) -> None:
     """Seen anew in the dense model, whose first block nothing was cut before."""
-    outer = secateur.open_for_walk(shared / "models" / "stories260K")
+    streamed = secateur.open_for_walk(shared / "models" / "stories260K")
     text = str(shared / "data" / "tinystories" / "eval.jsonl")
-    calibration = secateur.calibrate(outer.checkpoint, text, 16, 64)
+    calibration = secateur.calibrate(streamed.checkpoint, text, 16, 64)
     evidence = json.loads((done / EVIDENCE).read_text(encoding="utf-8"))
     site = next(s for s in evidence["sites"] if s["site"] == "layers.0.query_head")
     seen: list[torch.Tensor] = []
-    walk = secateur.walk(outer, calibration.tokens)
+    walk = secateur.walk(streamed, calibration.tokens)
     block = next(walk)
-    reader = block.layer.get_submodule("self_attn.o_proj")
-    handle = reader.register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(0, 1)))
+    consumer = block.layer.get_submodule("self_attn.o_proj")
+    handle = consumer.register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(0, 1)))
     for i in range(len(block.stream.batches)):
-        block.stream.forward(block.layer, 0, i, outer.device)
+        block.stream.forward(block.layer, 0, i, streamed.device)
     handle.remove()
     x = torch.cat(seen).detach()
     for unit in site["removed"]:
         own = x[:, unit["unit"] * 8 : (unit["unit"] + 1) * 8].abs().amax(1)
         assert abs(unit["fired"][0]["value"]) == pytest.approx(own.max().item(), rel=1e-3)
         ids = calibration.tokens.flatten()[int(own.argmax())]
-        token = outer.checkpoint.tokenizer().decode([int(ids)])
+        token = streamed.checkpoint.tokenizer().decode([int(ids)])
         assert unit["fired"][0]["token"].strip() == token.strip()
 
 
@@ -101,8 +101,8 @@ def test_the_command_answers(done: Path) -> None:
     unit = layer["sites"][1]["removed"][0]
     one = call(str(done), "--layer", "2", "--unit", str(unit["unit"]), "--site", "channel")["unit"]
     assert one["bits"] == unit["bits"]
-    carrier = unit["carriers"][0][0]
-    kept = call(str(done), "--layer", "2", "--unit", str(carrier), "--site", "channel")["unit"]
+    predictor = unit["carriers"][0][0]
+    kept = call(str(done), "--layer", "2", "--unit", str(predictor), "--site", "channel")["unit"]
     assert kept["kept"]
     assert unit["unit"] in [entry[0] for entry in kept["carries"]]
     for arguments in ([], ["--layer", "2"], ["--layer", "2", "--unit", str(unit["unit"]), "--site", "channel"]):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.errors import ResourceError
 
 SHAPES = [(2, 5, 8), (1, 7, 8), (3, 5, 8), (2, 5, 8)]
@@ -26,7 +26,7 @@ def equal(a: Tensor, b: Tensor) -> bool:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("budget", [None, 0, 400, 10_000])
 def test_what_is_read_is_what_was_written(tmp_path: Path, dtype: torch.dtype, budget: int | None) -> None:
-    states = Activations(Budget(budget), tmp_path / "deeper" / "states.bin")
+    states = Activations(MemoryBudget(budget), tmp_path / "deeper" / "states.bin")
     for round_ in range(3):  # every batch is replaced in place, as the walk does
         written = batches(dtype, round_)
         written[0][0, 0, 0] = float("nan")
@@ -41,7 +41,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, dtype: torch.dtype, bu
 def test_a_slice_of_something_bigger_is_stored_as_itself(tmp_path: Path) -> None:
     whole = torch.randn(4, 6, 8)
     for budget in (None, 0):
-        states = Activations(Budget(budget), tmp_path / "states.bin")
+        states = Activations(MemoryBudget(budget), tmp_path / "states.bin")
         states[0] = whole.transpose(0, 1)[:, 1:3]
         assert torch.equal(states[0], whole.transpose(0, 1)[:, 1:3])
         states.close()
@@ -49,7 +49,7 @@ def test_a_slice_of_something_bigger_is_stored_as_itself(tmp_path: Path) -> None
 
 def test_only_what_exceeds_the_budget_goes_to_disk(tmp_path: Path) -> None:
     sizes = [batch.nbytes for batch in batches()]
-    budget = Budget(sizes[0] + sizes[1])
+    budget = MemoryBudget(sizes[0] + sizes[1])
     states = Activations(budget, tmp_path / "states.bin")
     for i, batch in enumerate(batches()):
         states[i] = batch
@@ -62,7 +62,7 @@ def test_only_what_exceeds_the_budget_goes_to_disk(tmp_path: Path) -> None:
 
 
 def test_one_budget_holds_for_all_streams_of_a_run(tmp_path: Path) -> None:
-    budget = Budget(batches()[0].nbytes)
+    budget = MemoryBudget(batches()[0].nbytes)
     first, second = (Activations(budget, tmp_path / f"{name}.bin") for name in "ab")
     first[0] = second[0] = batches()[0]
     assert not (tmp_path / "a.bin").exists()
@@ -75,7 +75,7 @@ def test_one_budget_holds_for_all_streams_of_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("budget", [None, 0, 700])
 def test_closing_gives_memory_and_disk_back(tmp_path: Path, budget: int | None) -> None:
-    room = Budget(budget)
+    room = MemoryBudget(budget)
     states = Activations(room, tmp_path / "states.bin")
     for i, batch in enumerate(batches()):
         states[i] = batch
@@ -86,14 +86,14 @@ def test_closing_gives_memory_and_disk_back(tmp_path: Path, budget: int | None) 
 
 
 def test_nothing_is_written_where_everything_fits(tmp_path: Path) -> None:
-    states = Activations(Budget(None), tmp_path / "folder" / "states.bin")
+    states = Activations(MemoryBudget(None), tmp_path / "folder" / "states.bin")
     states[0] = batches()[0]
     assert list(tmp_path.iterdir()) == []
     states.close()
 
 
 def test_a_stored_batch_does_not_change_with_the_tensor_it_came_from(tmp_path: Path) -> None:
-    states = Activations(Budget(0), tmp_path / "states.bin")
+    states = Activations(MemoryBudget(0), tmp_path / "states.bin")
     batch = batches()[0]
     states[0] = batch
     kept = batch.clone()
@@ -105,7 +105,7 @@ def test_a_stored_batch_does_not_change_with_the_tensor_it_came_from(tmp_path: P
 @pytest.mark.parametrize("damage", ["lost", "cut short"])
 def test_a_damaged_file_is_said_in_one_line(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "states.bin"
-    states = Activations(Budget(0), file)
+    states = Activations(MemoryBudget(0), file)
     states[0] = batches()[0]
     file.unlink() if damage == "lost" else file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ResourceError, match=r"states\.bin: hidden states .* are lost"):
@@ -115,7 +115,7 @@ def test_a_damaged_file_is_said_in_one_line(tmp_path: Path, damage: str) -> None
 
 def test_a_file_left_by_a_killed_run_is_in_nobodys_way(tmp_path: Path) -> None:
     (tmp_path / "states.bin").write_bytes(b"x" * 10_000)
-    states = Activations(Budget(0), tmp_path / "states.bin")
+    states = Activations(MemoryBudget(0), tmp_path / "states.bin")
     for i, batch in enumerate(batches()):
         states[i] = batch
     assert all(equal(a, b) for a, b in zip(states, batches(), strict=True))

@@ -15,7 +15,7 @@ from secateur.calibration.walk import Block, walk
 from secateur.model.architectures import FAMILIES, Family, family_of, join
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.linears import submodule
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from tests.model import tiny
 
 NEEDS = frozenset({"gram", "mean", "cross", "drift"})
@@ -28,10 +28,10 @@ def _two_sequences_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Callable[[str], Outer]:
-    def get(case: str) -> Outer:
+def opened(tmp_path: Path) -> Callable[[str], StreamedModel]:
+    def get(case: str) -> StreamedModel:
         folder = tiny.save(case, tmp_path / case)
-        return Outer(Checkpoint.open(folder), torch.device("cpu"), torch.float32)
+        return StreamedModel(Checkpoint.open(folder), torch.device("cpu"), torch.float32)
 
     return get
 
@@ -101,7 +101,7 @@ def edit(block: Block, names: set[str] | None = None) -> None:
 
 def compare(block: Block, dense: PreTrainedModel, edited: PreTrainedModel, ids: Tensor) -> None:
     """Every moment of every Linear of a block, as the edited model stands now."""
-    family, checkpoint = block.outer.checkpoint.family, block.outer.checkpoint
+    family, checkpoint = block.streamed.checkpoint.family, block.streamed.checkpoint
     edited.get_submodule(f"{family.layers}.{block.index}").load_state_dict(block.layer.state_dict())
     mine, theirs = (Seen(model, family, block.index, ids) for model in (edited, dense))
     (_, own_ffn), (_, ffn) = mine.added(family), theirs.added(family)
@@ -158,22 +158,22 @@ def inputs_of(name: str, mine: Seen, theirs: Seen) -> tuple[Tensor, Tensor]:
     "case",
     ["llama", "llama-bias", "gpt2", "opt", "opt-post", "neox", "neox-serial", "gemma2", "mixtral", "qwen3-moe"],
 )
-def test_both_streams_are_those_of_the_whole_models(case: str, opened: Callable[[str], Outer]) -> None:
-    outer, ids = opened(case), tiny.tokens()
+def test_both_streams_are_those_of_the_whole_models(case: str, opened: Callable[[str], StreamedModel]) -> None:
+    streamed, ids = opened(case), tiny.tokens()
     dense, edited = tiny.build(case), tiny.build(case)
-    for block in walk(outer, ids, dense=True):
+    for block in walk(streamed, ids, dense=True):
         compare(block, dense, edited, ids)
         edit(block, {linear.name for linear in block.linears[:2]})  # as in the middle of a sequential cut
         compare(block, dense, edited, ids)
         edit(block)
-        edited.get_submodule(f"{outer.checkpoint.family.layers}.{block.index}").load_state_dict(
+        edited.get_submodule(f"{streamed.checkpoint.family.layers}.{block.index}").load_state_dict(
             block.layer.state_dict()
         )
 
 
-def test_only_what_was_asked_for_is_seen(opened: Callable[[str], Outer]) -> None:
-    outer, ids = opened("llama"), tiny.tokens()
-    for block in walk(outer, ids, layers=[0], dense=True):
+def test_only_what_was_asked_for_is_seen(opened: Callable[[str], StreamedModel]) -> None:
+    streamed, ids = opened("llama"), tiny.tokens()
+    for block in walk(streamed, ids, layers=[0], dense=True):
         edit(block, {"self_attn.q_proj"})
         every = block.moments([linear.source for linear in block.linears], NEEDS)
         for name, moments in every.items():
@@ -181,9 +181,9 @@ def test_only_what_was_asked_for_is_seen(opened: Callable[[str], Outer]) -> None
             assert all(torch.equal(a, b) for a, b in zip(alone.tensors(), moments.tensors(), strict=True)), name
 
 
-def test_a_block_without_attention_has_the_drift_of_its_input(opened: Callable[[str], Outer]) -> None:
-    outer, ids = opened("llama"), tiny.tokens()
-    for block in walk(outer, ids, layers=[0, 1], dense=True):
+def test_a_block_without_attention_has_the_drift_of_its_input(opened: Callable[[str], StreamedModel]) -> None:
+    streamed, ids = opened("llama"), tiny.tokens()
+    for block in walk(streamed, ids, layers=[0, 1], dense=True):
         if block.index == 0:
             edit(block)
             continue

@@ -16,15 +16,15 @@ from secateur.calibration import gradients
 from secateur.calibration.gradients import WHOLE, gradients_of_model, regional_gradients, token_signs
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.system import distributed
 from tests.model import tiny
 
 CASES = ["llama", "gpt2", "gemma2", "mixtral"]
 
 
-def opened(case: str, folder: Path) -> Outer:
-    return Outer(Checkpoint.open(tiny.save(case, folder / case)), torch.device("cpu"), torch.float32)
+def opened(case: str, folder: Path) -> StreamedModel:
+    return StreamedModel(Checkpoint.open(tiny.save(case, folder / case)), torch.device("cpu"), torch.float32)
 
 
 def ids(sequences: int = 3) -> torch.Tensor:
@@ -33,10 +33,10 @@ def ids(sequences: int = 3) -> torch.Tensor:
 
 @pytest.mark.parametrize("case", CASES)
 def test_they_are_those_of_the_loaded_model(case: str, tmp_path: Path) -> None:
-    outer, tokens = opened(case, tmp_path), ids()
-    found = gradients_of_model(outer, tokens, WHOLE)
+    streamed, tokens = opened(case, tmp_path), ids()
+    found = gradients_of_model(streamed, tokens, WHOLE)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / case, dtype=torch.float32)
-    layers = model.get_submodule(outer.checkpoint.family.layers)
+    layers = model.get_submodule(streamed.checkpoint.family.layers)
     sums = [{need: {n: torch.zeros_like(p) for n, p in x.named_parameters()} for need in WHOLE} for x in layers]
     for number, row in enumerate(tokens):
         for loss, wanted in losses(model(row[None]).logits[0, :-1], row[1:], number):
@@ -81,10 +81,10 @@ def losses(logits: torch.Tensor, targets: torch.Tensor, number: int = 0) -> list
 
 def test_random_signs_give_the_mean_square_of_the_tokens(tmp_path: Path) -> None:
     """Many draws against a backward pass for each token."""
-    outer, row = opened("llama", tmp_path), ids(1)
+    streamed, row = opened("llama", tmp_path), ids(1)
     name = "mlp.down_proj.weight"
     needs = frozenset({"fisher", "input_fisher"})
-    layer = gradients_of_model(outer, row.repeat(400, 1), needs)[1]
+    layer = gradients_of_model(streamed, row.repeat(400, 1), needs)[1]
     found = layer["fisher"][name]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.float32)
     weight = model.model.layers[1].mlp.down_proj.weight
@@ -98,8 +98,8 @@ def test_random_signs_give_the_mean_square_of_the_tokens(tmp_path: Path) -> None
 
 
 def test_the_gradient_is_the_slope(tmp_path: Path) -> None:
-    outer, tokens = opened("llama", tmp_path), ids(1)
-    found = gradients_of_model(outer, tokens, frozenset({"gradient"}))[1]["gradient"]["mlp.down_proj.weight"]
+    streamed, tokens = opened("llama", tmp_path), ids(1)
+    found = gradients_of_model(streamed, tokens, frozenset({"gradient"}))[1]["gradient"]["mlp.down_proj.weight"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.float64)
     weight = model.model.layers[1].mlp.down_proj.weight
     values = []
@@ -111,15 +111,15 @@ def test_the_gradient_is_the_slope(tmp_path: Path) -> None:
 
 
 def test_regional_gradients(tmp_path: Path) -> None:
-    outer = opened("llama", tmp_path)
-    for block in secateur.walk(outer, ids(4)):
+    streamed = opened("llama", tmp_path)
+    for block in secateur.walk(streamed, ids(4)):
         before = copy.deepcopy(block.layer.state_dict())
         found = regional_gradients(block)
         assert all(torch.equal(before[name], value) for name, value in block.layer.state_dict().items())
         layer = copy.deepcopy(block.layer)
         for parameter in layer.parameters():
             parameter.requires_grad_(True)
-        out = block.stream.forward(layer, block.index, 0, outer.device)
+        out = block.stream.forward(layer, block.index, 0, streamed.device)
         torch.stack([row.norm() for row in out]).mean().backward()
         for name, parameter in layer.named_parameters():
             torch.testing.assert_close(found[name], parameter.grad.abs(), rtol=1e-4, atol=1e-6)
@@ -151,11 +151,11 @@ def check_run(folder: Path, values: dict[str, object]) -> None:
 
 
 def test_they_are_refused_where_they_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outer = opened("llama", tmp_path)
-    gradients.check_gradients(outer, frozenset({"regional", "rms"}))
+    streamed = opened("llama", tmp_path)
+    gradients.check_gradients(streamed, frozenset({"regional", "rms"}))
     monkeypatch.setattr(gradients, "fits_in_memory", lambda entries: False)
     with pytest.raises(InputError, match="GB are free; use a method without gradients"):
-        gradients.check_gradients(outer, WHOLE)
+        gradients.check_gradients(streamed, WHOLE)
     monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(InputError, match="without torchrun"):
-        gradients.check_gradients(outer, WHOLE)
+        gradients.check_gradients(streamed, WHOLE)

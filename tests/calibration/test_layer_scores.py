@@ -16,10 +16,10 @@ from secateur.numerics.layer_information import LayerInformation
 def test_they_are_those_of_the_hidden_states(measure: str, shared: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     folder = shared / "models" / "stories260K"
-    outer = secateur.open_for_walk(folder)
+    streamed = secateur.open_for_walk(folder)
     text = str(shared / "data" / "tinystories" / "eval.jsonl")
     tokens = secateur.calibrate(folder, text, 8, 64).tokens
-    scores = scores_of_layers(measure, outer, tokens)
+    scores = scores_of_layers(measure, streamed, tokens)
     model = secateur.load(folder)
     layers: list[torch.Tensor] = []
     for layer in model.model.layers:

@@ -14,14 +14,14 @@ from secateur.calibration.walk import walk
 from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.pipeline.prune import prune
 from secateur.reconstruct.tune import Tuning, reconstruct
 from tests.model import tiny
 
 
-def opened(case: str, folder: Path) -> Outer:
-    return Outer(Checkpoint.open(tiny.save(case, folder / case)), torch.device("cpu"), torch.float32)
+def opened(case: str, folder: Path) -> StreamedModel:
+    return StreamedModel(Checkpoint.open(tiny.save(case, folder / case)), torch.device("cpu"), torch.float32)
 
 
 def squared_gradients(case: str, ids: Tensor) -> list[Tensor]:
@@ -63,22 +63,22 @@ def test_draws_follow_the_predictions_and_their_text() -> None:
 
 def test_batches_weigh_the_same_wherever_they_are(tmp_path: Path) -> None:
     """A batch draws by its own text: its share of the weights doesn't depend on what came before it."""
-    outer, batches = opened("llama", tmp_path), list(tiny.tokens(4).split(2))
-    one, other = loss_weights(outer, batches, 0), loss_weights(outer, batches[::-1], 0)
+    streamed, batches = opened("llama", tmp_path), list(tiny.tokens(4).split(2))
+    one, other = loss_weights(streamed, batches, 0), loss_weights(streamed, batches[::-1], 0)
     assert torch.allclose(one.tokens[1][0], other.tokens[1][1], rtol=1e-5)
     assert torch.allclose(one.dimensions[1], other.dimensions[1], rtol=1e-5)
 
 
 def test_an_error_is_weighed_by_hand(tmp_path: Path) -> None:
     """What reconstruction reports is the weighted error, and it falls."""
-    outer = opened("llama", tmp_path)
+    streamed = opened("llama", tmp_path)
     tokens = tiny.tokens(16)
-    for block in walk(outer, tokens, layers=[0], dense=True):
-        weights = loss_weights(outer, block.stream.batches, 0)
+    for block in walk(streamed, tokens, layers=[0], dense=True):
+        weights = loss_weights(streamed, block.stream.batches, 0)
         for linear in block.linears:
             linear.weight = linear.weight * (linear.weight.abs() > linear.weight.abs().median())
         assert block.dense is not None
-        outs = [block.stream.forward(layer, 0, 0, outer.device) for layer in (block.layer, block.dense[0])]
+        outs = [block.stream.forward(layer, 0, 0, streamed.device) for layer in (block.layer, block.dense[0])]
         held = slice(14, 16)  # two of one batch of sixteen
         w = weights.of(0, 0)[held].double()
         with torch.no_grad():

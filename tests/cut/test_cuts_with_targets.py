@@ -19,7 +19,7 @@ from secateur.model.architectures import join
 from secateur.model.biases import add_biases, bias_flags
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.sites import Site
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
 from tests.model import tiny
@@ -29,11 +29,11 @@ UNITS = ["llama", "llama-bias", "gpt2", "opt", "neox", "gemma2", "granite", "opt
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Callable[[str], Outer]:
+def opened(tmp_path: Path) -> Callable[[str], StreamedModel]:
     torch.set_num_threads(1)
 
-    def get(case: str) -> Outer:
-        return Outer(Checkpoint.open(tiny.save(case, tmp_path / case)), torch.device("cpu"), torch.float32)
+    def get(case: str) -> StreamedModel:
+        return StreamedModel(Checkpoint.open(tiny.save(case, tmp_path / case)), torch.device("cpu"), torch.float32)
 
     return get
 
@@ -54,8 +54,8 @@ def rules(target: Target, biased: frozenset[str], planned: bool) -> UnitRules:
     )
 
 
-def readers(outer: Outer) -> tuple[str, str]:
-    family = outer.checkpoint.family
+def consumers(streamed: StreamedModel) -> tuple[str, str]:
+    family = streamed.checkpoint.family
     return join(family.attention.path, family.attention.o), join(family.ffn.path, family.ffn.down)
 
 
@@ -76,18 +76,18 @@ def outputs(layer: nn.Module, index: int, stream: Stream, names: tuple[str, str]
     return {name: torch.cat(out).double() for name, out in seen.items()}
 
 
-def distance(block: Block, reader: str) -> float:
+def distance(block: Block, consumer: str) -> float:
     """How far the reader's output is from the dense model's: with the residual stream that it's added to, where it
     is added as it is."""
     assert block.dense is not None
-    names = attention, _ = readers(block.outer)
+    names = attention, _ = consumers(block.streamed)
     layer, stream = block.dense
     mine, theirs = outputs(block.layer, block.index, block.stream, names), outputs(layer, block.index, stream, names)
-    lacks = theirs[reader] - mine[reader]
-    if block.outer.checkpoint.family.adds_plainly(block.outer.checkpoint.config):
+    lacks = theirs[consumer] - mine[consumer]
+    if block.streamed.checkpoint.family.adds_plainly(block.streamed.checkpoint.config):
         pairs = zip(stream.states, block.stream.states, strict=True)
         lacks = lacks + torch.cat([(d - m).flatten(0, -2).double() for d, m in pairs])
-        if reader != attention:
+        if consumer != attention:
             lacks = lacks + theirs[attention] - mine[attention]
     return float(lacks.square().mean())
 
@@ -95,21 +95,21 @@ def distance(block: Block, reader: str) -> float:
 @pytest.mark.parametrize("case", UNITS)
 @pytest.mark.parametrize("kind", ["channel", "kv_group"])
 @pytest.mark.parametrize("add", [False, True])
-def test_structured_refits(case: str, kind: str, add: bool, opened: Callable[[str], Outer]) -> None:
+def test_structured_refits(case: str, kind: str, add: bool, opened: Callable[[str], StreamedModel]) -> None:
     """The same units go, so that only the refit differs: then least squares can't lose, but for its ridge."""
-    outer = opened(case)
-    names = readers(outer)
+    streamed = opened(case)
+    names = consumers(streamed)
     biased = frozenset(names) if add else frozenset()
-    flags = bias_flags(outer.checkpoint, biased) if add else {}
-    reader = names[0] if kind == "kv_group" else names[1]
-    for block in walk(outer, tiny.tokens(SEQUENCES), layers=[0, 1, 2], dense=True):
-        add_biases(block.layer, outer.checkpoint, flags)
+    flags = bias_flags(streamed.checkpoint, biased) if add else {}
+    consumer = names[0] if kind == "kv_group" else names[1]
+    for block in walk(streamed, tiny.tokens(SEQUENCES), layers=[0, 1, 2], dense=True):
+        add_biases(block.layer, streamed.checkpoint, flags)
         walked, found = block.layer, {}
         for target in ("pruned", "dense", "residual"):
             block.layer = copy.deepcopy(walked)
             cut_units(block, frozenset({kind}), rules(target, biased, planned=True))
-            found[target] = distance(block, reader)
-        plain = outer.checkpoint.family.adds_plainly(outer.checkpoint.config)
+            found[target] = distance(block, consumer)
+        plain = streamed.checkpoint.family.adds_plainly(streamed.checkpoint.config)
         best = "residual" if plain else "dense"
         assert all(found[best] <= found[other] * 1.001 for other in found), (block.index, found)
         if block.index == 0:  # where both models see the same
@@ -122,15 +122,15 @@ def test_structured_refits(case: str, kind: str, add: bool, opened: Callable[[st
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "qwen3-moe", "mixtral"])
-def test_both_kinds_and_then_weights(case: str, opened: Callable[[str], Outer]) -> None:
+def test_both_kinds_and_then_weights(case: str, opened: Callable[[str], StreamedModel]) -> None:
     """As a run does: heads, channels, then single weights of what is left; every choice by score."""
-    outer, ids = opened(case), tiny.tokens(SEQUENCES)
+    streamed, ids = opened(case), tiny.tokens(SEQUENCES)
     errors = {}
     for target in ("pruned", "residual"):
-        for block in walk(outer, ids, dense=True):
+        for block in walk(streamed, ids, dense=True):
             assert block.dense is not None
             errors[target] = drift(block.stream, block.dense[1])
-            cut_units(block, frozenset({"kv_group", "channel"}), rules(target, frozenset(readers(outer)), False))
+            cut_units(block, frozenset({"kv_group", "channel"}), rules(target, frozenset(consumers(streamed)), False))
             cuts = cut_weights(
                 block, METHODS["sparsegpt"], Pattern(), lambda name: 0.3, sequential=True, target=target
             )

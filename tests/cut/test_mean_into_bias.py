@@ -24,10 +24,10 @@ def test_the_bias_is_the_mean_of_what_went(shared: Path, tmp_path: Path) -> None
     gone = [unit for unit in range(172) if unit not in keep.keep]
     dense, cut = secateur.load(folder), secateur.load(tmp_path / "out")
     seen: list[torch.Tensor] = []
-    reader = dense.model.layers[0].mlp.down_proj
-    reader.register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(0, 1)))
+    consumer = dense.model.layers[0].mlp.down_proj
+    consumer.register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(0, 1)))
     with torch.no_grad():
         dense(secateur.calibrate(folder, text, 8, 64).tokens)
-        expected = reader.weight[:, gone] @ torch.cat(seen)[:, gone].mean(0)
+        expected = consumer.weight[:, gone] @ torch.cat(seen)[:, gone].mean(0)
     torch.testing.assert_close(cut.model.layers[0].mlp.down_proj.bias, expected, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(cut.model.layers[0].mlp.down_proj.weight, reader.weight[:, list(keep.keep)])
+    torch.testing.assert_close(cut.model.layers[0].mlp.down_proj.weight, consumer.weight[:, list(keep.keep)])

@@ -18,7 +18,7 @@ from secateur.calibration.walk import Block, walk
 from secateur.cut.merging import remove_and_merge
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.sites import Site, sites_of
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.system import distributed
 from tests.model import tiny
 
@@ -59,10 +59,10 @@ def related(case: str, noise: float) -> Any:
 def blocks_of(model: Any, folder: Path, dense: bool = False) -> Iterator[tuple[Block, Site]]:
     """The blocks with experts, each with a layer of its own to edit: the next one sees the untouched model."""
     model.save_pretrained(folder)
-    outer = Outer(Checkpoint.open(folder), torch.device("cpu"), torch.float32)
-    for block in walk(outer, tiny.tokens(), dense=dense):
+    streamed = StreamedModel(Checkpoint.open(folder), torch.device("cpu"), torch.float32)
+    for block in walk(streamed, tiny.tokens(), dense=dense):
         own = replace(block, layer=copy.deepcopy(block.layer))
-        for site in sites_of(block.layer, outer.checkpoint.family, block.index, outer.checkpoint.head_dim):
+        for site in sites_of(block.layer, streamed.checkpoint.family, block.index, streamed.checkpoint.head_dim):
             if site.kind == "expert":
                 yield own, site
 
@@ -209,9 +209,9 @@ def test_what_is_inside_a_merged_expert_is_compared_with_the_merged_one(tmp_path
     untouched = copy.deepcopy(block.dense[0])
     done = remove_and_merge(block, site, KEEP)
     assert any(merge.taken for merge in done.merges)
-    readers = [linear for linear in block.linears if "experts" in linear.name]
-    found = block.moments([linear.name for linear in readers], frozenset({"gram", "cross"}))
-    for linear in readers:
+    consumers = [linear for linear in block.linears if "experts" in linear.name]
+    found = block.moments([linear.name for linear in consumers], frozenset({"gram", "cross"}))
+    for linear in consumers:
         torch.testing.assert_close(found[linear.name].cross, found[linear.name].gram, rtol=1e-5, atol=1e-6)
         assert torch.equal(block.original(linear, linear.weight[:, :8])[0], linear.weight)
     # What the block itself has to reproduce stays what it was.

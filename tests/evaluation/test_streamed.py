@@ -8,19 +8,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.errors import SecateurError
 from secateur.evaluation.evaluation import evaluate
 from secateur.evaluation.streamed import evaluate_streamed
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from tests.small import save_tiny
 
 SAME = ("data", "data_sha256", "tokens", "windows", "length")
 
 
-def opened(folder: Path) -> Outer:
-    return Outer(Checkpoint.open(folder), torch.device("cpu"), torch.float32)
+def opened(folder: Path) -> StreamedModel:
+    return StreamedModel(Checkpoint.open(folder), torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("budget", [None, 0])
@@ -33,7 +33,7 @@ def test_the_figures_of_the_model_in_memory(tmp_path: Path, budget: int | None) 
     data = f"{tmp_path / 'a.txt'},{tmp_path / 'b.jsonl'}"
     whole = evaluate(folder, data, speed=False)
     steps: list[str] = []
-    found = evaluate_streamed(opened(folder), data, Budget(budget), tmp_path, steps.append)
+    found = evaluate_streamed(opened(folder), data, MemoryBudget(budget), tmp_path, steps.append)
     assert steps == ["layer 0", "layer 1"]
     assert found["sets"].keys() == whole["sets"].keys()
     for part, expected in [(found, whole), *zip(found["sets"].values(), whole["sets"].values(), strict=True)]:
@@ -57,14 +57,14 @@ def test_logits_that_are_not_finite_are_said(tmp_path: Path) -> None:
 
 
 def test_what_surrounds_the_layers_is_read_again_when_it_is_needed(tmp_path: Path) -> None:
-    outer = opened(save_tiny(tmp_path / "model"))
+    streamed = opened(save_tiny(tmp_path / "model"))
     ids = torch.arange(6)[None]
-    hidden, _ = outer.enter(ids)
-    logits, around = outer.logits(ids, hidden), outer.surroundings()
-    outer.release()
-    outer.release()
-    assert torch.equal(outer.logits(ids, hidden), logits)
-    assert all(torch.equal(t, around[n]) for n, t in outer.surroundings().items())
-    assert {n: (t.shape, t.dtype) for n, t in outer.surroundings(True).items()} == {
+    hidden, _ = streamed.embed(ids)
+    logits, around = streamed.logits(ids, hidden), streamed.surroundings()
+    streamed.release()
+    streamed.release()
+    assert torch.equal(streamed.logits(ids, hidden), logits)
+    assert all(torch.equal(t, around[n]) for n, t in streamed.surroundings().items())
+    assert {n: (t.shape, t.dtype) for n, t in streamed.surroundings(True).items()} == {
         n: (t.shape, t.dtype) for n, t in around.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.methods import ROUTING, Experts
+from secateur.methods import ROUTING, ExpertUnits
 from secateur.numerics.moments import Moments
 from secateur.numerics.routing import Routing
 
@@ -71,6 +71,6 @@ def choices(tokens: int, experts: int, seed: int = 0) -> tuple[Tensor, Tensor, T
     return chosen, gates, torch.rand(tokens, experts, generator=generator) * torch.arange(experts, 0, -1)
 
 
-def experts_of(chosen: Tensor, gates: Tensor, norms: Tensor, seed: int = 0) -> Experts:
+def experts_of(chosen: Tensor, gates: Tensor, norms: Tensor, seed: int = 0) -> ExpertUnits:
     sizes = torch.rand(chosen.shape[1], generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.1
-    return Experts(sizes, routed(chosen, gates, norms), seed)
+    return ExpertUnits(sizes, routed(chosen, gates, norms), seed)

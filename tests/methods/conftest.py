@@ -16,8 +16,8 @@ from tests.methods.activations import gathered, inputs, slopes, weights
 def make_units() -> Callable[..., Units]:
     def make(count: int = 8, width: int = 1, out: int = 6, tokens: int = 300, x: Tensor | None = None) -> Units:
         x = inputs(tokens, count * width) if x is None else x
-        reader = weights(out, count * width)
-        group = torch.cat([weights(count, 10, seed=2), reader.T.reshape(count, -1)], 1)
-        return Units(reader, gathered(x), width, group, slopes(group))
+        consumer = weights(out, count * width)
+        group = torch.cat([weights(count, 10, seed=2), consumer.T.reshape(count, -1)], 1)
+        return Units(consumer, gathered(x), width, group, slopes(group))
 
     return make

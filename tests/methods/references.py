@@ -21,22 +21,22 @@ def wanda(W: Tensor, x: Tensor) -> Tensor:
     return out
 
 
-def wanda_units(reader: Tensor, x: Tensor, width: int) -> list[float]:
-    entries = wanda(reader, x)
+def wanda_units(consumer: Tensor, x: Tensor, width: int) -> list[float]:
+    entries = wanda(consumer, x)
     return [
-        sum(float(entries[i, j]) for i in range(reader.shape[0]) for j in range(u * width, (u + 1) * width))
-        for u in range(reader.shape[1] // width)
+        sum(float(entries[i, j]) for i in range(consumer.shape[0]) for j in range(u * width, (u + 1) * width))
+        for u in range(consumer.shape[1] // width)
     ]
 
 
-def flap_units(reader: Tensor, x: Tensor, width: int) -> list[float]:
-    entries = torch.zeros(reader.shape)
-    for j in range(reader.shape[1]):
+def flap_units(consumer: Tensor, x: Tensor, width: int) -> list[float]:
+    entries = torch.zeros(consumer.shape)
+    for j in range(consumer.shape[1]):
         mean = sum(float(t) for t in x[:, j]) / len(x)
         variance = sum((float(t) - mean) ** 2 for t in x[:, j]) / len(x)
-        for i in range(reader.shape[0]):
-            entries[i, j] = float(reader[i, j]) ** 2 * variance
-    units = reader.shape[1] // width
+        for i in range(consumer.shape[0]):
+            entries[i, j] = float(consumer[i, j]) ** 2 * variance
+    units = consumer.shape[1] // width
     return [float(entries[:, u * width : (u + 1) * width].sum()) for u in range(units)]
 
 
@@ -128,15 +128,15 @@ def best_fit_error(W: Tensor, H: Tensor, kept: list[int]) -> float:
     return float((difference @ H * difference).sum())
 
 
-def obs(reader: Tensor, x: Tensor, width: int, damping: float) -> tuple[list[int], list[float]]:
+def obs(consumer: Tensor, x: Tensor, width: int, damping: float) -> tuple[list[int], list[float]]:
     """(order of removal, objective after each): at each step every candidate's full problem is solved again."""
     H = damped_second_moments(x, damping)
-    remaining = list(range(reader.shape[1] // width))
+    remaining = list(range(consumer.shape[1] // width))
     order, objective = [], []
     while remaining:
         errors = {
             unit: best_fit_error(
-                reader, H, [j for u in remaining if u != unit for j in range(u * width, (u + 1) * width)]
+                consumer, H, [j for u in remaining if u != unit for j in range(u * width, (u + 1) * width)]
             )
             for unit in remaining
         }

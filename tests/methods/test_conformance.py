@@ -13,7 +13,7 @@ from torch import Tensor
 
 from secateur import methods
 from secateur.errors import InputError
-from secateur.methods import GRADIENTS, METHODS, ROUTING, Experts, Method, Solution, Units, prune_weight
+from secateur.methods import GRADIENTS, METHODS, ROUTING, ExpertUnits, Method, Solution, Units, prune_weight
 from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import NEEDS, Moments
 from secateur.numerics.patterns import Pattern, removed_count
@@ -201,7 +201,7 @@ def test_units_may_be_permuted(method: Method, width: int, make_units: MakeUnits
     units, order = make_units(width=width, x=x), torch.randperm(8)
     inputs_order = (order[:, None] * width + torch.arange(width)).flatten()
     group = units.group[order]
-    permuted = Units(units.reader[:, inputs_order], gathered(x[:, inputs_order]), width, group, slopes(group))
+    permuted = Units(units.consumer[:, inputs_order], gathered(x[:, inputs_order]), width, group, slopes(group))
     torch.testing.assert_close(importance(method, permuted), importance(method, units)[order], rtol=1e-5, atol=0)
 
 
@@ -209,16 +209,16 @@ def test_units_may_be_permuted(method: Method, width: int, make_units: MakeUnits
 def test_unit_rankings_do_not_depend_on_scale(method: Method, make_units: MakeUnits) -> None:
     x = inputs(300, 8)
     units = make_units(x=x)
-    scaled = Units(units.reader * 4, gathered(x * 2), 1, units.group * 4, slopes(units.group * 4))
+    scaled = Units(units.consumer * 4, gathered(x * 2), 1, units.group * 4, slopes(units.group * 4))
     assert torch.equal(importance(method, units).argsort(), importance(method, scaled).argsort())
 
 
 @pytest.mark.parametrize("method", [m for m in FOR_UNITS if m.name not in DEAF], ids=named)
 def test_units_that_do_nothing_go_first(method: Method, make_units: MakeUnits) -> None:
     units = make_units(width=2)
-    reader, group = units.reader.clone(), units.group.clone()
-    reader[:, 6:8], group[3] = 0, 0
-    idle = replace(units, reader=reader, group=group, gradients=slopes(group))
+    consumer, group = units.consumer.clone(), units.group.clone()
+    consumer[:, 6:8], group[3] = 0, 0
+    idle = replace(units, consumer=consumer, group=group, gradients=slopes(group))
     assert int(importance(method, idle).argmin()) == 3
 
 
@@ -230,7 +230,7 @@ def test_units_with_few_tokens_are_finite(method: Method, tokens: int, make_unit
     assert torch.isfinite(importance(method, make_units(x=x))).all()
 
 
-def worth(method: Method, experts: Experts) -> Tensor:
+def worth(method: Method, experts: ExpertUnits) -> Tensor:
     assert method.score_experts is not None
     return method.score_experts(experts)
 

@@ -136,10 +136,10 @@ def test_sparsegpt_shares_the_factor_between_readers_of_one_input(monkeypatch: p
 @pytest.mark.parametrize("delay", [1, 4, 64])
 def test_obs(count: int, width: int, delay: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elimination, "DELAY", delay)
-    x, reader = inputs(120, count * width), weights(5, count * width)
+    x, consumer = inputs(120, count * width), weights(5, count * width)
     x[:, 2] = 0
-    scores = obs.score_units(Units(reader, gathered(x), width, reader.T), damping=0.01)
-    order, objective = references.obs(reader, x, width, 0.01)
+    scores = obs.score_units(Units(consumer, gathered(x), width, consumer.T), damping=0.01)
+    order, objective = references.obs(consumer, x, width, 0.01)
     assert scores.argsort().tolist() == order
     torch.testing.assert_close(
         scores.sort().values, torch.tensor(objective, dtype=torch.float64), rtol=1e-4, atol=1e-6
@@ -149,23 +149,23 @@ def test_obs(count: int, width: int, delay: int, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(("count", "width"), [(10, 1), (4, 3)])
 def test_mi_is_energy_times_what_the_others_do_not_know(count: int, width: int) -> None:
     """The first to go, by its definition: I(z_q; all others) from determinants, energy from the reader."""
-    x, reader = inputs(200, count * width), weights(5, count * width)
+    x, consumer = inputs(200, count * width), weights(5, count * width)
     H = references.damped_second_moments(x, mi.RIDGE)
     costs = []
     for unit in range(count):
         own = list(range(unit * width, (unit + 1) * width))
         rest = [j for j in range(count * width) if j not in own]
         left = H[own][:, own] - H[own][:, rest] @ torch.linalg.inv(H[rest][:, rest]) @ H[rest][:, own]
-        costs.append(float((reader[:, own].double() @ left * reader[:, own]).sum()))
+        costs.append(float((consumer[:, own].double() @ left * consumer[:, own]).sum()))
         if width == 1:
-            energy = float(reader[:, own].square().sum()) * float(H[own][:, own])
+            energy = float(consumer[:, own].square().sum()) * float(H[own][:, own])
             dets = [torch.linalg.det(H[part][:, part]) for part in (own, rest, own + rest)]
             nats = 0.5 * float(torch.log(dets[0] * dets[1] / dets[2]))
             assert energy * 2.718281828459045 ** (-2 * nats) == pytest.approx(costs[-1], rel=1e-6)
-    scores = mi.score_units(Units(reader, gathered(x), width, reader.T))
+    scores = mi.score_units(Units(consumer, gathered(x), width, consumer.T))
     assert int(scores.argmin()) == costs.index(min(costs))
     assert float(scores.min()) == pytest.approx(min(costs), rel=1e-5)
-    order, objective = references.obs(reader, x, width, mi.RIDGE)
+    order, objective = references.obs(consumer, x, width, mi.RIDGE)
     assert scores.argsort().tolist() == order
     torch.testing.assert_close(
         scores.sort().values, torch.tensor(objective, dtype=torch.float64), rtol=1e-3, atol=1e-6
@@ -210,13 +210,13 @@ def test_gradient_criteria_of_units(width: int, make_units: Callable[..., Units]
             [float(t[u, e]) for t in (units.group, slope["gradient"], slope["fisher"], slope["entropy_gradient"])]
             for e in range(units.group.shape[1])
         ]
-        reader = rows[10:]  # as `make_units` puts them
+        consumer = rows[10:]  # as `make_units` puts them
         expected = {
             "taylor": sum(abs(w * g) for w, g, _, _ in rows),
             "taylor_group": abs(sum(w * g for w, g, _, _ in rows)),
             "taylor2": sum(abs(w * g - 0.5 * w * w * f) for w, g, f, _ in rows),
             "fisher": sum(0.5 * w * w * f for w, _, f, _ in rows),
-            "gradient_activation": abs(sum(w * g for w, g, _, _ in reader)),
+            "gradient_activation": abs(sum(w * g for w, g, _, _ in consumer)),
             "entropy_taylor": sum(abs(w * h) for w, _, _, h in rows),
         }
         share = slope["input_fisher"][u, 10:]
@@ -251,15 +251,15 @@ def test_random_differs_by_seed_and_not_by_run(make_units: Callable[..., Units])
     units = make_units()
     first, again = (METHODS["random"].score_units(units) for _ in range(2))
     assert torch.equal(first, again)
-    other = METHODS["random"].score_units(Units(units.reader, units.moments, 1, units.group, seed=1))
+    other = METHODS["random"].score_units(Units(units.consumer, units.moments, 1, units.group, seed=1))
     assert not torch.equal(first, other)
 
 
 def test_obs_sees_that_one_of_two_copies_is_free() -> None:
     x = inputs(200, 6)
     x[:, 5] = x[:, 0]
-    reader = weights(4, 6)
-    scores = obs.score_units(Units(reader, gathered(x), 1, reader.T), damping=1e-6)
+    consumer = weights(4, 6)
+    scores = obs.score_units(Units(consumer, gathered(x), 1, consumer.T), damping=1e-6)
     first, second = scores.argsort()[:2].tolist()
     assert first in {0, 5}
     assert second not in {0, 5}
@@ -275,13 +275,13 @@ def test_obs_keeps_its_order_where_costs_are_equal() -> None:
 
 def test_obs_stays_exact_over_many_removals() -> None:
     """After 200 downdates the objective still equals a fresh solve."""
-    x, reader = inputs(600, 256), weights(32, 256)
+    x, consumer = inputs(600, 256), weights(32, 256)
     moments = gathered(x)
-    scores = obs.score_units(Units(reader, moments, 1, reader.T), damping=1e-3)
+    scores = obs.score_units(Units(consumer, moments, 1, consumer.T), damping=1e-3)
     kept = scores.argsort()[200:].sort().values
     H = references.damped_second_moments(x, 1e-3)
     assert float(scores.sort().values[199]) == pytest.approx(
-        references.best_fit_error(reader, H, kept.tolist()), rel=1e-4
+        references.best_fit_error(consumer, H, kept.tolist()), rel=1e-4
     )
 
 

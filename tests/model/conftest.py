@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from tests.model import tiny
 
 
@@ -28,13 +28,13 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def opened(folder_of: Callable[[str], Path]) -> Callable[[str], Outer]:
+def opened(folder_of: Callable[[str], Path]) -> Callable[[str], StreamedModel]:
     """case -> its checkpoint, opened for streaming in fp32."""
-    outers: dict[str, Outer] = {}
+    outers: dict[str, StreamedModel] = {}
 
-    def get(case: str) -> Outer:
+    def get(case: str) -> StreamedModel:
         if case not in outers:
-            outers[case] = Outer(Checkpoint.open(folder_of(case)), torch.device("cpu"), torch.float32)
+            outers[case] = StreamedModel(Checkpoint.open(folder_of(case)), torch.device("cpu"), torch.float32)
         return outers[case]
 
     return get

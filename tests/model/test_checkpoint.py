@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from secateur.calibration.walk import walk
 from secateur.errors import InputError, SecateurError, UnsupportedModelError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from tests.model import tiny
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -218,9 +218,9 @@ def test_a_base_model_s_names_and_left_over_tensors_are_understood(case: str, tm
     state |= {"h.0.attn.bias": torch.ones(1, 1, 8, 8), "cls.seq_relationship.weight": torch.ones(2, 32)}
     model.config.save_pretrained(tmp_path)
     save_file(state, tmp_path / WEIGHTS, metadata={"format": "pt"})
-    outer = Outer(Checkpoint.open(tmp_path), torch.device("cpu"), torch.float32)
+    streamed = StreamedModel(Checkpoint.open(tmp_path), torch.device("cpu"), torch.float32)
     ids, got = tiny.tokens(2), []
-    list(walk(outer, ids, at_end=lambda stream: got.append(outer.logits(ids, stream.states[0]))))
+    list(walk(streamed, ids, at_end=lambda stream: got.append(streamed.logits(ids, stream.states[0]))))
     torch.testing.assert_close(got[0], tiny.logits(model, ids), atol=1e-5, rtol=1e-5)
 
 

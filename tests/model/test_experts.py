@@ -16,9 +16,9 @@ from secateur.calibration.walk import Block, walk
 from secateur.cut.experts import norms_of, remove_experts, score_experts
 from secateur.errors import UnsupportedModelError
 from secateur.methods import METHODS
-from secateur.model.architectures import Experts, Family, family_of
+from secateur.model.architectures import ExpertModules, Family, family_of
 from secateur.model.sites import Site, sites_of
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import remove, unit_parameters, zero
 from secateur.system import distributed
 from tests.model import tiny
@@ -27,7 +27,7 @@ MIXTURES = ("mixtral", "qwen3-moe")
 IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")
 
 
-def anatomy(model: PreTrainedModel) -> tuple[Family, Experts, nn.ModuleList]:
+def anatomy(model: PreTrainedModel) -> tuple[Family, ExpertModules, nn.ModuleList]:
     family = family_of(model.config)
     layers = model.get_submodule(family.layers)
     assert isinstance(layers, nn.ModuleList)
@@ -131,10 +131,10 @@ def _two_sequences_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "TOKENS_PER_BATCH", 2 * tiny.TOKENS)
 
 
-def expert_blocks(outer: Outer, dense: bool = False) -> Iterator[tuple[Block, Site]]:
+def expert_blocks(streamed: StreamedModel, dense: bool = False) -> Iterator[tuple[Block, Site]]:
     """Every block that has experts, in a walk through the calibration tokens."""
-    for block in walk(outer, tiny.tokens(), dense=dense):
-        site = expert_site(block.layer, outer.checkpoint.family, block.index)
+    for block in walk(streamed, tiny.tokens(), dense=dense):
+        site = expert_site(block.layer, streamed.checkpoint.family, block.index)
         if site is not None:
             yield block, site
 
@@ -167,7 +167,7 @@ def slowly(case: str, index: int) -> tuple[list[int], list[float], list[float], 
 
 
 @pytest.mark.parametrize("case", MIXTURES)
-def test_the_walk_counts_what_a_plain_loop_counts(case: str, opened: Callable[[str], Outer]) -> None:
+def test_the_walk_counts_what_a_plain_loop_counts(case: str, opened: Callable[[str], StreamedModel]) -> None:
     for block, site in expert_blocks(opened(case)):
         tokens, gates, outputs, scores = slowly(case, block.index)
         found = block.routing(EVERYTHING)
@@ -184,7 +184,7 @@ def test_the_walk_counts_what_a_plain_loop_counts(case: str, opened: Callable[[s
 
 
 def test_sums_go_over_the_ranks_and_nothing_is_run_for_nothing(
-    opened: Callable[[str], Outer], monkeypatch: pytest.MonkeyPatch
+    opened: Callable[[str], StreamedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = expert_blocks(opened("mixtral"))  # it closes what it holds when it goes
     block, site = next(blocks)
@@ -208,7 +208,7 @@ def test_sums_go_over_the_ranks_and_nothing_is_run_for_nothing(
         assert score_experts(block, site, METHODS[name], 0).shape == (4,)
 
 
-def test_targets_look_at_the_experts_that_are_left(opened: Callable[[str], Outer]) -> None:
+def test_targets_look_at_the_experts_that_are_left(opened: Callable[[str], StreamedModel]) -> None:
     """In the first block both models see the same, so what an expert that stays reads is the same too, unless it
     is compared with another."""
     blocks = expert_blocks(opened("mixtral"), dense=True)
@@ -217,13 +217,13 @@ def test_targets_look_at_the_experts_that_are_left(opened: Callable[[str], Outer
     remove_experts(block, replace(site, units=3), torch.tensor([True, False, True]))
     assert block.experts == (1, 3)
     assert block.dense is not None
-    readers = {linear.name: linear for linear in block.linears if "experts" in linear.name}
-    found = block.moments(list(readers), frozenset({"gram", "cross"}))
-    assert len(readers) == 4
+    consumers = {linear.name: linear for linear in block.linears if "experts" in linear.name}
+    found = block.moments(list(consumers), frozenset({"gram", "cross"}))
+    assert len(consumers) == 4
     for name, moments in found.items():
         assert moments.n > 0
         torch.testing.assert_close(moments.cross, moments.gram, rtol=1e-5, atol=1e-6, msg=name)
     for place, number in enumerate(block.experts):
-        reader = readers[f"mlp.experts.down_proj[{place}]"]
-        dense, _ = block.original(reader, reader.weight[:, :8])
+        consumer = consumers[f"mlp.experts.down_proj[{place}]"]
+        dense, _ = block.original(consumer, consumer.weight[:, :8])
         assert torch.equal(dense, block.dense[0].get_parameter("mlp.experts.down_proj")[number])

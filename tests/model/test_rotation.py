@@ -20,10 +20,10 @@ from secateur.model.rotation import (
     narrow_config,
     narrow_layer,
     narrow_surroundings,
+    producers,
     surrounding_names,
-    writers,
 )
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from tests.model import tiny
 
 ABLE = {kind for family in FAMILIES if family.norms for kind in family.model_types}
@@ -42,12 +42,12 @@ def precision(checkpoint: Checkpoint) -> torch.dtype:
 
 def narrowed(checkpoint: Checkpoint, Q: Tensor) -> PreTrainedModel:
     """The narrow model built from its configuration and the tensors."""
-    outer = Outer(checkpoint, torch.device("cpu"), torch.float32)
+    streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
     config = narrow_config(checkpoint, Q.shape[1])
     model = model_class(checkpoint.config)(CONFIG_MAPPING[config["model_type"]].from_dict(config))
-    state = narrow_surroundings(outer.surroundings(), checkpoint, Q)
+    state = narrow_surroundings(streamed.surroundings(), checkpoint, Q)
     for index in range(checkpoint.layers):
-        tensors = narrow_layer(outer.load(index).double(), checkpoint.family, Q)
+        tensors = narrow_layer(streamed.load(index).double(), checkpoint.family, Q)
         state |= {f"{checkpoint.family.layers}.{index}.{name}": tensor for name, tensor in tensors.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
@@ -105,10 +105,10 @@ def test_all_that_sees_the_stream_is_known(tmp_path: Path) -> None:
     """Of a Llama's parameters none is left that has the hidden size and wasn't touched."""
     checkpoint = Checkpoint.open(tiny.save("llama-bias", tmp_path))
     d, k = int(checkpoint.config.hidden_size), 20
-    layer = Outer(checkpoint, torch.device("cpu"), torch.float32).load(0)
+    layer = StreamedModel(checkpoint, torch.device("cpu"), torch.float32).load(0)
     found = narrow_layer(layer, checkpoint.family, basis(d, k))
     assert not [name for name, tensor in found.items() if d in tensor.shape]
-    assert {"self_attn.o_proj.bias", "mlp.down_proj.bias"} <= set(writers(layer, checkpoint.family))
+    assert {"self_attn.o_proj.bias", "mlp.down_proj.bias"} <= set(producers(layer, checkpoint.family))
     assert surrounding_names(checkpoint) == ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
     config = narrow_config(checkpoint, k)
     assert config["head_dim"] == checkpoint.head_dim

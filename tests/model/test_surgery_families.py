@@ -154,12 +154,12 @@ def test_silent_and_dropped_sub_blocks_add_nothing_to_the_stream(case: str, bloc
 def hook_out(layer: nn.Module, family: Family, block: str) -> None:
     """Makes the last module before the residual sum give zeros, found without the table's help for `drop`:
     the reader itself, or, for experts, the module around them."""
-    reader = join(family.attention.path, family.attention.o)
+    consumer = join(family.attention.path, family.attention.o)
     if block == "ffn":
-        reader = join(family.ffn.path, family.ffn.down)
-        if submodule(layer, reader) is None:
-            reader = "mlp"
-    layer.get_submodule(reader).register_forward_hook(lambda _m, _args, out: torch.zeros_like(out))
+        consumer = join(family.ffn.path, family.ffn.down)
+        if submodule(layer, consumer) is None:
+            consumer = "mlp"
+    layer.get_submodule(consumer).register_forward_hook(lambda _m, _args, out: torch.zeros_like(out))
 
 
 @pytest.mark.parametrize("case", tiny.CASES)
@@ -233,12 +233,12 @@ def test_what_a_unit_owns(case: str) -> None:
 @pytest.mark.parametrize("case", tiny.CASES)
 def test_bias_flags_give_their_readers_a_bias(case: str) -> None:
     family = anatomy(tiny.build(case))[0]
-    readers = [join(family.attention.path, family.attention.o), join(family.ffn.path, family.ffn.down)]
+    consumers = [join(family.attention.path, family.attention.o), join(family.ffn.path, family.ffn.down)]
     for flag in dict(family.bias_flags).values():
         config = copy.deepcopy(tiny.build(case).config)
         for value in (True, False):
             setattr(config, flag, value)
             layer = anatomy(type(tiny.build(case))(config))[2][1]
-            for reader in readers:
-                if dict(family.bias_flags).get(reader) == flag:
-                    assert (layer.get_submodule(reader).bias is not None) == value, reader
+            for consumer in consumers:
+                if dict(family.bias_flags).get(consumer) == flag:
+                    assert (layer.get_submodule(consumer).bias is not None) == value, consumer

@@ -23,7 +23,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class, stock_class
 from secateur.model.linears import linears_of
 from secateur.model.sites import head_counts, sites_of
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import drop, remove, set_heads
 from secateur.model.uneven import layer_overrides, layer_widths, legal_heads, uneven_config, uniform_config
 from tests.model import tiny
@@ -178,11 +178,11 @@ def test_an_uneven_checkpoint_opens_and_is_walked(
 ) -> None:
     model, folder = uneven(case)
     checkpoint = Checkpoint.open(folder)
-    outer, ids = Outer(checkpoint, torch.device("cpu"), torch.float32), tiny.tokens(2)
+    streamed, ids = StreamedModel(checkpoint, torch.device("cpu"), torch.float32), tiny.tokens(2)
     family, head_dim, layers = anatomy(model)
     assert (checkpoint.family, checkpoint.head_dim, checkpoint.layers) == (family, head_dim, tiny.LAYERS)
     got: list[Tensor] = []
-    for block in walk(outer, ids, at_end=lambda stream: got.append(outer.logits(ids, stream.states[0]))):
+    for block in walk(streamed, ids, at_end=lambda stream: got.append(streamed.logits(ids, stream.states[0]))):
         layer = layers[block.index]
         assert [(x.name, x.shape) for x in block.linears] == [(x.name, x.shape) for x in linears_of(layer, family)]
         assert layer_widths(block.layer, family, checkpoint.config, head_dim) == all_widths(model)[block.index]

@@ -46,7 +46,7 @@ def test_against_regressions(width: int) -> None:
             for j in range(0, int(kept.sum()), width)
         ]
         order = sorted(range(5), key=lambda k: -parts[k])
-        assert found.carriers[row].tolist() == [keep.nonzero().flatten().tolist()[k] for k in order]
+        assert found.predictors[row].tolist() == [keep.nonzero().flatten().tolist()[k] for k in order]
         expected = [parts[k] / sum(parts) for k in order]
         assert found.shares[row].tolist() == pytest.approx(expected, abs=1e-3)
         assert float(found.shares[row].sum()) == pytest.approx(1, abs=1e-5)  # all five are shown here
@@ -61,7 +61,7 @@ def test_a_copy_is_known_and_noise_is_not() -> None:
     assert float(found.restored[0]) < 0.01
     assert float(found.bits[1]) > 4
     assert float(found.restored[1]) > 0.99
-    assert found.carriers[1, 0] == 1
+    assert found.predictors[1, 0] == 1
     assert float(found.shares[1, 0]) == pytest.approx(1, abs=0.01)
 
 
@@ -76,4 +76,4 @@ def test_units_that_are_never_on() -> None:
 
 def test_nothing_removed() -> None:
     found = redundancy(torch.ones(2, 3), torch.eye(3), torch.ones(3, dtype=torch.bool), 1)
-    assert len(found.bits) == len(found.carriers) == 0
+    assert len(found.bits) == len(found.predictors) == 0

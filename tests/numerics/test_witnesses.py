@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from secateur.numerics import token_samples as witnesses
+from secateur.numerics import token_samples as token_samples
 from secateur.numerics.moments import Moments
-from secateur.numerics.token_samples import Witnesses
+from secateur.numerics.token_samples import TokenSamples
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(witnesses, "SAMPLE", 16)
+    monkeypatch.setattr(token_samples, "SAMPLE", 16)
 
 
-def seen(x: torch.Tensor, sizes: list[int]) -> Witnesses:
-    found = Witnesses(x.shape[1], sample=True, peaks=True)
+def seen(x: torch.Tensor, sizes: list[int]) -> TokenSamples:
+    found = TokenSamples(x.shape[1], sample=True, max_activating=True)
     for part in x.split(sizes):
         found.update(part)
     return found
@@ -27,9 +27,9 @@ def test_every_stride_th_token_and_the_largest_ones(sizes: list[int]) -> None:
     x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
     found = seen(x, sizes)
     torch.testing.assert_close(found.sample, x[::8])
-    values, places = found.peaks
+    values, places = found.max_activating
     for j in range(3):
-        order = x[:, j].abs().argsort(descending=True)[: witnesses.PEAKS]
+        order = x[:, j].abs().argsort(descending=True)[: token_samples.PEAKS]
         assert places[:, j].tolist() == order.tolist()
         torch.testing.assert_close(values[:, j], x[order, j])
 
@@ -37,9 +37,9 @@ def test_every_stride_th_token_and_the_largest_ones(sizes: list[int]) -> None:
 def test_parts_join_into_the_whole() -> None:
     x = torch.randn(96, 3, generator=torch.Generator().manual_seed(0))
     whole = seen(x, [96])
-    joined = Witnesses.join([seen(x[:64], [64]), seen(x[64:], [32])])
+    joined = TokenSamples.join([seen(x[:64], [64]), seen(x[64:], [32])])
     torch.testing.assert_close(joined.sample, whole.sample)
-    assert torch.equal(joined.peaks[1], whole.peaks[1])
+    assert torch.equal(joined.max_activating[1], whole.max_activating[1])
     assert joined.seen == 96
 
 
@@ -50,4 +50,4 @@ def test_moments_carry_them() -> None:
     moments.update(x[25:])
     torch.testing.assert_close(moments.mean_abs, x.abs().mean(0))
     torch.testing.assert_close(moments.sample, x[::4])
-    assert moments.centred().witnesses is moments.witnesses
+    assert moments.centred().token_samples is moments.token_samples

@@ -137,13 +137,13 @@ def test_an_interrupted_run_does_not_measure_again(tmp_path: Path, monkeypatch: 
     told = make_recipe({"model": str(tmp_path / "model"), "sites": "channel", "params": "90%", **own})
     cut_block = one_shot.cut_block
 
-    def stops(block: Any, *rest: Any) -> Any:
+    def pruning_steps(block: Any, *rest: Any) -> Any:
         if block.index == 2:
             raise KeyboardInterrupt
         return cut_block(block, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(one_shot, "cut_block", stops)
+        patch.setattr(one_shot, "cut_block", pruning_steps)
         with pytest.raises(KeyboardInterrupt):
             secateur.prune(told, tmp_path / "out", quiet=True)
     monkeypatch.setitem(budget._MEASURES, "params", None)

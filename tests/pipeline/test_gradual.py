@@ -22,7 +22,7 @@ from secateur.errors import InputError
 from secateur.model.sites import Site
 from secateur.pipeline import one_shot
 from secateur.pipeline.lineage import Lineage, joined
-from secateur.pipeline.schedule import gone_after, stops
+from secateur.pipeline.schedule import gone_after, pruning_steps
 from secateur.workspace.folder import STEPS, WORK
 from secateur.workspace.journal import last_finished
 from tests.small import save_tiny
@@ -61,7 +61,7 @@ def recipe(**changes: Any) -> Any:
 
 
 def test_every_step_is_told_its_share() -> None:
-    found = stops(recipe(sites="channel,layer", sparsity={"channel": 0.4, "layer": 0.2}))
+    found = pruning_steps(recipe(sites="channel,layer", sparsity={"channel": 0.4, "layer": 0.2}))
     assert [s.recipe.sparsity["channel"] for s in found] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert [s.recipe.sparsity["layer"] for s in found] == pytest.approx([0.05, 0.1, 0.15, 0.2])
     assert [s.share for s in found] == [0.25, 0.5, 0.75, 1]
@@ -69,12 +69,14 @@ def test_every_step_is_told_its_share() -> None:
 
 
 def test_an_n_m_pattern_goes_weight_by_weight() -> None:
-    assert [(s.number, s.recipe.pattern) for s in stops(recipe(pattern="2:4"))] == [
+    assert [(s.number, s.recipe.pattern) for s in pruning_steps(recipe(pattern="2:4"))] == [
         (2, "3:4"),
         (3, "3:4"),
         (4, "2:4"),
     ]
-    both = stops(recipe(sites="weight,channel", pattern="2:4", sparsity={"channel": 0.5}, method="sparsegpt,obs"))
+    both = pruning_steps(
+        recipe(sites="weight,channel", pattern="2:4", sparsity={"channel": 0.5}, method="sparsegpt,obs")
+    )
     assert [s.recipe.sites for s in both] == [("channel",)] + [("weight", "channel")] * 3
     assert [s.recipe.method for s in both] == [("obs",)] + [("sparsegpt", "obs")] * 3
     assert [s.recipe.pattern for s in both] == ["free", "3:4", "3:4", "2:4"]
@@ -82,7 +84,7 @@ def test_an_n_m_pattern_goes_weight_by_weight() -> None:
 
 def test_one_step_is_the_recipe_itself() -> None:
     plain = make_recipe({"model": "m", "sparsity": 0.5})
-    assert [s.recipe for s in stops(plain)] == [plain]
+    assert [s.recipe for s in pruning_steps(plain)] == [plain]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_two_cuts_are_one_by_the_first_ones_numbers() -> None:
             later = unit in first_keep
             place = first_keep.index(unit) if later else unit
             assert found.evidence.bits[row] == (100.0 + place if later else place)
-            assert found.evidence.carriers[row] == (unit,)  # by name
+            assert found.evidence.predictors[row] == (unit,)  # by name
             assert found.evidence.places[row] == (place,)  # of tokens, which no cut renumbers
             assert found.scores[unit] == found.evidence.bits[row]
 

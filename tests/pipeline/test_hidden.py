@@ -20,10 +20,10 @@ from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.pipeline import hidden, one_shot
 from secateur.pipeline.limits import resolved
-from secateur.pipeline.schedule import stops
+from secateur.pipeline.schedule import pruning_steps
 from tests.model import tiny
 
 
@@ -59,8 +59,8 @@ def test_what_is_read_is_what_hooks_see(shared: Path) -> None:
     path = shared / "models" / "stories260K"
     checkpoint = Checkpoint.open(path)
     ids = secateur.calibrate(checkpoint, told(shared)["calibrate"], 3, 40).tokens
-    outer = Outer(checkpoint, torch.device("cpu"), torch.float32)
-    found = {place.name: place.moment for place in moments_of_stream(outer, ids)}
+    streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
+    found = {place.name: place.moment for place in moments_of_stream(streamed, ids)}
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     seen: dict[str, Tensor] = {}
     norms = {"head": model.model.norm}
@@ -222,8 +222,8 @@ def test_hidden_dimensions_go_before_all_steps() -> None:
     recipe = make_recipe(
         {"model": "m", "sites": "hidden,channel", "sparsity": {"hidden": 0.1, "channel": 0.4}, "steps": 2}
     )
-    assert [stop.recipe.sites for stop in stops(recipe)] == [("channel",)] * 2
-    assert [stop.recipe.sparsity["channel"] for stop in stops(recipe)] == pytest.approx([0.35, 0.4])
+    assert [stop.recipe.sites for stop in pruning_steps(recipe)] == [("channel",)] * 2
+    assert [stop.recipe.sparsity["channel"] for stop in pruning_steps(recipe)] == pytest.approx([0.35, 0.4])
 
 
 def test_it_is_explained(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

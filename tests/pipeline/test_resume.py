@@ -88,13 +88,13 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, index: int, error: BaseException) -
     """The cut of layer `index` raises, once."""
     cut_block = one_shot.cut_block
 
-    def stops(block: Block, *rest: Any) -> Any:
+    def pruning_steps(block: Block, *rest: Any) -> Any:
         if block.index == index:
             monkeypatch.setattr(one_shot, "cut_block", cut_block)
             raise error
         return cut_block(block, *rest)
 
-    monkeypatch.setattr(one_shot, "cut_block", stops)
+    monkeypatch.setattr(one_shot, "cut_block", pruning_steps)
 
 
 @pytest.fixture
@@ -152,15 +152,15 @@ def test_stopped_in_a_layer(
 def test_stopped_after_the_last_layer(
     where: str, source: Path, straight: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stops(*_: Any, **__: Any) -> None:
+    def pruning_steps(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(one_shot if hasattr(one_shot, where) else pipeline, where, stops)
+        patch.setattr(one_shot if hasattr(one_shot, where) else pipeline, where, pruning_steps)
         with pytest.raises(KeyboardInterrupt):
             prune(source, tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(one_shot, "cut_block", stops)  # nothing is left to cut
+        patch.setattr(one_shot, "cut_block", pruning_steps)  # nothing is left to cut
         prune(source, tmp_path / "out", resume=True)
     same(straight("units"), tmp_path / "out")
 

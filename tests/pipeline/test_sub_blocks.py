@@ -18,7 +18,7 @@ from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
 from secateur.model.architectures import family_of, join
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.pipeline.prune import prune
 from tests.model import tiny
 
@@ -33,9 +33,9 @@ def slow_loss(case: str, tokens: torch.Tensor, gone: frozenset[Part]) -> float:
     for index, kind in gone:
         layer = model.get_submodule(f"{family.layers}.{index}")
         ffn = f"{e.path}.{e.down}" if e is not None else join(f.path, f.down)
-        reader = join(a.path, a.o) if kind == "attention" else ffn
+        consumer = join(a.path, a.o) if kind == "attention" else ffn
         for name, parameter in layer.named_parameters():
-            if name == reader or name.startswith(f"{reader}."):
+            if name == consumer or name.startswith(f"{consumer}."):
                 parameter.data.zero_()
     total = []
     for row in tokens:
@@ -46,22 +46,22 @@ def slow_loss(case: str, tokens: torch.Tensor, gone: frozenset[Part]) -> float:
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "opt", "mixtral"])
 def test_losses_are_those_of_the_whole_model_without_the_part(case: str, tmp_path: Path) -> None:
-    outer = Outer(Checkpoint.open(tiny.save(case, tmp_path / case)), torch.device("cpu"), torch.float32)
+    streamed = StreamedModel(Checkpoint.open(tiny.save(case, tmp_path / case)), torch.device("cpu"), torch.float32)
     tokens = tiny.tokens(3)
     sets = [{(1, "attention")}, {(2, "ffn")}, {(0, "ffn"), (0, "attention")}, {(3, "attention"), (1, "ffn")}, set()]
     candidates: list[frozenset[Part]] = [frozenset(c) for c in sets]
-    found = loss_without(outer, tokens, candidates)
+    found = loss_without(streamed, tokens, candidates)
     for gone, loss in zip(candidates, found, strict=True):
         assert loss == pytest.approx(slow_loss(case, tokens, gone), rel=1e-5), gone
     assert len(set(found)) == len(found)
 
 
 def test_the_best_ones_go_given_what_has_gone(tmp_path: Path) -> None:
-    outer = Outer(Checkpoint.open(tiny.save("llama", tmp_path / "m")), torch.device("cpu"), torch.float32)
+    streamed = StreamedModel(Checkpoint.open(tiny.save("llama", tmp_path / "m")), torch.device("cpu"), torch.float32)
     tokens, before = tiny.tokens(3), frozenset({(0, "layer")})
     allowed = [(i, "ffn") for i in (1, 2, 3)]
-    chosen, losses = leave_out(outer, tokens, 1, allowed, before=before)
-    by_hand = {part: loss_without(outer, tokens, [before | {part}])[0] for part in allowed}
+    chosen, losses = leave_out(streamed, tokens, 1, allowed, before=before)
+    by_hand = {part: loss_without(streamed, tokens, [before | {part}])[0] for part in allowed}
     assert losses == pytest.approx(by_hand)
     assert chosen == {min(by_hand, key=lambda part: by_hand[part])}
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from secateur.calibration import stream as streaming
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.walk import Block, walk
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.numerics.patterns import Pattern
 from secateur.reconstruct import objective as module
-from secateur.reconstruct.objective import Aim, Predictions, aim_of
-from secateur.reconstruct.sequences import Part
+from secateur.reconstruct.objective import BlockObjective, Predictions, objective_of
+from secateur.reconstruct.sequences import SequenceBatch
 from secateur.reconstruct.tune import Tuning, reconstruct
 from tests.model import tiny
 
@@ -33,9 +33,9 @@ def _eight_sequences_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def blocks(case: str, folder: Path) -> Iterator[Block]:
     """All blocks, the last one with half of its weights gone."""
-    outer = Outer(Checkpoint.open(tiny.save(case, folder / case)), torch.device("cpu"), torch.float32)
-    for block in walk(outer, tiny.tokens(SEQUENCES), dense=True):
-        if block.index == outer.checkpoint.layers - 1:
+    streamed = StreamedModel(Checkpoint.open(tiny.save(case, folder / case)), torch.device("cpu"), torch.float32)
+    for block in walk(streamed, tiny.tokens(SEQUENCES), dense=True):
+        if block.index == streamed.checkpoint.layers - 1:
             for linear in block.linears:
                 linear.weight = linear.weight * Pattern.parse("free").mask(linear.weight.abs(), 0.5)
         yield block
@@ -44,9 +44,9 @@ def blocks(case: str, folder: Path) -> Iterator[Block]:
 def last(case: str, folder: Path) -> Block:
     """The last block, while its walk is still going on."""
     found = blocks(case, folder)
-    while (block := next(found)).index != block.outer.checkpoint.layers - 1:
+    while (block := next(found)).index != block.streamed.checkpoint.layers - 1:
         pass
-    block.outer.walk = found  # type: ignore[attr-defined]  # a walk that is forgotten ends, and its states with it
+    block.streamed.walk = found  # type: ignore[attr-defined]  # a walk that is forgotten ends, and its states with it
     return block
 
 
@@ -54,7 +54,7 @@ def by_hand(block: Block, folder: Path, case: str) -> Tensor:
     """KL(p | q) of every token, fp64, from two whole models of transformers."""
     dense = AutoModelForCausalLM.from_pretrained(folder / case, dtype=torch.float32).eval()
     pruned = AutoModelForCausalLM.from_pretrained(folder / case, dtype=torch.float32).eval()
-    layers = pruned.get_submodule(block.outer.checkpoint.family.layers)
+    layers = pruned.get_submodule(block.streamed.checkpoint.family.layers)
     layers[block.index].load_state_dict(block.layer.state_dict())
     ids = tiny.tokens(SEQUENCES)
     with torch.no_grad():
@@ -69,13 +69,13 @@ def test_the_divergence_is_that_of_two_whole_models(
 ) -> None:
     block = last(case, tmp_path)
     if pieces is not None:  # tokens at once: pieces of sequences
-        monkeypatch.setattr(module, "LOGITS", pieces * int(block.outer.checkpoint.config.vocab_size))
+        monkeypatch.setattr(module, "LOGITS", pieces * int(block.streamed.checkpoint.config.vocab_size))
     want = by_hand(block, tmp_path, case)
-    with aim_of(block, Budget(None), "block", None, predictions=True) as aim:
-        assert isinstance(aim, Predictions)
-        parts = [Part(0, slice(0, 8)), Part(2, slice(1, 2))]
+    with objective_of(block, MemoryBudget(None), "block", None, predictions=True) as objective:
+        assert isinstance(objective, Predictions)
+        parts = [SequenceBatch(0, slice(0, 8)), SequenceBatch(2, slice(1, 2))]
         own = torch.cat([want[0:8], want[17:18]])
-        assert aim.error(block.layer, parts) == pytest.approx(float(own.mean()), rel=1e-4)
+        assert objective.error(block.layer, parts) == pytest.approx(float(own.mean()), rel=1e-4)
         assert float(own.mean()) > 1e-4
 
 
@@ -85,31 +85,31 @@ def test_its_slope_is_that_of_the_mean_divergence_and_the_guard(
 ) -> None:
     block = last("llama", tmp_path)
     if pieces is not None:
-        monkeypatch.setattr(module, "LOGITS", pieces * int(block.outer.checkpoint.config.vocab_size))
-    part, device = Part(0, slice(0, 8)), torch.device("cpu")
+        monkeypatch.setattr(module, "LOGITS", pieces * int(block.streamed.checkpoint.config.vocab_size))
+    part, device = SequenceBatch(0, slice(0, 8)), torch.device("cpu")
     weights = [p.requires_grad_(True) for p in block.layer.parameters()]
-    with aim_of(block, Budget(None), "block", None, predictions=True) as aim:
-        found = torch.autograd.grad(aim.loss(block.layer, part), weights)
+    with objective_of(block, MemoryBudget(None), "block", None, predictions=True) as objective:
+        found = torch.autograd.grad(objective.loss(block.layer, part), weights)
         out = block.stream.forward(block.layer, block.index, 0, device)
         ids = block.stream.batches[0]
-        q = block.outer.readout(ids, out).double().log_softmax(-1)
-        p = block.outer.logits(ids, aim.targets[0]).double().log_softmax(-1)
-        target = aim.targets[0].double()
+        q = block.streamed.lm_head(ids, out).double().log_softmax(-1)
+        p = block.streamed.logits(ids, objective.targets[0]).double().log_softmax(-1)
+        target = objective.targets[0].double()
     mean = (p.exp() * (p - q)).sum(-1).mean()
     mean = mean + module.GUARD * (out.double() - target).square().sum() / target.square().sum()
     for got, want in zip(found, torch.autograd.grad(mean, weights), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-7)
-    assert all(not p.requires_grad for p in block.outer._model.parameters())
+    assert all(not p.requires_grad for p in block.streamed._model.parameters())
 
 
 def test_only_what_ends_with_the_model_is_judged_by_predictions(tmp_path: Path) -> None:
     for block in blocks("llama", tmp_path):
-        end = block.outer.checkpoint.layers - 1
+        end = block.streamed.checkpoint.layers - 1
         for window, reach in (("half", 0), ("block", 0), (2, 1)):
-            with aim_of(block, Budget(None), window, None, predictions=True) as aim:  # type: ignore[arg-type]
-                assert aim.predictions == (block.index + reach >= end)
-            with aim_of(block, Budget(None), window, None, predictions=False) as aim:  # type: ignore[arg-type]
-                assert type(aim) is Aim
+            with objective_of(block, MemoryBudget(None), window, None, predictions=True) as objective:  # type: ignore[arg-type]
+                assert objective.predictions == (block.index + reach >= end)
+            with objective_of(block, MemoryBudget(None), window, None, predictions=False) as objective:  # type: ignore[arg-type]
+                assert type(objective) is BlockObjective
 
 
 def test_tuning_brings_the_predictions_nearer(tmp_path: Path) -> None:

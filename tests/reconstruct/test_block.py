@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration import stream as streaming
-from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.walk import Block, walk
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.sites import Site, sites_of
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import remove, update_heads
 from secateur.numerics.patterns import Pattern
 from secateur.reconstruct import tune as module
 from secateur.reconstruct.masks import GradualUnits, GradualWeights
-from secateur.reconstruct.sequences import Part, in_turn, split
-from secateur.reconstruct.tune import Outcome, Tuning, reconstruct
+from secateur.reconstruct.sequences import SequenceBatch, in_turn, split
+from secateur.reconstruct.tune import Tuned, Tuning, reconstruct
 from secateur.reconstruct.window import parts
 from tests.model import tiny
 
@@ -39,22 +39,24 @@ def _eight_sequences_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Callable[..., Outer]:
-    def get(case: str, dtype: torch.dtype = torch.float32) -> Outer:
-        return Outer(Checkpoint.open(tiny.save(case, tmp_path / case)), torch.device("cpu"), dtype)
+def opened(tmp_path: Path) -> Callable[..., StreamedModel]:
+    def get(case: str, dtype: torch.dtype = torch.float32) -> StreamedModel:
+        return StreamedModel(Checkpoint.open(tiny.save(case, tmp_path / case)), torch.device("cpu"), dtype)
 
     return get
 
 
 def second_block(
-    outer: Outer,
+    streamed: StreamedModel,
     cut: Callable[[Block], None],
     sequences: int = 66,
     work: Path | None = None,
     budget: int | None = None,
 ) -> Iterator[Block]:
     """Block 1 cut, on the stream that leaves a cut block 0."""
-    for block in walk(outer, tiny.tokens(sequences), layers=[0, 1], dense=True, work=work, budget=Budget(budget)):
+    for block in walk(
+        streamed, tiny.tokens(sequences), layers=[0, 1], dense=True, work=work, budget=MemoryBudget(budget)
+    ):
         cut(block)
         if block.index == 1:
             yield block
@@ -71,7 +73,7 @@ def masked(pattern: str = "free") -> Callable[[Block], None]:
 
 
 def without_channels(block: Block) -> None:
-    family = block.outer.checkpoint.family
+    family = block.streamed.checkpoint.family
     site = next(s for s in sites_of(block.layer, family, block.index, 8) if s.kind == "channel")
     mask = torch.ones(site.units, dtype=torch.bool)
     mask[:20] = False
@@ -82,9 +84,9 @@ def copies(block: Block) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in block.layer.named_parameters()}
 
 
-def tuned(outer: Outer, cut: Callable[[Block], None], tuning: Tuning = SHORT) -> tuple[Outcome, dict, dict]:
+def tuned(streamed: StreamedModel, cut: Callable[[Block], None], tuning: Tuning = SHORT) -> tuple[Tuned, dict, dict]:
     """(outcome, parameters before, parameters after)."""
-    for block in second_block(outer, cut):
+    for block in second_block(streamed, cut):
         before = copies(block)
         outcome = reconstruct(block, tuning)
         assert outcome is not None
@@ -105,15 +107,15 @@ def error_of(block: Block, sequences: Sequence[int]) -> float:
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "opt", "neox", "gemma2", "mixtral", "qwen3-moe"])
-def test_zeros_stay_and_everything_else_moves(case: str, opened: Callable[..., Outer]) -> None:
-    outer = opened(case)
+def test_zeros_stay_and_everything_else_moves(case: str, opened: Callable[..., StreamedModel]) -> None:
+    streamed = opened(case)
     prunable: set[str] = set()
 
     def cut(block: Block) -> None:
         masked()(block)
         prunable.update(linear.parameter_name for linear in block.linears)
 
-    outcome, before, after = tuned(outer, cut)
+    outcome, before, after = tuned(streamed, cut)
     assert 0 < outcome.steps <= 50
     assert outcome.held_out_after < 0.95 * outcome.held_out_before
     assert outcome.after < outcome.before
@@ -127,16 +129,18 @@ def test_zeros_stay_and_everything_else_moves(case: str, opened: Callable[..., O
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4"])
-def test_n_of_m_is_kept(pattern: str, opened: Callable[..., Outer]) -> None:
-    outer = opened("llama")
-    for block in second_block(outer, masked(pattern)):
+def test_n_of_m_is_kept(pattern: str, opened: Callable[..., StreamedModel]) -> None:
+    streamed = opened("llama")
+    for block in second_block(streamed, masked(pattern)):
         assert reconstruct(block, SHORT).steps
         assert all(Pattern.parse(pattern).holds(linear.weight != 0) for linear in block.linears)
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize("pattern", ["free", "2:4"])
-def test_a_gradual_mask_is_of_the_shape_asked_for(case: str, pattern: str, opened: Callable[..., Outer]) -> None:
+def test_a_gradual_mask_is_of_the_shape_asked_for(
+    case: str, pattern: str, opened: Callable[..., StreamedModel]
+) -> None:
     """Exact counts in every Linear, from a start without zeros; what a block had to beat was a mask at once."""
     shape, starts = Pattern.parse(pattern), []
 
@@ -155,7 +159,7 @@ def test_a_gradual_mask_is_of_the_shape_asked_for(case: str, pattern: str, opene
             assert shape.holds(~zeros)
 
 
-def test_a_gradual_mask_takes_the_least_of_that_moment(opened: Callable[..., Outer]) -> None:
+def test_a_gradual_mask_takes_the_least_of_that_moment(opened: Callable[..., StreamedModel]) -> None:
     """Scores of weights and inputs as they are when it chooses; each mask takes all that the one before took."""
     for block in second_block(opened("llama"), lambda block: None):
         masks = GradualWeights(block, Pattern.parse("free"), lambda name: 0.5)
@@ -184,21 +188,21 @@ def about_half(site: Site) -> Tensor:
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize("kind", ["channel", "query_head", "kv_group"])
-def test_units_go_bit_by_bit(case: str, kind: str, opened: Callable[..., Outer]) -> None:
+def test_units_go_bit_by_bit(case: str, kind: str, opened: Callable[..., StreamedModel]) -> None:
     """The least important first; the layer that is left computes what the masked one did, and beats the cut one."""
     masks, seen = [], {}
 
     def cut(block: Block) -> None:
-        outer = block.outer
+        streamed = block.streamed
         masks.append(GradualUnits(block))
-        mine = [s for s in sites_of(block.layer, outer.checkpoint.family, block.index, 8) if s.kind == kind]
+        mine = [s for s in sites_of(block.layer, streamed.checkpoint.family, block.index, 8) if s.kind == kind]
         halves = [(site, about_half(site)) for site in mine]
         for site, mask in halves:
             keep = tuple(mask.nonzero().flatten().tolist())
             masks[-1].take(site, keep, tuple(float(unit) for unit in range(site.units)))
         if halves:
             remove(block.layer, halves)
-            update_heads(block.layer, outer.checkpoint.family, 8)
+            update_heads(block.layer, streamed.checkpoint.family, 8)
         seen["sites"] = mine
 
     for block in second_block(opened(case), cut):
@@ -211,14 +215,14 @@ def test_units_go_bit_by_bit(case: str, kind: str, opened: Callable[..., Outer])
         assert error_of(block, HELD) == pytest.approx(outcome.held_out_after, rel=1e-4)
 
 
-def test_structured_cuts_are_tuned_without_masks(opened: Callable[..., Outer]) -> None:
+def test_structured_cuts_are_tuned_without_masks(opened: Callable[..., StreamedModel]) -> None:
     outcome, before, after = tuned(opened("llama"), without_channels)
     assert outcome.held_out_after < 0.95 * outcome.held_out_before
     assert after["mlp.down_proj.weight"].shape == (32, 24) == before["mlp.down_proj.weight"].shape
     assert not (after["mlp.down_proj.weight"] == 0).any()
 
 
-def test_errors_are_those_of_the_outputs(opened: Callable[..., Outer]) -> None:
+def test_errors_are_those_of_the_outputs(opened: Callable[..., StreamedModel]) -> None:
     for block in second_block(opened("llama"), masked()):
         expected = error_of(block, OTHERS), error_of(block, HELD)
         outcome = reconstruct(block, SHORT)
@@ -229,7 +233,7 @@ def test_errors_are_those_of_the_outputs(opened: Callable[..., Outer]) -> None:
 
 @pytest.mark.parametrize("rate", [1e3, 1e30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_does_not_help_is_undone(rate: float, dtype: torch.dtype, opened: Callable[..., Outer]) -> None:
+def test_what_does_not_help_is_undone(rate: float, dtype: torch.dtype, opened: Callable[..., StreamedModel]) -> None:
     outcome, before, after = tuned(opened("llama", dtype), masked(), Tuning(steps=50, rate=rate))
     assert outcome.steps == 0
     assert outcome.before == outcome.after
@@ -238,7 +242,7 @@ def test_what_does_not_help_is_undone(rate: float, dtype: torch.dtype, opened: C
 
 
 @pytest.mark.parametrize("rate", [1e-9, 0.02, 0.3])
-def test_held_out_is_never_worse(rate: float, opened: Callable[..., Outer]) -> None:
+def test_held_out_is_never_worse(rate: float, opened: Callable[..., StreamedModel]) -> None:
     for block in second_block(opened("gpt2"), masked()):
         before = error_of(block, HELD)
         outcome = reconstruct(block, Tuning(steps=30, rate=rate))
@@ -247,18 +251,18 @@ def test_held_out_is_never_worse(rate: float, opened: Callable[..., Outer]) -> N
 
 
 @pytest.mark.parametrize("case", ["llama", "mixtral"])
-def test_twice_the_same_bytes(case: str, opened: Callable[..., Outer]) -> None:
-    outer = opened(case)
-    first, second = (tuned(outer, masked()) for _ in range(2))
+def test_twice_the_same_bytes(case: str, opened: Callable[..., StreamedModel]) -> None:
+    streamed = opened(case)
+    first, second = (tuned(streamed, masked()) for _ in range(2))
     assert first[0] == second[0]
     assert all(torch.equal(first[2][name], second[2][name]) for name in first[2])
-    other = tuned(outer, masked(), Tuning(steps=50, seed=1))
+    other = tuned(streamed, masked(), Tuning(steps=50, seed=1))
     assert any(not torch.equal(first[2][name], other[2][name]) for name in first[2])
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_tuned_in_fp32(case: str, dtype: torch.dtype, opened: Callable[..., Outer]) -> None:
+def test_half_precision_is_tuned_in_fp32(case: str, dtype: torch.dtype, opened: Callable[..., StreamedModel]) -> None:
     outcome, before, after = tuned(opened(case, dtype), masked())
     assert outcome.held_out_after < 0.95 * outcome.held_out_before
     assert all(value.dtype == dtype for value in after.values())
@@ -283,11 +287,11 @@ def test_the_scale_of_weights_does_not_matter() -> None:
 
 @pytest.mark.parametrize("budget", [None, 0, 20_000])
 def test_targets_keep_to_the_budget_and_leave_nothing(
-    budget: int | None, opened: Callable[..., Outer], tmp_path: Path
+    budget: int | None, opened: Callable[..., StreamedModel], tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
     for block in second_block(opened("llama"), masked(), work=work, budget=budget):
-        room, files = Budget(budget), sorted(work.glob("*"))
+        room, files = MemoryBudget(budget), sorted(work.glob("*"))
         expected = reconstruct(block, Tuning(steps=3), room)
         assert expected is not None
         assert room.left == budget
@@ -297,9 +301,9 @@ def test_targets_keep_to_the_budget_and_leave_nothing(
 
 @pytest.mark.parametrize("where", ["loss", "error"])
 def test_an_exception_leaves_no_file_and_no_half_tuned_block(
-    where: str, opened: Callable[..., Outer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, opened: Callable[..., StreamedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, seen, loss = tmp_path / "work", [], module.Aim.loss
+    work, seen, loss = tmp_path / "work", [], module.BlockObjective.loss
 
     def fails(*given: object) -> Tensor:
         seen.append((work / "targets.bin").exists())
@@ -308,8 +312,8 @@ def test_an_exception_leaves_no_file_and_no_half_tuned_block(
         raise KeyboardInterrupt
 
     for block in second_block(opened("llama"), masked(), work=work, budget=0):
-        before, room = copies(block), Budget(0)
-        monkeypatch.setattr(module.Aim, where, fails)
+        before, room = copies(block), MemoryBudget(0)
+        monkeypatch.setattr(module.BlockObjective, where, fails)
         with pytest.raises(KeyboardInterrupt):
             reconstruct(block, SHORT, room)
         assert all(seen)
@@ -320,17 +324,17 @@ def test_an_exception_leaves_no_file_and_no_half_tuned_block(
 
 
 def test_a_single_batch_is_divided_and_a_single_sequence_left_alone(
-    opened: Callable[..., Outer], monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., StreamedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outer = opened("llama")
+    streamed = opened("llama")
     monkeypatch.setattr(streaming, "TOKENS_PER_BATCH", 100 * tiny.TOKENS)
-    for block in second_block(outer, masked(), sequences=40):
+    for block in second_block(streamed, masked(), sequences=40):
         expected = error_of(block, range(35)), error_of(block, range(35, 40))
         outcome = reconstruct(block, SHORT)
         assert (outcome.before, outcome.held_out_before) == pytest.approx(expected, rel=1e-4)
         assert outcome.held_out_after == pytest.approx(error_of(block, range(35, 40)), rel=1e-4)
         assert outcome.steps
-    for block in second_block(outer, masked(), sequences=1):
+    for block in second_block(streamed, masked(), sequences=1):
         before = copies(block)
         assert reconstruct(block, SHORT) is None
         assert all(torch.equal(copies(block)[name], old) for name, old in before.items())
@@ -348,7 +352,7 @@ def test_sequences_are_divided_without_overlap(sizes: list[int]) -> None:
 
 
 def test_every_part_has_its_turn() -> None:
-    parts = [Part(i, slice(0, 2)) for i in range(5)]
+    parts = [SequenceBatch(i, slice(0, 2)) for i in range(5)]
     turns = in_turn(parts, seed=3)
     rounds = [[next(turns) for _ in range(5)] for _ in range(3)]
     assert all(sorted(p.batch for p in r) == list(range(5)) for r in rounds)
@@ -365,15 +369,15 @@ def test_steps_end_at_nothing() -> None:
 
 
 def test_an_error_without_sequences_is_none_and_overflow_is_no_gain() -> None:
-    outer = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
-    aim = module.Aim(SimpleNamespace(outer=outer), Activations(Budget(None)), [])
-    assert aim.error(torch.nn.Identity(), []) is None
+    streamed = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
+    objective = module.BlockObjective(SimpleNamespace(streamed=streamed), Activations(MemoryBudget(None)), [])
+    assert objective.error(torch.nn.Identity(), []) is None
     assert not (math.nan < math.inf)
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "opt", "mixtral"])
 @pytest.mark.parametrize("gradual", [False, True])
-def test_halves_are_tuned_one_after_the_other(case: str, gradual: bool, opened: Callable[..., Outer]) -> None:
+def test_halves_are_tuned_one_after_the_other(case: str, gradual: bool, opened: Callable[..., StreamedModel]) -> None:
     """Every matrix is in exactly one half; both end with the zeros asked for, and with less error than the cut."""
     starts: list[GradualWeights] = []
 
@@ -382,7 +386,7 @@ def test_halves_are_tuned_one_after_the_other(case: str, gradual: bool, opened: 
         masked()(block)
 
     for block in second_block(opened(case), cut):
-        family = block.outer.checkpoint.family
+        family = block.streamed.checkpoint.family
         matrices = {linear.parameter_name for linear in block.linears}
         first, second = parts(block.layer, family, "half")
         assert first | second == set(dict(block.layer.named_parameters()))
@@ -396,7 +400,9 @@ def test_halves_are_tuned_one_after_the_other(case: str, gradual: bool, opened: 
             assert (linear.weight == 0).float().mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_half_in_work_leaves_the_other_alone(opened: Callable[..., Outer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_in_work_leaves_the_other_alone(
+    opened: Callable[..., StreamedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "parts", lambda layer, family, window: parts(layer, family, window)[:1])
     for block in second_block(opened("llama"), masked()):
         before = copies(block)
@@ -406,12 +412,12 @@ def test_a_half_in_work_leaves_the_other_alone(opened: Callable[..., Outer], mon
         assert not any("mlp" in name for name in changed)
 
 
-def test_a_window_of_two_is_judged_behind_the_next_block(opened: Callable[..., Outer]) -> None:
+def test_a_window_of_two_is_judged_behind_the_next_block(opened: Callable[..., StreamedModel]) -> None:
     """The error is that of the next block's output, by hand, and the next block isn't touched."""
 
     def behind(block: Block) -> float:
         assert block.dense is not None
-        following, outs = block.outer.load(2), []
+        following, outs = block.streamed.load(2), []
         for layer, stream in ((block.layer, block.stream), block.dense):
             for i, ids in enumerate(stream.batches):
                 hidden = stream.forward(layer, 1, i, torch.device("cpu"))

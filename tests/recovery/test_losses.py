@@ -31,26 +31,26 @@ def test_language_modelling(logits: tuple[Tensor, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("heat", [1.0, 2.5])
-def test_forward_kl(heat: float, logits: tuple[Tensor, Tensor]) -> None:
+def test_forward_kl(temperature: float, logits: tuple[Tensor, Tensor]) -> None:
     expected = 0.0
     for own, other in zip(*logits, strict=True):
-        for q, p in zip(softmax(own, heat), softmax(other, heat), strict=True):
-            expected += p * math.log(p / q) * heat**2
-    assert float(losses.forward_kl(*logits, heat)) == pytest.approx(expected, rel=1e-4)
+        for q, p in zip(softmax(own, temperature), softmax(other, temperature), strict=True):
+            expected += p * math.log(p / q) * temperature**2
+    assert float(losses.forward_kl(*logits, temperature)) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("heat", [1.0, 2.5])
-def test_top_forward_kl(heat: float, logits: tuple[Tensor, Tensor]) -> None:
+def test_top_forward_kl(temperature: float, logits: tuple[Tensor, Tensor]) -> None:
     expected = 0.0
     for own, other in zip(*logits, strict=True):
-        q, p = softmax(own, heat), softmax(other, heat)
+        q, p = softmax(own, temperature), softmax(other, temperature)
         top = sorted(range(V), key=lambda i: -p[i])[:K]
         expected += sum(p[i] * math.log(p[i] / q[i]) for i in top)
         rest_p, rest_q = 1 - sum(p[i] for i in top), 1 - sum(q[i] for i in top)
         expected += rest_p * math.log(rest_p / rest_q)
-    found = losses.top_forward_kl(logits[0], *losses.top_logits(logits[1], K, heat), heat)
-    assert float(found) == pytest.approx(expected * heat**2, rel=1e-4)
-    assert float(found) <= float(losses.forward_kl(*logits, heat)) + 1e-6
+    found = losses.top_forward_kl(logits[0], *losses.top_logits(logits[1], K, temperature), temperature)
+    assert float(found) == pytest.approx(expected * temperature**2, rel=1e-4)
+    assert float(found) <= float(losses.forward_kl(*logits, temperature)) + 1e-6
 
 
 def test_all_tokens_are_the_whole_divergence(logits: tuple[Tensor, Tensor]) -> None:

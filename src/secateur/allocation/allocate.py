@@ -80,10 +80,10 @@ def _site_curve(job: Job, sites: list[Site], points: tuple[tuple[float, float], 
 def _ranked(job: Job) -> dict[str, tuple[str, Curve]]:
     """Curves from scores, by one walk through the untouched model."""
     curves: dict[str, tuple[str, Curve]] = {}
-    for block in walk(job.outer, job.tokens, layers=job.kept, budget=job.budget, work=job.work):
+    for block in walk(job.streamed, job.tokens, layers=job.kept, budget=job.budget, work=job.work):
         if block.index in job.rules.protected:
             continue
-        hand_over(block, job.gradients, job.rules.loss)
+        hand_over(block, job.gradients, job.rules.gradient_needs)
         sites = job.sites(block.index)
         for kind in sorted({site.kind for site in sites}):
             own = [site for site in sites if site.kind == kind]
@@ -104,7 +104,7 @@ def _ranked(job: Job) -> dict[str, tuple[str, Curve]]:
 def _owl(job: Job) -> dict[str, float]:
     """Layers with many outliers give less, of every kind."""
     ratios: list[float] = []
-    for block in walk(job.outer, job.tokens, layers=job.kept, budget=job.budget, work=job.work):
+    for block in walk(job.streamed, job.tokens, layers=job.kept, budget=job.budget, work=job.work):
         if block.index in job.rules.protected:
             continue
         counts = [outliers(wanda.score(x.weight, moments)) for x, moments in block.statistics(wanda.METHOD.needs)]
@@ -153,12 +153,12 @@ def measure(job: Job, levels: tuple[float, ...]) -> dict[Candidate, float]:
             cut_weights(block, job.rules.weight_method, job.rules.pattern, lambda linear: level)
 
     candidates = candidates_of(job, levels)
-    tokens, loss = job.tokens[:SEQUENCES], job.rules.loss
+    tokens, loss = job.tokens[:SEQUENCES], job.rules.gradient_needs
     where = (job.step, job.budget, job.work)
     return dict(
         zip(
             candidates,
-            divergences(job.outer, tokens, candidates, cut, job.kept, loss, job.gradients, *where),
+            divergences(job.streamed, tokens, candidates, cut, job.kept, loss, job.gradients, *where),
             strict=True,
         )
     )

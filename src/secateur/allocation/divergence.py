@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import Block
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.system import distributed
 
 SEQUENCES = 16  # of the calibration text
@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
 
 @torch.no_grad()
 def divergences(
-    outer: Outer,
+    streamed: StreamedModel,
     tokens: Tensor,
     candidates: Sequence[Candidate],
     cut: Callable[[Block, str, float], None],
@@ -43,7 +43,7 @@ def divergences(
     loss: frozenset[str] = frozenset(),
     gradients: LayerGradients | None = None,
     step: Callable[[str], None] = lambda text: None,
-    budget: Budget | None = None,
+    budget: MemoryBudget | None = None,
     work: Path | None = None,
 ) -> list[float]:
     """KL(untouched || cut) in nats per token, for each candidate.
@@ -56,17 +56,17 @@ def divergences(
         step: called after each layer.
         budget, work: as in `calibration.walk.walk`.
     """
-    budget = budget or Budget(None)
-    start = Stream.start(outer, batches_of(tokens), budget, work and work / "sensitivity.bin")
-    outer.release()
+    budget = budget or MemoryBudget(None)
+    start = Stream.start(streamed, batches_of(tokens), budget, work and work / "sensitivity.bin")
+    streamed.release()
     serial = itertools.count()
     states: dict[Candidate | None, Activations] = {None: start.states}
     for index in layers:
-        layer = outer.load(index)
+        layer = streamed.load(index)
         here = Stream(start.batches, states[None], start.calls)
         changed = {}
         for candidate in (c for c in candidates if c.layer == index):
-            block = Block(index, copy.deepcopy(layer), outer, here)
+            block = Block(index, copy.deepcopy(layer), streamed, here)
             with torch.enable_grad():
                 hand_over(block, gradients, loss)
             cut(block, candidate.kind, candidate.level)
@@ -78,20 +78,20 @@ def divergences(
             stream = Stream(start.batches, source, start.calls)
             module = changed[key] if key is not None and key in changed else layer
             for i in range(len(start.batches)):
-                target[i] = stream.forward(module, index, i, outer.device)
+                target[i] = stream.forward(module, index, i, streamed.device)
             following[key] = target
         for old in states.values():
             old.close()
         states = following
         step(f"layer {index}")
-    found = compare(outer, dict(enumerate(start.batches)), states)
+    found = compare(streamed, dict(enumerate(start.batches)), states)
     for old in states.values():
         old.close()
     return [found[candidate] for candidate in candidates]
 
 
 def compare(
-    outer: Outer,
+    streamed: StreamedModel,
     batches: Mapping[int, Tensor],
     states: Mapping[Candidate | None, Activations | Mapping[int, Tensor]],
 ) -> dict[Candidate, float]:
@@ -102,11 +102,11 @@ def compare(
         states: by these numbers, (sequences, length, hidden).
     """
     keys = [key for key in states if key is not None]
-    sums = torch.zeros(len(keys) + 1, dtype=torch.float64, device=outer.device)
+    sums = torch.zeros(len(keys) + 1, dtype=torch.float64, device=streamed.device)
     for i, ids in batches.items():
-        reference = outer.logits(ids, states[None][i]).float().log_softmax(-1)
+        reference = streamed.logits(ids, states[None][i]).float().log_softmax(-1)
         for place, key in enumerate(keys):
-            own = outer.logits(ids, states[key][i]).float().log_softmax(-1)
+            own = streamed.logits(ids, states[key][i]).float().log_softmax(-1)
             terms = reference.exp() * (reference - own)
             # What the untouched model rules out adds nothing, in the limit.
             sums[place] += terms.masked_fill(reference == -torch.inf, 0.0).sum(dtype=torch.float64)

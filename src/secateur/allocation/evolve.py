@@ -34,7 +34,7 @@ from secateur.allocation.evolutionary_search import (
     nearest,
 )
 from secateur.allocation.job import Job, key_of, local_cut, pools_of, scores_of
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import hand_over
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import Block, walk
@@ -96,7 +96,7 @@ def _genes(job: Job) -> tuple[list[str], tuple[Gene, ...], Spread]:
 
     That's the spread that is the same in every layer that stays. Where layers go, sites of all of them have genes.
     """
-    every = range(job.outer.checkpoint.layers) if job.drops else job.kept
+    every = range(job.streamed.checkpoint.layers) if job.drops else job.kept
     free = [layer for layer in every if layer not in job.rules.protected]
     keys: list[str] = []
     genes: list[Gene] = []
@@ -159,8 +159,8 @@ class _Pieces:
     @contextmanager
     def of(cls, job: Job, keys: list[str], genes: tuple[Gene, ...]) -> Iterator[_Pieces]:
         """Cuts all of them, in one walk through the untouched model; the files are gone at the end."""
-        budget, tokens = job.budget or Budget(None), job.tokens[:SEQUENCES]
-        layers = tuple(range(job.outer.checkpoint.layers)) if job.drops else job.kept
+        budget, tokens = job.budget or MemoryBudget(None), job.tokens[:SEQUENCES]
+        layers = tuple(range(job.streamed.checkpoint.layers)) if job.drops else job.kept
         final: dict[int, Tensor] = {}
         with tempfile.TemporaryDirectory(prefix="levels-", dir=job.work, ignore_cleanup_errors=True) as name:
             folder = Path(name)
@@ -168,15 +168,15 @@ class _Pieces:
             def keep(stream: Stream) -> None:
                 final.update(enumerate(stream.states))
 
-            for block in walk(job.outer, tokens, layers=layers, budget=budget, work=folder, at_end=keep):
+            for block in walk(job.streamed, tokens, layers=layers, budget=budget, work=folder, at_end=keep):
                 with torch.enable_grad():
-                    hand_over(block, job.gradients, job.rules.loss)
+                    hand_over(block, job.gradients, job.rules.gradient_needs)
                 for key, gene in zip(keys, genes, strict=True):
                     if gene.pool != DEPTH and gene.layer == block.index:
                         _cut_levels(job, block, gene, folder / key)
                 job.step(f"levels of layer {block.index}")
                 del block
-            start = Stream.start(job.outer, batches_of(tokens), budget, folder / "start.bin")
+            start = Stream.start(job.streamed, batches_of(tokens), budget, folder / "start.bin")
             try:
                 yield cls(job, keys, genes, layers, folder, start, final)
             finally:
@@ -189,15 +189,15 @@ class _Pieces:
     @torch.no_grad()
     def weigh(self, spread: Spread, roughly: bool) -> float:
         """KL(untouched || cut) in nats per token."""
-        outer, start = self.job.outer, self.start
+        streamed, start = self.job.streamed, self.start
         batches = {i: start.batches[i] for i in range(0, self.batches, ROUGH if roughly else 1)}
-        hidden = {i: start.states[i].to(outer.device) for i in batches}
+        hidden = {i: start.states[i].to(streamed.device) for i in batches}
         gone = layers_gone(spread, self.genes)
         for index in (index for index in self.layers if index not in gone):
             layer = self._layer(index, spread)
             hidden = {i: start.calls[ids.shape][index](layer, hidden[i]) for i, ids in batches.items()}
         own = Candidate(0, "spread", 0.0)
-        return compare(outer, batches, {None: self.final, own: hidden})[own]
+        return compare(streamed, batches, {None: self.final, own: hidden})[own]
 
     def _layer(self, index: int, spread: Spread) -> nn.Module:
         """Layer `index` as this spread cuts it; those that were used last are kept where memory allows."""
@@ -209,11 +209,11 @@ class _Pieces:
         place = (index, tuple(level for _, level in own))
         layer = self._layers.pop(place, None)
         if layer is None:
-            layer = self.job.outer.load(index)
+            layer = self.job.streamed.load(index)
             for key, level in own:
                 if level:
                     _put(layer, self.job.sites(index), load_file(self.folder / key / f"{level}.safetensors"))
-        if fits_in_memory(3 * self.job.outer.checkpoint.parameters):
+        if fits_in_memory(3 * self.job.streamed.checkpoint.parameters):
             self._layers[place] = layer
             if len(self._layers) > 2 * len(self.layers):
                 self._layers.pop(next(iter(self._layers)))
@@ -238,15 +238,15 @@ def _cut_levels(job: Job, block: Block, gene: Gene, folder: Path) -> None:
     assert method is not None
     scores = scores_of(job, block, sites, method).split([site.units for site in sites])
     needs = frozenset({"gram", "mean"})
-    moments = block.moments([site.reader for site in sites], needs)
-    readers = {linear.name: linear for linear in block.linears}
+    moments = block.moments([site.consumer for site in sites], needs)
+    consumers = {linear.name: linear for linear in block.linears}
     for level in range(1, gene.most + 1):
         masks = {}
         for site, values in zip(sites, scores, strict=True):
             count = keep_count(site.units, level / gene.levels, site.groups, multiple(job.recipe, site))
             chosen = choose(values, site, max(count, site.least))
             rules = replace(job.rules.units, target="pruned", explain=False, planned=_always(chosen))
-            decide(block, site, readers[site.reader], moments[site.reader], rules)
+            decide(block, site, consumers[site.consumer], moments[site.consumer], rules)
             masks[MASK + site.name] = mask_of(chosen, site.units)
         save_file(_changed(block.layer, untouched) | masks, folder / f"{level}.safetensors")
         block.layer.load_state_dict(untouched.state_dict())

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import LayerGradients
 from secateur.calibration.walk import Block
 from secateur.config.recipe import Recipe
@@ -19,9 +19,9 @@ from secateur.cut.units import score_site, seed_of
 from secateur.methods import Method
 from secateur.model.linears import Linear, linears_of
 from secateur.model.sites import Site, sites_of
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 
-Step = Callable[[str], None]
+ProgressStep = Callable[[str], None]
 
 
 class Job(NamedTuple):
@@ -29,12 +29,12 @@ class Job(NamedTuple):
 
     recipe: Recipe
     rules: Rules
-    outer: Outer
+    streamed: StreamedModel
     tokens: Tensor
     kept: tuple[int, ...]
     gradients: LayerGradients | None = None
-    step: Step = lambda text: None
-    budget: Budget | None = None
+    step: ProgressStep = lambda text: None
+    budget: MemoryBudget | None = None
     work: Path | None = None
     noted: Any = None  # where an interrupted search had got to
     note: Callable[[Any], None] = lambda reached: None
@@ -51,12 +51,12 @@ class Job(NamedTuple):
 
     def sites(self, index: int) -> list[Site]:
         """The sites of one layer that units go from, by shape alone."""
-        checkpoint = self.outer.checkpoint
-        found = sites_of(self.outer.template(index), checkpoint.family, index, checkpoint.head_dim)
+        checkpoint = self.streamed.checkpoint
+        found = sites_of(self.streamed.template(index), checkpoint.family, index, checkpoint.head_dim)
         return [site for site in found if site.kind in self.rules.unit_kinds]
 
     def linears(self, index: int) -> list[Linear]:
-        return linears_of(self.outer.template(index), self.outer.checkpoint.family)
+        return linears_of(self.streamed.template(index), self.streamed.checkpoint.family)
 
 
 def key_of(layer: int, name: str) -> str:
@@ -93,6 +93,6 @@ def scores_of(job: Job, block: Block, sites: list[Site], method: Method) -> Tens
     seed = job.recipe.seed
     if sites[0].kind == "expert":
         return torch.cat([score_experts(block, site, method, seed_of(site, seed)) for site in sites])
-    found = block.moments([site.reader for site in sites], method.statistics)
-    readers = {linear.name: linear.weight for linear in block.linears}
-    return torch.cat([score_site(block, s, readers[s.reader], found[s.reader], method, seed) for s in sites])
+    found = block.moments([site.consumer for site in sites], method.statistics)
+    consumers = {linear.name: linear.weight for linear in block.linears}
+    return torch.cat([score_site(block, s, consumers[s.consumer], found[s.consumer], method, seed) for s in sites])

@@ -75,8 +75,8 @@ def _one(sites: list[dict[str, Any]], layer: int | None, unit: int) -> dict[str,
     carries = [
         [other["unit"], share, other["bits"]]
         for other in site["removed"]
-        for carrier, share in other["carriers"]
-        if carrier == unit
+        for predictor, share in other["carriers"]
+        if predictor == unit
     ]
     carries.sort(key=lambda entry: -entry[1])
     return {"site": site["site"], "kept": True, "unit": unit, "carries": carries}

@@ -14,7 +14,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.flops import flops_per_token
 from secateur.model.hub import local_folder
 from secateur.model.linears import linears_of
-from secateur.model.rotation import dimension_multiple, norm_readers, writers
+from secateur.model.rotation import dimension_multiple, norm_consumers, producers
 from secateur.model.sites import KINDS, Site, sites_of
 from secateur.model.uneven import LegalHeads, legal_heads
 
@@ -151,8 +151,12 @@ def _hidden_rows(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         parameters[name].numel()
         for layer, parameters in named
         for name in (
-            *writers(layer, checkpoint.family),
-            *(n for norm, readers in norm_readers(layer, checkpoint.family) for n in (f"{norm}.weight", *readers)),
+            *producers(layer, checkpoint.family),
+            *(
+                n
+                for norm, consumers in norm_consumers(layer, checkpoint.family)
+                for n in (f"{norm}.weight", *consumers)
+            ),
         )
     )
     step = dimension_multiple(checkpoint)

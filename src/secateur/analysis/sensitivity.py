@@ -54,14 +54,14 @@ def sensitivity(
     where = resolve_device(device)
     with Monitor(where, quiet, ["calibration text", "open", "sensitivity"]) as monitor:
         run = prepare(recipe, None, where, monitor)
-        tokens, loss = run.calibration.tokens, run.rules.loss
-        check_gradients(run.outer, loss)
-        gradients = gradients_of_model(run.outer, tokens, loss) if loss & WHOLE else None
+        tokens, loss = run.calibration.tokens, run.rules.gradient_needs
+        check_gradients(run.streamed, loss)
+        gradients = gradients_of_model(run.streamed, tokens, loss) if loss & WHOLE else None
         everything = tuple(range(run.checkpoint.layers))
         scratch = tempfile.TemporaryDirectory(prefix="secateur-")
         with scratch as folder, monitor.stage("sensitivity", len(everything)) as step:
             limits = (gradients, step, run.budget(), Path(folder))
-            job = Job(recipe, run.rules, run.outer, tokens, everything, *limits)
+            job = Job(recipe, run.rules, run.streamed, tokens, everything, *limits)
             found = measure(job, tuple(levels))
     return {
         "model": str(model),

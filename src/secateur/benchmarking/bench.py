@@ -31,7 +31,7 @@ from secateur.runtime.compress import compress as compress_folder
 from secateur.runtime.decompress import decompress as decompress_folder
 from secateur.runtime.folder import is_compressed
 from secateur.system.device import dtype_name
-from secateur.system.monitor import Monitor, Step
+from secateur.system.monitor import Monitor, ProgressStep
 from secateur.workspace.folder import MARK as REPORT
 from secateur.workspace.folder import Workspace
 
@@ -144,7 +144,7 @@ def _forms(folder: Path, other: Path | None, scratch: Path, compiled: bool, note
     return forms
 
 
-def _measure(form: Form, settings: dict[str, Any], step: Step) -> dict[str, Any]:
+def _measure(form: Form, settings: dict[str, Any], step: ProgressStep) -> dict[str, Any]:
     order = settings | {"path": str(form.folder), "form": form.way, "runtime": form.runtime}
     found: dict[str, Any] = {"name": form.name, "side": form.side, "way": form.way, "rows": []}
     found["bytes_on_disk"] = bytes_on_disk(form.folder)

@@ -16,7 +16,7 @@ from torch import Tensor
 from secateur.errors import ResourceError
 
 
-class Budget:
+class MemoryBudget:
     """Bytes of activations that may stay in memory, shared by all streams of a run."""
 
     def __init__(self, total: int | None) -> None:
@@ -44,7 +44,7 @@ class Activations:
         file: where the others go; created on first use, deleted by `close`.
     """
 
-    def __init__(self, budget: Budget, file: Path | None = None) -> None:
+    def __init__(self, budget: MemoryBudget, file: Path | None = None) -> None:
         self._budget = budget
         self._file = file
         self._memory: dict[int, Tensor] = {}

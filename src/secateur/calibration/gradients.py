@@ -18,7 +18,7 @@ from secateur.calibration.walk import Block
 from secateur.errors import InputError
 from secateur.model.linears import linears_of
 from secateur.model.save import fill
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.system import distributed
 from secateur.system.memory import fits_in_memory
 
@@ -31,7 +31,7 @@ Take = Callable[[Key, Tensor], Tensor]  # what to add up of a gradient
 LayerGradients = list[dict[str, dict[str, Tensor]]]
 
 
-def check_gradients(outer: Outer, needs: frozenset[str]) -> None:
+def check_gradients(streamed: StreamedModel, needs: frozenset[str]) -> None:
     """Refuses what gradients of the whole model's loss can't be had for.
 
     Raises:
@@ -43,7 +43,7 @@ def check_gradients(outer: Outer, needs: frozenset[str]) -> None:
     remedy = "use a method without gradients, such as obs, mi or wanda"
     if distributed.world() > 1:
         raise InputError(f"{what}, which one process works out; run without torchrun, or {remedy}")
-    checkpoint = outer.checkpoint
+    checkpoint = streamed.checkpoint
     if not checkpoint.family.causal:
         raise InputError(f"{what}, but {checkpoint.config.model_type} predicts no next token; {remedy}")
     entries = checkpoint.parameters * (2 + len(needs & WHOLE))
@@ -53,7 +53,7 @@ def check_gradients(outer: Outer, needs: frozenset[str]) -> None:
 
 
 def gradients_of_model(
-    outer: Outer, tokens: Tensor, needs: frozenset[str], step: Callable[[str], None] = lambda text: None
+    streamed: StreamedModel, tokens: Tensor, needs: frozenset[str], step: Callable[[str], None] = lambda text: None
 ) -> LayerGradients:
     """Gradients of the untouched model for every parameter of its layers; see `methods.contract.GRADIENTS`.
 
@@ -68,11 +68,11 @@ def gradients_of_model(
         InputError: see `check_gradients`.
     """
     needs = needs & WHOLE
-    check_gradients(outer, needs)
-    model = whole_model(outer)
-    layers = list(model.get_submodule(outer.checkpoint.family.layers).children())
+    check_gradients(streamed, needs)
+    model = whole_model(streamed)
+    layers = list(model.get_submodule(streamed.checkpoint.family.layers).children())
     parameters = {(i, n): p for i, layer in enumerate(layers) for n, p in layer.named_parameters()}
-    family = outer.checkpoint.family
+    family = streamed.checkpoint.family
     axes = {(i, x.parameter_name): x.output_axis for i, layer in enumerate(layers) for x in linears_of(layer, family)}
 
     def by_input(key: Key, gradient: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def gradients_of_model(
         parameter.requires_grad_(True)
     sums = {need: {key: torch.zeros_like(p, device="cpu") for key, p in parameters.items()} for need in needs}
     for number, sequence in enumerate(tokens):
-        ids = sequence[None].to(outer.device)
+        ids = sequence[None].to(streamed.device)
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
         for scalar, wanted in _losses(logits, ids[0, 1:], needs, number, by_input):
             found = torch.autograd.grad(scalar, list(parameters.values()), retain_graph=True)
@@ -129,13 +129,13 @@ def token_signs(count: int, number: int) -> Tensor:
     return torch.randint(0, 2, (count,), generator=generator).float() * 2 - 1
 
 
-def whole_model(outer: Outer) -> nn.Module:
+def whole_model(streamed: StreamedModel) -> nn.Module:
     """The whole untouched model in fp32, on the device."""
-    checkpoint = outer.checkpoint
+    checkpoint = streamed.checkpoint
     model = checkpoint.skeleton(torch.float32)
     checkpoint.load_into(model, list(checkpoint.files))
     model.tie_weights()
-    return model.to(outer.device)
+    return model.to(streamed.device)
 
 
 def hand_over(block: Block, found: LayerGradients | None, needs: frozenset[str]) -> None:
@@ -147,7 +147,7 @@ def hand_over(block: Block, found: LayerGradients | None, needs: frozenset[str])
 
 
 def _as_layer(block: Block, tensors: dict[str, Tensor]) -> nn.Module:
-    return fill(block.outer.template(block.index), tensors, torch.float32).to(block.outer.device)
+    return fill(block.streamed.template(block.index), tensors, torch.float32).to(block.streamed.device)
 
 
 def regional_gradients(block: Block) -> dict[str, Tensor]:
@@ -157,9 +157,9 @@ def regional_gradients(block: Block) -> dict[str, Tensor]:
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    count = torch.zeros((), device=block.outer.device)
+    count = torch.zeros((), device=block.streamed.device)
     for i in range(len(block.stream.batches)):
-        out = block.stream.forward(layer, block.index, i, block.outer.device, torch.float32)
+        out = block.stream.forward(layer, block.index, i, block.streamed.device, torch.float32)
         norm = out.float().flatten(1).norm(dim=1).mean()
         for name, gradient in zip(parameters, torch.autograd.grad(norm, list(parameters.values())), strict=True):
             sums[name] += gradient.square()

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration.gradients import whole_model
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.numerics.linalg import wide_dtype
 from secateur.system import distributed
 from secateur.system.memory import fits_in_memory
@@ -50,9 +50,9 @@ class LossWeights:
         return (1 - SHARE) + SHARE * self.tokens[layer][batch][..., None] * self.dimensions[layer]
 
 
-def why_not(outer: Outer) -> str | None:
+def why_not(streamed: StreamedModel) -> str | None:
     """Why a model's loss can't be looked at, in words; None if it can."""
-    checkpoint = outer.checkpoint
+    checkpoint = streamed.checkpoint
     if not checkpoint.family.causal:
         return f"{checkpoint.config.model_type} predicts no next token"
     if not fits_in_memory(COPIES * checkpoint.parameters):
@@ -63,7 +63,7 @@ def why_not(outer: Outer) -> str | None:
 
 @torch.enable_grad()
 def loss_weights(
-    outer: Outer, batches: Sequence[Tensor], seed: int, step: Callable[[str], None] = lambda text: None
+    streamed: StreamedModel, batches: Sequence[Tensor], seed: int, step: Callable[[str], None] = lambda text: None
 ) -> LossWeights:
     """The weights, from one forward and one backward pass of the untouched model, which is in memory in fp32.
 
@@ -71,11 +71,11 @@ def loss_weights(
         batches: this rank's token ids, each (sequences, length), as the walk takes them.
         seed: of the draws from the predictions.
     """
-    model = whole_model(outer)
-    layers = list(model.get_submodule(outer.checkpoint.family.layers).children())
+    model = whole_model(streamed)
+    layers = list(model.get_submodule(streamed.checkpoint.family.layers).children())
     squares: list[list[Tensor]] = [[] for _ in layers]
-    device, wide = outer.device, wide_dtype(outer.device)
-    sums = torch.zeros(len(layers), int(outer.checkpoint.config.hidden_size), dtype=wide, device=device)
+    device, wide = streamed.device, wide_dtype(streamed.device)
+    sums = torch.zeros(len(layers), int(streamed.checkpoint.config.hidden_size), dtype=wide, device=device)
     totals = torch.zeros(len(layers), 2, dtype=wide, device=device)
     outputs = _watched(layers)
     for number, ids in enumerate(batches):

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import nn
 
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 
 
 class LayerSource:
@@ -15,9 +15,9 @@ class LayerSource:
     On a CPU nothing is read ahead: the memory of a second layer costs more than its reading time.
     """
 
-    def __init__(self, outer: Outer) -> None:
-        self._outer = outer
-        self._thread = ThreadPoolExecutor(1) if outer.device.type == "cuda" else None
+    def __init__(self, streamed: StreamedModel) -> None:
+        self._outer = streamed
+        self._thread = ThreadPoolExecutor(1) if streamed.device.type == "cuda" else None
         self._ahead: tuple[int, Future[nn.Module]] | None = None
 
     def take(self, index: int) -> nn.Module:
@@ -25,7 +25,7 @@ class LayerSource:
             layer = self._ahead[1].result()
         else:
             if self._ahead is not None:
-                self._ahead[1].result()  # one reader at a time
+                self._ahead[1].result()  # one consumer at a time
             layer = self._outer.load(index)
         self._ahead = None
         if self._thread is not None and index + 1 < self._outer.checkpoint.layers:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.stream import Stream
 from secateur.calibration.walk import Block, walk
-from secateur.model.rotation import EPSILON, norm_readers
-from secateur.model.streamed import Outer
+from secateur.model.rotation import EPSILON, norm_consumers
+from secateur.model.streamed import StreamedModel
 from secateur.numerics.linalg import wide_dtype
 from secateur.system import distributed
 
@@ -29,10 +29,10 @@ class Place(NamedTuple):
 
 @torch.no_grad()
 def moments_of_stream(
-    outer: Outer,
+    streamed: StreamedModel,
     tokens: Tensor,
     step: Callable[[str], None] = lambda text: None,
-    budget: Budget | None = None,
+    budget: MemoryBudget | None = None,
     work: Path | None = None,
 ) -> list[Place]:
     """One walk through the untouched model; x has a mean square of one at every place.
@@ -42,27 +42,27 @@ def moments_of_stream(
     found: list[Place] = []
 
     def at_end(stream: Stream) -> None:
-        found.append(Place("head", _of_states(stream, outer)))
+        found.append(Place("head", _of_states(stream, streamed)))
 
-    for block in walk(outer, tokens, budget=budget, work=work, at_end=at_end):
+    for block in walk(streamed, tokens, budget=budget, work=work, at_end=at_end):
         found += _of_block(block)
         step(f"layer {block.index}")
     return found
 
 
 def _of_block(block: Block) -> list[Place]:
-    family, sources = block.outer.checkpoint.family, {linear.source for linear in block.linears}
-    readers = {}
-    for what, (norm, names) in zip(("attention", "ffn"), norm_readers(block.layer, family), strict=True):
+    family, sources = block.streamed.checkpoint.family, {linear.source for linear in block.linears}
+    consumers = {}
+    for what, (norm, names) in zip(("attention", "ffn"), norm_consumers(block.layer, family), strict=True):
         source = next(
             (name.removesuffix(".weight") for name in names if name.removesuffix(".weight") in sources), None
         )
         if source is not None:
-            readers[what] = (source, block.layer.get_parameter(f"{norm}.weight"))
-    moments = block.moments([source for source, _ in readers.values()], frozenset({"gram"}))
+            consumers[what] = (source, block.layer.get_parameter(f"{norm}.weight"))
+    moments = block.moments([source for source, _ in consumers.values()], frozenset({"gram"}))
     return [
         Place(f"layers.{block.index}.{what}", _without(gain, moments[source].gram))
-        for what, (source, gain) in readers.items()
+        for what, (source, gain) in consumers.items()
     ]
 
 
@@ -73,13 +73,13 @@ def _without(gain: Tensor, gram: Tensor) -> Tensor:
     return gram.cpu().double() * torch.outer(inverse, inverse)
 
 
-def _of_states(stream: Stream, outer: Outer) -> Tensor:
-    d, epsilon = int(outer.checkpoint.config.hidden_size), float(getattr(outer.checkpoint.config, EPSILON))
-    wide = wide_dtype(outer.device)
-    total = torch.zeros(d, d, dtype=wide, device=outer.device)
-    count = torch.zeros((), dtype=wide, device=outer.device)
+def _of_states(stream: Stream, streamed: StreamedModel) -> Tensor:
+    d, epsilon = int(streamed.checkpoint.config.hidden_size), float(getattr(streamed.checkpoint.config, EPSILON))
+    wide = wide_dtype(streamed.device)
+    total = torch.zeros(d, d, dtype=wide, device=streamed.device)
+    count = torch.zeros((), dtype=wide, device=streamed.device)
     for i in range(len(stream.batches)):
-        x = stream.states[i].to(outer.device).float().flatten(0, 1)
+        x = stream.states[i].to(streamed.device).float().flatten(0, 1)
         x = nn.functional.rms_norm(x, (d,), eps=epsilon).to(wide)
         total += x.T @ x
         count += len(x)

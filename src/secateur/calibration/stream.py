@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from secateur.calibration.activations import Activations, Budget
-from secateur.model.streamed import Call, Outer
+from secateur.calibration.activations import Activations, MemoryBudget
+from secateur.model.streamed import Call, StreamedModel
 from secateur.system import distributed
 
 TOKENS_PER_BATCH = 2048
@@ -36,11 +36,11 @@ class Stream:
     calls: dict[torch.Size, list[Call]]
 
     @classmethod
-    def start(cls, outer: Outer, batches: list[Tensor], budget: Budget, file: Path | None) -> Stream:
+    def start(cls, streamed: StreamedModel, batches: list[Tensor], budget: MemoryBudget, file: Path | None) -> Stream:
         """Runs the embeddings. `batches`: token ids, each (batch, tokens)."""
         stream = cls(batches, Activations(budget, file), {})
         for i, ids in enumerate(batches):
-            stream.states[i], stream.calls[ids.shape] = outer.enter(ids)
+            stream.states[i], stream.calls[ids.shape] = streamed.embed(ids)
         return stream
 
     def forward(

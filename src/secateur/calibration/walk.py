@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.hooks import Seen, watch
 from secateur.calibration.routing import arguments_of, routing_of
 from secateur.calibration.source import LayerSource
 from secateur.calibration.stream import Stream, batches_of
 from secateur.model.architectures import join
 from secateur.model.linears import Linear, linears_of, renumbered
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.numerics.moments import Moments
 from secateur.numerics.routing import Routing
-from secateur.numerics.token_samples import Witnesses
+from secateur.numerics.token_samples import TokenSamples
 from secateur.system import distributed
 
 
@@ -47,23 +47,23 @@ class Block:
         experts: the untouched layer's number of each expert that is left, once some were removed.
         basis: columns (its hidden size, this one's) in which this model's stream is written, where that isn't the
             untouched one's.
-        twin: the untouched layer with the experts that were merged since: what those are asked to reproduce.
+        reference_layer: the untouched layer with the experts that were merged since: what those are asked to reproduce.
     """
 
     index: int
     layer: nn.Module
-    outer: Outer
+    streamed: StreamedModel
     stream: Stream
     dense: tuple[nn.Module, Stream] | None = None
     gradients: dict[str, nn.Module] = field(default_factory=dict)
     experts: tuple[int, ...] | None = None
     basis: Tensor | None = None
-    twin: nn.Module | None = None
+    reference_layer: nn.Module | None = None
 
     @property
     def linears(self) -> list[Linear]:
         """The prunable weight matrices, in the order in which data reaches them."""
-        return linears_of(self.layer, self.outer.checkpoint.family)
+        return linears_of(self.layer, self.streamed.checkpoint.family)
 
     @torch.no_grad()
     def moments(self, sources: Sequence[str], needs: frozenset[str], every: int = 1) -> dict[str, Moments]:
@@ -75,12 +75,12 @@ class Block:
                 gathered only for the Linears that write to the residual stream.
             every: one batch in this many is looked at.
         """
-        device, writers = self.outer.device, self._residual_writers()
+        device, producers = self.streamed.device, self._residual_writers()
         shapes = {linear.source: linear.shape for linear in self.linears}
         untouched = {name: linear.shape for name, linear in self._dense_linears.items()} if self.dense else shapes
         found = {}
         for name in dict.fromkeys(sources):
-            asked = needs if name in writers else needs - {"drift"}
+            asked = needs if name in producers else needs - {"drift"}
             # Where units were cut before, the dense model's inputs are wider.
             found[name] = Moments(shapes[name][1], asked, device, untouched[name][1], drift_features=shapes[name][0])
         for i in range(0, len(self.stream.batches) if needs else 0, every):
@@ -91,21 +91,21 @@ class Block:
                 watch(self.layer, widths, self.stream, self.index, i, device, lambda n, x, _: found[n].update(x))
         for name in found:
             distributed.all_reduce(found[name].tensors())
-            own = found[name].witnesses
+            own = found[name].token_samples
             if own is not None and distributed.world() > 1:
                 parts = [distributed.share_object(own, rank) for rank in range(distributed.world())]
-                found[name].witnesses = Witnesses.join(parts)
+                found[name].token_samples = TokenSamples.join(parts)
         return found
 
     def routing(self, needs: frozenset[str]) -> Routing:
         """Which experts the calibration tokens are routed to, from one pass; `needs`: see `numerics.routing`."""
-        family = self.outer.checkpoint.family
+        family = self.streamed.checkpoint.family
         assert family.experts is not None
-        return routing_of(self.layer, family.experts.path, self.stream, self.index, self.outer.device, needs)
+        return routing_of(self.layer, family.experts.path, self.stream, self.index, self.streamed.device, needs)
 
     def entering(self, path: str) -> Iterator[Tensor]:
         """What enters a module of the layer, one batch (sequences, tokens, hidden) of this rank after the other."""
-        calls = arguments_of(self.layer, path, self.stream, self.index, self.outer.device)
+        calls = arguments_of(self.layer, path, self.stream, self.index, self.streamed.device)
         return (states for states, *_ in calls)
 
     def _dense_name(self, name: str) -> str:
@@ -116,12 +116,12 @@ class Block:
     def _reference(self) -> nn.Module:
         """The layer whose outputs are to be reproduced."""
         assert self.dense is not None
-        return self.dense[0] if self.twin is None else self.twin
+        return self.dense[0] if self.reference_layer is None else self.reference_layer
 
     @property
     def _dense_linears(self) -> dict[str, Linear]:
         """The untouched layer's Linears by their names in the edited one."""
-        dense = {linear.name: linear for linear in linears_of(self._reference, self.outer.checkpoint.family)}
+        dense = {linear.name: linear for linear in linears_of(self._reference, self.streamed.checkpoint.family)}
         return {linear.name: dense[self._dense_name(linear.name)] for linear in self.linears}
 
     def untouched(self, linear: Linear) -> tuple[Tensor, Tensor | None]:
@@ -140,7 +140,7 @@ class Block:
     def _gather_pairs(self, found: dict[str, Moments], batch: int, drift: bool) -> None:
         """Adds one batch of both models to the statistics, token for token."""
         assert self.dense is not None, "targets of the dense model ask for walk(..., dense=True)"
-        family = self.outer.checkpoint.family
+        family = self.streamed.checkpoint.family
         writer = join(family.attention.path, family.attention.o) if drift else None
         # An expert of the dense model is asked about the tokens that the edited model sends there.
         routes: dict[str, Tensor] = {}
@@ -151,7 +151,7 @@ class Block:
             def keep(name: str, x: Tensor, residual: Tensor | None) -> None:
                 inputs[name] = (x, residual)
 
-            watch(layer, widths, stream, self.index, batch, self.outer.device, keep, writer, routes)
+            watch(layer, widths, stream, self.index, batch, self.streamed.device, keep, writer, routes)
             return inputs
 
         mine = seen(self.layer, self.stream, {name: moments.features for name, moments in found.items()})
@@ -169,8 +169,8 @@ class Block:
 
     def _residual_writers(self) -> frozenset[str]:
         """The Linears whose output is added to the residual stream as it is."""
-        family = self.outer.checkpoint.family
-        if not family.adds_plainly(self.outer.checkpoint.config):
+        family = self.streamed.checkpoint.family
+        if not family.adds_plainly(self.streamed.checkpoint.config):
             return frozenset()
         return frozenset({join(family.attention.path, family.attention.o), join(family.ffn.path, family.ffn.down)})
 
@@ -199,7 +199,7 @@ class Block:
 
 
 def walk(
-    outer: Outer,
+    streamed: StreamedModel,
     tokens: Tensor,
     *,
     layers: Sequence[int] | None = None,
@@ -207,13 +207,13 @@ def walk(
     finished: Callable[[int], nn.Module | None] = lambda index: None,
     edited: Callable[[nn.Module, int], None] = lambda layer, index: None,
     at_end: Callable[[Stream], None] = lambda stream: None,
-    budget: Budget | None = None,
+    budget: MemoryBudget | None = None,
     work: Path | None = None,
 ) -> Iterator[Block]:
     """Yields every block in order; edits made in the loop body are what the next block sees.
 
     Args:
-        outer: the opened checkpoint.
+        streamed: the opened checkpoint.
         tokens: calibration token ids (sequences, length), the same on every rank.
         layers: the blocks to visit (all others are skipped as if removed); None = all.
         dense: carry the untouched model's hidden states along, for targets that need them.
@@ -224,35 +224,35 @@ def walk(
         budget: bytes of hidden states that may stay in memory; None = all.
         work: folder for those that may not.
     """
-    budget = budget or Budget(None)
+    budget = budget or MemoryBudget(None)
     batches = batches_of(tokens)
-    stream = Stream.start(outer, batches, budget, work and work / "edited.bin")
-    reference = Stream.start(outer, batches, budget, work and work / "dense.bin") if dense else None
-    outer.release()  # read again at the end, if it's asked for
-    visited = range(outer.checkpoint.layers) if layers is None else layers
-    source = LayerSource(outer)
+    stream = Stream.start(streamed, batches, budget, work and work / "edited.bin")
+    reference = Stream.start(streamed, batches, budget, work and work / "dense.bin") if dense else None
+    streamed.release()  # read again at the end, if it's asked for
+    visited = range(streamed.checkpoint.layers) if layers is None else layers
+    source = LayerSource(streamed)
     try:
-        for index in range(outer.checkpoint.layers):
+        for index in range(streamed.checkpoint.layers):
             if index not in visited and reference is None:
                 continue
             layer = finished(index) if index in visited else None
             if index in visited and layer is None:
                 layer = source.take(index)
-                block = Block(index, layer, outer, stream)
+                block = Block(index, layer, streamed, stream)
                 if reference is not None:
                     block.dense = (copy.deepcopy(layer), reference)
                 yield block
                 agree(layer)
-                round_to_stored(layer, outer, index)
+                round_to_stored(layer, streamed, index)
                 edited(layer, index)
                 original = block.dense[0] if block.dense is not None else None
                 del block
             else:
                 original = source.take(index) if reference is not None else None
             if layer is not None:
-                stream.advance(layer, index, outer.device)
+                stream.advance(layer, index, streamed.device)
             if reference is not None and original is not None:
-                reference.advance(original, index, outer.device)
+                reference.advance(original, index, streamed.device)
             layer = original = None  # before the next one is read
         at_end(stream)
     finally:
@@ -268,9 +268,9 @@ def agree(layer: nn.Module) -> None:
 
 
 @torch.no_grad()
-def round_to_stored(layer: nn.Module, outer: Outer, index: int) -> None:
+def round_to_stored(layer: nn.Module, streamed: StreamedModel, index: int) -> None:
     """Rounds a layer's weights to the dtype they are saved in, so that later blocks see what will be loaded."""
-    checkpoint = outer.checkpoint
+    checkpoint = streamed.checkpoint
     for name, parameter in layer.named_parameters():
         stored = checkpoint.stored_dtype(index, name)
         if stored != parameter.dtype:

@@ -14,7 +14,7 @@ from secateur.config.training import RecoverSection
 from secateur.methods import METHODS
 
 SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "hidden", "attention", "ffn", "layer")
-BUDGETS = ("params", "size", "flops", "latency")  # targets that a sparsity is found for, see `budget`
+LIMITS = ("params", "size", "flops", "latency")  # targets that a sparsity is found for, see `budget`
 
 
 class Settings(Spelled):

@@ -20,7 +20,7 @@ class Preset(NamedTuple):
         reconstruct: steps of block reconstruction.
         masks: whether zeros are found while a block is tuned, see `reconstruct.masks`.
         objective: what tuning makes small: the error of the block's output, that error weighed by what it costs the
-            loss (`calibration.loss_weights`), or, behind the last block, that of the predictions (`reconstruct.aim`).
+            loss (`calibration.loss_weights`), or, behind the last block, that of the predictions (`reconstruct.objective`).
     """
 
     weights: str

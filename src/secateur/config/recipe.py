@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, model_validator
 
-from secateur.config.fields import BUDGETS, Settings, nearest
+from secateur.config.fields import LIMITS, Settings, nearest
 from secateur.config.parsing import StrictLoader
 from secateur.config.plan import SUB_BLOCKS
 from secateur.config.presets import PRESETS, Masks, Objective, Preset
@@ -75,7 +75,7 @@ class Recipe(Settings):
                 if kind not in self.sites:
                     raise ValueError(f"sparsity names '{kind}', but sites are {', '.join(self.sites)}")
         self._check_budget()
-        for kind in self.sites if self.budget is None else ():
+        for kind in self.sites if self.limit is None else ():
             s = self.sparsity_for(kind)
             if not 0 < s < 1:
                 raise ValueError(f"sparsity {s:g} for {kind} is not between 0 and 1; 0.25 removes a quarter")
@@ -95,19 +95,19 @@ class Recipe(Settings):
         return self
 
     @property
-    def budget(self) -> str | None:
+    def limit(self) -> str | None:
         """Which target stands in the place of a sparsity."""
-        return next((key for key in BUDGETS if getattr(self, key) is not None), None)
+        return next((key for key in LIMITS if getattr(self, key) is not None), None)
 
     def _check_budget(self) -> None:
-        if self.budget is None:
+        if self.limit is None:
             return
-        given = [key for key in ("sparsity", *BUDGETS) if getattr(self, key) is not None]
+        given = [key for key in ("sparsity", *LIMITS) if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} say the same thing twice; give one")
         if "weight" in self.sites:
-            raise ValueError(f"{self.budget} is about what is there, and zeros are; name other sites, or a sparsity")
-        parse_amount(str(getattr(self, self.budget)), self.budget)
+            raise ValueError(f"{self.limit} is about what is there, and zeros are; name other sites, or a sparsity")
+        parse_amount(str(getattr(self, self.limit)), self.limit)
 
     @property
     def preset(self) -> Preset:
@@ -188,7 +188,7 @@ class Recipe(Settings):
         """The recipe that repeats this run; parse it back with `load_recipe`."""
         data = {k: list(v) if isinstance(v, tuple) else v for k, v in self.model_dump().items()}
         if self.sparsity is not None:  # found for a target, which it stands for now
-            data |= dict.fromkeys(BUDGETS)
+            data |= dict.fromkeys(LIMITS)
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.loss_weights import LossWeights
 from secateur.calibration.walk import Block
@@ -20,7 +20,7 @@ from secateur.model.biases import add_biases
 from secateur.model.sites import Cut, Site
 from secateur.model.uneven import Widths, layer_widths
 from secateur.reconstruct.masks import Gradual, GradualUnits, GradualWeights
-from secateur.reconstruct.tune import Outcome, reconstruct
+from secateur.reconstruct.tune import Tuned, reconstruct
 
 
 @dataclass
@@ -38,7 +38,7 @@ class BlockCuts:
     widths: Widths
     units: list[UnitCut] = field(default_factory=list)
     weights: list[WeightCut] = field(default_factory=list)
-    tuned: Outcome | None = None
+    tuned: Tuned | None = None
     added: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class BlockCuts:
     def from_json(cls, record: dict[str, Any]) -> BlockCuts:
         units = [_unit_cut(c) for c in record["units"]]
         weights = [WeightCut(**{**c, "shape": tuple(c["shape"])}) for c in record["weights"]]
-        tuned = Outcome(**record["tuned"]) if record["tuned"] is not None else None
+        tuned = Tuned(**record["tuned"]) if record["tuned"] is not None else None
         return cls(record["index"], record["widths"], units, weights, tuned, record["added"])
 
 
@@ -75,7 +75,7 @@ def _site(fields: dict[str, Any]) -> Site:
 def cut_block(
     block: Block,
     rules: Rules,
-    budget: Budget,
+    budget: MemoryBudget,
     gradients: LayerGradients | None = None,
     weights: LossWeights | None = None,
 ) -> BlockCuts:
@@ -85,12 +85,12 @@ def cut_block(
         gradients: of the whole model's loss, where the rules need them.
         weights: of errors while the block is tuned, see `reconstruct`.
     """
-    checkpoint = block.outer.checkpoint
+    checkpoint = block.streamed.checkpoint
     done = BlockCuts(block.index, {})
     if rules.bias_flags:
         done.added = add_biases(block.layer, checkpoint, rules.bias_flags)
     if block.index not in rules.protected:
-        hand_over(block, gradients, rules.loss)
+        hand_over(block, gradients, rules.gradient_needs)
         done.units = drop_sub_blocks(block, rules.dropped)
         units = _gradual_units(block, rules)
         cuts = cut_units(block, rules.unit_kinds, rules.units) if rules.unit_kinds else []

@@ -27,20 +27,20 @@ class Evidence:
     bits: tuple[float, ...]
     energy: tuple[float, ...]
     restored: tuple[float, ...]
-    carriers: tuple[tuple[int, ...], ...]
+    predictors: tuple[tuple[int, ...], ...]
     shares: tuple[tuple[float, ...], ...]
     places: tuple[tuple[int, ...], ...]
     values: tuple[tuple[float, ...], ...]
 
 
-def evidence_of(site: Site, reader: Tensor, moments: Moments, about: Moments, keep: Tensor) -> Evidence:
+def evidence_of(site: Site, consumer: Tensor, moments: Moments, about: Moments, keep: Tensor) -> Evidence:
     """Evidence for the units that `keep` (units,) leaves out.
 
     Args:
-        reader: (out, units * width), as it was before the cut.
+        consumer: (out, units * width), as it was before the cut.
         moments: of its inputs. about: the same, about the means where the refit has a bias.
     """
-    found = redundancy(reader, about.gram.to(reader.device), keep, site.width)
+    found = redundancy(consumer, about.gram.to(consumer.device), keep, site.width)
     gone = (~keep).nonzero().flatten().tolist()
     fired = [_largest(moments, unit, site.width) if site.expert is None else ((), ()) for unit in gone]
     bits, energy, restored = (tuple(round(value, 6) for value in column.tolist()) for column in found[:3])
@@ -48,7 +48,7 @@ def evidence_of(site: Site, reader: Tensor, moments: Moments, about: Moments, ke
         bits=bits,
         energy=energy,
         restored=restored,
-        carriers=tuple(tuple(row) for row in found.carriers.tolist()),
+        predictors=tuple(tuple(row) for row in found.predictors.tolist()),
         shares=tuple(tuple(round(share, 4) for share in row) for row in found.shares.tolist()),
         places=tuple(places for places, _ in fired),
         values=tuple(values for _, values in fired),
@@ -57,9 +57,9 @@ def evidence_of(site: Site, reader: Tensor, moments: Moments, about: Moments, ke
 
 def _largest(moments: Moments, unit: int, width: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """(tokens, values) at which a unit was largest; each token once."""
-    if moments.witnesses is None or "peaks" not in moments.needs:
+    if moments.token_samples is None or "peaks" not in moments.needs:
         return (), ()
-    values, places = (t[:, unit * width : (unit + 1) * width].flatten() for t in moments.witnesses.peaks)
+    values, places = (t[:, unit * width : (unit + 1) * width].flatten() for t in moments.token_samples.max_activating)
     found: dict[int, float] = {}
     for index in torch.argsort(values.abs(), descending=True, stable=True).tolist():
         if float(values[index]) != 0:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration.walk import Block
-from secateur.methods import Experts, Method
+from secateur.methods import ExpertUnits, Method
 from secateur.model.sites import Site
 from secateur.model.surgery import remove
 
@@ -18,7 +18,7 @@ from secateur.model.surgery import remove
 def score_experts(block: Block, site: Site, method: Method, seed: int) -> Tensor:
     """Importance (experts,) fp64 of each expert of a layer; `seed` is that of this site."""
     assert method.score_experts is not None
-    return method.score_experts(Experts(norms_of(block.layer, site), block.routing(method.routing), seed))
+    return method.score_experts(ExpertUnits(norms_of(block.layer, site), block.routing(method.routing), seed))
 
 
 @torch.no_grad()

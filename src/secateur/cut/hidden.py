@@ -15,23 +15,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import Block, agree, round_to_stored
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.linears import Linear
-from secateur.model.rotation import writers
-from secateur.model.streamed import Outer
+from secateur.model.rotation import producers
+from secateur.model.streamed import StreamedModel
 from secateur.numerics.moments import Moments
 from secateur.numerics.targets import NEEDS, best_bias, retarget
 from secateur.system import distributed
 
 
-class Both(NamedTuple):
+class ModelPair(NamedTuple):
     """The narrow model, the one that it was made from, and the basis (d, k) that lies between their streams."""
 
-    narrow: Outer
-    original: Outer
+    narrow: StreamedModel
+    original: StreamedModel
     Q: Tensor
 
 
@@ -57,12 +57,12 @@ class Narrowed:
 
 @torch.no_grad()
 def fit_hidden(
-    both: Both,
+    pair: ModelPair,
     tokens: Tensor,
     finished: Callable[[int], nn.Module | None],
     edited: Callable[[nn.Module, int], None],
     step: Callable[[str], None],
-    budget: Budget,
+    budget: MemoryBudget,
     work: Path | None,
 ) -> Tensor:
     """Fits every layer of the narrow model, in order, and gives the head's weight (vocabulary, k) that fits best.
@@ -71,7 +71,7 @@ def fit_hidden(
         finished: a layer that an interrupted run has fitted, or None.
         edited: called with each one that is fitted now.
     """
-    narrow, original = both.narrow, both.original
+    narrow, original = pair.narrow, pair.original
     batches = batches_of(tokens)
     own = Stream.start(narrow, batches, budget, work and work / "narrow.bin")
     dense = Stream.start(original, batches, budget, work and work / "dense.bin")
@@ -82,7 +82,7 @@ def fit_hidden(
             before, layer = original.load(index), finished(index)
             if layer is None:
                 layer = narrow.load(index)
-                _fit_layer(Block(index, layer, narrow, own, dense=(before, dense), basis=both.Q))
+                _fit_layer(Block(index, layer, narrow, own, dense=(before, dense), basis=pair.Q))
                 agree(layer)
                 round_to_stored(layer, narrow, index)
                 edited(layer, index)
@@ -90,21 +90,21 @@ def fit_hidden(
             dense.advance(before, index, original.device)
             step(f"layer {index}")
             del before, layer
-        return _fitted_head(both, own, dense)
+        return _fitted_head(pair, own, dense)
     finally:
         own.states.close()
         dense.states.close()
 
 
-def _fitted_head(both: Both, own: Stream, dense: Stream) -> Tensor:
+def _fitted_head(pair: ModelPair, own: Stream, dense: Stream) -> Tensor:
     """The head's weight (vocabulary, k) fp32 for which the logits are nearest to the untouched model's."""
-    narrow, original = both.narrow, both.original
-    d, k = both.Q.shape
+    narrow, original = pair.narrow, pair.original
+    d, k = pair.Q.shape
     moments = Moments(k, frozenset({"gram", "mean", "cross"}), narrow.device, d)
     for i, ids in enumerate(own.batches):
         moments.update(narrow.normed(ids, own.states[i]), original.normed(ids, dense.states[i]))
     distributed.all_reduce(moments.tensors())
-    head, before = (outer.head().weight.float() for outer in (narrow, original))
+    head, before = (streamed.head().weight.float() for streamed in (narrow, original))
     return retarget(head, moments, "dense", before, False)[0]
 
 
@@ -112,7 +112,7 @@ def _fit_layer(block: Block) -> None:
     assert block.dense is not None
     assert block.basis is not None
     Q = block.basis.double()
-    to_stream = {name.removesuffix(".weight") for name in writers(block.layer, block.outer.checkpoint.family)}
+    to_stream = {name.removesuffix(".weight") for name in producers(block.layer, block.streamed.checkpoint.family)}
     for stage in block.stages(NEEDS["residual"], sequential=True):
         for linear, moments in stage:
             dense, bias = block.untouched(linear)

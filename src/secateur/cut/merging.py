@@ -26,7 +26,7 @@ from secateur.calibration.experts import written_by
 from secateur.calibration.routing import routes_of
 from secateur.calibration.walk import Block
 from secateur.cut.experts import remove_experts
-from secateur.model.architectures import Experts
+from secateur.model.architectures import ExpertModules
 from secateur.model.sites import Site
 from secateur.numerics.linalg import wide_dtype
 from secateur.numerics.merging import Expert, aligned, likeness, merged, worthwhile
@@ -78,7 +78,7 @@ def remove_and_merge(block: Block, site: Site, keep: Tensor) -> Merged:
     Args:
         keep: bool (experts,), True = stays; not all of them do.
     """
-    e = block.outer.checkpoint.family.experts
+    e = block.streamed.checkpoint.family.experts
     assert e is not None
     path = e.path.rpartition(".")[0]
     whole = copy.deepcopy(block.layer.get_submodule(path))
@@ -99,19 +99,19 @@ def remove_and_merge(block: Block, site: Site, keep: Tensor) -> Merged:
     return Merged(merges, removed, min(error, removed))
 
 
-def _experts(mixture: nn.Module, e: Experts) -> nn.Module:
+def _experts(mixture: nn.Module, e: ExpertModules) -> nn.Module:
     return mixture.get_submodule(e.path.rpartition(".")[2])
 
 
-def _matrices(experts: nn.Module, e: Experts, unit: int) -> Expert:
+def _matrices(experts: nn.Module, e: ExpertModules, unit: int) -> Expert:
     return experts.get_parameter(e.up).data[unit], experts.get_parameter(e.down).data[unit]
 
 
-def _compare(block: Block, mixture: nn.Module, path: str, e: Experts) -> tuple[Tensor, Tensor]:
+def _compare(block: Block, mixture: nn.Module, path: str, e: ExpertModules) -> tuple[Tensor, Tensor]:
     """How alike the outputs of any two experts are, (experts, experts), and the tokens routed to each, (experts,)."""
     experts = _experts(mixture, e)
     count, hidden = experts.get_parameter(e.down).shape[:2]
-    device, wide = block.outer.device, wide_dtype(block.outer.device)
+    device, wide = block.streamed.device, wide_dtype(block.streamed.device)
     products = torch.zeros(count, count, dtype=wide, device=device)
     tokens = torch.zeros(count, dtype=wide, device=device)
     for states in block.entering(path):
@@ -126,7 +126,7 @@ def _compare(block: Block, mixture: nn.Module, path: str, e: Experts) -> tuple[T
 
 
 def _candidates(
-    block: Block, experts: nn.Module, stays: list[int], found: list[Merge], tokens: Tensor, e: Experts
+    block: Block, experts: nn.Module, stays: list[int], found: list[Merge], tokens: Tensor, e: ExpertModules
 ) -> list[_Candidate]:
     """Each expert that stays with the one, two, ... most alike of those nearest to it, as they'd be saved."""
     out = []
@@ -141,15 +141,15 @@ def _candidates(
     return out
 
 
-def _as_saved(block: Block, expert: Expert, e: Experts) -> Expert:
+def _as_saved(block: Block, expert: Expert, e: ExpertModules) -> Expert:
     """What rounding takes away was never gained."""
-    stored = [block.outer.checkpoint.stored_dtype(block.index, f"{e.path}.{part}") for part in (e.up, e.down)]
+    stored = [block.streamed.checkpoint.stored_dtype(block.index, f"{e.path}.{part}") for part in (e.up, e.down)]
     up, down = (part.to(dtype).to(part.dtype) for part, dtype in zip(expert, stored, strict=True))
     return up, down
 
 
 def _weigh(
-    block: Block, whole: nn.Module, path: str, e: Experts, candidates: list[_Candidate]
+    block: Block, whole: nn.Module, path: str, e: ExpertModules, candidates: list[_Candidate]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What candidates would change in the output of the layer, whose experts have been removed.
 
@@ -161,7 +161,7 @@ def _weigh(
     """
     mixture = block.layer.get_submodule(path)
     experts: Any = _experts(mixture, e)
-    device, wide, count = block.outer.device, wide_dtype(block.outer.device), len(candidates)
+    device, wide, count = block.streamed.device, wide_dtype(block.streamed.device), len(candidates)
     products = torch.zeros(count, count, dtype=wide, device=device)
     gains, sizes = torch.zeros(count, dtype=wide, device=device), torch.zeros(2, dtype=wide, device=device)
     for states in block.entering(path):
@@ -178,7 +178,9 @@ def _weigh(
     return products, gains, sizes
 
 
-def _change(experts: Any, e: Experts, candidate: _Candidate, x: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
+def _change(
+    experts: Any, e: ExpertModules, candidate: _Candidate, x: Tensor, chosen: Tensor, gates: Tensor
+) -> Tensor:
     """(tokens, hidden) fp32: what the output would be more with a candidate in its expert's place."""
     token, rank = (chosen == candidate.place).nonzero(as_tuple=True)
     own = _matrices(experts, e, candidate.place)
@@ -188,22 +190,22 @@ def _change(experts: Any, e: Experts, candidate: _Candidate, x: Tensor, chosen: 
     return change
 
 
-def _put(block: Block, e: Experts, chosen: list[_Candidate]) -> None:
+def _put(block: Block, e: ExpertModules, chosen: list[_Candidate]) -> None:
     """Puts merged experts in their places; also into a copy of the untouched layer, for what is cut inside them."""
     _write(block.layer, e, [(c.place, c.expert) for c in chosen])
     if block.dense is not None and chosen:
         assert block.experts is not None
-        block.twin = _sharing(block.dense[0], e)
-        _write(block.twin, e, [(block.experts[c.place], c.expert) for c in chosen])
+        block.reference_layer = _sharing(block.dense[0], e)
+        _write(block.reference_layer, e, [(block.experts[c.place], c.expert) for c in chosen])
 
 
-def _write(layer: nn.Module, e: Experts, merges: list[tuple[int, Expert]]) -> None:
+def _write(layer: nn.Module, e: ExpertModules, merges: list[tuple[int, Expert]]) -> None:
     for unit, expert in merges:
         for own, part in zip(_matrices(layer.get_submodule(e.path), e, unit), expert, strict=True):
             own.copy_(part)
 
 
-def _sharing(layer: nn.Module, e: Experts) -> nn.Module:
+def _sharing(layer: nn.Module, e: ExpertModules) -> nn.Module:
     """A copy of a layer with experts of its own; all other parameters are the layer's."""
     shared = {id(p): p for name, p in layer.named_parameters() if not name.startswith(f"{e.path}.")}
     return copy.deepcopy(layer, shared)

@@ -34,7 +34,7 @@ class Rules:
 
     Args:
         unit_kinds: structured kinds to cut.
-        bias_flags: reader -> config flag to switch on, so that refits may use a bias.
+        bias_flags: consumer -> config flag to switch on, so that refits may use a bias.
         protected: layers that nothing is cut from.
         sub_blocks: kind -> how many of them go.
         dropped: (layer, kind) of those that do, once they are chosen.
@@ -64,7 +64,7 @@ class Rules:
     dropped: frozenset[tuple[int, str]] = frozenset()
 
     @property
-    def loss(self) -> frozenset[str]:
+    def gradient_needs(self) -> frozenset[str]:
         """What the methods need to know of the loss, see `methods.contract.GRADIENTS`."""
         methods = (self.units.method if self.unit_kinds else None, self.weight_method)
         return frozenset(need for method in methods if method is not None for need in method.loss)
@@ -108,7 +108,7 @@ class Rules:
                 counts,
                 _planned(plan),
                 recipe.refit,
-                frozenset(_readers(checkpoint, unit_kinds)) if recipe.bias != "none" else frozenset(),
+                frozenset(_consumers(checkpoint, unit_kinds)) if recipe.bias != "none" else frozenset(),
                 recipe.chosen_target,
                 recipe.seed,
                 recipe.explain,
@@ -165,10 +165,10 @@ def unit_kinds_of(kinds: frozenset[str], checkpoint: Checkpoint) -> frozenset[st
     return chosen
 
 
-def _readers(checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> list[str]:
+def _consumers(checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> list[str]:
     a, f = checkpoint.family.attention, checkpoint.family.ffn
-    readers = [join(a.path, a.o)] if unit_kinds & {"query_head", "kv_group"} else []
-    return [*readers, join(f.path, f.down)] if "channel" in unit_kinds else readers
+    consumers = [join(a.path, a.o)] if unit_kinds & {"query_head", "kv_group"} else []
+    return [*consumers, join(f.path, f.down)] if "channel" in unit_kinds else consumers
 
 
 def _flags(
@@ -177,7 +177,7 @@ def _flags(
     """Config flags that biases for the refit need, unless they would cost the stock class its loading."""
     if recipe.bias != "add":
         return {}, ()
-    flags = bias_flags(checkpoint, frozenset(_readers(checkpoint, unit_kinds)))
+    flags = bias_flags(checkpoint, frozenset(_consumers(checkpoint, unit_kinds)))
     if flags and unit_kinds & {"query_head", "kv_group"}:
         counts = _heads_after(recipe, checkpoint, unit_kinds, plan)
         config = checkpoint.config.to_dict() | counts

@@ -16,7 +16,7 @@ def drop_sub_blocks(block: Block, dropped: Set[tuple[int, str]]) -> list[UnitCut
     Args:
         dropped: (layer, kind) of every sub-block of the model that goes.
     """
-    checkpoint, cuts = block.outer.checkpoint, []
+    checkpoint, cuts = block.streamed.checkpoint, []
     for site in sites_of(block.layer, checkpoint.family, block.index, checkpoint.head_dim):
         if (block.index, site.kind) in dropped:
             drop(block.layer, site, checkpoint.family)

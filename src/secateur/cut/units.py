@@ -1,4 +1,4 @@
-"""Structured cuts of one block: score the units of a site, choose, refit the reader, remove.
+"""Structured cuts of one block: score the units of a site, choose, refit the consumer, remove.
 
 Sites are cut in the order in which data flows through the block (heads, experts, what is inside experts), each on
 the statistics that the cuts before it have left.
@@ -36,7 +36,7 @@ class UnitCut:
     Args:
         keep: kept units, ascending.
         scores: importance of each unit, None where a plan was replayed.
-        error_masked: E|Wx - W'x|^2 / E|Wx|^2 of the reader with the units gone and nothing made up for it. No Linear
+        error_masked: E|Wx - W'x|^2 / E|Wx|^2 of the consumer with the units gone and nothing made up for it. No Linear
             reads whole experts: where they are merged it's that of what all of them write together, otherwise None.
         error: the same after the refit, or the merging.
         damping: what the refit's ridge ended with; None without refit.
@@ -62,12 +62,12 @@ class UnitRules:
         method: scores them.
         keep_count: site -> how many units stay (a multiple of site.groups).
         planned: site -> units to keep, from a plan; None = choose by score.
-        refit: make up for the cut in the reader's weights by least squares.
-        biased: readers (by name) that may carry a bias, so that the refit uses it.
-        target: what the reader is solved for, see `numerics.targets`.
+        refit: make up for the cut in the consumer's weights by least squares.
+        biased: consumers (by name) that may carry a bias, so that the refit uses it.
+        target: what the consumer is solved for, see `numerics.targets`.
         seed: of methods that draw.
         explain: gather evidence.
-        mean_into_bias: without refit, let the reader's bias take over the mean of what went (FLAP).
+        mean_into_bias: without refit, let the consumer's bias take over the mean of what went (FLAP).
         expert_method: scores whole experts.
         merge: let the experts that stay absorb those that go.
     """
@@ -92,7 +92,7 @@ class UnitRules:
 def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[UnitCut]:
     """Cuts every site of the given kinds in one block, in place."""
     cuts: list[UnitCut] = []
-    checkpoint = block.outer.checkpoint
+    checkpoint = block.streamed.checkpoint
     for kind in ORDER:
         if kind not in kinds:
             continue
@@ -127,22 +127,22 @@ def _cut_experts(block: Block, site: Site, rules: UnitRules) -> UnitCut:
 def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCut]:
     needs = (rules.method.statistics if rules.method else frozenset()) | {"gram", "mean"} | NEEDS[rules.target]
     needs = needs | ({"peaks"} if rules.explain else set())
-    moments = block.moments([site.reader for site in sites], frozenset(needs))
-    readers = {linear.name: linear for linear in block.linears}
-    done = [decide(block, site, readers[site.reader], moments[site.reader], rules) for site in sites]
+    moments = block.moments([site.consumer for site in sites], frozenset(needs))
+    consumers = {linear.name: linear for linear in block.linears}
+    done = [decide(block, site, consumers[site.consumer], moments[site.consumer], rules) for site in sites]
     masks = [(cut.site, mask_of(cut.keep, cut.site.units)) for cut in done]
     if any(not bool(mask.all()) for _, mask in masks):
         for layer in (block.layer, *block.gradients.values()):
             remove(layer, masks)
-        update_heads(block.layer, block.outer.checkpoint.family, block.outer.checkpoint.head_dim)
+        update_heads(block.layer, block.streamed.checkpoint.family, block.streamed.checkpoint.head_dim)
     return done
 
 
-def decide(block: Block, site: Site, reader: Linear, moments: Moments, rules: UnitRules) -> UnitCut:
-    """Chooses the units of one site and refits its reader, which keeps its shape for now."""
-    weight = reader.weight
-    dense, dense_bias = block.original(reader, weight)
-    biased = rules.refit and site.reader in rules.biased and reader.bias is not None
+def decide(block: Block, site: Site, consumer: Linear, moments: Moments, rules: UnitRules) -> UnitCut:
+    """Chooses the units of one site and refits its consumer, which keeps its shape for now."""
+    weight = consumer.weight
+    dense, dense_bias = block.original(consumer, weight)
+    biased = rules.refit and site.consumer in rules.biased and consumer.bias is not None
     about = moments
     if rules.refit:
         weight, about = retarget(weight, moments, rules.target, dense, biased)
@@ -159,31 +159,31 @@ def decide(block: Block, site: Site, reader: Linear, moments: Moments, rules: Un
     evidence = evidence_of(site, weight, moments, about, mask) if explains else None
     if not rules.refit or bool(mask.all()):
         error = error_masked
-        if rules.mean_into_bias and site.reader in rules.biased and reader.bias is not None:
-            reader.bias.add_(((weight - masked) @ moments.mean.to(weight.device)).to(reader.bias.dtype))
+        if rules.mean_into_bias and site.consumer in rules.biased and consumer.bias is not None:
+            consumer.bias.add_(((weight - masked) @ moments.mean.to(weight.device)).to(consumer.bias.dtype))
             error = relative_error(weight, masked, moments, biased=True)
         return UnitCut(site, keep, scores, error_masked, error, None, evidence)
     fit = least_squares_columns(weight, about.gram, columns, mean=about.mean if biased else None)
     masked[:, columns] = fit.weight
-    reader.weight = masked
-    if fit.bias is not None and reader.bias is not None:
+    consumer.weight = masked
+    if fit.bias is not None and consumer.bias is not None:
         own = rules.target == "pruned"
-        shift = fit.bias if own else best_bias(masked, reader.bias, moments, dense, dense_bias)
-        reader.bias.add_(shift.to(reader.bias.dtype))
+        shift = fit.bias if own else best_bias(masked, consumer.bias, moments, dense, dense_bias)
+        consumer.bias.add_(shift.to(consumer.bias.dtype))
     error = relative_error(weight, masked, moments, biased)
     return UnitCut(site, keep, scores, error_masked, error, fit.damping, evidence)
 
 
-def score_site(block: Block, site: Site, reader: Tensor, moments: Moments, method: Method, seed: int) -> Tensor:
+def score_site(block: Block, site: Site, consumer: Tensor, moments: Moments, method: Method, seed: int) -> Tensor:
     """Importance (units,) fp64 of each unit of a site.
 
     Args:
-        reader: weight of the site's reader, and `moments` of its inputs.
+        consumer: weight of the site's consumer, and `moments` of its inputs.
     """
     assert method.score_units is not None
     slopes = {need: unit_parameters(block.gradients[need], site) for need in method.loss}
     group = unit_parameters(block.layer, site)
-    return method.score_units(Units(reader, moments, site.width, group, slopes, seed_of(site, seed)))
+    return method.score_units(Units(consumer, moments, site.width, group, slopes, seed_of(site, seed)))
 
 
 def seed_of(site: Site, seed: int) -> int:

@@ -8,41 +8,41 @@ from typing import Any
 
 import torch
 
-from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.stream import TOKENS_PER_BATCH, Stream
 from secateur.data.documents import load_corpus
 from secateur.evaluation.evaluation import figures, split_specs
 from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.perplexity import batches, check_finite, pad, score_rows, total
 from secateur.evaluation.windows import Window, evaluation_length, windows
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 
 
 @torch.no_grad()
 def evaluate_streamed(
-    outer: Outer,
+    streamed: StreamedModel,
     data: str,
-    budget: Budget | None = None,
+    budget: MemoryBudget | None = None,
     work: Path | None = None,
     step: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """What `evaluate` says of a model, but for its speed, its zeros and its distance from another.
 
     Args:
-        outer: the opened checkpoint; what surrounds its layers is released at the end.
+        streamed: the opened checkpoint; what surrounds its layers is released at the end.
         data: held-out text, see `evaluate`.
         budget: bytes of hidden states that may stay in memory; None = all.
         work: folder for those that may not.
         step: called after each block.
     """
-    checkpoint = outer.checkpoint
+    checkpoint = streamed.checkpoint
     vocabulary, length = checkpoint.config.vocab_size, evaluation_length(checkpoint.config)
     tokenizer = load_tokenizer(checkpoint.path)
     corpora = [load_corpus(spec, split="held_out") for spec in split_specs(data)]
     found = [windows(corpus, tokenizer, length, vocabulary) for corpus in corpora]
     every = [window for part in found for window in part]
-    sums = _sums(outer, every, budget or Budget(None), work, step)
-    outer.release()
+    sums = _sums(streamed, every, budget or MemoryBudget(None), work, step)
+    streamed.release()
     sets, first = {}, 0
     for corpus, part in zip(corpora, found, strict=True):
         score = total(part, float(sums[first : first + len(part)].sum()))
@@ -52,32 +52,36 @@ def evaluate_streamed(
 
 
 def _sums(
-    outer: Outer, found: list[Window], budget: Budget, work: Path | None, step: Callable[[str], None]
+    streamed: StreamedModel, found: list[Window], budget: MemoryBudget, work: Path | None, step: Callable[[str], None]
 ) -> torch.Tensor:
     """Negative log-likelihood of each window, nats, fp64."""
     lengths = [len(window.ids) for window in found]
     order = list(batches(lengths, 1, TOKENS_PER_BATCH))
     rows = [[found[index].ids for index in batch] for batch in order]
     file = work / "evaluated.bin" if work is not None else None
-    stream = Stream.start(outer, [pad(part) for part in rows], budget, file)
-    outer.release()
+    stream = Stream.start(streamed, [pad(part) for part in rows], budget, file)
+    streamed.release()
     try:
-        for index in range(outer.checkpoint.layers):
-            stream.advance(outer.load(index), index, outer.device)
+        for index in range(streamed.checkpoint.layers):
+            stream.advance(streamed.load(index), index, streamed.device)
             step(f"layer {index}")
-        return _score(outer, rows, order, stream.states, len(found))
+        return _score(streamed, rows, order, stream.states, len(found))
     finally:
         stream.states.close()
 
 
 def _score(
-    outer: Outer, rows: list[list[tuple[int, ...]]], order: list[list[int]], states: Activations, count: int
+    streamed: StreamedModel,
+    rows: list[list[tuple[int, ...]]],
+    order: list[list[int]],
+    states: Activations,
+    count: int,
 ) -> torch.Tensor:
     sums = torch.zeros(count, dtype=torch.float64)
     for i, part in enumerate(rows):
         # One row at a time: logits are wider than anything before them.
         for position, row in enumerate(part):
             hidden = states[i][position : position + 1, : len(row)]
-            sums[order[i][position]] = score_rows([row], outer.logits(pad([row]), hidden))[0, 0]
+            sums[order[i][position]] = score_rows([row], streamed.logits(pad([row]), hidden))[0, 0]
     check_finite(sums)
     return sums

@@ -34,7 +34,7 @@ from secateur.methods import (
     wanda_regional,
 )
 from secateur.methods.contract import GRADIENTS, Basis, Method, Solution, prune_weight
-from secateur.methods.units import Experts, Units
+from secateur.methods.units import ExpertUnits, Units
 from secateur.numerics.routing import ROUTING
 
 METHODS: dict[str, Method] = {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from secateur.methods.units import Experts, Units
+from secateur.methods.units import ExpertUnits, Units
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.routing import ROUTING
@@ -67,7 +67,7 @@ class Method(NamedTuple):
     scope: str = "row"
     solve: Callable[[Tensor, Moments, Pattern, float], Solution] | None = None
     score_units: Callable[[Units], Tensor] | None = None
-    score_experts: Callable[[Experts], Tensor] | None = None
+    score_experts: Callable[[ExpertUnits], Tensor] | None = None
     basis: Callable[[Tensor, int], Basis] | None = None
     score_layers: str | None = None
     running: bool = False

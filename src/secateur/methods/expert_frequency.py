@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from secateur.methods.contract import Method
-from secateur.methods.units import Experts
+from secateur.methods.units import ExpertUnits
 
 
 @torch.no_grad()
-def score_experts(experts: Experts) -> Tensor:
+def score_experts(experts: ExpertUnits) -> Tensor:
     """(experts,) fp64 in [0, 1]."""
     routing = experts.routing
     return routing.tokens.cpu().double() / max(1, routing.seen)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods.contract import Method
-from secateur.methods.units import Experts, Units
+from secateur.methods.units import ExpertUnits, Units
 from secateur.numerics.moments import Moments
 
 
@@ -28,7 +28,7 @@ def score_units(units: Units) -> Tensor:
 
 
 @torch.no_grad()
-def score_experts(experts: Experts) -> Tensor:
+def score_experts(experts: ExpertUnits) -> Tensor:
     """‖parameters of an expert‖₂, (experts,) fp64."""
     return experts.norms.clone()
 

@@ -6,7 +6,7 @@ still kept,
 
     I(z_q; z_K) = -½ log(s_q / v_q)      v_q = E[z_q²], s_q what is left of it once z_K is known (1 / A_qq)
 
-and with what the reader, solved anew on the kept units, does with it, the energy |V_q|² v_q, the cost of removal is
+and with what the consumer, solved anew on the kept units, does with it, the energy |V_q|² v_q, the cost of removal is
 
     |V_q|² v_q · e^(-2 I(z_q; z_K)) = |V_q|² s_q
 
@@ -32,9 +32,9 @@ from secateur.numerics.linalg import inverse
 @torch.no_grad()
 def score_units(units: Units, *, damping: float = RIDGE) -> Tensor:
     """(units,) fp64: the summed costs at the moment when each unit went; strictly increasing in that order."""
-    gram = units.moments.gram.to(units.reader.device)
+    gram = units.moments.gram.to(units.consumer.device)
     A, _ = units.moments.once(f"mi {damping} {gram.device}", lambda: inverse(gram, damping))
-    order, objective = eliminate(units.reader, A, units.width, least_error)
+    order, objective = eliminate(units.consumer, A, units.width, least_error)
     scores = torch.empty(units.count, dtype=torch.float64)
     scores[order] = torch.tensor(strictly_increasing(objective), dtype=torch.float64)
     return scores

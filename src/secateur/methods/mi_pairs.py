@@ -27,7 +27,7 @@ def score_units(units: Units) -> Tensor:
     """(units,) fp64: 1 for the unit that goes first, `units.count` for the last one."""
     count = units.count
     sample = units.moments.sample
-    rows = sample[:: max(len(sample) // TOKENS, 1)].view(-1, count, units.width).to(units.reader.device)
+    rows = sample[:: max(len(sample) // TOKENS, 1)].view(-1, count, units.width).to(units.consumer.device)
     if not len(rows):
         return torch.ones(count, dtype=torch.float64)
     raw, bias = pairwise_renyi(rows)

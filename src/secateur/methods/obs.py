@@ -1,8 +1,8 @@
 """Greedy structured Optimal Brain Surgeon (Hassibi & Stork 1993; for units ZipLM, Kurtić et al. 2023,
 https://arxiv.org/abs/2302.04089): remove one unit after the other, always the one whose removal, with all
-remaining weights of the reader moved to their best values, adds least to E‖W x - W' x‖².
+remaining weights of the consumer moved to their best values, adds least to E‖W x - W' x‖².
 
-With A = (E[x xᵀ] + damping)⁻¹ over the inputs that are left and V the reader so far, a unit with inputs S costs
+With A = (E[x xᵀ] + damping)⁻¹ over the inputs that are left and V the consumer so far, a unit with inputs S costs
 tr(V_S A_SS⁻¹ V_Sᵀ). The elimination is that of `numerics/elimination.py`.
 """
 
@@ -23,9 +23,9 @@ def score_units(units: Units, *, damping: float = DAMPING) -> Tensor:
 
     Strictly increasing in the order of removal, so keeping the best k is keeping the last k.
     """
-    gram = units.moments.gram.to(units.reader.device)
+    gram = units.moments.gram.to(units.consumer.device)
     A, _ = units.moments.once(f"obs {damping} {gram.device}", lambda: inverse(gram, damping))
-    order, objective = eliminate(units.reader, A, units.width)
+    order, objective = eliminate(units.consumer, A, units.width)
     scores = torch.empty(units.count, dtype=torch.float64)
     scores[order] = torch.tensor(strictly_increasing(objective), dtype=torch.float64)
     return scores

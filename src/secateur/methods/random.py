@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods.contract import Basis, Method
-from secateur.methods.units import Experts, Units
+from secateur.methods.units import ExpertUnits, Units
 from secateur.numerics.moments import Moments
 
 
@@ -26,7 +26,7 @@ def score_units(units: Units) -> Tensor:
 
 
 @torch.no_grad()
-def score_experts(experts: Experts) -> Tensor:
+def score_experts(experts: ExpertUnits) -> Tensor:
     """Uniform in (0, 1], (experts,) fp64, other ones for each layer and seed."""
     generator = torch.Generator().manual_seed(experts.seed)
     return 1 - torch.rand(experts.count, generator=generator, dtype=torch.float64)

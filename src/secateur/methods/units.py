@@ -16,15 +16,15 @@ class Units:
     """Equal units (FFN channels, heads, KV groups) and the one Linear that consumes them.
 
     Args:
-        reader: weight of that Linear, (out, units * width); unit u feeds inputs [u*width, (u+1)*width).
-        moments: of the inputs of the reader.
+        consumer: weight of that Linear, (out, units * width); unit u feeds inputs [u*width, (u+1)*width).
+        moments: of the inputs of the consumer.
         width: inputs per unit: 1 for a channel, head_dim for a head, head_dim * heads for a KV group.
-        group: (units, p) fp32, all parameters that a unit owns (rows of the writers, columns of the reader).
+        group: (units, p) fp32, all parameters that a unit owns (rows of the writers, columns of the consumer).
         gradients: need -> (units, p), like `group`; see `contract.GRADIENTS`.
         seed: of what is random, another one for each site.
     """
 
-    reader: Tensor
+    consumer: Tensor
     moments: Moments
     width: int
     group: Tensor
@@ -33,11 +33,11 @@ class Units:
 
     @property
     def count(self) -> int:
-        return self.reader.shape[1] // self.width
+        return self.consumer.shape[1] // self.width
 
 
 @dataclass(frozen=True)
-class Experts:
+class ExpertUnits:
     """The experts of one layer, among which a router chooses.
 
     Args:

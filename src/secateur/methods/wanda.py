@@ -4,7 +4,7 @@ Weights: |W_ij| · ‖X_j‖₂ (eq. 1), compared inside each output row. With t
 which changes no order.
 
 Units: Wanda-sp, the structured form that FLAP's authors compare with (An et al. 2023,
-https://arxiv.org/abs/2312.11983): the scores of all reader weights of a unit, added up as they are. Adding up
+https://arxiv.org/abs/2312.11983): the scores of all consumer weights of a unit, added up as they are. Adding up
 their squares instead gives other units but the same quality within 3 %.
 """
 
@@ -27,7 +27,7 @@ def score(W: Tensor, moments: Moments) -> Tensor:
 @torch.no_grad()
 def score_units(units: Units) -> Tensor:
     """Σ_i Σ_(j in unit) |W_ij| rms_j, (units,) fp64."""
-    inputs = score(units.reader, units.moments).sum(0)
+    inputs = score(units.consumer, units.moments).sum(0)
     return inputs.view(units.count, units.width).sum(1).cpu().double()
 
 

@@ -48,7 +48,7 @@ EXPERT_CHANNELS = 8
 
 
 @dataclass(frozen=True)
-class Experts:
+class ExpertModules:
     """Expert weights as 3-D parameters (experts, out, in): `up` holds gate rows, then up rows.
 
     `router` is the module whose weight (experts, hidden) chooses among them, `top_k` of them for each token.
@@ -72,7 +72,7 @@ class Family:
     - `relabel`: the `model_type` that computes the same and takes any head count.
     - `norms`: the RMS norms in front of attention and FFN, with plain gains, where nothing else looks at the stream:
       its basis may then be changed and its width cut. Such a class takes head_dim apart from the hidden size.
-    - `bias_flags`: reader Linear -> config flag that gives it a bias (and its siblings, which get zeros).
+    - `bias_flags`: consumer Linear -> config flag that gives it a bias (and its siblings, which get zeros).
     """
 
     name: str
@@ -80,7 +80,7 @@ class Family:
     layers: str = "model.layers"
     attention: Attention = field(default_factory=Attention)
     ffn: Ffn = field(default_factory=Ffn)
-    experts: Experts | None = None
+    experts: ExpertModules | None = None
     heads: str = "any"
     relabel: str | None = None
     bias_flags: tuple[tuple[str, str], ...] = ()
@@ -105,8 +105,8 @@ class Family:
             return (f.path,) if f.path else (*f.up, f.down)
         a = self.attention
         heads = join(a.path, a.fused or a.q).rpartition(".")[0]
-        reader = join(a.path, a.o)
-        return (heads,) if reader.startswith(f"{heads}.") else (heads, reader)
+        consumer = join(a.path, a.o)
+        return (heads,) if consumer.startswith(f"{heads}.") else (heads, consumer)
 
 
 _NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -162,11 +162,11 @@ FAMILIES: tuple[Family, ...] = (
         ffn=Ffn(up=("dense_h_to_4h",), down="dense_4h_to_h"),
         heads="fixed",
     ),
-    Family("Mixtral", ("mixtral",), experts=Experts(), norms=_NORMS),
+    Family("Mixtral", ("mixtral",), experts=ExpertModules(), norms=_NORMS),
     Family(
         "Qwen3-MoE",
         ("qwen3_moe",),
-        experts=Experts(width_key="moe_intermediate_size", count_key="num_experts"),
+        experts=ExpertModules(width_key="moe_intermediate_size", count_key="num_experts"),
         bias_flags=_ATTENTION_BIAS,
         norms=_NORMS,
     ),

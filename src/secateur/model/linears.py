@@ -122,8 +122,8 @@ def linears_of(layer: nn.Module, family: Family) -> list[Linear]:
     a, f = family.attention, family.ffn
     names: list[tuple[str, str]] = []
     if has_weight(layer, join(a.path, a.o)):
-        writers = [a.fused] if a.fused else [a.q, a.k, a.v]
-        names += [(join(a.path, n), join(a.path, writers[0])) for n in writers]
+        producers = [a.fused] if a.fused else [a.q, a.k, a.v]
+        names += [(join(a.path, n), join(a.path, producers[0])) for n in producers]
         names.append((join(a.path, a.o), join(a.path, a.o)))
     if family.experts is not None and submodule(layer, family.experts.path) is not None:
         e = family.experts

@@ -6,7 +6,7 @@ and what reads from it by Qᵀ, and the model computes the same (Ashkboos et al.
 https://arxiv.org/abs/2401.15024, theorem 1). With only k columns of Q the model is one whose stream is projected onto
 them, with k hidden dimensions:
 
-    writer  W -> Qᵀ W        reader  W -> W diag(γ) Q        gain -> sqrt(d / k)        epsilon -> epsilon d / k
+    writer  W -> Qᵀ W        consumer  W -> W diag(γ) Q        gain -> sqrt(d / k)        epsilon -> epsilon d / k
 
 The new gain and epsilon are there because the mean of the squares is now over k entries; with them the smaller model
 equals the projected one to rounding. Embeddings and head can no longer be one matrix: the last gain is in the head.
@@ -44,7 +44,7 @@ def check_rotatable(checkpoint: Checkpoint) -> None:
         )
 
 
-def norm_readers(layer: nn.Module, family: Family) -> list[tuple[str, tuple[str, ...]]]:
+def norm_consumers(layer: nn.Module, family: Family) -> list[tuple[str, tuple[str, ...]]]:
     """Each norm of a layer with the parameters that read what it hands on, their last axis."""
     a, f, e = family.attention, family.ffn, family.experts
     heads = tuple(join(a.path, n, "weight") for n in ((a.fused,) if a.fused else (a.q, a.k, a.v)))
@@ -55,7 +55,7 @@ def norm_readers(layer: nn.Module, family: Family) -> list[tuple[str, tuple[str,
     return [(norm, tuple(name for name in names if _has(layer, name))) for norm, names in groups]
 
 
-def writers(layer: nn.Module, family: Family) -> tuple[str, ...]:
+def producers(layer: nn.Module, family: Family) -> tuple[str, ...]:
     """The parameters that write to the stream, their last axis but one; biases have only that."""
     a, f, e = family.attention, family.ffn, family.experts
     names = [
@@ -75,7 +75,7 @@ def _has(layer: nn.Module, name: str) -> bool:
 
 
 def read_with(weight: Tensor, gain: Tensor, Q: Tensor) -> Tensor:
-    """W diag(γ) Q for a reader (..., d), in fp64 and back."""
+    """W diag(γ) Q for a consumer (..., d), in fp64 and back."""
     return (weight.double() * gain.double() @ Q.double()).to(weight.dtype)
 
 
@@ -91,12 +91,12 @@ def narrow_layer(layer: nn.Module, family: Family, Q: Tensor) -> dict[str, Tenso
     found = {name: parameter.detach() for name, parameter in layer.named_parameters()}
     d, k = Q.shape
     Q = Q.to(next(iter(found.values())).device)
-    for norm, names in norm_readers(layer, family):
+    for norm, names in norm_consumers(layer, family):
         gain = found[f"{norm}.weight"]
         for name in names:
             found[name] = read_with(found[name], gain, Q)
         found[f"{norm}.weight"] = torch.full((k,), (d / k) ** 0.5, dtype=gain.dtype, device=gain.device)
-    for name in writers(layer, family):
+    for name in producers(layer, family):
         found[name] = written_with(found[name], Q)
     return found
 
@@ -106,7 +106,7 @@ def narrow_surroundings(tensors: dict[str, Tensor], checkpoint: Checkpoint, Q: T
     """Embeddings, final norm and head, likewise, by their names in memory; a head of its own where there was none.
 
     Args:
-        tensors: `Outer.surroundings`.
+        tensors: `StreamedModel.surroundings`.
     """
     embeddings, norm, head = surrounding_names(checkpoint)
     d, k = Q.shape

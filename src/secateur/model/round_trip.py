@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from secateur.errors import VerificationError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.system.malloc import keep_large_apart
 from secateur.system.memory import fits_in_memory
 
@@ -117,12 +117,12 @@ def _check_streamed(
     checkpoint: Checkpoint, ids: torch.Tensor, expected: torch.Tensor, scale: float
 ) -> dict[str, Any]:
     """For a model that doesn't fit in memory: its logits, block by block from the saved files."""
-    outer = Outer(checkpoint, torch.device("cpu"), torch.float32)
-    hidden, calls = outer.enter(ids)
-    outer.release()
+    streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
+    hidden, calls = streamed.embed(ids)
+    streamed.release()
     for index in range(checkpoint.layers):
-        hidden = calls[index](outer.load(index), hidden)
-    difference = float((outer.logits(ids, hidden) - expected).abs().max()) / scale
+        hidden = calls[index](streamed.load(index), hidden)
+    difference = float((streamed.logits(ids, hidden) - expected).abs().max()) / scale
     return {
         "how": "its layers one by one (the whole exceeds the memory)",
         "max_logit_difference": difference,

@@ -21,8 +21,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from secateur.model import modeling_secateur
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.shards import Part, write_file, write_weights
-from secateur.model.streamed import Outer
+from secateur.model.shards import TensorSource, write_file, write_weights
+from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import set_parameter
 from secateur.workspace.folder import block_file
 
@@ -68,7 +68,7 @@ def fill(template: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) ->
 
 def write_checkpoint(
     folder: Path,
-    outer: Outer,
+    streamed: StreamedModel,
     blocks: Path,
     kept: Sequence[int],
     config: dict[str, Any],
@@ -81,10 +81,10 @@ def write_checkpoint(
         blocks: folder of `write_block`'s files.
         kept: the layers that stay, in order; they're numbered from 0 in the checkpoint.
         config: the new config.json.
-        around: what surrounds the layers, as `Outer.surroundings`, which it is unless given.
+        around: what surrounds the layers, as `StreamedModel.surroundings`, which it is unless given.
     """
-    write_weights(folder, _parts(outer, blocks, kept, around or outer.surroundings))
-    _write_rest(folder, outer.checkpoint, config)
+    write_weights(folder, _parts(streamed, blocks, kept, around or streamed.surroundings))
+    _write_rest(folder, streamed.checkpoint, config)
 
 
 def write_state(
@@ -102,7 +102,9 @@ def write_state(
     _write_rest(folder, checkpoint, config)
 
 
-def _state_parts(checkpoint: Checkpoint, state: dict[str, Tensor], dtype: torch.dtype | None) -> Iterator[Part]:
+def _state_parts(
+    checkpoint: Checkpoint, state: dict[str, Tensor], dtype: torch.dtype | None
+) -> Iterator[TensorSource]:
     """What surrounds the layers, then layer by layer, under the names on disk."""
     dtypes, prefix = checkpoint.target_dtypes, checkpoint.family.layers
     groups = [[checkpoint.targets[key] for key in checkpoint.by_layer[None]]]
@@ -132,16 +134,16 @@ def _write_rest(folder: Path, checkpoint: Checkpoint, config: dict[str, Any]) ->
 
 
 def _parts(
-    outer: Outer, blocks: Path, kept: Sequence[int], around: Callable[[bool], dict[str, Tensor]]
-) -> Iterator[Part]:
+    streamed: StreamedModel, blocks: Path, kept: Sequence[int], around: Callable[[bool], dict[str, Tensor]]
+) -> Iterator[TensorSource]:
     """The checkpoint's tensors under their names on disk: what surrounds the layers, then layer by layer."""
-    template = outer.checkpoint.template
+    template = streamed.checkpoint.template
 
     def surroundings(empty: bool) -> dict[str, Tensor]:
         return revert_weight_conversion(template, around(empty))
 
     def layer(position: int, index: int, empty: bool) -> dict[str, Tensor]:
-        prefix = f"{outer.checkpoint.family.layers}.{position}"
+        prefix = f"{streamed.checkpoint.family.layers}.{position}"
         tensors = read_block(blocks, index)
         named = {f"{prefix}.{name}": t.to("meta") if empty else t for name, t in tensors.items()}
         return revert_weight_conversion(template, named)

@@ -27,10 +27,10 @@ _NAMES = {
     torch.bool: "BOOL",
 }
 
-Part = Callable[[bool], dict[str, Tensor]]
+TensorSource = Callable[[bool], dict[str, Tensor]]
 
 
-def write_weights(folder: Path, parts: Iterable[Part]) -> None:
+def write_weights(folder: Path, parts: Iterable[TensorSource]) -> None:
     """Writes `model.safetensors`, or numbered shards and their index where that would be larger than a shard.
 
     Args:
@@ -52,7 +52,7 @@ def write_weights(folder: Path, parts: Iterable[Part]) -> None:
         (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
-def write_parts(file: Path, parts: Iterable[Part]) -> None:
+def write_parts(file: Path, parts: Iterable[TensorSource]) -> None:
     """Writes one file; `parts` as for `write_weights`."""
     parts = list(parts)
     _write(file, parts, [part(True) for part in parts])
@@ -74,7 +74,7 @@ def _shards(sizes: list[int]) -> Iterator[list[int]]:
     yield shard
 
 
-def _write(file: Path, parts: list[Part], layouts: list[dict[str, Tensor]]) -> None:
+def _write(file: Path, parts: list[TensorSource], layouts: list[dict[str, Tensor]]) -> None:
     # Wide entries come first: readers map the file, and want each tensor at a multiple of its entries' size.
     widths = sorted({t.itemsize for layout in layouts for t in layout.values()}, reverse=True)
     plan = [

@@ -2,7 +2,7 @@
 
     Site(kind="channel", layer=3, units=172, ...)   172 FFN channels of layer 3
     site.cuts                                       the parameter slices that one unit owns
-    site.reader                                     the Linear that consumes the units
+    site.consumer                                     the Linear that consumes the units
 
 A site knows nothing about scores; a cut knows nothing about models. Both are derived from `families`
 and the shapes of one layer, so they are the same for a layer on disk, on the meta device or in memory.
@@ -51,16 +51,16 @@ class Site:
             inside their KV groups).
         multiple: a cut must keep a multiple of this many units.
         least: a cut must keep this many units or more (experts: as many as a token takes).
-        reader: path of the Linear that consumes the units; `mlp.experts.down_proj[3]` for expert 3. Whole experts
+        consumer: path of the Linear that consumes the units; `mlp.experts.down_proj[3]` for expert 3. Whole experts
             are consumed by none: for them it's the parameter that writes to the stream.
-        width: inputs of the reader per unit.
+        width: inputs of the consumer per unit.
     """
 
     kind: str
     layer: int
     units: int
     cuts: tuple[Cut, ...]
-    reader: str
+    consumer: str
     width: int
     params_per_unit: int
     groups: int = 1
@@ -102,18 +102,18 @@ def head_counts(layer: nn.Module, family: Family, head_dim: int) -> tuple[int, i
 
 def _attention_sites(layer: nn.Module, family: Family, index: int, head_dim: int) -> Iterator[Site]:
     a = family.attention
-    reader = join(a.path, a.o)
-    if not has_weight(layer, reader):
+    consumer = join(a.path, a.o)
+    if not has_weight(layer, consumer):
         return
     heads, kv_heads = head_counts(layer, family, head_dim)
     group = heads // kv_heads
     q_cuts, kv_cuts = _head_cuts(layer, family, heads, kv_heads, head_dim)
-    read = _matrix_cut(layer, reader, 1, head_dim)
+    read = _matrix_cut(layer, consumer, 1, head_dim)
     if group > 1:
         cuts = (*q_cuts, read)
-        yield _site("query_head", layer, index, heads, cuts, reader, head_dim, groups=kv_heads)
+        yield _site("query_head", layer, index, heads, cuts, consumer, head_dim, groups=kv_heads)
     cuts = (*(_widen(c, group) for c in q_cuts), *kv_cuts, _widen(read, group))
-    yield _site("kv_group", layer, index, kv_heads, cuts, reader, head_dim * group)
+    yield _site("kv_group", layer, index, kv_heads, cuts, consumer, head_dim * group)
 
 
 def _head_cuts(
@@ -140,18 +140,18 @@ def _channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Sit
         yield from _expert_channel_sites(layer, family, index)
         return
     f = family.ffn
-    reader = join(f.path, f.down)
-    if not has_weight(layer, reader):
+    consumer = join(f.path, f.down)
+    if not has_weight(layer, consumer):
         return
-    units = parameter_shape(layer, reader)[1]
+    units = parameter_shape(layer, consumer)[1]
     cuts: list[Cut] = []
     for name in f.up:
         writer = join(f.path, name)
         cuts += _rows(layer, writer, 1)
         if f.stacked:
             cuts += _rows(layer, writer, 1, units)
-    cuts.append(_matrix_cut(layer, reader, 1, 1))
-    yield _site("channel", layer, index, units, tuple(cuts), reader, 1)
+    cuts.append(_matrix_cut(layer, consumer, 1, 1))
+    yield _site("channel", layer, index, units, tuple(cuts), consumer, 1)
 
 
 def _expert_channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
@@ -179,23 +179,23 @@ def _expert_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site
 def _whole_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
     """Sites of one unit: the attention sub-block, the FFN sub-block, the layer. They own whole parameters."""
     e = family.experts
-    attention_reader = join(family.attention.path, family.attention.o)
-    ffn_reader = join(family.ffn.path, family.ffn.down)
+    attention_consumer = join(family.attention.path, family.attention.o)
+    ffn_consumer = join(family.ffn.path, family.ffn.down)
     if e is not None and submodule(layer, e.path) is not None:
-        ffn_reader = f"{e.path}.{e.down}"
-    for kind, reader in (("attention", attention_reader), ("ffn", ffn_reader)):
+        ffn_consumer = f"{e.path}.{e.down}"
+    for kind, consumer in (("attention", attention_consumer), ("ffn", ffn_consumer)):
         if any(True for m in family.modules_of(kind) for _ in layer.get_submodule(m).parameters()):
-            yield _whole(kind, layer, index, family.modules_of(kind), reader)
-    yield _whole("layer", layer, index, ("",), ffn_reader)
+            yield _whole(kind, layer, index, family.modules_of(kind), consumer)
+    yield _whole("layer", layer, index, ("",), ffn_consumer)
 
 
-def _whole(kind: str, layer: nn.Module, index: int, modules: tuple[str, ...], reader: str) -> Site:
+def _whole(kind: str, layer: nn.Module, index: int, modules: tuple[str, ...], consumer: str) -> Site:
     cuts = []
     for path in modules:
         for name, parameter in layer.get_submodule(path).named_parameters():
             cuts.append(Cut(join(path, name), 0, parameter.shape[0]))
     params = sum(layer.get_parameter(c.parameter).numel() for c in cuts)
-    return Site(kind, index, 1, tuple(cuts), reader, 1, params)
+    return Site(kind, index, 1, tuple(cuts), consumer, 1, params)
 
 
 def _matrix_cut(layer: nn.Module, linear: str, axis: int, width: int, offset: int = 0) -> Cut:
@@ -222,13 +222,13 @@ def _site(
     index: int,
     units: int,
     cuts: tuple[Cut, ...],
-    reader: str,
+    consumer: str,
     width: int,
     groups: int = 1,
     expert: int | None = None,
 ) -> Site:
     params = sum(_entries(layer.get_parameter(c.parameter), c) for c in cuts)
-    return Site(kind, index, units, cuts, reader, width, params, groups, expert)
+    return Site(kind, index, units, cuts, consumer, width, params, groups, expert)
 
 
 def _entries(parameter: torch.Tensor, cut: Cut) -> int:

@@ -50,7 +50,7 @@ class _Probe(nn.Module):
         return hidden_states if self.inject is None else self.inject
 
 
-class Outer:
+class StreamedModel:
     """A checkpoint opened for streaming: layers come one by one, what surrounds them when it is asked for.
 
     Args:
@@ -117,14 +117,14 @@ class Outer:
             empty: names, shapes and dtypes alone: tensors on the meta device.
         """
         if self.dtype != torch.float32:  # nothing is cut from them, so they aren't rounded to the computation either
-            return Outer(self.checkpoint, torch.device("cpu"), torch.float32).surroundings(empty)
+            return StreamedModel(self.checkpoint, torch.device("cpu"), torch.float32).surroundings(empty)
         state = self._model.state_dict()
         names = [self.checkpoint.targets[key] for key in self.checkpoint.by_layer[None]]
         dtypes = self.checkpoint.target_dtypes
         return {n: state[n].to("meta" if empty else "cpu", dtypes[n]) for n in names if n in state}
 
     @torch.no_grad()
-    def enter(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
+    def embed(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
         """Runs embeddings and everything that precedes the layers.
 
         Args:
@@ -144,9 +144,9 @@ class Outer:
     @torch.no_grad()
     def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """Final norm and head on the hidden state (batch, tokens, hidden) that left the last layer."""
-        return self.readout(ids, hidden)
+        return self.lm_head(ids, hidden)
 
-    def readout(self, ids: Tensor, hidden: Tensor) -> Tensor:
+    def lm_head(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """`logits`, with a gradient for the hidden state."""
         last = self._probes[-1]
         last.inject = hidden.to(self.device, self.dtype)
@@ -161,7 +161,7 @@ class Outer:
         seen: list[Tensor] = []
         handle = self._model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try:
-            self.readout(ids, hidden)
+            self.lm_head(ids, hidden)
         finally:
             handle.remove()
         return seen[0]

@@ -139,9 +139,9 @@ def set_parameter(layer: nn.Module, name: str, value: torch.Tensor) -> None:
 
 
 def silence(layer: nn.Module, site: Site) -> None:
-    """Zeroes the reader of a whole sub-block, weights and bias: it then adds nothing to the stream."""
-    module = submodule(layer, site.reader)
-    tensors = [layer.get_parameter(site.reader)] if module is None else list(module.parameters())
+    """Zeroes the consumer of a whole sub-block, weights and bias: it then adds nothing to the stream."""
+    module = submodule(layer, site.consumer)
+    tensors = [layer.get_parameter(site.consumer)] if module is None else list(module.parameters())
     for tensor in tensors:
         tensor.data.zero_()
 
@@ -160,8 +160,8 @@ def drop(layer: nn.Module, site: Site, family: Family) -> None:
     Norms around the sub-block stay. Where one stands behind the sum (BERT, the first OPT models), it goes on
     norming the stream alone: the same as after `silence`, and all that plain zeros can mean.
     """
-    reader = submodule(layer, site.reader)
-    rows = layer.get_parameter(site.reader).shape[1] if reader is None else _outputs(reader)
+    consumer = submodule(layer, site.consumer)
+    rows = layer.get_parameter(site.consumer).shape[1] if consumer is None else _outputs(consumer)
     take_out(layer, site.kind, site.layer, family.modules_of(site.kind), rows)
 
 

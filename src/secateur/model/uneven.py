@@ -90,8 +90,8 @@ def uneven_config(config: Config, family: Family, widths: dict[int, Widths], hea
     new["per_layer_config"] = {str(index): own for index, own in overrides.items() if own}
     # The stock configuration classes read the global widths when they check themselves.
     new["allow_global_per_layer_attribute_access"] = True
-    reader = join(family.attention.path, family.attention.o).removeprefix(f"{family.attention.path}.")
-    narrow = {"attention": family.attention.path, "head_dim": head_dim, "readers": [reader]}
+    consumer = join(family.attention.path, family.attention.o).removeprefix(f"{family.attention.path}.")
+    narrow = {"attention": family.attention.path, "head_dim": head_dim, "readers": [consumer]}
     new["secateur_narrow"] = narrow if family.heads == "fixed" and heads_differ else None
     new["secateur_skip"] = {block: list(family.modules_of(block)) for block in ("attention", "ffn")}
     made = AutoConfig.for_model(**_stock(config))

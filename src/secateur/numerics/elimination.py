@@ -1,6 +1,6 @@
 """Greedy elimination of units from a least-squares problem, always the cheapest of those that are left, in O(d³).
 
-With A the inverse of the (damped) second moments of the inputs that are left and V the reader solved anew on them,
+With A the inverse of the (damped) second moments of the inputs that are left and V the consumer solved anew on them,
 removing a unit with inputs S changes them to V - V_S A_SS⁻¹ A_S: and A - A_:S A_SS⁻¹ A_S:. What a removal costs
 depends on V only through M = VᵀV, which is downdated like A, so the work doesn't depend on the number of outputs. It
 is done in blocks of delayed matmuls. All in fp64.
@@ -36,7 +36,7 @@ def eliminate(W: Tensor, A: Tensor, width: int, costs: Costs = least_error) -> t
     """(order of removal, summed costs after each removal), as long as there are units.
 
     Args:
-        W: reader (out, units * width).
+        W: consumer (out, units * width).
         A: inverse of the damped second moments of its inputs, (units * width, units * width), fp64.
         costs: of each unit, at each step; the least goes.
     """

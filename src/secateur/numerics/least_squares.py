@@ -90,7 +90,7 @@ def least_squares_columns(
     target_cross: Tensor | None = None,
     target_mean: Tensor | None = None,
 ) -> Fit:
-    """Best weights of a reader whose inputs are cut down to `keep`: the refit after structured pruning.
+    """Best weights of a consumer whose inputs are cut down to `keep`: the refit after structured pruning.
 
     Args:
         W: (out, in), the weights before the cut, without bias.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import SecateurError
-from secateur.numerics.token_samples import Witnesses
+from secateur.numerics.token_samples import TokenSamples
 
 NEEDS = frozenset({"mean", "mean_abs", "rms", "gram", "cross", "drift", "sample", "peaks"})
 
@@ -78,9 +78,9 @@ class Moments:
             assert drift_features is not None
             self._sums["drift"] = zeros(drift_features, features, dtype=wide)
             self._sums["drift_mean"] = zeros(drift_features, dtype=wide)
-        self.witnesses: Witnesses | None = None
+        self.token_samples: TokenSamples | None = None
         if needs & {"sample", "peaks"}:
-            self.witnesses = Witnesses(features, "sample" in needs, "peaks" in needs)
+            self.token_samples = TokenSamples(features, "sample" in needs, "peaks" in needs)
         self._memo: dict[str, object] = {}
 
     def __repr__(self) -> str:
@@ -97,8 +97,8 @@ class Moments:
         self._count += x.shape[0]
         if "mean" in self._sums:
             self._sums["mean"] += x.sum(0, dtype=self._sums["mean"].dtype)
-        if self.witnesses is not None:
-            self.witnesses.update(x)
+        if self.token_samples is not None:
+            self.token_samples.update(x)
         if "mean_abs" in self._sums:
             self._sums["mean_abs"] += x.abs().sum(0, dtype=self._sums["mean_abs"].dtype)
         if "rms" in self._sums:
@@ -133,8 +133,8 @@ class Moments:
         self._memo.clear()
         for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
             mine += theirs.to(mine.device)
-        if self.witnesses is not None and other.witnesses is not None:
-            self.witnesses = Witnesses.join([self.witnesses, other.witnesses])
+        if self.token_samples is not None and other.token_samples is not None:
+            self.token_samples = TokenSamples.join([self.token_samples, other.token_samples])
 
     def tensors(self) -> list[Tensor]:
         """The raw sums, in a fixed order; all-reduce them in place (sum) before the first read."""
@@ -173,10 +173,10 @@ class Moments:
 
     @property
     def sample(self) -> Tensor:
-        """A thinned sample of the inputs themselves, (rows, features) fp32 on the CPU; see `Witnesses`."""
-        if self.witnesses is None or "sample" not in self.needs:
+        """A thinned sample of the inputs themselves, (rows, features) fp32 on the CPU; see `TokenSamples`."""
+        if self.token_samples is None or "sample" not in self.needs:
             raise SecateurError(f"moments hold {sorted(self.needs)} only; ask for 'sample' before calibrating")
-        return self.witnesses.sample
+        return self.token_samples.sample
 
     @property
     def second_moment(self) -> Tensor:
@@ -239,7 +239,7 @@ class Moments:
             out._sums["rms"] = out._sums["gram"].diagonal().clone()
         if "mean_abs" in self.needs:
             out._sums["mean_abs"] = self._sums["mean_abs"].clone()
-        out.witnesses = self.witnesses
+        out.token_samples = self.token_samples
         return out
 
     @property

@@ -1,9 +1,9 @@
 """What the kept units know of the removed ones, and who of them knows it: why a unit could go.
 
-All of it from second moments G of the inputs of the reader W, under a Gaussian model:
+All of it from second moments G of the inputs of the consumer W, under a Gaussian model:
 
     bits       I(z_u; z_kept) = ½ log2 (|G_uu| / |S_u|), S_u what is left of z_u once the kept inputs are known
-    energy     tr(W_u G_uu W_uᵀ) / tr(W G Wᵀ): the unit's own part of what the reader writes
+    energy     tr(W_u G_uu W_uᵀ) / tr(W G Wᵀ): the unit's own part of what the consumer writes
     restored   1 - tr(W_u S_u W_uᵀ) / tr(W_u G_uu W_uᵀ): how much of that the best linear guess gives back
     shares     of what is explained: with B_k the guess's weights on kept unit k, tr(W_u B_k G_ku W_uᵀ) over the sum
                (Pratt's measure: they add up to one; where kept units correct each other, some are negative)
@@ -35,7 +35,7 @@ class Redundancy(NamedTuple):
     bits: Tensor
     energy: Tensor
     restored: Tensor
-    carriers: Tensor
+    predictors: Tensor
     shares: Tensor
 
 
@@ -44,7 +44,7 @@ def redundancy(W: Tensor, G: Tensor, keep: Tensor, width: int, ridge: float = RI
     """What is known of the units that `keep` (units,) leaves out.
 
     Args:
-        W: reader (out, units * width) before the cut.
+        W: consumer (out, units * width) before the cut.
         G: E[x xᵀ] of its inputs, or their covariance where a bias takes care of the means.
         width: inputs of each unit.
         ridge: damping of G; bits can't exceed ½ log2 (1 + 1 / ridge) or so for an average input.
@@ -60,7 +60,7 @@ def redundancy(W: Tensor, G: Tensor, keep: Tensor, width: int, ridge: float = RI
     across_all = H[kept][:, ~kept]
     guesses = torch.cholesky_solve(across_all, factor)
     figures = torch.zeros(len(gone), 3, dtype=torch.float64)
-    carriers, shares = [], []
+    predictors, shares = [], []
     for row, unit in enumerate(gone.tolist()):
         own, columns = (slice(n * width, (n + 1) * width) for n in (unit, row))
         across, guess = across_all[:, columns], guesses[:, columns]
@@ -73,13 +73,13 @@ def redundancy(W: Tensor, G: Tensor, keep: Tensor, width: int, ridge: float = RI
         figures[row, 2] = min(max(1 - lost / whole, 0.0), 1.0) if whole > 0 else 0.0
         given = ((guess @ reads) * across).sum(1).view(-1, width).sum(1).cpu().double()
         best = given.argsort(descending=True, stable=True)[:CARRIERS]
-        carriers.append(kept_units[best])
+        predictors.append(kept_units[best])
         shares.append(given[best] / given.sum() if float(given.sum()) > 0 else torch.zeros(len(best)))
     none = torch.zeros(0, min(CARRIERS, len(kept_units)))
     return Redundancy(
         figures[:, 0],
         figures[:, 1],
         figures[:, 2],
-        torch.stack(carriers) if carriers else none.long(),
+        torch.stack(predictors) if predictors else none.long(),
         torch.stack(shares).double() if shares else none.double(),
     )

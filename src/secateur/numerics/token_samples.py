@@ -16,19 +16,19 @@ SAMPLE = 2048
 PEAKS = 5
 
 
-class Witnesses:
+class TokenSamples:
     """What is remembered of the inputs X (tokens, features) of one Linear.
 
     Args:
         sample: keep rows; peaks: keep the places of the largest |x_j| of each input j.
     """
 
-    def __init__(self, features: int, sample: bool, peaks: bool) -> None:
+    def __init__(self, features: int, sample: bool, max_activating: bool) -> None:
         self.seen = 0
         self._stride = 1
         self._rows: list[Tensor] = [torch.zeros(0, features)] if sample else []
         self._places: list[Tensor] = [torch.zeros(0, dtype=torch.int64)] if sample else []
-        self._peaks = torch.zeros(0, features) if peaks else None
+        self._peaks = torch.zeros(0, features) if max_activating else None
         self._at = torch.zeros(0, features, dtype=torch.int64)
 
     @torch.no_grad()
@@ -64,7 +64,7 @@ class Witnesses:
         self._peaks, self._at = values.gather(0, order), at.gather(0, order)
 
     @classmethod
-    def join(cls, parts: Sequence[Witnesses]) -> Witnesses:
+    def join(cls, parts: Sequence[TokenSamples]) -> TokenSamples:
         """What would be remembered had the tokens of all parts been seen one part after the other; of the sample,
         whose strides may differ, the widest stride counts."""
         whole, first = parts[0], parts[0].seen
@@ -88,7 +88,7 @@ class Witnesses:
         return torch.cat(self._rows)
 
     @property
-    def peaks(self) -> tuple[Tensor, Tensor]:
+    def max_activating(self) -> tuple[Tensor, Tensor]:
         """(values, places), each (at most PEAKS, features): x where |x| was largest, and the token's number."""
         assert self._peaks is not None
         return self._peaks, self._at

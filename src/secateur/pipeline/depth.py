@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from secateur.calibration.layer_scores import Part, leave_out, scores_of_layers
+from secateur.calibration.layer_scores import ModelPart, leave_out, scores_of_layers
 from secateur.model.sites import sites_of
 from secateur.pipeline.run import Run
 from secateur.system import distributed
@@ -57,24 +57,24 @@ def _weakest_layers(run: Run, count: int, work: Path) -> tuple[frozenset[int], d
     measure = run.recipe.method_for("layer").score_layers
     if measure is not None and measure != "leave_one_out":
         with run.monitor.stage("choose layers", run.checkpoint.layers) as step:
-            scores = scores_of_layers(measure, run.outer, tokens, step)
+            scores = scores_of_layers(measure, run.streamed, tokens, step)
         return frozenset(sorted(allowed, key=lambda i: (scores[i], i))[:count]), dict(enumerate(scores))
     with run.monitor.stage("choose layers") as step:
         parts = [(i, "layer") for i in allowed]
-        gone, losses = leave_out(run.outer, tokens, count, parts, step, run.budget(), work)
+        gone, losses = leave_out(run.streamed, tokens, count, parts, step, run.budget(), work)
     return frozenset(i for i, _ in gone), {i: loss for (i, _), loss in losses.items()}
 
 
 def _weakest_sub_blocks(run: Run, work: Path) -> dict[str, Any]:
     """`dropped`: (layer, kind) of the sub-blocks to drop; `losses`: (layer, kind, loss) of every one, without it."""
     gone = frozenset((i, "layer") for i in range(run.checkpoint.layers) if i not in run.kept)
-    chosen: frozenset[Part] = frozenset()
-    losses: dict[Part, float] = {}
+    chosen: frozenset[ModelPart] = frozenset()
+    losses: dict[ModelPart, float] = {}
     with run.monitor.stage("choose sub-blocks") as step:
         for kind, count in run.rules.sub_blocks.items():
             parts = [(i, kind) for i in run.kept if i not in run.rules.protected and _has(run, i, kind)]
             text, before = run.calibration.tokens, gone | chosen
-            found, own = leave_out(run.outer, text, count, parts, step, run.budget(), work, before)
+            found, own = leave_out(run.streamed, text, count, parts, step, run.budget(), work, before)
             chosen, losses = chosen | found, losses | own
     return {"dropped": [list(p) for p in sorted(chosen)], "losses": [[*p, loss] for p, loss in losses.items()]}
 
@@ -82,5 +82,5 @@ def _weakest_sub_blocks(run: Run, work: Path) -> dict[str, Any]:
 def _has(run: Run, layer: int, kind: str) -> bool:
     """Whether a layer still has this sub-block."""
     checkpoint = run.checkpoint
-    sites = sites_of(run.outer.template(layer), checkpoint.family, layer, checkpoint.head_dim)
+    sites = sites_of(run.streamed.template(layer), checkpoint.family, layer, checkpoint.head_dim)
     return any(site.kind == kind for site in sites)

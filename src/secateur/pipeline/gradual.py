@@ -20,14 +20,14 @@ from secateur.cut.counts import keep_counts, whole_parts
 from secateur.cut.rules import Rules
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.pipeline.hidden import narrow_model
 from secateur.pipeline.lineage import Lineage
 from secateur.pipeline.one_shot import one_shot
 from secateur.pipeline.results.before_after import perplexities
 from secateur.pipeline.results.report import parameters_of
-from secateur.pipeline.run import Run, told
-from secateur.pipeline.schedule import Stop, stops
+from secateur.pipeline.run import Run, fingerprint
+from secateur.pipeline.schedule import PruningStep, pruning_steps
 from secateur.system import distributed
 from secateur.workspace.folder import Area, Workspace
 from secateur.workspace.journal import Journal
@@ -67,7 +67,7 @@ def in_steps(whole: Run, work: Path, workspace: Workspace | None) -> dict[str, A
     if "hidden" in whole.recipe.sites:
         whole.narrowed = narrow_model(whole, work, None if workspace is None else workspace.step(0))
         folder = whole.narrowed.checkpoint.path
-    every = stops(whole.recipe)
+    every = pruning_steps(whole.recipe)
     for stop in every:
         last = stop is every[-1]
         area = None if workspace is None else workspace if last else workspace.step(stop.number)
@@ -91,12 +91,12 @@ def in_steps(whole: Run, work: Path, workspace: Workspace | None) -> dict[str, A
     return gate
 
 
-def _journal(whole: Run, stop: Stop, area: Area | None) -> Journal | None:
+def _journal(whole: Run, stop: PruningStep, area: Area | None) -> Journal | None:
     """The journal of one step; without what an interrupted run has left half done beside it."""
     if area is None or isinstance(area, Workspace):  # the run's own, of its last step
         return whole.journal
     area.work.mkdir(parents=True, exist_ok=True)
-    journal = Journal(area.work, told(whole, stop.number))
+    journal = Journal(area.work, fingerprint(whole, stop.number))
     journal.begin(area.resume)
     if journal.noted(DONE) is None:
         area.tidy(True)
@@ -105,7 +105,7 @@ def _journal(whole: Run, stop: Stop, area: Area | None) -> Journal | None:
     return journal
 
 
-def _prepared(whole: Run, stop: Stop, folder: Path, lineage: Lineage, journal: Journal | None) -> Run:
+def _prepared(whole: Run, stop: PruningStep, folder: Path, lineage: Lineage, journal: Journal | None) -> Run:
     """One pass over the checkpoint in `folder`, after which as much of the original has gone as `stop` says."""
     checkpoint = Checkpoint.open(folder)
     recipe = stop.recipe.model_copy(update={"model": str(folder), "protect": ()})
@@ -120,8 +120,8 @@ def _prepared(whole: Run, stop: Stop, folder: Path, lineage: Lineage, journal: J
         layers_to_drop=wanted.pop("layer"),
         sub_blocks=wanted,
     )
-    outer = Outer(checkpoint, whole.outer.device, whole.outer.dtype)
-    return Run(recipe, checkpoint, whole.calibration, outer, rules, whole.monitor, journal, before=lineage)
+    streamed = StreamedModel(checkpoint, whole.streamed.device, whole.streamed.dtype)
+    return Run(recipe, checkpoint, whole.calibration, streamed, rules, whole.monitor, journal, before=lineage)
 
 
 def _tell(whole: Run, run: Run, lineage: Lineage) -> None:
@@ -152,7 +152,7 @@ def _renamed(key: str, names: dict[str, str]) -> str:
     return names[head] + key.removeprefix(head)
 
 
-def _record(whole: Run, run: Run, stop: Stop, area: Area | None) -> dict[str, Any]:
+def _record(whole: Run, run: Run, stop: PruningStep, area: Area | None) -> dict[str, Any]:
     """The report's line on a step; of the last one the perplexity is measured with everything else."""
     counts = parameters_of(whole)
     return {

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from secateur.calibration.spectrum import Place, moments_of_stream
 from secateur.config.recipe import Recipe
 from secateur.cut.counts import dimension_step, kept_dimensions
-from secateur.cut.hidden import Both, Narrowed, fit_hidden
+from secateur.cut.hidden import ModelPair, Narrowed, fit_hidden
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.rotation import (
@@ -30,7 +30,7 @@ from secateur.model.rotation import (
     surrounding_names,
 )
 from secateur.model.save import block_file, fill, read_block, write_block, write_checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.pipeline.run import Run
 from secateur.system import distributed
 from secateur.workspace.folder import Area
@@ -103,7 +103,7 @@ def _basis(run: Run, work: Path, area: Area | None) -> dict[str, Tensor]:
     found = load_file(file) if file is not None and file.exists() else None
     if not distributed.share_object(found is not None, 0):
         with run.monitor.stage("look at hidden dimensions", run.checkpoint.layers) as step:
-            places = moments_of_stream(run.outer, run.calibration.tokens, step, run.budget(), work)
+            places = moments_of_stream(run.streamed, run.calibration.tokens, step, run.budget(), work)
         method = run.recipe.method_for("hidden")
         assert method.basis is not None
         chosen = method.basis(torch.stack([place.moment for place in places]).mean(0), run.recipe.seed)
@@ -128,7 +128,7 @@ def _cut(run: Run, Q: Tensor, config: dict[str, Any], area: Area | None) -> Path
     with run.monitor.stage("narrow", checkpoint.layers) as step:
         if area is not None:
             folder, blocks = _empty(area.work / "cut"), _empty(area.work / "cut-blocks")
-            plain = Outer(checkpoint, torch.device("cpu"), torch.float32)
+            plain = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
             for index in range(checkpoint.layers):
                 layer = plain.load(index)
                 tensors = narrow_layer(layer, checkpoint.family, Q)
@@ -149,16 +149,16 @@ def _empty(folder: Path) -> Path:
     return folder
 
 
-def _with_head(outer: Outer, head: Tensor, empty: bool) -> dict[str, Tensor]:
+def _with_head(streamed: StreamedModel, head: Tensor, empty: bool) -> dict[str, Tensor]:
     """What surrounds the layers, with another head."""
-    tensors = outer.surroundings(empty)
-    name = surrounding_names(outer.checkpoint)[2]
+    tensors = streamed.surroundings(empty)
+    name = surrounding_names(streamed.checkpoint)[2]
     return tensors if empty else {**tensors, name: head.to(tensors[name])}
 
 
 def _fitted(run: Run, narrow: Checkpoint, Q: Tensor, config: dict[str, Any], work: Path, area: Area | None) -> Path:
     """The narrow checkpoint fitted to the untouched model; the one that isn't is removed."""
-    outer = Outer(narrow, run.outer.device, run.outer.dtype)
+    streamed = StreamedModel(narrow, run.streamed.device, run.streamed.dtype)
     folder = _empty(area.work / "fitted") if area is not None else None
 
     def finished(index: int) -> nn.Module | None:
@@ -166,8 +166,8 @@ def _fitted(run: Run, narrow: Checkpoint, Q: Tensor, config: dict[str, Any], wor
         if not distributed.share_object(there, 0):
             return None
         tensors = read_block(area.blocks, index) if area is not None else None
-        shared = distributed.share_tensors(tensors, 0, outer.device)
-        return fill(outer.template(index), shared, outer.dtype).to(outer.device)
+        shared = distributed.share_tensors(tensors, 0, streamed.device)
+        return fill(streamed.template(index), shared, streamed.dtype).to(streamed.device)
 
     def edited(layer: nn.Module, index: int) -> None:
         if area is not None:
@@ -175,12 +175,12 @@ def _fitted(run: Run, narrow: Checkpoint, Q: Tensor, config: dict[str, Any], wor
             area.worth_keeping()
 
     with run.monitor.stage("fit hidden dimensions", narrow.layers) as step:
-        both = Both(outer, run.outer, Q)
-        head = fit_hidden(both, run.calibration.tokens, finished, edited, step, run.budget(), work)
+        pair = ModelPair(streamed, run.streamed, Q)
+        head = fit_hidden(pair, run.calibration.tokens, finished, edited, step, run.budget(), work)
         if area is not None and folder is not None:
-            around = partial(_with_head, outer, head)
-            write_checkpoint(folder, outer, area.blocks, range(narrow.layers), config, around)
+            around = partial(_with_head, streamed, head)
+            write_checkpoint(folder, streamed, area.blocks, range(narrow.layers), config, around)
             shutil.rmtree(area.blocks)
             shutil.rmtree(narrow.path)
-    run.outer.release()
+    run.streamed.release()
     return shared_path(folder)

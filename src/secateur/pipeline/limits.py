@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING
 
 from secateur.config.plan import SUB_BLOCKS
 from secateur.config.quantities import parse_amount
-from secateur.config.recipe import BUDGETS, Recipe
+from secateur.config.recipe import LIMITS, Recipe
 from secateur.cut.checks import sites_in
 from secateur.cut.counts import keep_counts, kept_dimensions, protected_layers, whole_parts
 from secateur.cut.rules import unit_kinds_of
@@ -66,7 +66,7 @@ def resolved(recipe: Recipe, checkpoint: Checkpoint, step: Callable[[str], None]
     Raises:
         InputError: no cut of these sites reaches it, or none is needed.
     """
-    key = recipe.budget
+    key = recipe.limit
     if key is None:
         return recipe
     if "hidden" in recipe.sites:
@@ -115,24 +115,24 @@ def _losing(recipe: Recipe, checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def shape_at(recipe: Recipe, checkpoint: Checkpoint, sparsity: float) -> Shape:
     """What is left when every site of the recipe has lost this fraction; of layers and sub-blocks the last ones."""
-    told = recipe.model_copy(update={"sparsity": sparsity, **dict.fromkeys(BUDGETS)})
+    trial = recipe.model_copy(update={"sparsity": sparsity, **dict.fromkeys(LIMITS)})
     protected, family = protected_layers(recipe, checkpoint), checkpoint.family
     free = [i for i in range(checkpoint.layers) if i not in protected]
-    gone = min(whole_parts(told, "layer", checkpoint.layers), len(free) - (not protected))
+    gone = min(whole_parts(trial, "layer", checkpoint.layers), len(free) - (not protected))
     kept = [i for i in range(checkpoint.layers) if i not in free[len(free) - gone :]]
     halves = {
         kind: [i for i in kept if i not in protected][-count:]
         for kind in SUB_BLOCKS
-        if (count := whole_parts(told, kind, checkpoint.layers))
+        if (count := whole_parts(trial, kind, checkpoint.layers))
     }
     layers = list(checkpoint.skeleton().get_submodule(family.layers).children())
     for index in kept:
-        _cut(layers[index], index, told, checkpoint, halves, index in protected)
+        _cut(layers[index], index, trial, checkpoint, halves, index in protected)
     widths = {
         place: layer_widths(layers[i], family, checkpoint.config, checkpoint.head_dim) for place, i in enumerate(kept)
     }
     values = new_config(checkpoint, kept, widths)
-    if "hidden" in told.sites and (hidden := kept_dimensions(told, checkpoint)) < checkpoint.config.hidden_size:
+    if "hidden" in trial.sites and (hidden := kept_dimensions(trial, checkpoint)) < checkpoint.config.hidden_size:
         values |= narrow_values(checkpoint, hidden)
     config = CONFIG_MAPPING[values["model_type"]].from_dict(values)
     with torch.device("meta"):

@@ -159,8 +159,8 @@ def _evidence(first: UnitCut, then: UnitCut) -> Evidence | None:
             return None
         gone = sorted(set(range(len(names))) - set(cut.keep))
         found = cut.evidence
-        carriers = tuple(tuple(names[unit] for unit in row) for row in found.carriers)
-        columns = (found.bits, found.energy, found.restored, carriers, found.shares, found.places, found.values)
+        predictors = tuple(tuple(names[unit] for unit in row) for row in found.predictors)
+        columns = (found.bits, found.energy, found.restored, predictors, found.shares, found.places, found.values)
         rows |= {names[unit]: row for unit, row in zip(gone, zip(*columns, strict=True), strict=True)}
     if not rows:
         return None

@@ -52,7 +52,7 @@ def cut_blocks(run: Run, work: Path, area: Area | None) -> None:
     allocate_sparsity(run, gradients, work, area)
     with run.monitor.stage("prune", len(run.kept)) as step:
         blocks = walk(
-            run.outer,
+            run.streamed,
             run.calibration.tokens,
             layers=run.kept,
             dense=run.rules.needs_dense,
@@ -92,7 +92,7 @@ def allocate_sparsity(run: Run, gradients: LayerGradients | None, work: Path, ar
         parts = None if run.recipe.allocate == "evolve" else len(run.kept)  # a search ends when it ends
         with run.monitor.stage("allocate", parts) as step:
             how = (gradients, step, run.budget(), work, *_search(run, area))
-            shares = allocate(Job(run.recipe, run.rules, run.outer, run.calibration.tokens, run.kept, *how))
+            shares = allocate(Job(run.recipe, run.rules, run.streamed, run.calibration.tokens, run.kept, *how))
         shares = distributed.share_object(shares, 0)
         if run.journal is not None:
             run.journal.note("allocation", shares)
@@ -104,10 +104,10 @@ def allocate_sparsity(run: Run, gradients: LayerGradients | None, work: Path, ar
 
 def gather_gradients(run: Run) -> LayerGradients | None:
     """The gradients of the whole model's loss, where a method looks at them."""
-    if not run.rules.loss & WHOLE:
+    if not run.rules.gradient_needs & WHOLE:
         return None
     with run.monitor.stage("gradients", len(run.calibration.tokens)) as step:
-        return gradients_of_model(run.outer, run.calibration.tokens, run.rules.loss, step)
+        return gradients_of_model(run.streamed, run.calibration.tokens, run.rules.gradient_needs, step)
 
 
 def weigh_errors(run: Run) -> LossWeights | None:
@@ -118,7 +118,7 @@ def weigh_errors(run: Run) -> LossWeights | None:
     """
     if run.recipe.chosen_objective != "loss" or not run.rules.needs_dense:
         return None
-    reason = distributed.share_object(why_not(run.outer), 0)
+    reason = distributed.share_object(why_not(run.streamed), 0)
     if reason is not None and run.recipe.objective is not None:
         raise InputError(f"objective loss: {reason}; use --objective output")
     if reason is not None:
@@ -126,7 +126,7 @@ def weigh_errors(run: Run) -> LossWeights | None:
         return None
     batches = batches_of(run.calibration.tokens)
     with run.monitor.stage("weigh errors", len(batches)) as step:
-        return loss_weights(run.outer, batches, run.recipe.seed, step)
+        return loss_weights(run.streamed, batches, run.recipe.seed, step)
 
 
 def _probe(run: Run, stream: Stream, area: Area | None) -> None:
@@ -134,8 +134,8 @@ def _probe(run: Run, stream: Stream, area: Area | None) -> None:
     if area is None:
         return
     ids = stream.batches[0][:1]
-    if run.outer.dtype == torch.float32:
-        logits = run.outer.logits(ids, stream.states[0][:1])
+    if run.streamed.dtype == torch.float32:
+        logits = run.streamed.logits(ids, stream.states[0][:1])
     else:
         logits = logits_in_fp32(run, ids, area)
     write_probe(area.work / "probe.safetensors", ids, logits)
@@ -145,8 +145,8 @@ def save(run: Run, area: Area) -> dict[str, Any]:
     """Writes the checkpoint and proves it in a fresh process."""
     with run.monitor.stage("save"):
         config = new_config(run.checkpoint, run.kept, run.widths, tuple(run.rules.bias_flags.values()))
-        write_checkpoint(area.final, run.outer, area.blocks, run.kept, config)
-    run.outer.release()
+        write_checkpoint(area.final, run.streamed, area.blocks, run.kept, config)
+    run.streamed.release()
     with run.monitor.stage("verify"):
         gate = verify(area.final, area.work / "probe.safetensors", run.recipe.memory_bytes)
     return gate | {"seconds": run.monitor.stages[-1].seconds}

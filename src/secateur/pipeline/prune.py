@@ -27,7 +27,7 @@ from secateur.evaluation.evaluation import split_specs
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.pipeline.gradual import check_steps, in_steps
 from secateur.pipeline.hidden import check_hidden
 from secateur.pipeline.limits import resolved
@@ -35,7 +35,7 @@ from secateur.pipeline.one_shot import one_shot
 from secateur.pipeline.recovery import check_stage, planned_recovery
 from secateur.pipeline.results.report import finish, make_evidence, make_plan, write_outputs
 from secateur.pipeline.run import Run, begin
-from secateur.pipeline.schedule import stops
+from secateur.pipeline.schedule import pruning_steps
 from secateur.system import distributed
 from secateur.system.device import dtype_name, resolve_device, resolve_dtype
 from secateur.system.monitor import Monitor
@@ -97,8 +97,8 @@ def prune(
 
 def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
     """Names of the stages that such a run goes through."""
-    every = [stop.recipe for stop in stops(recipe)]
-    names = [*(["target"] if recipe.budget is not None and plan is None else []), "calibration text", "open"]
+    every = [stop.recipe for stop in pruning_steps(recipe)]
+    names = [*(["target"] if recipe.limit is not None and plan is None else []), "calibration text", "open"]
     if "hidden" in recipe.sites:
         names += ["look at hidden dimensions", "narrow", *(["fit hidden dimensions"] if recipe.refit else [])]
     for number, told in enumerate(every, 1):
@@ -151,7 +151,7 @@ def _within_budget(recipe: Recipe, checkpoint: Checkpoint, monitor: Monitor, fou
     Args:
         found: what an interrupted run has found: measuring again might give another.
     """
-    key = recipe.budget
+    key = recipe.limit
     if key is None:
         return recipe
     if found is None:
@@ -193,9 +193,9 @@ def prepare(
                 load_corpus(spec, split="held_out")
     dtype = resolve_dtype(recipe.dtype, device, checkpoint.config)
     with monitor.stage("open"):
-        outer = Outer(checkpoint, device, dtype)
-    check_gradients(outer, rules.loss)
-    run = Run(recipe, checkpoint, calibration, outer, rules, monitor)
+        streamed = StreamedModel(checkpoint, device, dtype)
+    check_gradients(streamed, rules.gradient_needs)
+    run = Run(recipe, checkpoint, calibration, streamed, rules, monitor)
     run.warnings += [*calibration.notes, *rules.notes]
     if torch.finfo(dtype).eps > torch.finfo(checkpoint.dtype).eps:
         run.warnings.append(f"the layers' weights are rounded to {dtype_name(dtype)}, in which the run computes")
@@ -208,7 +208,9 @@ def _check_room(run: Run, workspace: Workspace) -> None:
     folder = next(p for p in (workspace.out, *workspace.out.absolute().parents) if p.exists())
     # The pruned model's, the untouched model's, and a block's targets.
     streams = 1 + run.rules.needs_dense + (run.rules.tuning is not None)
-    hidden = streams * run.calibration.tokens.numel() * run.checkpoint.config.hidden_size * run.outer.dtype.itemsize
+    hidden = (
+        streams * run.calibration.tokens.numel() * run.checkpoint.config.hidden_size * run.streamed.dtype.itemsize
+    )
     copies = 2 if run.recipe.steps == 1 and "hidden" not in run.recipe.sites else 4
     need = copies * run.checkpoint.bytes_on_disk + max(0, hidden - (run.budget().left or 0))
     free = shutil.disk_usage(folder).free + workspace.finished_bytes

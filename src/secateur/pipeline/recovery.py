@@ -66,14 +66,14 @@ def recover_stage(
     recipe = run.recipe
     folder = shared(area.final if area is not None else None)
     work = shared(area.work / TRAINING if area is not None else None)
-    with accelerated(run.outer.device):
+    with accelerated(run.streamed.device):
         with distributed.in_step(), run.monitor.stage("open the pruned model"):
             task = prepare(
                 folder,
                 recovery,
                 recovery.data or recipe.calibrate,
                 recovery.teacher or run.lineage.path,
-                run.outer.device,
+                run.streamed.device,
                 recipe.dtype,
                 [run.lineage.layers[place] for place in run.kept],
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur._version import __version__
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.config.recipe import Recipe
 from secateur.cut.block import BlockCuts
 from secateur.cut.hidden import Narrowed
@@ -20,12 +20,12 @@ from secateur.cut.weights import WeightCut
 from secateur.data.batches import Calibration
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.save import fill, read_block, write_block
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import update_heads
 from secateur.model.uneven import Widths
 from secateur.pipeline.lineage import Lineage
 from secateur.system import distributed
-from secateur.system.monitor import Monitor, Step
+from secateur.system.monitor import Monitor, ProgressStep
 from secateur.workspace.folder import EVENTS, Area, Workspace
 from secateur.workspace.journal import Journal
 
@@ -39,7 +39,7 @@ class Run:
     recipe: Recipe
     checkpoint: Checkpoint
     calibration: Calibration
-    outer: Outer
+    streamed: StreamedModel
     rules: Rules
     monitor: Monitor
     journal: Journal | None = None
@@ -54,12 +54,12 @@ class Run:
     steps: list[dict[str, Any]] = field(default_factory=list)  # of a gradual run, as the report lists them
     narrowed: Narrowed | None = None  # what has become of its hidden dimensions
 
-    def budget(self) -> Budget:
+    def budget(self) -> MemoryBudget:
         """Hidden states that may stay in memory: what the recipe says, else 60 % of what is free on this host."""
         total = self.recipe.memory_bytes
         if total is None:
             total = int(FREE_SHARE * psutil.virtual_memory().available) // distributed.local_world()
-        return Budget(total)
+        return MemoryBudget(total)
 
     @property
     def lineage(self) -> Lineage:
@@ -67,11 +67,13 @@ class Run:
         return self.before or Lineage.of(self.checkpoint.path, self.checkpoint.layers)
 
     @property
-    def sized(self) -> tuple[Checkpoint, Outer]:
+    def sized(self) -> tuple[Checkpoint, StreamedModel]:
         """The model by whose shapes the cuts are counted: without the hidden dimensions that went before them."""
         if self.narrowed is None:
-            return self.checkpoint, self.outer
-        return self.narrowed.checkpoint, Outer(self.narrowed.checkpoint, self.outer.device, self.outer.dtype)
+            return self.checkpoint, self.streamed
+        return self.narrowed.checkpoint, StreamedModel(
+            self.narrowed.checkpoint, self.streamed.device, self.streamed.dtype
+        )
 
     @property
     def unit_cuts(self) -> list[UnitCut]:
@@ -93,12 +95,12 @@ class Run:
 
 def begin(run: Run, workspace: Workspace) -> None:
     """Opens the journal and the event file in the work area; both go on where an interrupted run left them."""
-    run.journal = Journal(workspace.work, told(run, run.recipe.steps))
+    run.journal = Journal(workspace.work, fingerprint(run, run.recipe.steps))
     resumed = run.journal.begin(workspace.resume)
     run.monitor.record(workspace.work / EVENTS, distributed.world(), resumed)
 
 
-def told(run: Run, step: int) -> dict[str, Any]:
+def fingerprint(run: Run, step: int) -> dict[str, Any]:
     """Everything that decides the result of a step; an interrupted run goes on only if it was told the same."""
     return {
         **run.recipe.model_dump(mode="json", exclude={"memory"}),
@@ -119,7 +121,7 @@ def keep_block(run: Run, layer: nn.Module, index: int, area: Area | None) -> Non
     area.worth_keeping()
 
 
-def finished_block(run: Run, index: int, area: Area | None, step: Step) -> nn.Module | None:
+def finished_block(run: Run, index: int, area: Area | None, step: ProgressStep) -> nn.Module | None:
     """A block that the interrupted run has finished, on every rank; None if it's still to do."""
     record = run.journal.finished(index) if run.journal is not None else None
     if record is not None and run.journal is not None and not run.journal.intact(record):
@@ -129,17 +131,17 @@ def finished_block(run: Run, index: int, area: Area | None, step: Step) -> nn.Mo
     if record is None:
         return None
     tensors = read_block(area.blocks, index) if area is not None else None
-    shared = distributed.share_tensors(tensors, 0, run.outer.device)
-    layer = _layer_of(run.outer, index, shared)
+    shared = distributed.share_tensors(tensors, 0, run.streamed.device)
+    layer = _layer_of(run.streamed, index, shared)
     run.blocks.append(BlockCuts.from_json(record))
     step(f"layer {index}, done before", skipped=True)
     return layer
 
 
-def _layer_of(outer: Outer, index: int, tensors: dict[str, Tensor]) -> nn.Module:
+def _layer_of(streamed: StreamedModel, index: int, tensors: dict[str, Tensor]) -> nn.Module:
     """Layer `index` with the tensors of its finished block."""
-    layer = fill(outer.template(index), tensors, outer.dtype).to(outer.device)
-    update_heads(layer, outer.checkpoint.family, outer.checkpoint.head_dim)
+    layer = fill(streamed.template(index), tensors, streamed.dtype).to(streamed.device)
+    update_heads(layer, streamed.checkpoint.family, streamed.checkpoint.head_dim)
     return layer
 
 
@@ -152,9 +154,9 @@ def logits_in_fp32(run: Run, ids: Tensor, area: Area) -> Tensor:
 
     Returns: (1, tokens, vocabulary).
     """
-    outer = Outer(run.checkpoint, torch.device("cpu"), torch.float32)
-    hidden, calls = outer.enter(ids)
-    outer.release()
+    streamed = StreamedModel(run.checkpoint, torch.device("cpu"), torch.float32)
+    hidden, calls = streamed.embed(ids)
+    streamed.release()
     for index in run.kept:
-        hidden = calls[index](_layer_of(outer, index, read_block(area.blocks, index)), hidden)
-    return outer.logits(ids, hidden)
+        hidden = calls[index](_layer_of(streamed, index, read_block(area.blocks, index)), hidden)
+    return streamed.logits(ids, hidden)

@@ -14,7 +14,7 @@ from secateur.config.recipe import Recipe
 from secateur.numerics.patterns import Pattern
 
 
-class Stop(NamedTuple):
+class PruningStep(NamedTuple):
     """Where one step of a gradual run ends.
 
     Args:
@@ -33,20 +33,20 @@ def gone_after(number: int, steps: int, schedule: str) -> float:
     return part if schedule == "linear" else 1 - (1 - part) ** 3
 
 
-def stops(recipe: Recipe) -> list[Stop]:
+def pruning_steps(recipe: Recipe) -> list[PruningStep]:
     """The steps of a recipe, hidden dimensions aside, which go before the first one.
 
     A step that would take nothing (of an N:M pattern only whole weights go) is left out.
     """
     recipe = _without_hidden(recipe)
     if not recipe.sites:
-        return [Stop(1, 1.0, recipe)]
+        return [PruningStep(1, 1.0, recipe)]
     found = []
     for number in range(1, recipe.steps + 1):
         share = 1.0 if number == recipe.steps else gone_after(number, recipe.steps, recipe.schedule)
         own = _part_of(recipe, share)
         if own is not None:
-            found.append(Stop(number, share, own))
+            found.append(PruningStep(number, share, own))
     return found
 
 

@@ -44,7 +44,7 @@ class Kept:
 
     def __init__(self, block: Block) -> None:
         self.layer = in_fp32(block.layer)
-        linears = linears_of(self.layer, block.outer.checkpoint.family)
+        linears = linears_of(self.layer, block.streamed.checkpoint.family)
         self._masks = [(linear, linear.stored != 0) for linear in linears]
 
     settled = True
@@ -117,8 +117,8 @@ class GradualWeights(Gradual):
 
     @torch.no_grad()
     def _choose(self, share: float, block: Block) -> None:
-        own, device = replace(block, layer=self.layer), block.outer.device
-        half = block.outer.dtype != torch.float32 or device.type == "cuda"
+        own, device = replace(block, layer=self.layer), block.streamed.device
+        half = block.streamed.dtype != torch.float32 or device.type == "cuda"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             every = -(-len(block.stream.batches) // LOOK_AT) or 1
             linears = [linear for linear in own.linears if linear.parameter_name in self._names]
@@ -145,7 +145,7 @@ class GradualUnits(Gradual):
 
     def __init__(self, block: Block) -> None:
         super().__init__(block)
-        self._checkpoint = block.outer.checkpoint
+        self._checkpoint = block.streamed.checkpoint
         self._orders: list[tuple[Site, list[int]]] = []
         self._masks: dict[str, tuple[Site, Tensor]] = {}
 

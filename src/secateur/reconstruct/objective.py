@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.calibration.activations import Activations, Budget
+from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.loss_weights import LossWeights
 from secateur.calibration.walk import Block
 from secateur.config.presets import Window
 from secateur.numerics.linalg import wide_dtype
-from secateur.reconstruct.sequences import Part
+from secateur.reconstruct.sequences import SequenceBatch
 from secateur.reconstruct.window import ahead
 from secateur.system import distributed
 
@@ -31,7 +31,7 @@ LOGITS = 2**24  # numbers of one piece of the predictions, which are too many at
 
 
 @dataclass(frozen=True)
-class Aim:
+class BlockObjective:
     """The untouched window's outputs on each calibration sequence, and how far from them a layer's are."""
 
     block: Block
@@ -41,14 +41,14 @@ class Aim:
 
     predictions = False
 
-    def _both(self, layer: nn.Module, part: Part) -> tuple[Tensor, Tensor]:
+    def _both(self, layer: nn.Module, part: SequenceBatch) -> tuple[Tensor, Tensor]:
         """(output, target) of some sequences, fp32."""
-        block, device, half = self.block, self.block.outer.device, self.block.outer.dtype != torch.float32
+        block, device, half = self.block, self.block.streamed.device, self.block.streamed.dtype != torch.float32
         with torch.autocast(device.type, torch.bfloat16, enabled=half or device.type == "cuda"):
             out = block.stream.forward(layer, block.index, part.batch, device, torch.float32, self.behind)
         return out[part.rows].float(), self.targets[part.batch][part.rows].to(device).float()
 
-    def _weighted(self, layer: nn.Module, part: Part) -> tuple[Tensor, Tensor]:
+    def _weighted(self, layer: nn.Module, part: SequenceBatch) -> tuple[Tensor, Tensor]:
         """The same, each times the root of its weight."""
         out, target = self._both(layer, part)
         if self.weights is not None:
@@ -57,34 +57,34 @@ class Aim:
             out, target = roots * out, roots * target
         return out, target
 
-    def loss(self, layer: nn.Module, part: Part) -> Tensor:
+    def loss(self, layer: nn.Module, part: SequenceBatch) -> Tensor:
         """What one step makes smaller."""
         out, target = self._weighted(layer, part)
         return (out - target).square().mean() / target.square().mean()
 
     @torch.no_grad()
-    def error(self, layer: nn.Module, parts: list[Part]) -> float | None:
+    def error(self, layer: nn.Module, parts: list[SequenceBatch]) -> float | None:
         """Over the sequences of all ranks; None without any."""
-        device = self.block.outer.device
+        device = self.block.streamed.device
         sums = torch.zeros(2, dtype=wide_dtype(device), device=device)
         for part in parts:
             sums += self._sums(layer, part)
         distributed.all_reduce([sums])
         return float(sums[0] / sums[1]) if float(sums[1]) else None
 
-    def _sums(self, layer: nn.Module, part: Part) -> Tensor:
+    def _sums(self, layer: nn.Module, part: SequenceBatch) -> Tensor:
         """(what is lost, what it is measured by), fp64 where there is that."""
         out, target = self._weighted(layer, part)
         wide = wide_dtype(out.device)
         return torch.stack([(out - target).square().sum(dtype=wide), target.square().sum(dtype=wide)])
 
 
-class Predictions(Aim):
+class Predictions(BlockObjective):
     """The untouched model's predictions; the window ends with the model."""
 
     predictions = True
 
-    def loss(self, layer: nn.Module, part: Part) -> Tensor:
+    def loss(self, layer: nn.Module, part: SequenceBatch) -> Tensor:
         out, target = self._both(layer, part)
         slopes = torch.empty_like(out)
         with torch.enable_grad():
@@ -95,15 +95,15 @@ class Predictions(Aim):
         divergence = (out * slopes).sum() / out[..., 0].numel()
         return divergence + GUARD * (out - target).square().mean() / target.square().mean()
 
-    def _sums(self, layer: nn.Module, part: Part) -> Tensor:
+    def _sums(self, layer: nn.Module, part: SequenceBatch) -> Tensor:
         out, target = self._both(layer, part)
         lost = sum(float(self._divergence(ids, out[rows], target[rows])) for rows, ids in self._pieces(part, out))
         return torch.tensor([lost, out[..., 0].numel()], dtype=wide_dtype(out.device), device=out.device)
 
-    def _pieces(self, part: Part, out: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    def _pieces(self, part: SequenceBatch, out: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
         """(sequences and tokens, their ids), few enough at once for the logits to fit."""
         ids = self.block.stream.batches[part.batch][part.rows].to(out.device)
-        some = max(1, LOGITS // int(self.block.outer.checkpoint.config.vocab_size))
+        some = max(1, LOGITS // int(self.block.streamed.checkpoint.config.vocab_size))
         rows, columns = max(1, some // ids.shape[1]), min(some, ids.shape[1])
         for row in range(0, ids.shape[0], rows):
             for column in range(0, ids.shape[1], columns):
@@ -112,17 +112,17 @@ class Predictions(Aim):
 
     def _divergence(self, ids: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
         """KL(p ‖ q) in nats, over all tokens together; hidden states (sequences, tokens, hidden)."""
-        outer = self.block.outer
+        streamed = self.block.streamed
         with torch.no_grad():
-            p = outer.readout(ids, target).float().log_softmax(-1)
-        q = outer.readout(ids, hidden).float().log_softmax(-1)
+            p = streamed.lm_head(ids, target).float().log_softmax(-1)
+        q = streamed.lm_head(ids, hidden).float().log_softmax(-1)
         return nn.functional.kl_div(q, p, reduction="sum", log_target=True)
 
 
 @contextmanager
-def aim_of(
-    block: Block, budget: Budget, window: Window, weights: LossWeights | None, predictions: bool
-) -> Iterator[Aim]:
+def objective_of(
+    block: Block, budget: MemoryBudget, window: Window, weights: LossWeights | None, predictions: bool
+) -> Iterator[BlockObjective]:
     """The untouched window's outputs on the untouched stream; their memory and file are gone at the end.
 
     Args:
@@ -131,12 +131,12 @@ def aim_of(
     assert block.dense is not None, "reconstruction asks for walk(..., dense=True)"
     layer, stream = block.dense
     targets, behind = Activations(budget, stream.states.beside("targets")), ahead(block, window)
-    checkpoint = block.outer.checkpoint
+    checkpoint = block.streamed.checkpoint
     ends = block.index + len(behind) == checkpoint.layers - 1 and checkpoint.family.causal
     try:
         with torch.no_grad():
             for i in range(len(stream.batches)):
-                targets[i] = stream.forward(layer, block.index, i, block.outer.device, behind=behind)
-        yield (Predictions if predictions and ends else Aim)(block, targets, behind, weights)
+                targets[i] = stream.forward(layer, block.index, i, block.streamed.device, behind=behind)
+        yield (Predictions if predictions and ends else BlockObjective)(block, targets, behind, weights)
     finally:
         targets.close()

@@ -10,14 +10,14 @@ import torch
 HELD_OUT = 8  # one sequence in this many is kept for stopping
 
 
-class Part(NamedTuple):
+class SequenceBatch(NamedTuple):
     """Some sequences of one batch."""
 
     batch: int
     rows: slice
 
 
-def split(sizes: Sequence[int]) -> tuple[list[Part], list[Part]]:
+def split(sizes: Sequence[int]) -> tuple[list[SequenceBatch], list[SequenceBatch]]:
     """(to tune on, to stop by), disjoint. Whole batches where there are several; a single batch is divided, and
     a single sequence is tuned on.
 
@@ -27,13 +27,13 @@ def split(sizes: Sequence[int]) -> tuple[list[Part], list[Part]]:
     if len(sizes) == 1:
         held = -(-sizes[0] // HELD_OUT) if sizes[0] > 1 else 0
         first = sizes[0] - held
-        return [Part(0, slice(0, first))], [Part(0, slice(first, sizes[0]))] if held else []
+        return [SequenceBatch(0, slice(0, first))], [SequenceBatch(0, slice(first, sizes[0]))] if held else []
     held_batches = set(range(HELD_OUT - 1, len(sizes), HELD_OUT)) or set(range(len(sizes))[-1:])
-    parts = [Part(i, slice(0, size)) for i, size in enumerate(sizes)]
+    parts = [SequenceBatch(i, slice(0, size)) for i, size in enumerate(sizes)]
     return [p for p in parts if p.batch not in held_batches], [p for p in parts if p.batch in held_batches]
 
 
-def in_turn(parts: Sequence[Part], seed: int) -> Iterator[Part | None]:
+def in_turn(parts: Sequence[SequenceBatch], seed: int) -> Iterator[SequenceBatch | None]:
     """All parts in random order, then in another, and so on; always None for a rank that got no sequences."""
     generator = torch.Generator().manual_seed(seed)
     while True:

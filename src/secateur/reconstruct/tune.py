@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.loss_weights import LossWeights
 from secateur.calibration.walk import Block, round_to_stored
 from secateur.config.presets import Window
 from secateur.reconstruct.masks import Gradual, Kept, in_fp32
-from secateur.reconstruct.objective import Aim, aim_of
-from secateur.reconstruct.sequences import Part, in_turn, split
+from secateur.reconstruct.objective import BlockObjective, objective_of
+from secateur.reconstruct.sequences import SequenceBatch, in_turn, split
 from secateur.reconstruct.window import parts
 from secateur.system import distributed
 
@@ -40,7 +40,7 @@ class Tuning:
         rate: Adam's step relative to each parameter's root mean square, so that it fits models of any scale.
         seed: of the order of the batches.
         window: what is tuned at once, and where it is judged, see `reconstruct.window`; `steps` are a window's.
-        predictions: where a window ends with the model, its predictions are compared, see `reconstruct.aim`.
+        predictions: where a window ends with the model, its predictions are compared, see `reconstruct.objective`.
     """
 
     steps: int = 400
@@ -51,7 +51,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Tuned:
     """Relative error E|out - target|^2 / E|target|^2 before and after, on tuned and on held-out sequences; each
     square times its weight, where there are weights. Or the divergence of the predictions, in nats a token.
 
@@ -71,10 +71,10 @@ class Outcome:
 def reconstruct(
     block: Block,
     tuning: Tuning,
-    budget: Budget | None = None,
+    budget: MemoryBudget | None = None,
     masks: Kept | Gradual | None = None,
     weights: LossWeights | None = None,
-) -> Outcome | None:
+) -> Tuned | None:
     """Tunes all weights, norm gains and biases of a block in place.
 
     Args:
@@ -87,31 +87,36 @@ def reconstruct(
     Returns: None where there is no sequence left to stop by, or the block has no parameters: nothing was done.
     """
     tuned, held = split([len(ids) for ids in block.stream.batches])
-    with aim_of(block, budget or Budget(None), tuning.window, weights, tuning.predictions) as aim:
+    with objective_of(block, budget or MemoryBudget(None), tuning.window, weights, tuning.predictions) as objective:
         # Both sides of the comparison as they'd be saved: what rounding takes away was never gained.
         cut = _as_saved(block, block.layer)
-        before, held_before = aim.error(cut, tuned), aim.error(cut, held)
+        before, held_before = objective.error(cut, tuned), objective.error(cut, held)
         del cut
         if before is None or held_before is None:
             return None
         masks = masks or Kept(block)
         steps = 0
-        for names in parts(masks.layer, block.outer.checkpoint.family, tuning.window):
+        for names in parts(masks.layer, block.streamed.checkpoint.family, tuning.window):
             masks.work_on(names)
-            steps += _descend(aim, tuned, held, masks, tuning, names)
+            steps += _descend(objective, tuned, held, masks, tuning, names)
         masks.finish()
         found = _as_saved(block, masks.layer)
-        after, held_after = aim.error(found, tuned), aim.error(found, held)
+        after, held_after = objective.error(found, tuned), objective.error(found, held)
     if after is None or held_after is None or not held_after < held_before:
-        return Outcome(before, before, held_before, held_before, 0, aim.predictions)
+        return Tuned(before, before, held_before, held_before, 0, objective.predictions)
     with torch.no_grad():
         for name, value in found.named_parameters():
             block.layer.get_parameter(name).copy_(value)
-    return Outcome(before, after, held_before, held_after, steps, aim.predictions)
+    return Tuned(before, after, held_before, held_after, steps, objective.predictions)
 
 
 def _descend(
-    aim: Aim, tuned: list[Part], held: list[Part], masks: Kept | Gradual, tuning: Tuning, names: frozenset[str]
+    objective: BlockObjective,
+    tuned: list[SequenceBatch],
+    held: list[SequenceBatch],
+    masks: Kept | Gradual,
+    tuning: Tuning,
+    names: frozenset[str],
 ) -> int:
     """Tunes the named parameters of the layer of `masks`; leaves it with the least held-out error that was seen, and
     returns the steps that led there."""
@@ -123,22 +128,22 @@ def _descend(
     groups = [{"params": [p], "lr": rates[name]} for name, p in parameters.items()]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, tuning.steps))
-    order = in_turn(tuned, tuning.seed + aim.block.index)
+    order = in_turn(tuned, tuning.seed + objective.block.index)
     best: dict[str, Tensor] = {}
     best_error, best_step, looks = math.inf, 0, 0
     for step in range(1, tuning.steps + 1):
-        masks.advance(step / tuning.steps, aim.block)
+        masks.advance(step / tuning.steps, objective.block)
         masks.hold()
         optimizer.zero_grad(set_to_none=True)
         part = next(order)
         if part is not None:  # a rank may have got no sequences
-            aim.loss(masks.layer, part).backward()
+            objective.loss(masks.layer, part).backward()
         _share_gradients(parameters)
         optimizer.step()
         masks.hold()
         schedule.step()
         if masks.settled and (step % LOOK_EVERY == 0 or step == tuning.steps):
-            error = aim.error(masks.layer, held)
+            error = objective.error(masks.layer, held)
             looks += 1
             if error is not None and error < best_error:
                 best = {name: p.detach().clone() for name, p in parameters.items()}
@@ -156,8 +161,8 @@ def _as_saved(block: Block, layer: nn.Module) -> nn.Module:
     """A copy in fp32, rounded to what the layer computes with, and then to what is saved."""
     out = in_fp32(layer)
     for p in out.parameters():
-        p.data = p.data.to(block.outer.dtype).float()
-    round_to_stored(out, block.outer, block.index)
+        p.data = p.data.to(block.streamed.dtype).float()
+    round_to_stored(out, block.streamed, block.index)
     return out
 
 

@@ -35,4 +35,4 @@ def _inside(names: frozenset[str], modules: tuple[str, ...]) -> frozenset[str]:
 def ahead(block: Block, window: Window) -> list[tuple[int, nn.Module]]:
     """(index, untouched layer) of those behind the block that belong to its window."""
     last = block.index + (window if isinstance(window, int) else 1)
-    return [(i, block.outer.load(i)) for i in range(block.index + 1, min(last, block.outer.checkpoint.layers))]
+    return [(i, block.streamed.load(i)) for i in range(block.index + 1, min(last, block.streamed.checkpoint.layers))]

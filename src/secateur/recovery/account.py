@@ -19,7 +19,7 @@ from secateur.config.training import Recovery
 from secateur.evaluation.generate import generate
 from secateur.model.checkpoint import Checkpoint
 from secateur.recovery.task import Task
-from secateur.recovery.train import Outcome
+from secateur.recovery.train import TrainingResult
 from secateur.system.device import device_name
 from secateur.system.monitor import Monitor
 
@@ -38,7 +38,7 @@ KEPT = (
 )
 
 
-def recovery_facts(task: Task, outcome: Outcome) -> dict[str, Any]:
+def recovery_facts(task: Task, outcome: TrainingResult) -> dict[str, Any]:
     """The section `recovery`: what was told, what it cost, what came of it."""
     recovery, text, teacher = task.recovery, task.text, task.teacher
     shown = teacher and {"path": str(teacher.path), "digest": teacher.digest, "dtype": task.teacher_dtype}
@@ -75,7 +75,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def warnings_of(task: Task, outcome: Outcome) -> list[str]:
+def warnings_of(task: Task, outcome: TrainingResult) -> list[str]:
     """What a reader of the report should know."""
     found = list(task.notes)
     if outcome.best.step == 0:

@@ -28,7 +28,7 @@ from secateur.recovery import account, adapters
 from secateur.recovery.save import save_adapter, save_checkpoint
 from secateur.recovery.states import read_best
 from secateur.recovery.task import Task, prepare, teacher_of
-from secateur.recovery.train import Outcome, forecast, train
+from secateur.recovery.train import TrainingResult, forecast, train
 from secateur.report import model_card
 from secateur.report.html import page
 from secateur.system import distributed
@@ -154,14 +154,14 @@ def shared(folder: Path | None) -> Path:
 
 def _begin(task: Task, workspace: Workspace, monitor: Monitor) -> Journal:
     """Opens the journal and the event file; both go on where an interrupted run left them."""
-    told = {
+    fingerprint = {
         **task.recovery.model_dump(mode="json"),
         "training data": task.text.sha256,
         "checkpoint": task.checkpoint.digest,
         "teacher": None if task.teacher is None else task.teacher.digest,
         "secateur": __version__,
     }
-    journal = Journal(workspace.work, told)
+    journal = Journal(workspace.work, fingerprint)
     resumed = workspace.resume and journal.resume()
     if not resumed:
         journal.start()
@@ -172,7 +172,7 @@ def _begin(task: Task, workspace: Workspace, monitor: Monitor) -> Journal:
 def _deliver(
     model: str,
     task: Task,
-    outcome: Outcome,
+    outcome: TrainingResult,
     workspace: Workspace,
     monitor: Monitor,
     evaluate: str | None,

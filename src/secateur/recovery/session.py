@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.errors import InputError
 from secateur.evaluation.loading import load
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.recovery import adapters, masks, shard
 from secateur.recovery.int8 import load_int8
 from secateur.recovery.muon import MuonAndAdamW
 from secateur.recovery.sequences import Draw
 from secateur.recovery.states import START, States, gathered
 from secateur.recovery.task import Task
-from secateur.recovery.teacher import read_cache, told, top_of_streamed, top_of_teacher, write_cache
+from secateur.recovery.teacher import fingerprint, read_cache, top_of_streamed, top_of_teacher, write_cache
 from secateur.recovery.trainer import Recoverer, arguments
 from secateur.system import distributed
 from secateur.system.memory import fits_in_memory
@@ -79,7 +79,7 @@ class Session:
         assert recovery.top_k is not None
         assert recovery.teacher_cache is not None
         file = Path(recovery.teacher_cache)
-        made_from = told(teacher, task.teacher_dtype, rows.ids, recovery.top_k, recovery.temperature)
+        made_from = fingerprint(teacher, task.teacher_dtype, rows.ids, recovery.top_k, recovery.temperature)
         tensors: dict[str, Tensor] | None = None
         with distributed.in_step():
             if distributed.is_main() and file.exists():
@@ -92,17 +92,19 @@ class Session:
 
     def _top_of(self, teacher: Checkpoint, k: int, step: Callable[[str], None]) -> dict[str, Tensor]:
         """The top logits, by the whole teacher where it fits in memory, otherwise block by block."""
-        task, rows, heat = self.task, self.task.text.train, self.task.recovery.temperature
+        task, rows, temperature = self.task, self.task.text.train, self.task.recovery.temperature
         dtype = getattr(torch, task.teacher_dtype)
         if rows.positions is not None or fits_in_memory(teacher.parameters, dtype):
             inputs = {name: t for name, t in rows.inputs().items() if name != "labels"}
-            return top_of_teacher(self._loaded(teacher), inputs, k, heat, step)
+            return top_of_teacher(self._loaded(teacher), inputs, k, temperature, step)
         if dtype == torch.int8:
             raise InputError(
                 f"{teacher.path}: doesn't fit in memory as int8 either; leave --teacher-dtype out, and its layers "
                 "are read one by one"
             )
-        return top_of_streamed(Outer(teacher, task.device, dtype), rows.ids, k, heat, Budget(None), self.work, step)
+        return top_of_streamed(
+            StreamedModel(teacher, task.device, dtype), rows.ids, k, temperature, MemoryBudget(None), self.work, step
+        )
 
     @contextmanager
     def trainer(

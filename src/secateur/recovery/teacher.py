@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from secateur.calibration.activations import Budget
+from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.stream import Stream
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.recovery.losses import top_logits
 
 VALUES, TOKENS = "teacher_log_p", "teacher_ids"  # names of a batch's tensors too
@@ -33,7 +33,7 @@ Layers = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Target:
+class TeacherTarget:
     """What the teacher says of a batch: logits (batch, tokens, vocabulary), and hidden states where asked for."""
 
     logits: Tensor
@@ -41,10 +41,10 @@ class Target:
 
 
 @torch.no_grad()
-def ask(model: Any, inputs: dict[str, Tensor], hidden: bool) -> Target:
+def ask(model: Any, inputs: dict[str, Tensor], hidden: bool) -> TeacherTarget:
     """One forward pass of the teacher."""
     out = model(**inputs, use_cache=False, output_hidden_states=hidden)
-    return Target(out.logits, tuple(out.hidden_states) if hidden else ())
+    return TeacherTarget(out.logits, tuple(out.hidden_states) if hidden else ())
 
 
 def layer_map(kept: Sequence[int], teacher_layers: int) -> Layers:
@@ -83,7 +83,7 @@ def kept_layers(student_layers: int, teacher_layers: int, plan: Path) -> tuple[i
 # ----------------------------------------------------------------------------- on disk
 
 
-def told(checkpoint: Checkpoint, dtype: str, ids: Tensor, k: int, temperature: float) -> str:
+def fingerprint(checkpoint: Checkpoint, dtype: str, ids: Tensor, k: int, temperature: float) -> str:
     """What a cache must have been told to be used: teacher and its dtype, sequences, k and temperature."""
     sequences = hashlib.sha256(ids.numpy().tobytes()).hexdigest()
     said = {"teacher": checkpoint.digest, "dtype": dtype, "ids": sequences, "k": k, "temperature": temperature}
@@ -158,29 +158,29 @@ def top_of_teacher(
 
 @torch.no_grad()
 def top_of_streamed(
-    outer: Outer,
+    streamed: StreamedModel,
     ids: Tensor,
     k: int,
     temperature: float,
-    budget: Budget,
+    budget: MemoryBudget,
     work: Path,
     step: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Tensor]:
     """As `top_of_teacher`, for a teacher that doesn't fit in memory: its layers come from disk one by one."""
     batches = list(ids.split(max(1, BATCH_TOKENS // ids.shape[1])))
-    stream = Stream.start(outer, batches, budget, work / "teacher.bin")
-    outer.release()
+    stream = Stream.start(streamed, batches, budget, work / "teacher.bin")
+    streamed.release()
     try:
-        for index in range(outer.checkpoint.layers):
-            stream.advance(outer.load(index), index, outer.device)
+        for index in range(streamed.checkpoint.layers):
+            stream.advance(streamed.load(index), index, streamed.device)
             step(f"layer {index}")
         found = []
         for i, part in enumerate(batches):
             for row in range(len(part)):  # one at a time: logits are wider than anything before them
-                logits = outer.logits(part[row : row + 1], stream.states[i][row : row + 1])
+                logits = streamed.logits(part[row : row + 1], stream.states[i][row : row + 1])
                 values, tokens = top_logits(logits, k, temperature)
                 found.append((values.cpu(), tokens.to("cpu", torch.int32)))
     finally:
         stream.states.close()
-        outer.release()
+        streamed.release()
     return {VALUES: torch.cat([v for v, _ in found]), TOKENS: torch.cat([i for _, i in found])}

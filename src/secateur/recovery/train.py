@@ -31,7 +31,7 @@ MEASURED = 3  # steps that tell the pace; the first is slower and isn't counted
 
 
 @dataclass
-class Outcome:
+class TrainingResult:
     """What a training has come to.
 
     Args:
@@ -73,7 +73,7 @@ def train(
     journal: Journal | None,
     begun: Callable[[], None] = lambda: None,
     finish: bool = False,
-) -> Outcome:
+) -> TrainingResult:
     """Trains, and keeps the best state by the held-out sequences; the start, if nothing is better.
 
     Under torchrun every rank calls this with the same `work`.
@@ -86,7 +86,7 @@ def train(
     """
     session = Session(task, work, monitor, journal)
     start, look_seconds = _look(session)
-    outcome = Outcome(session.model, start, Best(0, start), 0.0, [], None)
+    outcome = TrainingResult(session.model, start, Best(0, start), 0.0, [], None)
     outcome.trained_parameters = sum(p.numel() for p in trained(session.model).values())
     if not finish:
         outcome.forecast = _forecast(session, look_seconds)
@@ -100,7 +100,7 @@ def train(
     return outcome
 
 
-def _take(session: Session, outcome: Outcome, state: str) -> None:
+def _take(session: Session, outcome: TrainingResult, state: str) -> None:
     """Gives the outcome the model in one of its states."""
     task = session.task
     if task.recovery.shard:  # nobody has it whole, so the first rank reads it anew; the others need none
@@ -179,7 +179,7 @@ def _rate(session: Session, start: float) -> tuple[float, list[Tried]]:
     return chosen, tried
 
 
-def _run(session: Session, outcome: Outcome) -> None:
+def _run(session: Session, outcome: TrainingResult) -> None:
     """The training itself, from Trainer's last checkpoint if there is one."""
     recovery = session.task.recovery
     found = get_last_checkpoint(str(session.work)) if session.work.is_dir() else None

@@ -24,7 +24,7 @@ from secateur.recovery import losses, shard
 from secateur.recovery.losses import IGNORED
 from secateur.recovery.sequences import Rows
 from secateur.recovery.states import BEST, States, gathered, put_back
-from secateur.recovery.teacher import TOKENS, VALUES, Layers, Target, ask
+from secateur.recovery.teacher import TOKENS, VALUES, Layers, TeacherTarget, ask
 from secateur.system import distributed
 
 STATE = "trained.safetensors"
@@ -89,7 +89,7 @@ class Recoverer(Trainer):
         loss = total / counted * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def _mixed(self, outputs: Any, inputs: dict[str, Tensor], target: Target | None) -> Tensor:
+    def _mixed(self, outputs: Any, inputs: dict[str, Tensor], target: TeacherTarget | None) -> Tensor:
         labels = inputs["labels"][:, 1:]
         counted = labels != IGNORED
         everything = bool(counted.all())
@@ -99,7 +99,7 @@ class Recoverer(Trainer):
             tensor = tensor[:, :-1]
             return tensor.flatten(0, 1) if everything else tensor[counted]
 
-        logits, heat = chosen(outputs.logits), self._recovery.temperature
+        logits, temperature = chosen(outputs.logits), self._recovery.temperature
         total = logits.new_zeros((), dtype=torch.float32)
         for name, weight in self._recovery.mix.items():
             if name == "lm":
@@ -110,16 +110,16 @@ class Recoverer(Trainer):
                 other = [target.hidden[place][:, :-1] for _, place in self._layers]
                 part = losses.hidden_states(own, other, counted)
             elif VALUES in inputs:
-                part = losses.top_forward_kl(logits, chosen(inputs[VALUES]), chosen(inputs[TOKENS]), heat)
+                part = losses.top_forward_kl(logits, chosen(inputs[VALUES]), chosen(inputs[TOKENS]), temperature)
             else:
                 assert target is not None
                 other_logits = chosen(target.logits)
                 if self._recovery.top_k is not None:
                     part = losses.top_forward_kl(
-                        logits, *losses.top_logits(other_logits, self._recovery.top_k, heat), heat
+                        logits, *losses.top_logits(other_logits, self._recovery.top_k, temperature), temperature
                     )
                 else:
-                    part = losses.forward_kl(logits, other_logits, heat)
+                    part = losses.forward_kl(logits, other_logits, temperature)
             total = total + weight * part
         return total
 

@@ -21,7 +21,15 @@ from secateur.model.shards import write_parts
 from secateur.runtime import folder as layout
 from secateur.runtime.folder import DTYPES, Entry, Reader, compressed_name, write_manifest
 from secateur.runtime.format import FLOATS, check_group, kept, pack, packed_bytes, quantise
-from secateur.runtime.transfer import Step, check_room, compare, copy_beside, read_tensor, stored_bytes, write_mark
+from secateur.runtime.transfer import (
+    ProgressStep,
+    check_room,
+    compare,
+    copy_beside,
+    read_tensor,
+    stored_bytes,
+    write_mark,
+)
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import Workspace
 
@@ -95,7 +103,7 @@ def _all(files: dict[str, Path]) -> list[tuple[str, torch.dtype]]:
     return found
 
 
-def _look(file: Path, name: str, dtype: torch.dtype, int8: bool, group: int | None, step: Step) -> Entry:
+def _look(file: Path, name: str, dtype: torch.dtype, int8: bool, group: int | None, step: ProgressStep) -> Entry:
     """Whether the packed form of a tensor is smaller than the tensor."""
     tensor = read_tensor(file, name)
     entry = Entry(name, file.name, dtype, tuple(tensor.shape))
@@ -121,7 +129,7 @@ def _packed(entry: Entry, file: Path) -> dict[str, Tensor]:
     return {f"{entry.name}.{part}": tensor for part, tensor in parts.items()}
 
 
-def _write_compressed(folder: Path, entries: list[Entry], files: dict[str, Path], step: Step) -> None:
+def _write_compressed(folder: Path, entries: list[Entry], files: dict[str, Path], step: ProgressStep) -> None:
     def part(entry: Entry, empty: bool) -> dict[str, Tensor]:
         if empty:
             step(entry.name)

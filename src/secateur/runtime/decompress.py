@@ -14,7 +14,7 @@ from secateur.model.files import read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
 from secateur.runtime.folder import Entry, Reader
-from secateur.runtime.transfer import Step, check_room, compare, copy_beside, write_mark
+from secateur.runtime.transfer import ProgressStep, check_room, compare, copy_beside, write_mark
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import Workspace
 
@@ -57,7 +57,7 @@ def decompress(model: str | Path, out: str | Path, *, overwrite: bool = False, q
     return found
 
 
-def _dense(reader: Reader, entry: Entry, step: Step, empty: bool) -> dict[str, Tensor]:
+def _dense(reader: Reader, entry: Entry, step: ProgressStep, empty: bool) -> dict[str, Tensor]:
     if empty:
         return {entry.name: torch.empty(entry.shape, dtype=entry.dtype, device="meta")}
     step(entry.name)

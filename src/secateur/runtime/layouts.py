@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from secateur.runtime.format import WORD, Packed, counts
 from secateur.runtime.kernels import ir, slots
-from secateur.runtime.kernels.jit import cutter, shares_threads, variants, weaver
+from secateur.runtime.kernels.jit import cutter, interleaver, shares_threads, variants
 from secateur.runtime.pages import room
 
 PADDING = ir.LINE  # bytes before and after the values, as vectors are loaded whole
@@ -76,7 +76,7 @@ class Pairs:
         self.bitmap = _roomy(stored.numel(), torch.uint8)
         self.values = _roomy(packed.values.shape[0], packed.values.dtype)
         starts = _starts(stored)
-        source, width, weave = packed.values.contiguous(), self.values.element_size(), weaver()
+        source, width, weave = packed.values.contiguous(), self.values.element_size(), interleaver()
 
         def part(first: int) -> None:
             begin, line = int(starts[first]), 8 * words * first

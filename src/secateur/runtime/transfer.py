@@ -20,7 +20,7 @@ from secateur.workspace.folder import MARK
 
 # What lies beside the weights and belongs to the model, not to a run's report.
 BESIDE = (*COMPANIONS, "config.json", "modeling_secateur.py", "plan.json", "recipe.yaml")
-Step = Callable[..., None]
+ProgressStep = Callable[..., None]
 
 
 def read_tensor(file: Path, name: str) -> Tensor:
@@ -28,7 +28,7 @@ def read_tensor(file: Path, name: str) -> Tensor:
         return handle.get_tensor(name)
 
 
-def compare(reader: Reader, files: dict[str, Path], step: Step) -> int:
+def compare(reader: Reader, files: dict[str, Path], step: ProgressStep) -> int:
     """Compares every tensor with its dense one, bit for bit; int8 within half a step of its scale.
 
     Returns:

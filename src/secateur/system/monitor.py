@@ -38,7 +38,7 @@ SAMPLE_SECONDS = 0.02
 PLAIN_SECONDS = 10.0
 RECENT = 8  # steps that tell the pace
 
-Step = Callable[..., None]
+ProgressStep = Callable[..., None]
 
 
 class PeakMemory:
@@ -154,7 +154,7 @@ class Monitor:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Step]:
+    def stage(self, name: str, total: int | None = None) -> Iterator[ProgressStep]:
         """One stage of the run.
 
         Yields `step(text)`, to be called after each of `total` parts; `step(text, skipped=True)` for one that took

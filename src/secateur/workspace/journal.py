@@ -25,13 +25,13 @@ class Journal:
 
     Args:
         work: the work area.
-        told: everything that decides the result: recipe, data hash, checkpoint digest, plan, version.
+        fingerprint: everything that decides the result: recipe, data hash, checkpoint digest, plan, version.
     """
 
-    def __init__(self, work: Path, told: dict[str, Any]) -> None:
+    def __init__(self, work: Path, fingerprint: dict[str, Any]) -> None:
         self._file = work / JOURNAL
         self._blocks = work / BLOCKS
-        self._told = json.loads(json.dumps(told))
+        self._fingerprint = json.loads(json.dumps(fingerprint))
         self._lines: list[dict[str, Any]] = []
 
     def begin(self, resume: bool) -> bool:
@@ -45,7 +45,7 @@ class Journal:
         """Begins a new journal."""
         self._lines = []
         self._file.unlink(missing_ok=True)
-        self._append({"told": self._told})
+        self._append({"told": self._fingerprint})
 
     def resume(self) -> bool:
         """Goes on with the journal of the interrupted run; False if that hadn't begun one: then `start`.
@@ -58,9 +58,9 @@ class Journal:
             return False
         before = self._lines[0]["told"]
         changed = [
-            _difference(key, before.get(key), self._told.get(key))
-            for key in {**before, **self._told}
-            if before.get(key) != self._told.get(key)
+            _difference(key, before.get(key), self._fingerprint.get(key))
+            for key in {**before, **self._fingerprint}
+            if before.get(key) != self._fingerprint.get(key)
         ]
         if changed:
             raise InputError(f"can't resume, the run differs: {'; '.join(changed)}; use --overwrite to start over")

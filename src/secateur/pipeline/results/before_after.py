@@ -12,7 +12,7 @@ from secateur.evaluation.generate import generate
 from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.streamed import evaluate_streamed
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.streamed import Outer
+from secateur.model.streamed import StreamedModel
 from secateur.system.memory import fits_in_memory
 from secateur.workspace.folder import PRUNED, UNTRAINED, Area, Workspace
 
@@ -44,7 +44,7 @@ def perplexities(run: Run, area: Area) -> dict[str, float]:
     """Of the checkpoint in `area`, and of the one before its training if there was one; empty where it isn't
     evaluated, or doesn't fit in memory."""
     text, recipe = text_of(run, area), run.recipe
-    if text is None or not fits_in_memory(run.checkpoint.parameters, run.outer.dtype, recipe.memory_bytes):
+    if text is None or not fits_in_memory(run.checkpoint.parameters, run.streamed.dtype, recipe.memory_bytes):
         return {}
     states = {"pruned": area.final}
     if run.recovered is not None:
@@ -60,7 +60,7 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
     if text is None:
         return {}
     data, name = text
-    if fits_in_memory(2 * run.checkpoint.parameters, run.outer.dtype, recipe.memory_bytes):
+    if fits_in_memory(2 * run.checkpoint.parameters, run.streamed.dtype, recipe.memory_bytes):
         found = _evaluated(run, workspace, data)
     else:
         found = _evaluated_in_blocks(run, workspace, data)
@@ -81,7 +81,7 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
 def _states(run: Run, workspace: Workspace, evaluation: dict[str, Any], data: str) -> list[dict[str, Any]]:
     """The original, the pruned and the recovered model on the same text."""
     rows = [("original", evaluation["before"]), ("recovered", evaluation["after"])]
-    if fits_in_memory(run.checkpoint.parameters, run.outer.dtype, run.recipe.memory_bytes):
+    if fits_in_memory(run.checkpoint.parameters, run.streamed.dtype, run.recipe.memory_bytes):
         how: dict[str, Any] = {"device": run.recipe.device, "dtype": run.recipe.dtype, "speed": False}
         pruned = evaluate(workspace.work / PRUNED, data, **how)
         pruned["sets"] = dict(zip(evaluation["after"]["sets"], pruned["sets"].values(), strict=True))
@@ -110,12 +110,12 @@ def _evaluated(run: Run, workspace: Workspace, data: str) -> dict[str, Any]:
 
 def _evaluated_in_blocks(run: Run, workspace: Workspace, data: str) -> dict[str, Any]:
     """One model after the other, block by block."""
-    after = Outer(Checkpoint.open(workspace.final), run.outer.device, run.outer.dtype)
+    after = StreamedModel(Checkpoint.open(workspace.final), run.streamed.device, run.streamed.dtype)
     layers = run.checkpoint.layers + after.checkpoint.layers
     with run.monitor.stage("evaluate", layers) as step:
         sides = {
-            name: evaluate_streamed(outer, data, run.budget(), workspace.work, step)
-            for name, outer in (("before", run.outer), ("after", after))
+            name: evaluate_streamed(streamed, data, run.budget(), workspace.work, step)
+            for name, streamed in (("before", run.streamed), ("after", after))
         }
     run.warnings.append("both models together exceed the memory: no speed, KL and samples")
     return {"evaluation": sides}

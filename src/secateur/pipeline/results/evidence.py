@@ -22,7 +22,7 @@ def evidence_record(cuts: Sequence[UnitCut], tokens: Tensor, tokenizer: Any | No
         cuts: those that carry evidence; others are left out.
         tokens: the calibration token ids (sequences, length) that they were made on.
         tokenizer: shows them as text; None = as ids.
-        refit: whether readers were solved anew.
+        refit: whether consumers were solved anew.
     """
     sites = []
     for cut in cuts:
@@ -36,7 +36,7 @@ def evidence_record(cuts: Sequence[UnitCut], tokens: Tensor, tokenizer: Any | No
                 "bits": found.bits[row],
                 "energy": found.energy[row],
                 "restored": found.restored[row],
-                "carriers": [list(pair) for pair in zip(found.carriers[row], found.shares[row], strict=True)],
+                "carriers": [list(pair) for pair in zip(found.predictors[row], found.shares[row], strict=True)],
                 "fired": [
                     {"value": value, **_passage(tokens, place, tokenizer)}
                     for place, value in zip(found.places[row], found.values[row], strict=True)

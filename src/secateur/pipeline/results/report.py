@@ -114,10 +114,10 @@ def finish(run: Run, plan: Plan, gate: dict[str, Any] | None, workspace: Workspa
         "safetensors": safetensors_version,
     }
     report["device"] = {
-        "device": str(run.outer.device),
-        "name": device_name(run.outer.device),
+        "device": str(run.streamed.device),
+        "name": device_name(run.streamed.device),
         "threads": torch.get_num_threads(),
-        "dtype": str(run.outer.dtype).removeprefix("torch."),
+        "dtype": str(run.streamed.dtype).removeprefix("torch."),
     }
     report["stages"] = [asdict(stage) for stage in run.monitor.stages]
     return report

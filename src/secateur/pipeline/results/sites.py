@@ -60,9 +60,9 @@ def _layers(run: Run) -> list[dict[str, Any]]:
 
 def _sub_blocks(run: Run) -> list[dict[str, Any]]:
     kinds = {kind for _, kind in run.rules.dropped}
-    (checkpoint, outer), records = run.sized, []
+    (checkpoint, streamed), records = run.sized, []
     for index in run.kept if kinds else ():
-        for site in sites_of(outer.template(index), checkpoint.family, index, checkpoint.head_dim):
+        for site in sites_of(streamed.template(index), checkpoint.family, index, checkpoint.head_dim):
             if site.kind in kinds:
                 part = (index, site.kind)
                 stays, score = part not in run.rules.dropped, run.sub_block_scores.get(part)

@@ -81,11 +81,11 @@ def circle(site: Mapping[str, Any]) -> Circle:
     leaning: dict[int, float] = {}
     lines: list[tuple[float, int, int]] = []
     for unit in removed:
-        for carrier, share in unit["carriers"]:
+        for predictor, share in unit["carriers"]:
             if share > 0:
                 weight = share * unit["restored"]
-                leaning[carrier] = leaning.get(carrier, 0.0) + weight
-                lines.append((weight, unit["unit"], carrier))
+                leaning[predictor] = leaning.get(predictor, 0.0) + weight
+                lines.append((weight, unit["unit"], predictor))
     lines.sort(key=lambda line: (-line[0], line[1], line[2]))
     highest = max((unit["energy"] for unit in removed), default=0.0) or 1.0
     spots = []

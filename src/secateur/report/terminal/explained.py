@@ -107,8 +107,8 @@ def _unit(unit: Facts, refit: bool, console: Console) -> None:
     else:
         console.print(f"Nothing makes up for it: a refit could have given {fmt.percent(unit['restored'])} back.")
     table = _table("known by unit", "share")
-    for carrier, share in unit["carriers"]:
-        table.add_row(str(carrier), fmt.percent(share))
+    for predictor, share in unit["carriers"]:
+        table.add_row(str(predictor), fmt.percent(share))
     console.print(table)
     if unit["fired"]:
         console.print("\nLargest at these tokens of the calibration text:")

@@ -135,7 +135,7 @@ def shares_threads() -> bool:
 
 
 @cache
-def weaver() -> Callable[..., None]:
+def interleaver() -> Callable[..., None]:
     """The function of interleave.py, compiled once a process; integers in, nothing out.
 
     Raises:
