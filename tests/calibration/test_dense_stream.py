@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -17,6 +16,7 @@ from secateur.model.architectures import FAMILIES, Family, family_of, join
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.linears import submodule
 from secateur.model.streamed import StreamedModel
+from tests.model import tiny
 
 NEEDS = frozenset({"gram", "mean", "cross", "drift"})
 

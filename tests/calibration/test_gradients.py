@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -19,6 +18,7 @@ from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.system import distributed
+from tests.model import tiny
 
 CASES = ["llama", "gpt2", "gemma2", "mixtral"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.prune import prune
 from secateur.reconstruct.tune import Tuning, reconstruct
+from tests.model import tiny
 
 
 def opened(case: str, folder: Path) -> StreamedModel:

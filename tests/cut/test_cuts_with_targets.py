@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from secateur.model.sites import Site
 from secateur.model.streamed import StreamedModel
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
+from tests.model import tiny
 
 SEQUENCES = 12
 UNITS = ["llama", "llama-bias", "gpt2", "opt", "neox", "gemma2", "granite", "opt-post"]

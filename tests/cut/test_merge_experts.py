@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.sites import Site, sites_of
 from secateur.model.streamed import StreamedModel
 from secateur.system import distributed
+from tests.model import tiny
 
 EXPERTS, CHANNELS = 4, 24
 KEEP = torch.tensor([True, False, True, False])

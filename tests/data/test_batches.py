@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import byte_tokenizer
 from transformers import AutoTokenizer
 
 from secateur.data.batches import calibration_batches
 from secateur.data.corpus import Corpus, from_texts
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError
+from tests.small import byte_tokenizer
 
 
 def numbered(count: int) -> Corpus:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import byte_tokenizer
 
 from secateur.data.batches import calibration_batches
 from secateur.data.documents import load_corpus
 from secateur.data.mixture import calibration_of, counts_of, shares_of
 from secateur.errors import InputError
+from tests.small import byte_tokenizer
 
 
 @pytest.fixture

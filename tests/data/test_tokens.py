@@ -3,13 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small import byte_tokenizer
 from transformers import AutoTokenizer
 
 from secateur.data.corpus import Corpus, from_texts
 from secateur.data.documents import load_corpus
 from secateur.data.tokens import BATCH, Tokens, check_ids, span_bytes, tokenize, tokenize_with_bytes
 from secateur.errors import InputError
+from tests.small import byte_tokenizer
 
 BOS = 258
 TEXTS = ["the café", "日本 😀 ok ", "a", " \n b  "]

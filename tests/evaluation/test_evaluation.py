@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import save_tiny
 from transformers import BertConfig, BertForMaskedLM
 
 from secateur.data.documents import load_corpus
@@ -15,6 +14,7 @@ from secateur.errors import InputError
 from secateur.evaluation import evaluate
 from secateur.evaluation.evaluation import RATIOS, split_specs
 from secateur.evaluation.loading import load
+from tests.small import save_tiny
 
 
 @pytest.fixture

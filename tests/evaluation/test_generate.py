@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small import byte_tokenizer, save_tiny, tiny_llama
 
 from secateur.errors import InputError
 from secateur.evaluation import generate
+from tests.small import byte_tokenizer, save_tiny, tiny_llama
 
 
 @pytest.fixture

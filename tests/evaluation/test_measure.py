@@ -3,13 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small import save_tiny, tiny_llama
 
 from secateur.errors import ResourceError, SecateurError
 from secateur.evaluation import measure as module
 from secateur.evaluation import speed as speed_module
 from secateur.evaluation.measure import measure, peak_resident_bytes, resident_bytes
 from secateur.evaluation.speed import speed
+from tests.small import save_tiny, tiny_llama
 
 
 @pytest.mark.parametrize("context", [4, 32, 2048])

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import save_tiny
 
 import secateur
 from secateur.errors import InputError
 from secateur.evaluation import own_text
+from tests.small import save_tiny
 
 
 def test_it_is_the_models_own_and_repeatable(shared: Path) -> None:

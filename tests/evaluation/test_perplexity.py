@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from small import byte_tokenizer, tiny_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, T5Config
 
 from secateur.data.corpus import Corpus, from_texts
@@ -15,6 +14,7 @@ from secateur.data.documents import load_corpus
 from secateur.errors import InputError, SecateurError
 from secateur.evaluation.perplexity import batches, perplexity, refuse_encoder
 from secateur.evaluation.windows import Window, windows
+from tests.small import byte_tokenizer, tiny_llama
 
 TEXTS = ["the café", "a longer text, which is cut at the context of the model, as it has more bytes", "日本", "a"]
 

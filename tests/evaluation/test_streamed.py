@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import save_tiny
 
 from secateur.calibration.activations import MemoryBudget
 from secateur.errors import SecateurError
@@ -15,6 +14,7 @@ from secateur.evaluation.evaluation import evaluate
 from secateur.evaluation.streamed import evaluate_streamed
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
+from tests.small import save_tiny
 
 SAME = ("data", "data_sha256", "tokens", "windows", "length")
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from small import byte_tokenizer
 from transformers import GPT2Config, LlamaConfig, MambaConfig
 
 from secateur.data.corpus import Corpus, from_texts
 from secateur.errors import InputError
 from secateur.evaluation.windows import LONGEST, context_length, evaluation_length, windows
+from tests.small import byte_tokenizer
 
 BOS = 258
 

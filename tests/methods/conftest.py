@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from activations import gathered, inputs, slopes, weights
 from torch import Tensor
 
 from secateur.methods import Units
+from tests.methods.activations import gathered, inputs, slopes, weights
 
 
 @pytest.fixture

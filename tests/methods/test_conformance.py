@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from activations import choices, experts_of, gathered, inputs, slopes, weights
 from torch import Tensor
 
 from secateur import methods
@@ -19,6 +18,7 @@ from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import NEEDS, Moments
 from secateur.numerics.patterns import Pattern, removed_count
 from secateur.numerics.routing import Routing
+from tests.methods.activations import choices, experts_of, gathered, inputs, slopes, weights
 
 FREE = Pattern.parse("free")
 PATTERNS = [FREE, Pattern.parse("2:4"), Pattern.parse("4:8"), Pattern.parse("1:4")]

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import references
 import torch
-from activations import choices, experts_of, gathered, inputs, routed, slopes, weights
 
 from secateur.errors import SecateurError
 from secateur.methods import (
@@ -35,6 +33,8 @@ from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.routing import Routing
+from tests.methods import references
+from tests.methods.activations import choices, experts_of, gathered, inputs, routed, slopes, weights
 
 FREE = Pattern.parse("free")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import references
 import torch
-from activations import gathered, inputs, weights
 from torch import Tensor
 
 from secateur.methods import admm, alps, swap
 from secateur.numerics.linalg import damped, quadratic_error
 from secateur.numerics.patterns import Pattern
+from tests.methods import references
+from tests.methods.activations import gathered, inputs, weights
 
 FREE = Pattern.parse("free")
 each_pattern = pytest.mark.parametrize("pattern", ["free", "2:4"])

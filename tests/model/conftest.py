@@ -6,16 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+from tests.model import tiny
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -18,6 +17,7 @@ from secateur.calibration.walk import walk
 from secateur.errors import InputError, SecateurError, UnsupportedModelError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
+from tests.model import tiny
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +21,7 @@ from secateur.model.sites import Site, sites_of
 from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import remove, unit_parameters, zero
 from secateur.system import distributed
+from tests.model import tiny
 
 MIXTURES = ("mixtral", "qwen3-moe")
 IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")

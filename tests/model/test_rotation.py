@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedModel
@@ -25,6 +24,7 @@ from secateur.model.rotation import (
     surrounding_names,
 )
 from secateur.model.streamed import StreamedModel
+from tests.model import tiny
 
 ABLE = {kind for family in FAMILIES if family.norms for kind in family.model_types}
 CASES = [name for name, config in tiny.CASES.items() if config["model_type"] in ABLE]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
@@ -17,6 +16,7 @@ from secateur.model.depth import shallow_config
 from secateur.model.linears import has_weight, linears_of, submodule
 from secateur.model.sites import Site, head_counts, sites_of
 from secateur.model.surgery import drop, remove, renumber, set_heads, silence, unit_parameters, zero
+from tests.model import tiny
 
 UNITS = ("channel", "query_head", "kv_group")
 BLOCKS = ("attention", "ffn")

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
-from test_surgery_families import anatomy, assert_sizes, choose, generated
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
@@ -28,6 +26,8 @@ from secateur.model.sites import head_counts, sites_of
 from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import drop, remove, set_heads
 from secateur.model.uneven import layer_overrides, layer_widths, legal_heads, uneven_config, uniform_config
+from tests.model import tiny
+from tests.model.test_surgery_families import anatomy, assert_sizes, choose, generated
 
 # What goes in each layer. Attention is dropped in layer 0, where transformers asks the cache for its length.
 PLAN = (("attention", "channel"), ("kv_group", "ffn"), ("query_head", "channel"), ())

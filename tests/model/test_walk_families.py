@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -19,6 +18,7 @@ from secateur.calibration.walk import walk
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class
 from secateur.model.streamed import StreamedModel
+from tests.model import tiny
 
 GRAM = frozenset({"gram"})
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -21,6 +20,7 @@ from secateur.reconstruct import objective as module
 from secateur.reconstruct.objective import BlockObjective, Predictions, objective_of
 from secateur.reconstruct.sequences import SequenceBatch
 from secateur.reconstruct.tune import Tuning, reconstruct
+from tests.model import tiny
 
 SEQUENCES = 18
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from secateur.reconstruct.masks import GradualUnits, GradualWeights
 from secateur.reconstruct.sequences import SequenceBatch, in_turn, split
 from secateur.reconstruct.tune import Tuned, Tuning, reconstruct
 from secateur.reconstruct.window import parts
+from tests.model import tiny
 
 SHORT = Tuning(steps=50)
 HELD = range(56, 64)  # of 66 sequences in batches of eight, the eighth batch

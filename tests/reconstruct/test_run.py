@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 import secateur
 from secateur.config.recipe import make_recipe
 from secateur.cut import rules
-from secateur.model import round_trip
-from secateur.pipeline import one_shot
 from secateur.reconstruct.tune import Tuning
 
 LAYERS = 5
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    torch.set_num_threads(1)
-    monkeypatch.setattr(one_shot, "verify", round_trip.check)
-    return
 
 
 def prune(shared: Path, out: Path, **asked: Any) -> dict[str, Any]:

@@ -6,12 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from small import TRAINING_LENGTH, save_tiny
 
 import secateur
-from secateur.model import round_trip
-from secateur.pipeline import one_shot
+from tests.small import TRAINING_LENGTH, save_tiny
 
 
 @pytest.fixture(scope="session")
@@ -41,16 +38,9 @@ def prune(source: Path, out: Path, **changes: object) -> Path:
 def pruned(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Half of the weights zero, two of four zero, layers of uneven width, a layer less."""
     folder = tmp_path_factory.mktemp("pruned")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_shot, "verify", round_trip.check)  # in this process
-        return {
-            "free": prune(source, folder / "free", sparsity=0.5),
-            "2:4": prune(source, folder / "two", pattern="2:4"),
-            "channel": prune(source, folder / "channel", sites="channel", sparsity=0.5, protect="0"),
-            "layer": prune(source, folder / "layer", sites="layer", sparsity=0.34, method="leave_one_out"),
-        }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+    return {
+        "free": prune(source, folder / "free", sparsity=0.5),
+        "2:4": prune(source, folder / "two", pattern="2:4"),
+        "channel": prune(source, folder / "channel", sites="channel", sparsity=0.5, protect="0"),
+        "layer": prune(source, folder / "layer", sites="layer", sparsity=0.34, method="leave_one_out"),
+    }

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from small import TRAINING_LENGTH as LENGTH
 
 from secateur.cli import app as cli
-from secateur.model import round_trip
-from secateur.recovery import save, train
+from secateur.recovery import train
 from secateur.recovery.trainer import Recoverer
 from secateur.workspace.folder import WORK
+from tests.small import TRAINING_LENGTH as LENGTH
 
 
 class Ended(NamedTuple):
@@ -24,9 +23,7 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
-    monkeypatch.setattr(save, "verify", round_trip.check)
-
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     def call(*arguments: object) -> Ended:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:

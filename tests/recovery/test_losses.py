@@ -30,7 +30,7 @@ def test_language_modelling(logits: tuple[Tensor, Tensor]) -> None:
     assert float(losses.language_modelling(logits[0], targets)) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("heat", [1.0, 2.5])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_forward_kl(temperature: float, logits: tuple[Tensor, Tensor]) -> None:
     expected = 0.0
     for own, other in zip(*logits, strict=True):
@@ -39,7 +39,7 @@ def test_forward_kl(temperature: float, logits: tuple[Tensor, Tensor]) -> None:
     assert float(losses.forward_kl(*logits, temperature)) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("heat", [1.0, 2.5])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_top_forward_kl(temperature: float, logits: tuple[Tensor, Tensor]) -> None:
     expected = 0.0
     for own, other in zip(*logits, strict=True):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -19,6 +18,7 @@ from secateur.model.linears import linears_of
 from secateur.numerics.patterns import Pattern
 from secateur.recovery import adapters, masks
 from secateur.recovery.muon import MuonAndAdamW
+from tests.model import tiny
 
 CASES = ["llama", "gpt2", "mixtral"]
 

@@ -7,12 +7,12 @@ import math
 from typing import Any
 
 import pytest
-import tiny
 import torch
 
 from secateur.config.training import make_recovery
 from secateur.errors import InputError
 from secateur.recovery.muon import BETAS, MOMENTUM, MuonAndAdamW, orthogonal
+from tests.model import tiny
 
 RATE = 1e-2
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import TRAINING_LENGTH as LENGTH
-from test_distributed import torchrun
 
 import secateur
+from tests.small import TRAINING_LENGTH as LENGTH
+from tests.system.test_distributed import torchrun
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 

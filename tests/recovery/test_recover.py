@@ -5,31 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import TRAINING_LENGTH as LENGTH
 
 import secateur
 from secateur.errors import InputError
-from secateur.model import round_trip
 from secateur.numerics.patterns import Pattern
-from secateur.pipeline import one_shot
-from secateur.recovery import save, session, train
+from secateur.recovery import session, train
 from secateur.recovery.trainer import Recoverer
 from secateur.workspace.folder import TRAINING, WORK
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The round-trip gate in this process: a fresh one takes seconds. One test below has the real one."""
-    monkeypatch.setattr(save, "verify", round_trip.check)
-    monkeypatch.setattr(one_shot, "verify", round_trip.check)
-    return
+from tests.small import TRAINING_LENGTH as LENGTH
 
 
 @pytest.fixture

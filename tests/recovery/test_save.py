@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 
 from secateur.evaluation.loading import load
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.save import write_state
+from tests.model import tiny
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

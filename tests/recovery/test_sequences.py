@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import byte_tokenizer, tiny_llama
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from secateur.errors import InputError
 from secateur.recovery.examples import Example, is_task_data, read_examples
 from secateur.recovery.losses import IGNORED
 from secateur.recovery.sequences import Draw, Rows, keeps_apart, packed, read_text
+from tests.small import byte_tokenizer, tiny_llama
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }};{% endfor %}"

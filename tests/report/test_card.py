@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import fixtures
 import pytest
 import yaml
 
 from secateur.report.model_card import model_card
+from tests.report import fixtures
 
 
 def header(card: str) -> dict[str, Any]:

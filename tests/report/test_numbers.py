@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import fixtures
 import pytest
 
 from secateur.report import facts
 from secateur.report import numbers as fmt
 from secateur.report.html import charts
+from tests.report import fixtures
 
 
 @pytest.mark.parametrize(

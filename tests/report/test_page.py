@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import fixtures
 import pytest
-from html_reader import Reader
 
 from secateur.report.html import page
+from tests.report import fixtures
+from tests.report.html_reader import Reader
 
 
 @pytest.fixture(params=fixtures.ALL, ids=str)

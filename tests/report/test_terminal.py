@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 
-import fixtures
 import pytest
 from rich.console import Console
 
 from secateur.report.terminal.run import print_report
+from tests.report import fixtures
 
 
 def shown(report: dict[str, object], width: int = 100) -> str:

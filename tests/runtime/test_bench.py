@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pruned import prune_copy
 from rich.console import Console
-from small import save_tiny
 
 import secateur
 from secateur.benchmarking.bench import _forms
@@ -23,6 +21,8 @@ from secateur.cli import app as cli
 from secateur.errors import InputError
 from secateur.report.html.bench import bench_page, charts, left_out, print_bench
 from secateur.system.monitor import Monitor
+from tests.runtime.pruned import prune_copy
+from tests.small import save_tiny
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from pruned import prune_copy
 from safetensors.torch import load_file, save_file
-from small import save_tiny
 
 import secateur
 from secateur.cli import app as cli
 from secateur.errors import InputError, VerificationError
 from secateur.runtime import compress as compressing
 from secateur.runtime.folder import MANIFEST, Reader
+from tests.runtime.pruned import prune_copy
+from tests.small import save_tiny
 
 
 class Ended(NamedTuple):

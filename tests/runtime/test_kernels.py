@@ -14,7 +14,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from guarded import Guarded
 from torch import Tensor, nn
 
 from secateur.runtime.format import Packed, mask_of, pack, quantise, unpack
@@ -25,6 +24,7 @@ from secateur.runtime.kernels.jit import variants
 from secateur.runtime.layouts import PADDING, Pairs, slots_fit
 from secateur.runtime.matrix import Matrix
 from secateur.runtime.pages import HUGE, move_large
+from tests.runtime.guarded import Guarded
 
 pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pruned import prune_copy
-from small import save_tiny
 from torch import Tensor, nn
 
 import secateur
@@ -24,6 +22,8 @@ from secateur.runtime.format import Packed, pack
 from secateur.runtime.kernels import jit
 from secateur.runtime.linear import PackedLinear, count_parameters, resident_weights
 from secateur.runtime.matrix import Matrix
+from tests.runtime.pruned import prune_copy
+from tests.small import save_tiny
 
 pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
 

@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from guarded import Guarded
-from pruned import without_smallest
 from torch import Tensor
 
 from secateur.runtime import layouts
@@ -18,6 +16,8 @@ from secateur.runtime.kernels import jit, slots
 from secateur.runtime.kernels.ir import Spec
 from secateur.runtime.layouts import PADDING, Slots, slots_fit
 from secateur.runtime.matrix import Matrix
+from tests.runtime.guarded import Guarded
+from tests.runtime.pruned import without_smallest
 
 pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
 if "avx2" not in jit.variants() or not jit.shares_threads():

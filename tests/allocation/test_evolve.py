@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from small import save_tiny
 from transformers import AutoModelForCausalLM
 
 import secateur
@@ -24,9 +23,7 @@ from secateur.cut.rules import Rules
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
-
-pytestmark = pytest.mark.usefixtures("quick")
-
+from tests.small import save_tiny
 
 # ----------------------------------------------------------------------------- the search alone
 

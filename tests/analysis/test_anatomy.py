@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
@@ -21,6 +20,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.sites import sites_of
 from secateur.model.surgery import update_heads
 from secateur.report.terminal.tables import print_anatomy
+from tests.model import tiny
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from secateur.data.stdlib import documents
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "criteria.py"
-SCRIPT = Path(__file__).parents[1] / "scripts" / "train_family.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "criteria.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train_family.py"
 TOKENS = 6 * 512
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import save_tiny
 
 import secateur
 from secateur.calibration.walk import Block
@@ -26,8 +25,7 @@ from secateur.pipeline.lineage import Lineage, joined
 from secateur.pipeline.schedule import gone_after, pruning_steps
 from secateur.workspace.folder import STEPS, WORK
 from secateur.workspace.journal import last_finished
-
-pytestmark = pytest.mark.usefixtures("quick")
+from tests.small import save_tiny
 
 LAYERS = 5
 MODEL = "stories260K"

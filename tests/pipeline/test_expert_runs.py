@@ -14,18 +14,17 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from small import byte_tokenizer, save_tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import secateur
 from secateur.config.plan import Plan
 from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
-from secateur.model import round_trip
 from secateur.model.classes import stock_class
 from secateur.pipeline import one_shot
 from secateur.report import numbers as fmt
 from secateur.report.terminal.explained import print_explanation
+from tests.small import byte_tokenizer, save_tiny
 
 COMMON = {
     "vocab_size": 259,
@@ -74,12 +73,6 @@ def asked(source: Path, name: str, **changes: Any) -> dict[str, Any]:
     given = {"model": source / name, "calibrate": source / "text.jsonl", "samples": 6, "length": 32}
     given |= {"sites": "expert", "sparsity": 0.34 if name == "qwen3_moe" else 0.25}
     return {**given, "evaluate": "none", "speed": False, **changes}
-
-
-@pytest.fixture
-def gate_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The round-trip gate in this process."""
-    monkeypatch.setattr(one_shot, "verify", round_trip.check)
 
 
 def prune(out: Path, values: dict[str, Any], **how: Any) -> dict[str, Any]:
@@ -140,7 +133,7 @@ def test_experts_go_from_the_command_line_to_a_stock_checkpoint(name: str, sourc
     torch.testing.assert_close(got, logits(model), atol=1e-5, rtol=1e-5)
 
 
-def test_layers_may_keep_different_numbers(source: Path, tmp_path: Path, gate_here: None) -> None:
+def test_layers_may_keep_different_numbers(source: Path, tmp_path: Path) -> None:
     """A protected layer keeps all of its experts: the bundled modelling file then builds each at its own number."""
     for name, protected in (("mixtral", 0), ("qwen3_moe", -1)):
         out = tmp_path / name
@@ -152,7 +145,7 @@ def test_layers_may_keep_different_numbers(source: Path, tmp_path: Path, gate_he
         assert kept == {"mixtral": [4, 3, 3], "qwen3_moe": [4, 6]}[name]
 
 
-def test_a_plan_may_say_a_number_for_each_layer(source: Path, tmp_path: Path, gate_here: None) -> None:
+def test_a_plan_may_say_a_number_for_each_layer(source: Path, tmp_path: Path) -> None:
     prune(tmp_path / "first", asked(source, "mixtral"), dry_run=True)
     plan = json.loads((tmp_path / "first" / "plan.json").read_text(encoding="utf-8"))
     kept = [[1, 3], [0, 2, 3], [0, 1, 2, 3]]
@@ -170,7 +163,7 @@ def test_a_plan_may_say_a_number_for_each_layer(source: Path, tmp_path: Path, ga
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_plan_of_experts_is_replayed(name: str, source: Path, tmp_path: Path, gate_here: None) -> None:
+def test_a_plan_of_experts_is_replayed(name: str, source: Path, tmp_path: Path) -> None:
     values = asked(source, name, method=("magnitude",))
     prune(tmp_path / "first", values)
     plan = Plan.read(tmp_path / "first" / "plan.json")
@@ -196,9 +189,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("asked_for", RUNS)
 @pytest.mark.parametrize("name", SOURCES)
-def test_experts_go_with_everything_else(
-    name: str, asked_for: str, source: Path, tmp_path: Path, gate_here: None
-) -> None:
+def test_experts_go_with_everything_else(name: str, asked_for: str, source: Path, tmp_path: Path) -> None:
     report = prune(tmp_path / "out", asked(source, name, **RUNS[asked_for]))
     experts = [site for site in report["sites"] if site["kind"] == "expert"]
     assert [site["layer"] for site in experts] == ([0, 2] if name == "qwen3_moe" else [0, 1, 2])
@@ -236,7 +227,7 @@ def test_methods_are_held_to_what_they_score() -> None:
         make_recipe({"model": "m", "sites": "channel", "sparsity": 0.25, "method": "reap"})
 
 
-def test_a_plan_that_keeps_too_few_is_refused(source: Path, tmp_path: Path, gate_here: None) -> None:
+def test_a_plan_that_keeps_too_few_is_refused(source: Path, tmp_path: Path) -> None:
     prune(tmp_path / "out", asked(source, "mixtral", method=("random",)), dry_run=True)
     text = (tmp_path / "out" / "plan.json").read_text(encoding="utf-8")
     plan = json.loads(text)
@@ -247,9 +238,7 @@ def test_a_plan_that_keeps_too_few_is_refused(source: Path, tmp_path: Path, gate
         prune(tmp_path / "again", asked(source, "mixtral"), plan=Plan.read(tmp_path / "plan.json"))
 
 
-def test_an_interrupted_run_goes_on(
-    source: Path, tmp_path: Path, gate_here: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that were finished come back with as many experts as they have left."""
     values = asked(source, "mixtral")
     prune(tmp_path / "whole", values)
@@ -272,7 +261,7 @@ def test_an_interrupted_run_goes_on(
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_explain_says_between_which_scores_the_line_is(source: Path, tmp_path: Path, gate_here: None) -> None:
+def test_explain_says_between_which_scores_the_line_is(source: Path, tmp_path: Path) -> None:
     report = prune(tmp_path / "out", asked(source, "mixtral"), dry_run=True)
     found = secateur.explain(tmp_path / "out")
     assert [row["scores"] for row in found["experts"]] == [list(site["scores"]) for site in report["sites"]]

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from html_reader import Reader
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -20,6 +19,7 @@ from secateur.errors import InputError
 from secateur.pipeline.results.evidence import EVIDENCE
 from secateur.report import numbers as fmt
 from secateur.report.terminal.explained import print_explanation
+from tests.report.html_reader import Reader
 
 VALUES: dict[str, Any] = {
     "sites": "channel,query_head",

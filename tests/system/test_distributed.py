@@ -14,13 +14,13 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import save_tiny
 
 import secateur
 from secateur.calibration.stream import TOKENS_PER_BATCH
 from secateur.config.recipe import make_recipe
 from secateur.system import distributed
 from secateur.workspace.folder import WORK
+from tests.small import save_tiny
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 
@@ -107,7 +107,6 @@ def together(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ASKED)
 def test_two_ranks_do_what_one_does(name: str, source: Path, together: Path, tmp_path: Path) -> None:
     secateur.prune(make_recipe(asked(source, name)), tmp_path / "one", quiet=True)
@@ -142,7 +141,6 @@ def test_what_one_rank_refuses_all_refuse(together: Path) -> None:
     assert "is not empty" in said[0]
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_rank_that_dies_ends_the_run_with_one_line(source: Path, tmp_path: Path) -> None:
     flags = {k.replace("_", "-"): str(v) for k, v in asked(source, "weights").items() if k not in ("model", "speed")}
     words = [word for key, value in flags.items() for word in (f"--{key}", value)]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,8 +24,7 @@ from secateur.model.streamed import StreamedModel
 from secateur.pipeline import hidden, one_shot
 from secateur.pipeline.limits import resolved
 from secateur.pipeline.schedule import pruning_steps
-
-pytestmark = pytest.mark.usefixtures("quick")
+from tests.model import tiny
 
 
 def told(shared: Path, **changes: Any) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import save_tiny
 
 import secateur
 from secateur.calibration.walk import Block
@@ -25,6 +24,7 @@ from secateur.errors import InputError, ResourceError
 from secateur.pipeline import one_shot
 from secateur.pipeline import prune as pipeline
 from secateur.workspace.folder import BLOCKS, JOURNAL, WORK, block_file
+from tests.small import save_tiny
 
 LAYERS = 4
 SAME = ("model.safetensors", "config.json", "plan.json", "recipe.yaml", "tokenizer.json")
@@ -240,7 +240,9 @@ def test_a_lost_journal_costs_all_layers(source: Path, straight: Callable[[str],
     same(straight("units"), stopped)
 
 
-def test_resume_where_nothing_was_begun_begins(source: Path, straight: Callable[[str], Path], tmp_path: Path) -> None:
+def test_resume_where_nothing_was_begun_begins(
+    source: Path, straight: Callable[[str], Path], tmp_path: Path, fresh_gate: None
+) -> None:
     prune(source, tmp_path / "out", resume=True)
     same(straight("units"), tmp_path / "out")
 
@@ -356,7 +358,8 @@ def test_a_signal_says_how_to_go_on(
 
 KILL = """
 import os, signal, sys
-from secateur import cli, one_shot
+from secateur.cli import app as cli
+from secateur.pipeline import one_shot
 keep = one_shot.keep_block
 def kills(*given):
     keep(*given)

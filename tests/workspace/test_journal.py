@@ -14,7 +14,7 @@ from secateur.cut.units import UnitCut
 from secateur.cut.weights import WeightCut
 from secateur.errors import InputError
 from secateur.model.sites import Cut, Site
-from secateur.reconstruct.tune import Outcome
+from secateur.reconstruct.tune import Tuned
 from secateur.workspace.folder import BLOCKS, JOURNAL, block_file
 from secateur.workspace.journal import Journal, last_finished
 
@@ -127,6 +127,6 @@ def test_cuts_come_back_as_they_were() -> None:
     site = Site("channel", 3, 4, (Cut("a.weight", 0), Cut("b.weight", 1, 2)), "b", 2, 24)
     unit = UnitCut(site, (0, 2, 3), (0.1, 1 / 3, 2.0, 3e-9), 0.25, 0.125, 1e-3)
     weight = WeightCut("b", (8, 4), 0.5, None, None)
-    for tuned in (None, Outcome(0.5, 0.25, 0.5, 0.3, 75)):
+    for tuned in (None, Tuned(0.5, 0.25, 0.5, 0.3, 75)):
         done = BlockCuts(3, {"mlp": 3}, [unit], [weight], tuned, 12)
         assert BlockCuts.from_json(json.loads(json.dumps({"block": 3, **done.to_json()}))) == done

@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "criteria.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "criteria.py"
 RATIOS = ("0.125", "0.25", "0.5")
 MARGIN = 1.03
 # FFN channels of stories260K at 12.5, 25 and 50 %: perplexity without and with refit. None: no figure.

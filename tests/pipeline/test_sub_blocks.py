@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 
 import secateur
 from secateur.analysis.explain import explain
-from secateur.calibration.layer_scores import Part, leave_out, loss_without
+from secateur.calibration.layer_scores import ModelPart, leave_out, loss_without
 from secateur.config.plan import Plan
 from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
@@ -21,11 +20,12 @@ from secateur.model.architectures import family_of, join
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.prune import prune
+from tests.model import tiny
 
 SMALL = "stories260K"
 
 
-def slow_loss(case: str, tokens: torch.Tensor, gone: frozenset[Part]) -> float:
+def slow_loss(case: str, tokens: torch.Tensor, gone: frozenset[ModelPart]) -> float:
     """The whole model with zeroed output matrices, token by token in fp64; nothing shared with the walk."""
     model = tiny.build(case).eval()
     family = family_of(model.config)
@@ -49,7 +49,7 @@ def test_losses_are_those_of_the_whole_model_without_the_part(case: str, tmp_pat
     streamed = StreamedModel(Checkpoint.open(tiny.save(case, tmp_path / case)), torch.device("cpu"), torch.float32)
     tokens = tiny.tokens(3)
     sets = [{(1, "attention")}, {(2, "ffn")}, {(0, "ffn"), (0, "attention")}, {(3, "attention"), (1, "ffn")}, set()]
-    candidates: list[frozenset[Part]] = [frozenset(c) for c in sets]
+    candidates: list[frozenset[ModelPart]] = [frozenset(c) for c in sets]
     found = loss_without(streamed, tokens, candidates)
     for gone, loss in zip(candidates, found, strict=True):
         assert loss == pytest.approx(slow_loss(case, tokens, gone), rel=1e-5), gone

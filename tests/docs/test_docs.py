@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import typer
-from small import save_tiny
 
 import secateur
 from secateur.cli import app as cli
 from secateur.config.recipe import PRESETS, Recipe
 from secateur.config.training import Recovery
 from secateur.methods import METHODS
+from tests.small import save_tiny
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

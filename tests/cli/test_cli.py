@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import byte_tokenizer, save_tiny
 
 from secateur.cli import app as cli
-from secateur.model import round_trip
 from secateur.model import save as saving
 from secateur.pipeline import one_shot
 from secateur.pipeline import prune as pipeline
 from secateur.workspace.folder import WORK
+from tests.small import byte_tokenizer, save_tiny
 
 STORY = "The thin thief thinks that the moth is theirs. "
 
@@ -107,12 +106,6 @@ def prune(model: Path, text: Path, tmp_path: Path) -> Callable[..., list[object]
         return ["prune", folder, "--quiet", *(word for pair in pairs for word in pair)]
 
     return words
-
-
-@pytest.fixture
-def gate_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The round-trip gate in this process: a fresh one takes seconds."""
-    monkeypatch.setattr(one_shot, "verify", round_trip.check)
 
 
 # ----------------------------------------------------------------------------- models
@@ -519,7 +512,6 @@ def test_disk_full_at_the_first_block(
     assert "the disk is full; free some space or choose another --out" in refused(*prune(), code=1)
 
 
-@pytest.mark.usefixtures("gate_here")
 def test_disk_full_later_keeps_what_is_finished(
     run: Callable[..., Ended],
     prune: Callable[..., list[object]],
@@ -601,7 +593,6 @@ def test_stopped_before_a_block_is_finished(
     assert refused(*prune(), code=130) == "stopped; nothing was written"
 
 
-@pytest.mark.usefixtures("gate_here")
 def test_stopped_later_and_resumed(
     run: Callable[..., Ended],
     prune: Callable[..., list[object]],

@@ -14,8 +14,6 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from small import byte_tokenizer, tiny_llama
-from test_distributed import torchrun
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 import secateur
@@ -29,6 +27,8 @@ from secateur.model.sites import Site
 from secateur.pipeline import one_shot
 from secateur.pipeline.lineage import joined
 from secateur.report.terminal.explained import print_explanation
+from tests.small import byte_tokenizer, tiny_llama
+from tests.system.test_distributed import torchrun
 
 EXPERTS, LAYERS = 4, 3
 
@@ -136,7 +136,6 @@ def test_experts_are_merged_from_the_command_line(source: Path, tmp_path: Path) 
     torch.testing.assert_close(loaded, want)
 
 
-@pytest.mark.usefixtures("quick")
 def test_explain_says_what_became_of_each(source: Path, tmp_path: Path) -> None:
     report = prune(tmp_path / "out", asked(source), dry_run=True)
     merges = [site["merged"] for site in report["sites"]]
@@ -152,7 +151,6 @@ def test_explain_says_what_became_of_each(source: Path, tmp_path: Path) -> None:
         assert [row[3] for row in rows] == ["merged" if merge["taken"] else "removed:" for merge in own]
 
 
-@pytest.mark.usefixtures("quick")
 def test_an_interrupted_run_goes_on_and_a_plan_is_replayed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +180,6 @@ def test_an_interrupted_run_goes_on_and_a_plan_is_replayed(
     assert all("merged" not in site and site["error_after_refit"] is None for site in removed["sites"])
 
 
-@pytest.mark.usefixtures("quick")
 def test_steps_tell_of_the_original_experts(source: Path, tmp_path: Path) -> None:
     report = prune(tmp_path / "out", asked(source, steps=2, schedule="linear"))
     for site, entry in zip(report["sites"], Plan.read(tmp_path / "out" / "plan.json").entries, strict=True):
@@ -209,7 +206,6 @@ WITH: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", WITH)
 def test_experts_are_merged_with_everything_else(name: str, source: Path, tmp_path: Path) -> None:
     report = prune(tmp_path / "out", asked(source, **WITH[name]))
@@ -222,13 +218,12 @@ def test_experts_are_merged_with_everything_else(name: str, source: Path, tmp_pa
     assert all(bool(t.isfinite().all()) for t in saved.values())
 
 
-@pytest.mark.usefixtures("quick")
 def test_two_ranks_merge_what_one_does(source: Path, tmp_path: Path) -> None:
     """With two batches, one for each, and with a rank that has none."""
     runs = {"shared": {"samples": 2 * TOKENS_PER_BATCH // 32}, "few": {"samples": 6}}
     jobs = [{"recipe": asked(source, **own), "out": str(tmp_path / name)} for name, own in runs.items()]
     (tmp_path / "jobs.json").write_text(json.dumps({"runs": jobs, "refused": []}))
-    done = torchrun([str(Path(__file__).with_name("ranks.py")), "jobs", str(tmp_path / "jobs.json")])
+    done = torchrun([str(Path(__file__).parents[1] / "system" / "ranks.py"), "jobs", str(tmp_path / "jobs.json")])
     assert done.returncode == 0, done.stderr
     for name, own in runs.items():
         alone = prune(tmp_path / f"{name} alone", asked(source, **own))
@@ -248,7 +243,6 @@ def test_without_experts_it_is_refused(source: Path) -> None:
         make_recipe(asked(source, sites="channel"))
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_real_model_gets_back_what_noise_took(shared: Path, tmp_path: Path) -> None:
     """Experts that are one real FFN, its channels in four orders, each with noise of its own: the mean of two has
     less of it than one, if the channels are put in order."""

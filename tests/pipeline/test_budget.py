@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from small import save_tiny
 
 import secateur
 from secateur.analysis.inspect import inspect
@@ -20,8 +19,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.pipeline import limits as budget
 from secateur.pipeline import one_shot
 from secateur.pipeline.limits import resolved, shape_at
-
-pytestmark = pytest.mark.usefixtures("quick")
+from tests.small import save_tiny
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +19,7 @@ from secateur.allocation.ranked import curve_of
 from secateur.errors import InputError
 from secateur.model.sites import sites_of
 from secateur.model.surgery import zero
+from tests.model import tiny
 
 
 def test_spread_is_the_best_of_all_ways() -> None:
@@ -190,7 +190,7 @@ def test_sensitivity_of_every_site(shared: Path, tmp_path: Path) -> None:
     for layer in range(5):
         assert 0 < by_place[layer, "channel", 0.25] < by_place[layer, "channel", 0.5]
     html = page.read_text(encoding="utf-8")
-    from html_reader import Reader
+    from tests.report.html_reader import Reader
 
     Reader(html)
     assert html.count("<rect") == len(found["sites"])

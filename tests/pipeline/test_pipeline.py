@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,6 @@ from secateur.config.recipe import load_recipe, make_recipe
 from secateur.data.embedded import embedded_path
 from secateur.errors import ResourceError, SecateurError, VerificationError
 from secateur.evaluation.loading import load_tokenizer
-from secateur.model import round_trip
 from secateur.pipeline import one_shot
 from secateur.report.html import page
 from secateur.workspace.folder import WORK
@@ -62,11 +61,6 @@ class Done(NamedTuple):
     report: dict[str, Any]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def asked(shared: Path, name: str, **changes: Any) -> dict[str, Any]:
     """The recipe of one of the RUNS as plain values."""
     model, settings = RUNS[name]
@@ -88,15 +82,7 @@ def prune(out: Path, values: dict[str, Any], **how: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def gate_here() -> Iterator[None]:
-    """The round-trip gate in this process: a fresh one takes seconds, and has tests of its own below."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_shot, "verify", round_trip.check)
-        yield
-
-
-@pytest.fixture(scope="module")
-def done(shared: Path, tmp_path_factory: pytest.TempPathFactory, gate_here: None) -> Callable[[str], Done]:
+def done(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Done]:
     """name -> its run, made once."""
     runs: dict[str, Done] = {}
 
@@ -319,11 +305,11 @@ def test_the_refit_never_makes_it_worse(name: str, done: Callable[[str], Done]) 
         assert site["damping"] > 0
 
 
-def test_the_embedded_model(tmp_path: Path, gate_here: None) -> None:
+def test_the_embedded_model(tmp_path: Path) -> None:
     if not (Path(secateur.__file__).parent / "embedded/model.safetensors").is_file():
         pytest.skip("the package was built without the embedded model")
     text = tmp_path / "text.txt"
-    text.write_text("\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("*.py")))
+    text.write_text("\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parents[1].glob("*/*.py")))
     values = {"model": "embedded", "sites": "channel,query_head", "sparsity": 0.5, "method": "wanda"}
     values |= {"calibrate": text, "samples": 4, "length": 64, "evaluate": "none", "speed": False}
     report = prune(tmp_path / "out", values)
@@ -353,7 +339,7 @@ def test_a_replayed_plan_gives_the_same_bytes(
     assert report["command"] == "secateur prune --recipe recipe.yaml --plan plan.json --out again"
 
 
-def test_the_written_recipe_repeats_the_run(done: Callable[[str], Done], tmp_path: Path, gate_here: None) -> None:
+def test_the_written_recipe_repeats_the_run(done: Callable[[str], Done], tmp_path: Path) -> None:
     run = done("channel")
     secateur.prune(load_recipe(run.out / "recipe.yaml"), tmp_path / "again", quiet=True)
     assert (tmp_path / "again/model.safetensors").read_bytes() == (run.out / "model.safetensors").read_bytes()
@@ -395,7 +381,7 @@ def test_a_dry_run_saves_no_model(done: Callable[[str], Done], shared: Path, tmp
 # ----------------------------------------------------------------------------- the report
 
 
-def test_the_report_says_what_was_promised(shared: Path, tmp_path: Path, gate_here: None) -> None:
+def test_the_report_says_what_was_promised(shared: Path, tmp_path: Path) -> None:
     report = prune(tmp_path / "out", asked(shared, "channel", evaluate=None, length=128))
     assert json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8")) == report
     assert {"recipe", "calibration", "sites", "sparsity", "parameters", "evaluation", "versions", "device"} <= set(
@@ -430,9 +416,7 @@ def test_the_report_says_what_was_promised(shared: Path, tmp_path: Path, gate_he
         assert {"time", "event"} <= set(json.loads(line))
 
 
-def test_zeros_that_were_there_before_are_not_counted_as_weights(
-    shared: Path, tmp_path: Path, gate_here: None
-) -> None:
+def test_zeros_that_were_there_before_are_not_counted_as_weights(shared: Path, tmp_path: Path) -> None:
     """stories3M came from 8-bit numbers: 26,440 of its weights are zero."""
     settings = {"sites": "weight", "sparsity": 0.5, "method": "magnitude", "evaluate": None, "length": 32}
     report = prune(tmp_path / "out", asked(shared, "fp16", **settings, round_to=1))
@@ -448,7 +432,7 @@ def test_the_report_is_written_last(done: Callable[[str], Done]) -> None:
 
 
 def test_a_run_that_fails_late_leaves_no_report(
-    shared: Path, tmp_path: Path, gate_here: None, monkeypatch: pytest.MonkeyPatch
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise ResourceError("no report today")
@@ -465,8 +449,6 @@ def test_a_run_that_fails_late_leaves_no_report(
 def test_the_gate_notices_a_saved_tensor_that_differs(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the fresh process that a run really uses."""
-    monkeypatch.setattr(one_shot, "verify", round_trip.verify)
     real = one_shot.write_checkpoint
 
     def corrupted(folder: Path, *given: Any) -> None:
@@ -483,9 +465,9 @@ def test_the_gate_notices_a_saved_tensor_that_differs(
 
 
 def test_the_gate_notices_a_checkpoint_that_does_not_load(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_gate: None
 ) -> None:
-    monkeypatch.setattr(one_shot, "verify", round_trip.verify)
+    """In the fresh process that a run really uses."""
     real = one_shot.write_checkpoint
 
     def lost(folder: Path, *given: Any) -> None:
