@@ -148,7 +148,7 @@ def test_stopped_in_a_layer(
         assert before[key] == after[key]
 
 
-@pytest.mark.parametrize("where", ["write_checkpoint", "verify", "finish", "write_outputs"])
+@pytest.mark.parametrize("where", ["write_checkpoint", "verify", "make_report", "write_outputs"])
 def test_stopped_after_the_last_layer(
     where: str, source: Path, straight: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,13 +359,13 @@ def test_a_signal_says_how_to_go_on(
 KILL = """
 import os, signal, sys
 from secateur.cli import app as cli
-from secateur.pipeline import one_shot
-keep = one_shot.keep_block
-def kills(*given):
-    keep(*given)
-    if given[2] == {at}:
+from secateur.pipeline.store import Store
+keep = Store.keep_block
+def kills(store, layer, checkpoint, cuts):
+    keep(store, layer, checkpoint, cuts)
+    if cuts.index == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
-one_shot.keep_block = kills
+Store.keep_block = kills
 cli.main(sys.argv[1:])
 """
 

@@ -18,7 +18,7 @@ from secateur.cut.rules import Rules
 from secateur.cut.units import score_site, seed_of
 from secateur.methods import Method
 from secateur.model.linears import Linear, linears_of
-from secateur.model.sites import Site, sites_of
+from secateur.model.sites import Site
 from secateur.model.streamed import StreamedModel
 
 ProgressStep = Callable[[str], None]
@@ -51,9 +51,7 @@ class Job(NamedTuple):
 
     def sites(self, index: int) -> list[Site]:
         """The sites of one layer that units go from, by shape alone."""
-        checkpoint = self.streamed.checkpoint
-        found = sites_of(self.streamed.template(index), checkpoint.family, index, checkpoint.head_dim)
-        return [site for site in found if site.kind in self.rules.unit_kinds]
+        return [site for site in self.streamed.checkpoint.sites[index] if site.kind in self.rules.unit_kinds]
 
     def linears(self, index: int) -> list[Linear]:
         return linears_of(self.streamed.template(index), self.streamed.checkpoint.family)

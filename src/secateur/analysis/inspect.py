@@ -15,7 +15,7 @@ from secateur.model.flops import flops_per_token
 from secateur.model.hub import local_folder
 from secateur.model.linears import linears_of
 from secateur.model.rotation import dimension_multiple, norm_consumers, producers
-from secateur.model.sites import KINDS, Site, sites_of
+from secateur.model.sites import KINDS, Site
 from secateur.model.uneven import LegalHeads, legal_heads
 
 # Matrix units work on tiles of this many entries; a width that is a multiple of it wastes nothing.
@@ -39,7 +39,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     """
     checkpoint = Checkpoint.open(local_folder(path))
     layers = list(checkpoint.template.get_submodule(checkpoint.family.layers).children())
-    sites = [s for i, layer in enumerate(layers) for s in sites_of(layer, checkpoint.family, i, checkpoint.head_dim)]
+    sites = [site for own in checkpoint.sites for site in own]
     flops = flops_per_token(checkpoint, layers)
     rows = [*_weight_rows(checkpoint, layers), *_site_rows(checkpoint, sites), *_hidden_rows(checkpoint)]
     rows.sort(key=lambda row: KINDS.index(row["kind"]))

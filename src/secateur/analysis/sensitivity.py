@@ -12,6 +12,7 @@ from secateur.allocation.job import Job
 from secateur.calibration.gradients import WHOLE, check_gradients, gradients_of_model
 from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
+from secateur.pipeline.inputs import memory_for
 from secateur.pipeline.prune import prepare
 from secateur.system.device import resolve_device
 from secateur.system.monitor import Monitor
@@ -53,20 +54,20 @@ def sensitivity(
     recipe = make_recipe({**given, **text, "reconstruct": 0, "device": device, "dtype": dtype})
     where = resolve_device(device)
     with Monitor(where, quiet, ["calibration text", "open", "sensitivity"]) as monitor:
-        run = prepare(recipe, None, where, monitor)
-        tokens, loss = run.calibration.tokens, run.rules.gradient_needs
-        check_gradients(run.streamed, loss)
-        gradients = gradients_of_model(run.streamed, tokens, loss) if loss & WHOLE else None
-        everything = tuple(range(run.checkpoint.layers))
+        inputs = prepare(recipe, None, where, monitor)
+        tokens, loss = inputs.calibration.tokens, inputs.rules.gradient_needs
+        check_gradients(inputs.streamed, loss)
+        gradients = gradients_of_model(inputs.streamed, tokens, loss) if loss & WHOLE else None
+        everything = tuple(range(inputs.checkpoint.layers))
         scratch = tempfile.TemporaryDirectory(prefix="secateur-")
         with scratch as folder, monitor.stage("sensitivity", len(everything)) as step:
-            limits = (gradients, step, run.budget(), Path(folder))
-            job = Job(recipe, run.rules, run.streamed, tokens, everything, *limits)
+            limits = (gradients, step, memory_for(recipe), Path(folder))
+            job = Job(recipe, inputs.rules, inputs.streamed, tokens, everything, *limits)
             found = measure(job, tuple(levels))
     return {
         "model": str(model),
         "calibration": calibrate,
-        "data_sha256": run.calibration.source_sha256,
+        "data_sha256": inputs.calibration.source_sha256,
         "tokens": min(len(tokens), samples) * tokens.shape[1],
         "methods": {kind: recipe.method_for(kind).name for kind in recipe.sites},
         "sites": [

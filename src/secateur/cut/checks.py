@@ -11,18 +11,13 @@ from secateur.cut.counts import asked, multiple
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.linears import linears_of
-from secateur.model.sites import Site, sites_of
+from secateur.model.sites import Site
 from secateur.numerics.patterns import Pattern
 
 
 def sites_in(checkpoint: Checkpoint) -> list[Site]:
     """Every site of every layer."""
-    layers = checkpoint.template.get_submodule(checkpoint.family.layers)
-    return [
-        site
-        for index, layer in enumerate(layers.children())
-        for site in sites_of(layer, checkpoint.family, index, checkpoint.head_dim)
-    ]
+    return [site for sites in checkpoint.sites for site in sites]
 
 
 def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:

@@ -34,9 +34,7 @@ def own_calibration(path: Path, samples: int, length: int, seed: int, device: st
     if not fits_in_memory(checkpoint.parameters):
         raise InputError("--calibrate self takes the whole model in memory, and it doesn't fit; give a text")
     # On one rank only: what is drawn may depend on the machine.
-    rows = write(path, samples + HELD_OUT, length, seed, device) if distributed.is_main() else None
-    tokens = distributed.share_object(rows, 0)
-    assert tokens is not None
+    tokens = distributed.from_first(lambda: write(path, samples + HELD_OUT, length, seed, device))
     source = hashlib.sha256(f"{checkpoint.digest}:{seed}:{length}".encode()).hexdigest()
     return Calibration(
         tokens[:samples].contiguous(), tokens[samples:].contiguous(), digest(tokens[:samples]), SELF, source, (NOTE,)

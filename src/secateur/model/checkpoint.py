@@ -35,6 +35,7 @@ from secateur.model.architectures import Family, family_of
 from secateur.model.classes import model_class
 from secateur.model.files import read_config, read_header, read_index
 from secateur.model.linears import linears_of
+from secateur.model.sites import Site, sites_of
 
 _TORCH_DTYPES = {
     "F64": torch.float64,
@@ -133,6 +134,12 @@ class Checkpoint:
         """Entries of all prunable matrices: no embeddings, head, norms, routers or biases."""
         layers = self.template.get_submodule(self.family.layers)
         return sum(m * n for layer in layers.children() for m, n in (x.shape for x in linears_of(layer, self.family)))
+
+    @cached_property
+    def sites(self) -> tuple[tuple[Site, ...], ...]:
+        """The sites of each layer, by shape alone."""
+        layers = self.template.get_submodule(self.family.layers).children()
+        return tuple(tuple(sites_of(layer, self.family, i, self.head_dim)) for i, layer in enumerate(layers))
 
     @property
     def bytes_on_disk(self) -> int:

@@ -2,85 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from secateur.calibration.layer_scores import ModelPart, leave_out, scores_of_layers
-from secateur.model.sites import sites_of
-from secateur.pipeline.run import Run
-from secateur.system import distributed
+from secateur.pipeline.inputs import Inputs, Services
 
 
-def choose_layers(run: Run, work: Path) -> tuple[int, ...]:
-    """The layers that stay: all, those of the plan, or those that the layer method keeps."""
-    everything = tuple(range(run.checkpoint.layers))
-    if run.rules.plan is not None:
-        return run.rules.plan.layers
-    count = run.rules.layers_to_drop
-    if not count:
-        return everything
-    noted = distributed.share_object(run.journal.noted("layers") if run.journal is not None else None, 0)
-    if noted is not None:
-        run.layer_scores = {int(i): s for i, s in noted["scores"].items()}
-        return tuple(noted["kept"])
-    gone, run.layer_scores = _weakest_layers(run, count, work)
-    kept = tuple(i for i in everything if i not in gone)
-    if run.journal is not None:
-        run.journal.note("layers", {"kept": kept, "scores": run.layer_scores})
-    return kept
+def choose_layers(inputs: Inputs, services: Services) -> tuple[tuple[int, ...], dict[int, float]]:
+    """The layers that stay (all, those of the plan, or those that the layer method keeps), and scores of all."""
+    everything = tuple(range(inputs.checkpoint.layers))
+    if inputs.rules.plan is not None:
+        return inputs.rules.plan.layers, {}
+    if not inputs.rules.layers_to_drop:
+        return everything, {}
+
+    def compute() -> dict[str, Any]:
+        gone, scores = _weakest_layers(inputs, services)
+        return {"kept": [i for i in everything if i not in gone], "scores": scores}
+
+    found = services.store.decide("layers", compute)
+    return tuple(found["kept"]), {int(i): score for i, score in found["scores"].items()}
 
 
-def choose_sub_blocks(run: Run, work: Path) -> None:
-    """Adds to the rules which attention and FFN sub-blocks go from the layers that stay.
+def choose_sub_blocks(
+    inputs: Inputs, services: Services, kept: tuple[int, ...]
+) -> tuple[frozenset[ModelPart], dict[ModelPart, float]]:
+    """Which attention and FFN sub-blocks go from the layers that stay, and the loss without each.
 
     Kinds are chosen one after the other, each with what went before it left out.
     """
-    if run.rules.plan is not None:
-        run.rules = replace(run.rules, dropped=run.rules.plan.dropped)
-        return
-    if not any(run.rules.sub_blocks.values()):
-        return
-    noted = distributed.share_object(run.journal.noted("sub-blocks") if run.journal is not None else None, 0)
-    if noted is None:
-        noted = _weakest_sub_blocks(run, work)
-        if run.journal is not None:
-            run.journal.note("sub-blocks", noted)
-    run.sub_block_scores = {(int(index), kind): loss for index, kind, loss in noted["losses"]}
-    run.rules = replace(run.rules, dropped=frozenset((int(index), kind) for index, kind in noted["dropped"]))
+    if inputs.rules.plan is not None:
+        return inputs.rules.plan.dropped, {}
+    if not any(inputs.rules.sub_blocks.values()):
+        return frozenset(), {}
+    found = services.store.decide("sub-blocks", lambda: _weakest_sub_blocks(inputs, services, kept))
+    dropped = frozenset((int(index), kind) for index, kind in found["dropped"])
+    return dropped, {(int(index), kind): loss for index, kind, loss in found["losses"]}
 
 
-def _weakest_layers(run: Run, count: int, work: Path) -> tuple[frozenset[int], dict[int, float]]:
+def _weakest_layers(inputs: Inputs, services: Services) -> tuple[frozenset[int], dict[int, float]]:
     """The layers to drop, and the score of every layer."""
-    allowed = [i for i in range(run.checkpoint.layers) if i not in run.rules.protected]
-    tokens = run.calibration.tokens
-    measure = run.recipe.method_for("layer").score_layers
+    layers, count = inputs.checkpoint.layers, inputs.rules.layers_to_drop
+    allowed = [i for i in range(layers) if i not in inputs.rules.protected]
+    streamed, tokens = inputs.streamed, inputs.calibration.tokens
+    measure = inputs.recipe.method_for("layer").score_layers
     if measure is not None and measure != "leave_one_out":
-        with run.monitor.stage("choose layers", run.checkpoint.layers) as step:
-            scores = scores_of_layers(measure, run.streamed, tokens, step)
+        with services.monitor.stage("choose layers", layers) as step:
+            scores = scores_of_layers(measure, streamed, tokens, step)
         return frozenset(sorted(allowed, key=lambda i: (scores[i], i))[:count]), dict(enumerate(scores))
-    with run.monitor.stage("choose layers") as step:
+    with services.monitor.stage("choose layers") as step:
         parts = [(i, "layer") for i in allowed]
-        gone, losses = leave_out(run.streamed, tokens, count, parts, step, run.budget(), work)
+        gone, losses = leave_out(streamed, tokens, count, parts, step, services.memory, services.scratch)
     return frozenset(i for i, _ in gone), {i: loss for (i, _), loss in losses.items()}
 
 
-def _weakest_sub_blocks(run: Run, work: Path) -> dict[str, Any]:
+def _weakest_sub_blocks(inputs: Inputs, services: Services, kept: tuple[int, ...]) -> dict[str, Any]:
     """`dropped`: (layer, kind) of the sub-blocks to drop; `losses`: (layer, kind, loss) of every one, without it."""
-    gone = frozenset((i, "layer") for i in range(run.checkpoint.layers) if i not in run.kept)
+    gone = frozenset((i, "layer") for i in range(inputs.checkpoint.layers) if i not in kept)
     chosen: frozenset[ModelPart] = frozenset()
     losses: dict[ModelPart, float] = {}
-    with run.monitor.stage("choose sub-blocks") as step:
-        for kind, count in run.rules.sub_blocks.items():
-            parts = [(i, kind) for i in run.kept if i not in run.rules.protected and _has(run, i, kind)]
-            text, before = run.calibration.tokens, gone | chosen
-            found, own = leave_out(run.streamed, text, count, parts, step, run.budget(), work, before)
+    there = [{site.kind for site in sites} for sites in inputs.checkpoint.sites]
+    with services.monitor.stage("choose sub-blocks") as step:
+        for kind, count in inputs.rules.sub_blocks.items():
+            parts = [(i, kind) for i in kept if i not in inputs.rules.protected and kind in there[i]]
+            where = (step, services.memory, services.scratch)
+            found, own = leave_out(
+                inputs.streamed, inputs.calibration.tokens, count, parts, *where, before=gone | chosen
+            )
             chosen, losses = chosen | found, losses | own
     return {"dropped": [list(p) for p in sorted(chosen)], "losses": [[*p, loss] for p, loss in losses.items()]}
-
-
-def _has(run: Run, layer: int, kind: str) -> bool:
-    """Whether a layer still has this sub-block."""
-    checkpoint = run.checkpoint
-    sites = sites_of(run.streamed.template(layer), checkpoint.family, layer, checkpoint.head_dim)
-    return any(site.kind == kind for site in sites)

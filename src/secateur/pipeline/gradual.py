@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,23 @@ from secateur.allocation.job import key_of
 from secateur.config.plan import SUB_BLOCKS
 from secateur.config.recipe import Recipe
 from secateur.cut.counts import keep_counts, whole_parts
+from secateur.cut.hidden import Narrowed
 from secateur.cut.rules import Rules
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.hidden import narrow_model
+from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.lineage import Lineage
 from secateur.pipeline.one_shot import one_shot
+from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.before_after import perplexities
 from secateur.pipeline.results.report import parameters_of
-from secateur.pipeline.run import Run, fingerprint
+from secateur.pipeline.results.sites import sites_of_run
 from secateur.pipeline.schedule import PruningStep, pruning_steps
+from secateur.pipeline.store import DONE, Store
 from secateur.system import distributed
-from secateur.workspace.folder import Area, Workspace
-from secateur.workspace.journal import Journal
 
-DONE = "step finished"
 TOGETHER = ({"kv_group", "query_head"}, {"expert", "channel"})  # cutting one renumbers the other
 
 
@@ -54,59 +57,53 @@ def check_steps(recipe: Recipe, planned: bool, dry_run: bool) -> None:
             raise InputError(f"sites {both} can't both go step by step; prune one, then the result for the other")
 
 
-def in_steps(whole: Run, work: Path, workspace: Workspace | None) -> dict[str, Any] | None:
-    """Carries out a recipe of several steps; afterwards `whole` tells of the original model and what is left of it.
+def in_steps(inputs: Inputs, services: Services) -> PassResult:
+    """Carries out a recipe of several steps: what has become of the original model, and what is left of it."""
+    folder, lineage, narrowed = inputs.checkpoint.path, inputs.lineage, None
+    if "hidden" in inputs.recipe.sites:
+        narrowed = narrow_model(inputs, services)
+        folder = narrowed.checkpoint.path
+    kept = {inputs.checkpoint.path, folder}  # to the end; a resumed run looks for the narrow one
+    *earlier, last = pruning_steps(inputs.recipe)
+    rows: list[dict[str, Any]] = []
+    warnings: tuple[str, ...] = ()
+    for stop in earlier:
+        own = replace(services, store=services.store.step(stop.number, inputs.fingerprint(stop.number)))
+        own.store.begin()
+        services.monitor.prefix = f"step {stop.number}, "
+        record = own.store.decide(DONE, partial(_step, inputs, own, stop, folder, lineage, narrowed))
+        rows.append(record["row"])
+        lineage, warnings = Lineage.from_json(record["lineage"]), (*warnings, *record["warnings"])
+        folder = _next(folder, kept, own.store)
+    services.monitor.prefix = f"step {last.number}, " if earlier else ""
+    before = pass_inputs(inputs, last, folder, lineage)
+    result = composed(inputs, before, one_shot(before, services), narrowed)
+    services.monitor.prefix = ""
+    fingerprint = [*inputs.notes, *warnings, *result.warnings]
+    fresh = tuple(w for i, w in enumerate(fingerprint) if w not in fingerprint[:i] and i >= len(inputs.notes))
+    if inputs.recipe.steps > 1:
+        rows.append(_row(inputs, result, last) | {"perplexity": {}})  # which is measured with everything else
+    return replace(result, warnings=fresh, steps=tuple(rows))
+
+
+def _step(
+    inputs: Inputs, services: Services, stop: PruningStep, folder: Path, lineage: Lineage, narrowed: Narrowed | None
+) -> dict[str, Any]:
+    """One step but the last: its line in the report, its warnings, and what it leaves to the next one."""
+    before = pass_inputs(inputs, stop, folder, lineage)
+    own = one_shot(before, services)
+    whole = composed(inputs, before, own, narrowed)
+    found = distributed.on_first(lambda: perplexities(before, own, services))
+    row = _row(inputs, whole, stop) | {"perplexity": found}
+    return {"row": row, "warnings": own.warnings, "lineage": after(before, own).to_json()}
+
+
+def pass_inputs(inputs: Inputs, stop: PruningStep, folder: Path, lineage: Lineage) -> Inputs:
+    """Those of one pass over the checkpoint in `folder`, after which as much of the original has gone as `stop` says.
 
     Args:
-        work: where this rank's hidden states may spill.
-        workspace: of the first rank.
-
-    Returns: what the round-trip gate found of the last checkpoint; None on ranks other than 0.
+        inputs: of the original.
     """
-    folder, lineage, gate = whole.checkpoint.path, whole.lineage, None
-    if "hidden" in whole.recipe.sites:
-        whole.narrowed = narrow_model(whole, work, None if workspace is None else workspace.step(0))
-        folder = whole.narrowed.checkpoint.path
-    every = pruning_steps(whole.recipe)
-    for stop in every:
-        last = stop is every[-1]
-        area = None if workspace is None else workspace if last else workspace.step(stop.number)
-        journal = _journal(whole, stop, area)
-        record = distributed.share_object(journal.noted(DONE) if journal is not None else None, 0)
-        if record is None:
-            whole.monitor.prefix = f"step {stop.number}, " if len(every) > 1 else ""
-            run = _prepared(whole, stop, folder, lineage, journal)
-            gate = one_shot(run, work, area)
-            after = lineage.after(run.kept, run.blocks, run.layer_scores, run.sub_block_scores)
-            _tell(whole, run, after)
-            record = _record(whole, run, stop, None if last else area) | {"lineage": after.to_json()}
-            if journal is not None and not last:
-                journal.note(DONE, record)
-        lineage = Lineage.from_json(record["lineage"])
-        if whole.recipe.steps > 1:
-            whole.steps.append({key: value for key, value in record.items() if key != "lineage"})
-        if not last:
-            folder = _next(folder, whole, area)
-    whole.monitor.prefix = ""
-    return gate
-
-
-def _journal(whole: Run, stop: PruningStep, area: Area | None) -> Journal | None:
-    """The journal of one step; without what an interrupted run has left half done beside it."""
-    if area is None or isinstance(area, Workspace):  # the run's own, of its last step
-        return whole.journal
-    area.work.mkdir(parents=True, exist_ok=True)
-    journal = Journal(area.work, fingerprint(whole, stop.number))
-    journal.begin(area.resume)
-    if journal.noted(DONE) is None:
-        area.tidy(True)
-        area.blocks.mkdir(exist_ok=True)
-        area.final.mkdir()
-    return journal
-
-
-def _prepared(whole: Run, stop: PruningStep, folder: Path, lineage: Lineage, journal: Journal | None) -> Run:
-    """One pass over the checkpoint in `folder`, after which as much of the original has gone as `stop` says."""
     checkpoint = Checkpoint.open(folder)
     recipe = stop.recipe.model_copy(update={"model": str(folder), "protect": ()})
     gone = Counter(kind for _, kind in lineage.dropped) + Counter({"layer": lineage.depth - len(lineage.layers)})
@@ -114,36 +111,49 @@ def _prepared(whole: Run, stop: PruningStep, folder: Path, lineage: Lineage, jou
     rules = Rules.of(recipe, checkpoint, None, counted=False)
     rules = replace(
         rules,
-        unit_kinds=whole.rules.unit_kinds,  # heads may have lost their groups on the way
+        unit_kinds=inputs.rules.unit_kinds,  # heads may have lost their groups on the way
         units=replace(rules.units, keep_count=keep_counts(recipe, lineage.units)),
-        protected=frozenset(place for place, i in enumerate(lineage.layers) if i in whole.rules.protected),
+        protected=frozenset(place for place, i in enumerate(lineage.layers) if i in inputs.rules.protected),
         layers_to_drop=wanted.pop("layer"),
         sub_blocks=wanted,
     )
-    streamed = StreamedModel(checkpoint, whole.streamed.device, whole.streamed.dtype)
-    return Run(recipe, checkpoint, whole.calibration, streamed, rules, whole.monitor, journal, before=lineage)
+    streamed = StreamedModel(checkpoint, inputs.streamed.device, inputs.streamed.dtype)
+    return Inputs(recipe, checkpoint, inputs.calibration, streamed, rules, lineage)
 
 
-def _tell(whole: Run, run: Run, lineage: Lineage) -> None:
-    """Makes `whole` say what has become of the original model; `run` was the pass that came last."""
+def after(inputs: Inputs, result: PassResult) -> Lineage:
+    """What has become of the original after one more pass."""
+    return inputs.lineage.after(result.kept, result.blocks, result.layer_scores, result.sub_block_scores)
+
+
+def composed(inputs: Inputs, before: Inputs, last: PassResult, narrowed: Narrowed | None) -> PassResult:
+    """The result of all passes so far, by the numbers of the original.
+
+    Args:
+        before: what the last of them was given, with all that was done before it.
+    """
+    lineage, names = after(before, last), before.lineage.layers
     places = {layer: place for place, layer in enumerate(lineage.layers)}
-    before = run.lineage.layers
 
-    def sparsity(layer: int) -> Any:
-        return run.rules.weight_sparsity(run.kept[places[layer]])
+    def sparsity(layer: int) -> Callable[[str], float]:
+        return last.rules.weight_sparsity(last.kept[places[layer]])
 
-    whole.kept = lineage.layers
-    whole.blocks = [lineage.blocks[layer] for layer in lineage.layers]
-    whole.layer_scores, whole.sub_block_scores = dict(lineage.layer_scores), dict(lineage.sub_block_scores)
-    whole.rules = replace(whole.rules, dropped=lineage.dropped, weight_sparsity=sparsity)
-    whole.recovered = run.recovered
-    whole.warnings += [warning for warning in run.warnings if warning not in whole.warnings]
-    if whole.recipe.allocate != "local":
-        cuts = [cut for cut in whole.unit_cuts if cut.site.kind not in SUB_BLOCKS]
-        units = {key_of(c.site.layer, c.site.kind): 1 - len(c.keep) / c.site.units for c in cuts}
-        names = {key_of(place, ""): key_of(layer, "") for place, layer in enumerate(before)}
-        weights = {_renamed(key, names): share for key, share in run.shares.items()}
-        whole.shares = weights | units
+    result = replace(
+        last,
+        rules=replace(inputs.rules, dropped=lineage.dropped, weight_sparsity=sparsity),
+        kept=lineage.layers,
+        blocks=tuple(lineage.blocks[layer] for layer in lineage.layers),
+        layer_scores=lineage.layer_scores,
+        sub_block_scores=lineage.sub_block_scores,
+        narrowed=narrowed,
+    )
+    if inputs.recipe.allocate == "local":
+        return result
+    cuts = [cut for cut in result.unit_cuts if cut.site.kind not in SUB_BLOCKS]
+    units = {key_of(c.site.layer, c.site.kind): 1 - len(c.keep) / c.site.units for c in cuts}
+    original = {key_of(place, ""): key_of(layer, "") for place, layer in enumerate(names)}
+    weights = {_renamed(key, original): share for key, share in last.shares.items()}
+    return replace(result, shares=weights | units)
 
 
 def _renamed(key: str, names: dict[str, str]) -> str:
@@ -152,27 +162,24 @@ def _renamed(key: str, names: dict[str, str]) -> str:
     return names[head] + key.removeprefix(head)
 
 
-def _record(whole: Run, run: Run, stop: PruningStep, area: Area | None) -> dict[str, Any]:
-    """The report's line on a step; of the last one the perplexity is measured with everything else."""
-    counts = parameters_of(whole)
+def _row(inputs: Inputs, whole: PassResult, stop: PruningStep) -> dict[str, Any]:
+    """The report's line on a step."""
+    counts = parameters_of(inputs, whole, sites_of_run(inputs, whole))
     return {
         "step": stop.number,
         "share": stop.share,
         "parameters": counts["after"],
         "nonzero_parameters": counts["nonzero_after"],
-        "perplexity": perplexities(run, area) if area is not None else {},
     }
 
 
-def _kept(whole: Run) -> set[Path]:
-    """Models that are there to the end: the original, and the narrow one, which a resumed run looks for."""
-    return {whole.checkpoint.path, *([whole.narrowed.checkpoint.path] if whole.narrowed is not None else [])}
-
-
-def _next(folder: Path, whole: Run, area: Area | None) -> Path:
+def _next(folder: Path, kept: set[Path], store: Store) -> Path:
     """The folder that the next step begins with; what no later step reads is removed."""
-    if area is not None:
-        shutil.rmtree(area.blocks, ignore_errors=True)
-        if folder not in _kept(whole):
+
+    def tidy() -> None:
+        shutil.rmtree(store.area.blocks, ignore_errors=True)
+        if folder not in kept:
             shutil.rmtree(folder, ignore_errors=True)
-    return Path(distributed.share_object(str(area.final.absolute()) if area is not None else "", 0))
+
+    distributed.on_first(tidy)
+    return store.final

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from secateur.allocation.allocate import allocate, apply
 from secateur.allocation.job import Job, key_of
@@ -14,139 +15,188 @@ from secateur.calibration.gradients import WHOLE, LayerGradients, gradients_of_m
 from secateur.calibration.loss_weights import LossWeights, loss_weights, why_not
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import walk
-from secateur.cut.block import cut_block
+from secateur.cut.block import BlockCuts, cut_block
+from secateur.cut.rules import Rules
 from secateur.errors import InputError
 from secateur.model.result_config import new_config
 from secateur.model.round_trip import verify, write_probe
-from secateur.model.save import write_checkpoint
+from secateur.model.save import fill, read_block, write_checkpoint
+from secateur.model.streamed import StreamedModel
+from secateur.model.surgery import update_heads
 from secateur.pipeline.depth import choose_layers, choose_sub_blocks
+from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.recovery import recover_stage
-from secateur.pipeline.run import Run, finished_block, keep_block, logits_in_fp32
+from secateur.pipeline.result import PassResult
+from secateur.pipeline.store import Store
 from secateur.system import distributed
-from secateur.workspace.folder import Area
+
+PROBE = "probe.safetensors"
 
 
-def one_shot(run: Run, work: Path, area: Area | None, dry_run: bool = False) -> dict[str, Any] | None:
-    """Cuts the run's checkpoint as its recipe and rules say, into a checkpoint in `area`.
+class Choice(NamedTuple):
+    """What is decided before the walk: which layers stay, what goes of each, and why."""
 
-    Args:
-        work: where this rank's hidden states may spill.
-        area: of the first rank, None on others.
-        dry_run: cut, and save nothing.
-
-    Returns: what the round-trip gate found; None where nothing was saved.
-    """
-    run.kept = choose_layers(run, work)
-    choose_sub_blocks(run, work)
-    cut_blocks(run, work, None if dry_run else area)
-    gate = save(run, area) if area is not None and not dry_run else None
-    if run.recipe.recover is not None and not dry_run:
-        run.recovered, gate = recover_stage(run, run.recipe.recover, area)
-    return gate
+    rules: Rules
+    kept: tuple[int, ...]
+    shares: Mapping[str, float]
 
 
-def cut_blocks(run: Run, work: Path, area: Area | None) -> None:
-    """Walks through the model once and cuts each block, which the next one then sees."""
-    budget = run.budget()
-    gradients, weights = gather_gradients(run), weigh_errors(run)
-    allocate_sparsity(run, gradients, work, area)
-    with run.monitor.stage("prune", len(run.kept)) as step:
-        blocks = walk(
-            run.streamed,
-            run.calibration.tokens,
-            layers=run.kept,
-            dense=run.rules.needs_dense,
-            budget=budget,
-            work=work,
-            finished=lambda index: finished_block(run, index, area, step),
-            edited=lambda layer, index: keep_block(run, layer, index, area),
-            at_end=lambda stream: _probe(run, stream, area),
-        )
-        for block in blocks:
-            run.blocks.append(cut_block(block, run.rules, budget, gradients, weights))
-            step(f"layer {block.index}")
-            del block  # its layer, before the next one is read
+def one_shot(inputs: Inputs, services: Services) -> PassResult:
+    """Cuts a checkpoint as its recipe and rules say, into a checkpoint in the store's area."""
+    kept, layer_scores = choose_layers(inputs, services)
+    dropped, sub_block_scores = choose_sub_blocks(inputs, services, kept)
+    choice = Choice(replace(inputs.rules, dropped=dropped), kept, {})
+    gradients = gather_gradients(inputs, services)
+    weights, unweighed = weigh_errors(inputs, services, choice.rules)
+    choice = allocate_sparsity(inputs, services, choice, gradients)
+    blocks, lost = cut_blocks(inputs, services, choice, gradients, weights)
+    warnings = (*unweighed, *lost)
+    result = PassResult(
+        choice.rules, choice.kept, blocks, choice.shares, layer_scores, sub_block_scores, warnings=warnings
+    )
+    if inputs.dry_run:
+        return result
+    result = replace(result, gate=distributed.on_first(lambda: save(inputs, services, result)))
+    return recover_stage(inputs, services, result) if inputs.recipe.recover is not None else result
 
 
-def _search(run: Run, area: Area | None) -> tuple[Any, Callable[[Any], None]]:
-    """Where an interrupted search for an allocation had got to, on every rank; and how to note where one is."""
-    before = run.journal.noted("search") if run.journal is not None else None
-
-    def note(reached: Any) -> None:
-        if run.journal is not None and area is not None:
-            run.journal.note("search", reached)
-            area.worth_keeping()
-
-    return distributed.share_object(before, 0), note
-
-
-def allocate_sparsity(run: Run, gradients: LayerGradients | None, work: Path, area: Area | None) -> None:
-    """Spreads the sparsity over the layers, as the recipe says; from the journal where that was done before.
-
-    A search may find that other layers should go whole.
-    """
-    if run.recipe.allocate == "local" or run.rules.plan is not None:
-        return
-    shares = distributed.share_object(run.journal.noted("allocation") if run.journal is not None else None, 0)
-    if shares is None:
-        parts = None if run.recipe.allocate == "evolve" else len(run.kept)  # a search ends when it ends
-        with run.monitor.stage("allocate", parts) as step:
-            how = (gradients, step, run.budget(), work, *_search(run, area))
-            shares = allocate(Job(run.recipe, run.rules, run.streamed, run.calibration.tokens, run.kept, *how))
-        shares = distributed.share_object(shares, 0)
-        if run.journal is not None:
-            run.journal.note("allocation", shares)
-    gone = {i for i in range(run.checkpoint.layers) if shares.get(key_of(i, "layer"))}
-    run.kept = tuple(i for i in range(run.checkpoint.layers) if i not in gone) if gone else run.kept
-    run.shares = {key: share for key, share in shares.items() if not key.endswith(".layer")}
-    run.rules = apply(run.rules, run.shares, run.recipe)
-
-
-def gather_gradients(run: Run) -> LayerGradients | None:
+def gather_gradients(inputs: Inputs, services: Services) -> LayerGradients | None:
     """The gradients of the whole model's loss, where a method looks at them."""
-    if not run.rules.gradient_needs & WHOLE:
+    if not inputs.rules.gradient_needs & WHOLE:
         return None
-    with run.monitor.stage("gradients", len(run.calibration.tokens)) as step:
-        return gradients_of_model(run.streamed, run.calibration.tokens, run.rules.gradient_needs, step)
+    tokens = inputs.calibration.tokens
+    with services.monitor.stage("gradients", len(tokens)) as step:
+        return gradients_of_model(inputs.streamed, tokens, inputs.rules.gradient_needs, step)
 
 
-def weigh_errors(run: Run) -> LossWeights | None:
-    """What errors of the layers' outputs cost the predictions, where blocks are tuned by that.
+def weigh_errors(inputs: Inputs, services: Services, rules: Rules) -> tuple[LossWeights | None, tuple[str, ...]]:
+    """What errors of the layers' outputs cost the predictions, where blocks are tuned by that; and a warning.
 
     Raises:
         InputError: it was asked for, and this model's loss can't be looked at. A preset goes without it.
     """
-    if run.recipe.chosen_objective != "loss" or not run.rules.needs_dense:
-        return None
-    reason = distributed.share_object(why_not(run.streamed), 0)
-    if reason is not None and run.recipe.objective is not None:
+    recipe = inputs.recipe
+    if recipe.chosen_objective != "loss" or not rules.needs_dense:
+        return None, ()
+    reason = distributed.from_first(lambda: why_not(inputs.streamed))
+    if reason is not None and recipe.objective is not None:
         raise InputError(f"objective loss: {reason}; use --objective output")
     if reason is not None:
-        run.warnings.append(f"blocks were tuned by the error of their output alone: {reason}")
-        return None
-    batches = batches_of(run.calibration.tokens)
-    with run.monitor.stage("weigh errors", len(batches)) as step:
-        return loss_weights(run.streamed, batches, run.recipe.seed, step)
+        return None, (f"blocks were tuned by the error of their output alone: {reason}",)
+    batches = batches_of(inputs.calibration.tokens)
+    with services.monitor.stage("weigh errors", len(batches)) as step:
+        return loss_weights(inputs.streamed, batches, recipe.seed, step), ()
 
 
-def _probe(run: Run, stream: Stream, area: Area | None) -> None:
+def allocate_sparsity(inputs: Inputs, services: Services, choice: Choice, gradients: LayerGradients | None) -> Choice:
+    """Spreads the sparsity over the layers, as the recipe says. A search may find that other layers should go."""
+    recipe, store = inputs.recipe, services.store
+    if recipe.allocate == "local" or choice.rules.plan is not None:
+        return choice
+
+    def reached(where: Any) -> None:
+        if not inputs.dry_run:  # which leaves nothing to go on from
+            store.progress("search", where)
+
+    def spread() -> dict[str, float]:
+        parts = None if recipe.allocate == "evolve" else len(choice.kept)  # a search ends when it ends
+        with services.monitor.stage("allocate", parts) as step:
+            about = (recipe, choice.rules, inputs.streamed, inputs.calibration.tokens, choice.kept)
+            known = store.known("search")
+            return allocate(Job(*about, gradients, step, services.memory, services.scratch, known, reached))
+
+    found = store.decide("allocation", spread)
+    everything = range(inputs.checkpoint.layers)
+    gone = {i for i in everything if found.get(key_of(i, "layer"))}
+    kept = tuple(i for i in everything if i not in gone) if gone else choice.kept
+    shares = {key: share for key, share in found.items() if not key.endswith(".layer")}
+    return Choice(apply(choice.rules, shares, recipe), kept, shares)
+
+
+def cut_blocks(
+    inputs: Inputs,
+    services: Services,
+    choice: Choice,
+    gradients: LayerGradients | None,
+    weights: LossWeights | None,
+) -> tuple[tuple[BlockCuts, ...], list[str]]:
+    """Walks through the model once and cuts each block, which the next one then sees; and what was lost of those
+    that an interrupted run had finished."""
+    streamed, store, saves = inputs.streamed, services.store, not inputs.dry_run
+    done: list[BlockCuts] = []
+    warnings: list[str] = []
+
+    def finished(index: int) -> nn.Module | None:
+        cuts, lost = store.finished_block(index)
+        if lost:
+            warnings.append(f"layer {index} was pruned again: its file in the work area was lost or damaged")
+        if cuts is None:
+            return None
+        layer = layer_of(streamed, index, store.read_block(index, streamed.device))
+        done.append(cuts)
+        step(f"layer {index}, done before", skipped=True)
+        return layer
+
+    def edited(layer: nn.Module, index: int) -> None:
+        if saves:
+            store.keep_block(layer, inputs.checkpoint, done[-1])
+
+    def at_end(stream: Stream) -> None:
+        if saves:
+            distributed.on_first(lambda: probe(inputs, store, choice.kept, stream))
+
+    with services.monitor.stage("prune", len(choice.kept)) as step:
+        places: dict[str, Any] = {"layers": choice.kept, "budget": services.memory, "work": services.scratch}
+        hooks: dict[str, Any] = {"finished": finished, "edited": edited, "at_end": at_end}
+        for block in walk(streamed, inputs.calibration.tokens, dense=choice.rules.needs_dense, **places, **hooks):
+            done.append(cut_block(block, choice.rules, services.memory, gradients, weights))
+            step(f"layer {block.index}")
+            del block  # its layer, before the next one is read
+    return tuple(done), warnings
+
+
+def layer_of(streamed: StreamedModel, index: int, tensors: dict[str, Tensor]) -> nn.Module:
+    """Layer `index` with the tensors of its finished block."""
+    layer = fill(streamed.template(index), tensors, streamed.dtype).to(streamed.device)
+    update_heads(layer, streamed.checkpoint.family, streamed.checkpoint.head_dim)
+    return layer
+
+
+def probe(inputs: Inputs, store: Store, kept: tuple[int, ...], stream: Stream) -> None:
     """Remembers what the model in memory computes, for the round-trip gate, which compares in fp32."""
-    if area is None:
-        return
-    ids = stream.batches[0][:1]
-    if run.streamed.dtype == torch.float32:
-        logits = run.streamed.logits(ids, stream.states[0][:1])
+    ids, streamed = stream.batches[0][:1], inputs.streamed
+    if streamed.dtype == torch.float32:
+        logits = streamed.logits(ids, stream.states[0][:1])
     else:
-        logits = logits_in_fp32(run, ids, area)
-    write_probe(area.work / "probe.safetensors", ids, logits)
+        logits = logits_in_fp32(inputs, store, kept, ids)
+    write_probe(store.area.work / PROBE, ids, logits)
 
 
-def save(run: Run, area: Area) -> dict[str, Any]:
+@torch.no_grad()
+def logits_in_fp32(inputs: Inputs, store: Store, kept: tuple[int, ...], ids: Tensor) -> Tensor:
+    """What the finished blocks compute on a CPU in fp32, for runs that compute in less.
+
+    Args:
+        ids: token ids (1, tokens).
+
+    Returns: (1, tokens, vocabulary).
+    """
+    streamed = StreamedModel(inputs.checkpoint, torch.device("cpu"), torch.float32)
+    hidden, calls = streamed.embed(ids)
+    streamed.release()
+    for index in kept:
+        hidden = calls[index](layer_of(streamed, index, read_block(store.area.blocks, index)), hidden)
+    return streamed.logits(ids, hidden)
+
+
+def save(inputs: Inputs, services: Services, result: PassResult) -> dict[str, Any]:
     """Writes the checkpoint and proves it in a fresh process."""
-    with run.monitor.stage("save"):
-        config = new_config(run.checkpoint, run.kept, run.widths, tuple(run.rules.bias_flags.values()))
-        write_checkpoint(area.final, run.streamed, area.blocks, run.kept, config)
-    run.streamed.release()
-    with run.monitor.stage("verify"):
-        gate = verify(area.final, area.work / "probe.safetensors", run.recipe.memory_bytes)
-    return gate | {"seconds": run.monitor.stages[-1].seconds}
+    area, monitor = services.store.area, services.monitor
+    with monitor.stage("save"):
+        flags = tuple(result.rules.bias_flags.values())
+        config = new_config(inputs.checkpoint, result.kept, result.widths, flags)
+        write_checkpoint(area.final, inputs.streamed, area.blocks, result.kept, config)
+    inputs.streamed.release()
+    with monitor.stage("verify"):
+        gate = verify(area.final, area.work / PROBE, inputs.recipe.memory_bytes)
+    return gate | {"seconds": monitor.stages[-1].seconds}

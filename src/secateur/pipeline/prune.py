@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import WHOLE, check_gradients
 from secateur.config.plan import SUB_BLOCKS, Plan
 from secateur.config.recipe import Recipe
@@ -30,17 +31,20 @@ from secateur.model.hub import local_folder
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.gradual import check_steps, in_steps
 from secateur.pipeline.hidden import check_hidden
+from secateur.pipeline.inputs import Inputs, Services, memory_for
 from secateur.pipeline.limits import resolved
+from secateur.pipeline.lineage import Lineage
 from secateur.pipeline.one_shot import one_shot
 from secateur.pipeline.recovery import check_stage, planned_recovery
-from secateur.pipeline.results.report import finish, make_evidence, make_plan, write_outputs
-from secateur.pipeline.run import Run, begin
+from secateur.pipeline.result import PassResult
+from secateur.pipeline.results.report import make_evidence, make_plan, make_report, write_outputs
 from secateur.pipeline.schedule import pruning_steps
+from secateur.pipeline.store import Store
 from secateur.system import distributed
 from secateur.system.device import dtype_name, resolve_device, resolve_dtype
 from secateur.system.monitor import Monitor
-from secateur.workspace.folder import Workspace
-from secateur.workspace.journal import found_before
+from secateur.workspace.folder import EVENTS, WORK, Area, Workspace
+from secateur.workspace.journal import Journal, found_before
 
 
 def prune(
@@ -77,22 +81,36 @@ def prune(
             monitor = Monitor(device, quiet or workspace is None, planned_stages(recipe, plan, dry_run))
             stack.callback(monitor.close)
             found = found_before(workspace.work) if workspace is not None and resume else None
-            run = prepare(recipe, plan, device, monitor, dry_run, found)
-            recipe = run.recipe
+            inputs = prepare(recipe, plan, device, monitor, dry_run, found)
+            memory = memory_for(inputs.recipe)
             if workspace is not None:
-                _check_room(run, workspace)
+                _check_room(inputs, memory, workspace)
                 stack.enter_context(workspace.open())
-                begin(run, workspace)
-        work = stack.enter_context(_scratch(workspace))
-        passes = recipe.steps > 1 or "hidden" in recipe.sites
-        gate = in_steps(run, work, workspace) if passes else one_shot(run, work, workspace, dry_run)
+            # On other ranks it only says where things are.
+            area = workspace or Area((Path(out) / WORK).absolute())
+            store = Store(Journal(area.work, inputs.told(inputs.recipe.steps)), area)
+            distributed.on_first(lambda: _begin(store, monitor))
+        scratch = stack.enter_context(_scratch(store))
+        result = run_passes(inputs, Services(monitor, store, memory, scratch))
         if workspace is None:
             return {}
-        made = make_plan(run)
-        report = finish(run, made, gate, workspace, dry_run)
-        write_outputs(report, made, recipe, workspace, make_evidence(run))
+        made = make_plan(inputs, result)
+        report = make_report(inputs, result, made, workspace, monitor, memory)
+        write_outputs(report, made, inputs.recipe, workspace, make_evidence(inputs, result))
         workspace.deliver()
         return report
+
+
+def run_passes(inputs: Inputs, services: Services) -> PassResult:
+    """One pass over the model, or as many as the recipe has steps."""
+    several = inputs.recipe.steps > 1 or "hidden" in inputs.recipe.sites
+    return in_steps(inputs, services) if several else one_shot(inputs, services)
+
+
+def _begin(store: Store, monitor: Monitor) -> None:
+    """Opens the journal and the event file in the work area; both go on where an interrupted run left them."""
+    resumed = store.notes.begin(store.area.resume)
+    monitor.record(store.area.work / EVENTS, distributed.world(), resumed)
 
 
 def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
@@ -134,13 +152,13 @@ def gradient_method(recipe: Recipe, kind: str) -> bool:
 
 
 @contextmanager
-def _scratch(workspace: Workspace | None) -> Iterator[Path]:
+def _scratch(store: Store) -> Iterator[Path]:
     """Where this rank's hidden states may spill: in the work area if it sees that, else where `TMPDIR` says."""
-    shared = distributed.share_object(str(workspace.work.absolute()) if workspace is not None else "", 0)
-    if workspace is not None:
-        yield workspace.work
+    shared = store.folder("")
+    if distributed.is_main():
+        yield store.area.work
         return
-    area = shared if Path(shared).is_dir() else None
+    area = str(shared) if shared.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="secateur-", dir=area, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -171,7 +189,7 @@ def prepare(
     monitor: Monitor,
     dry_run: bool = False,
     found: dict[str, Any] | None = None,
-) -> Run:
+) -> Inputs:
     """Opens everything that the run reads and refuses what can't work, before anything is written.
 
     Args:
@@ -195,24 +213,24 @@ def prepare(
     with monitor.stage("open"):
         streamed = StreamedModel(checkpoint, device, dtype)
     check_gradients(streamed, rules.gradient_needs)
-    run = Run(recipe, checkpoint, calibration, streamed, rules, monitor)
-    run.warnings += [*calibration.notes, *rules.notes]
+    notes = [*calibration.notes, *rules.notes]
     if torch.finfo(dtype).eps > torch.finfo(checkpoint.dtype).eps:
-        run.warnings.append(f"the layers' weights are rounded to {dtype_name(dtype)}, in which the run computes")
-    return run
+        notes.append(f"the layers' weights are rounded to {dtype_name(dtype)}, in which the run computes")
+    lineage = Lineage.of(checkpoint.path, checkpoint.layers)
+    return Inputs(recipe, checkpoint, calibration, streamed, rules, lineage, dry_run, tuple(notes))
 
 
-def _check_room(run: Run, workspace: Workspace) -> None:
+def _check_room(inputs: Inputs, memory: MemoryBudget, workspace: Workspace) -> None:
     """The work area and the result need about the checkpoint's size each, as do two steps in a row; hidden states
     what is over the budget."""
+    recipe, rules, checkpoint = inputs.recipe, inputs.rules, inputs.checkpoint
     folder = next(p for p in (workspace.out, *workspace.out.absolute().parents) if p.exists())
     # The pruned model's, the untouched model's, and a block's targets.
-    streams = 1 + run.rules.needs_dense + (run.rules.tuning is not None)
-    hidden = (
-        streams * run.calibration.tokens.numel() * run.checkpoint.config.hidden_size * run.streamed.dtype.itemsize
-    )
-    copies = 2 if run.recipe.steps == 1 and "hidden" not in run.recipe.sites else 4
-    need = copies * run.checkpoint.bytes_on_disk + max(0, hidden - (run.budget().left or 0))
+    streams = 1 + rules.needs_dense + (rules.tuning is not None)
+    tokens, width = inputs.calibration.tokens.numel(), checkpoint.config.hidden_size
+    hidden = streams * tokens * width * inputs.streamed.dtype.itemsize
+    copies = 2 if recipe.steps == 1 and "hidden" not in recipe.sites else 4
+    need = copies * checkpoint.bytes_on_disk + max(0, hidden - (memory.left or 0))
     free = shutil.disk_usage(folder).free + workspace.finished_bytes
     if free < need:
         raise ResourceError(

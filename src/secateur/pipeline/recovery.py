@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from secateur.config.recipe import Recipe
@@ -10,15 +12,17 @@ from secateur.config.training import Recovery
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.pipeline.run import Run
+from secateur.pipeline.inputs import Inputs, Services
+from secateur.pipeline.result import PassResult
 from secateur.recovery import account
 from secateur.recovery.examples import is_task_data
-from secateur.recovery.recover import accelerated, shared, write_untrained
-from secateur.recovery.save import replace, save_checkpoint
-from secateur.recovery.task import check, prepare
-from secateur.recovery.train import train
+from secateur.recovery.recover import accelerated, write_untrained
+from secateur.recovery.save import replace as put_in_place
+from secateur.recovery.save import save_checkpoint
+from secateur.recovery.task import Task, check, prepare
+from secateur.recovery.train import TrainingResult, train
 from secateur.system import distributed
-from secateur.workspace.folder import PRUNED, TRAINING, Area
+from secateur.workspace.folder import PRUNED, TRAINING
 
 
 def check_stage(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -53,39 +57,46 @@ def planned_recovery(recovery: Recovery) -> list[str]:
     return [*names, "train", "save the trained model"]
 
 
-def recover_stage(
-    run: Run, recovery: Recovery, area: Area | None
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Trains the checkpoint in the work area and puts the result in its place; every rank takes part.
+def recover_stage(inputs: Inputs, services: Services, result: PassResult) -> PassResult:
+    """Trains the checkpoint of a pass and puts the trained one in its place; every rank takes part.
 
     The pruned checkpoint stays in the work area, to be measured.
 
-    Returns:
-        The report's section and the gate's findings; None on ranks other than 0.
+    Returns: the result with the report's section, the gate's findings (both on the first rank) and more warnings.
     """
-    recipe = run.recipe
-    folder = shared(area.final if area is not None else None)
-    work = shared(area.work / TRAINING if area is not None else None)
-    with accelerated(run.streamed.device):
-        with distributed.in_step(), run.monitor.stage("open the pruned model"):
+    recipe, monitor, device = inputs.recipe, services.monitor, inputs.streamed.device
+    recovery = recipe.recover
+    assert recovery is not None
+    folder, work = services.store.final, services.store.folder(TRAINING)
+    with accelerated(device):
+        with distributed.in_step(), monitor.stage("open the pruned model"):
             task = prepare(
                 folder,
                 recovery,
                 recovery.data or recipe.calibrate,
-                recovery.teacher or run.lineage.path,
-                run.streamed.device,
+                recovery.teacher or inputs.lineage.path,
+                device,
                 recipe.dtype,
-                [run.lineage.layers[place] for place in run.kept],
+                [inputs.lineage.layers[place] for place in result.kept],
             )
-        outcome = train(task, work, run.monitor, run.journal)
-    if area is None:
-        return None, None
+        outcome = train(task, work, monitor, services.store)
+
+    def deliver() -> PassResult:
+        gate = _save(task, outcome, folder, services)
+        warnings = (*result.warnings, *account.warnings_of(task, outcome))
+        return replace(result, gate=gate, recovery=account.recovery_facts(task, outcome), warnings=warnings)
+
+    return distributed.on_first(deliver) or result
+
+
+def _save(task: Task, outcome: TrainingResult, folder: Path, services: Services) -> dict[str, Any]:
+    """Puts the trained checkpoint in the place of the pruned one; returns the gate's findings."""
+    area = services.store.area
     new = area.work / "trained"
     new.mkdir(exist_ok=True)
-    with run.monitor.stage("save the trained model"):
+    with services.monitor.stage("save the trained model"):
         gate = save_checkpoint(task, outcome, new, area.work)
         write_untrained(task, area)
         shutil.copytree(folder, area.work / PRUNED)
-        replace(folder, new)
-    run.warnings += account.warnings_of(task, outcome)
-    return account.recovery_facts(task, outcome), gate | {"seconds": run.monitor.stages[-1].seconds}
+        put_in_place(folder, new)
+    return gate | {"seconds": services.monitor.stages[-1].seconds}

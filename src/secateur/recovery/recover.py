@@ -32,6 +32,7 @@ from secateur.recovery.train import TrainingResult, forecast, train
 from secateur.report import model_card
 from secateur.report.html import page
 from secateur.system import distributed
+from secateur.system.decisions import Decisions
 from secateur.system.device import resolve_device
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import EVENTS, MARK, TRAINING, UNTRAINED, WORK, Area, Workspace
@@ -91,19 +92,14 @@ def recover(
                 task = prepare(folder, recovery, str(recovery.data), teacher_of(folder)[0], where, dtype)
         if dry_run:
             with tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
-                return {"dry_run": True, "forecast": vars(forecast(task, shared(Path(scratch)), monitor))}
+                return {"dry_run": True, "forecast": vars(forecast(task, same(Path(scratch)), monitor))}
         with distributed.in_step():
-            journal = None
+            decisions = Decisions()
             if workspace is not None:
                 stack.enter_context(workspace.open())
-                journal = _begin(task, workspace, monitor)
-        work = shared(workspace.work / TRAINING if workspace is not None else None)
-
-        def begun() -> None:
-            if workspace is not None:
-                workspace.keep = True
-
-        outcome = train(task, work, monitor, journal, begun, finish)
+                decisions = Decisions(_begin(task, workspace, monitor))
+        begun = workspace.worth_keeping if workspace is not None else lambda: None
+        outcome = train(task, same(Path(out) / WORK / TRAINING), monitor, decisions, begun, finish)
         if workspace is None:
             return {}
         return _deliver(str(model), task, outcome, workspace, monitor, evaluate, speed)
@@ -147,9 +143,9 @@ def accelerated(device: torch.device) -> Iterator[None]:
             os.environ[DEVICE] = named
 
 
-def shared(folder: Path | None) -> Path:
-    """Rank 0's folder, on every rank."""
-    return Path(distributed.share_object(str(folder.absolute()) if folder is not None else "", 0))
+def same(folder: Path) -> Path:
+    """The first rank's folder, on every rank."""
+    return distributed.from_first(folder.absolute)
 
 
 def _begin(task: Task, workspace: Workspace, monitor: Monitor) -> Journal:

@@ -26,16 +26,16 @@ from secateur.recovery.task import Task
 from secateur.recovery.teacher import fingerprint, read_cache, top_of_streamed, top_of_teacher, write_cache
 from secateur.recovery.trainer import Recoverer, arguments
 from secateur.system import distributed
+from secateur.system.decisions import Decisions
 from secateur.system.memory import fits_in_memory
 from secateur.system.monitor import Monitor
-from secateur.workspace.journal import Journal
 
 
 class Session:
     """The model with what is trained in it, and all that its trainers share."""
 
-    def __init__(self, task: Task, work: Path, monitor: Monitor, journal: Journal | None) -> None:
-        self.task, self.work, self.monitor, self.journal = task, work, monitor, journal
+    def __init__(self, task: Task, work: Path, monitor: Monitor, decisions: Decisions) -> None:
+        self.task, self.work, self.monitor, self.decisions = task, work, monitor, decisions
         self.states = States(work)
         self.extra: dict[str, Tensor] = {}
         self.teacher = self._ready_teacher()

@@ -66,12 +66,14 @@ class States:
 
     def put(self, name: str, tensors: dict[str, Tensor], step: int = 0, held_out: float = float("nan")) -> None:
         """Writes a state; the file appears whole or not at all."""
-        if not distributed.is_main():
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / f"{name}.partial"
-        save_file(tensors, partial, metadata={"step": str(step), "held_out": repr(held_out)})
-        partial.rename(self._folder / f"{name}.safetensors")
+
+        def write() -> None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            partial = self._folder / f"{name}.partial"
+            save_file(tensors, partial, metadata={"step": str(step), "held_out": repr(held_out)})
+            partial.rename(self._folder / f"{name}.safetensors")
+
+        distributed.on_first(write)
 
     @torch.no_grad()
     def get(self, name: str, model: Any) -> None:
@@ -93,7 +95,7 @@ class States:
 
     def best(self) -> Best | None:
         """What is known of the best state, on every rank; None if there is none yet."""
-        return distributed.share_object(read_best(self._folder) if distributed.is_main() else None, 0)
+        return distributed.from_first(lambda: read_best(self._folder))
 
 
 def read_best(folder: Path) -> Best | None:

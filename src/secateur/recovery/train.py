@@ -24,8 +24,8 @@ from secateur.recovery.session import Session
 from secateur.recovery.states import BEST, START, Best, put_back, trained
 from secateur.recovery.task import Task
 from secateur.system import distributed
+from secateur.system.decisions import Decisions
 from secateur.system.monitor import Monitor
-from secateur.workspace.journal import Journal
 
 MEASURED = 3  # steps that tell the pace; the first is slower and isn't counted
 
@@ -55,7 +55,7 @@ class TrainingResult:
 
 def forecast(task: Task, work: Path, monitor: Monitor) -> Forecast:
     """What a training would cost; nothing is kept of it but a teacher's cache."""
-    session = Session(task, work, monitor, None)
+    session = Session(task, work, monitor, Decisions())
     return _forecast(session, _look(session)[1])
 
 
@@ -70,7 +70,7 @@ def train(
     task: Task,
     work: Path,
     monitor: Monitor,
-    journal: Journal | None,
+    decisions: Decisions,
     begun: Callable[[], None] = lambda: None,
     finish: bool = False,
 ) -> TrainingResult:
@@ -80,11 +80,11 @@ def train(
 
     Args:
         work: states and checkpoints; what is in it is gone on from.
-        journal: rank 0's.
+        decisions: what an interrupted run has found is in them.
         begun: called once there's something that a later run could go on from.
         finish: train no further, take the best state that an interrupted run has left.
     """
-    session = Session(task, work, monitor, journal)
+    session = Session(task, work, monitor, decisions)
     start, look_seconds = _look(session)
     outcome = TrainingResult(session.model, start, Best(0, start), 0.0, [], None)
     outcome.trained_parameters = sum(p.numel() for p in trained(session.model).values())
@@ -115,22 +115,13 @@ def _take(session: Session, outcome: TrainingResult, state: str) -> None:
         outcome.model, outcome.zeros = _plain(session)
 
 
-def _noted(session: Session, key: str) -> Any:
-    """A decision of an interrupted run, on every rank."""
-    return distributed.share_object(session.journal.noted(key) if session.journal is not None else None, 0)
-
-
-def _note(session: Session, key: str, value: Any) -> None:
-    if session.journal is not None:
-        session.journal.note(key, value)
-
-
 def _forecast(session: Session, look_seconds: float) -> Forecast:
     """From a few measured steps, whose effect is undone."""
+    return Forecast(**session.decisions.decide("forecast", lambda: asdict(_measured(session, look_seconds))))
+
+
+def _measured(session: Session, look_seconds: float) -> Forecast:
     task, recovery = session.task, session.task.recovery
-    noted = _noted(session, "forecast")
-    if noted is not None:
-        return Forecast(**noted)
     times = [time.monotonic()]
     with session.monitor.stage("forecast"):
         session.short_run(1e-9, MEASURED, lambda state: times.append(time.monotonic()))
@@ -150,7 +141,6 @@ def _forecast(session: Session, look_seconds: float) -> Forecast:
     seconds = pace * (recovery.steps + tests * short) + look_seconds * looks
     made = Forecast(tokens, flops, session.monitor.stages[-1].peak_memory_bytes, pace, seconds)
     session.monitor.say(made.line())
-    _note(session, "forecast", asdict(made))
     return made
 
 
@@ -159,31 +149,32 @@ def _rate(session: Session, start: float) -> tuple[float, list[Tried]]:
     recovery = session.task.recovery
     if recovery.learning_rate is not None:
         return recovery.learning_rate, []
-    noted = _noted(session, "rates")
-    if noted is not None:
-        tried = [Tried(*pair) for pair in noted]
-    else:
-        steps = rate.short_steps(recovery.steps)
-        width = int(session.task.checkpoint.config.hidden_size)
-        with session.monitor.stage("learning rate") as step:
-
-            def attempt(value: float) -> float:
-                found = session.short_run(value, steps, lambda state: step(f"rate {value:.2g}"))
-                return distributed.share_object(found, 0)
-
-            tried = rate.search(attempt, rate.first_rate(recovery.how, width))
-        _note(session, "rates", [list(pair) for pair in tried])
+    tried = [Tried(*pair) for pair in session.decisions.decide("rates", lambda: _tried(session))]
     chosen = rate.choose(tried, start)
     listed = ", ".join(f"{t.rate:.2g}: {t.held_out:.4g}" for t in tried)
     session.monitor.say(f"learning rate {chosen:.2g} (held-out loss {start:.4g}; after short runs {listed})")
     return chosen, tried
 
 
+def _tried(session: Session) -> list[list[float]]:
+    """Rates, and the loss of the held-out sequences after a short run with each."""
+    recovery = session.task.recovery
+    steps = rate.short_steps(recovery.steps)
+    width = int(session.task.checkpoint.config.hidden_size)
+    with session.monitor.stage("learning rate") as step:
+
+        def attempt(value: float) -> float:
+            found = session.short_run(value, steps, lambda state: step(f"rate {value:.2g}"))
+            return distributed.share_object(found, 0)
+
+        return [list(pair) for pair in rate.search(attempt, rate.first_rate(recovery.how, width))]
+
+
 def _run(session: Session, outcome: TrainingResult) -> None:
     """The training itself, from Trainer's last checkpoint if there is one."""
     recovery = session.task.recovery
-    found = get_last_checkpoint(str(session.work)) if session.work.is_dir() else None
-    last = distributed.share_object(found, 0)
+    work = session.work
+    last = distributed.from_first(lambda: get_last_checkpoint(str(work)) if work.is_dir() else None)
     with session.monitor.stage("train", recovery.steps) as step:
         done = 0
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -151,6 +151,16 @@ def share_object(value: T, source: int) -> T:
     with _together():
         dist.broadcast_object_list(box, source)
     return box[0]
+
+
+def from_first(ask: Callable[[], T]) -> T:
+    """What the first rank finds, on every rank; the others don't look."""
+    return share_object(ask() if is_main() else cast(T, None), 0)
+
+
+def on_first(do: Callable[[], T]) -> T | None:
+    """Done by the first rank alone; the others go on at once, with None."""
+    return do() if is_main() else None
 
 
 def share_tensors(

@@ -58,6 +58,10 @@ class Area:
         if self._of is not None:
             self._of.worth_keeping()
 
+    def step(self, number: int) -> Area:
+        """Where one step of a gradual run works; it stays as long as this does."""
+        return Area(self.work / STEPS / str(number), self.resume, self)
+
     def tidy(self, keep: bool) -> None:
         """Empties the area; `keep`: but for what is finished."""
         for path in list(self.work.iterdir()) if self.work.is_dir() else []:
@@ -163,10 +167,6 @@ class Workspace(Area):
         shutil.rmtree(self.work, ignore_errors=True)
         if self._created is not None and self.out.is_dir() and not any(self.out.iterdir()):
             shutil.rmtree(self._created, ignore_errors=True)
-
-    def step(self, number: int) -> Area:
-        """Where one step of a gradual run works; it stays as long as this does."""
-        return Area(self.work / STEPS / str(number), self.resume, self)
 
     @property
     def finished_bytes(self) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from secateur.calibration.activations import MemoryBudget
 from secateur.data.batches import Calibration
 from secateur.evaluation.evaluation import evaluate, state_figures
 from secateur.evaluation.generate import generate
@@ -13,57 +14,83 @@ from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.streamed import evaluate_streamed
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
+from secateur.pipeline.inputs import Inputs, Services
+from secateur.pipeline.result import PassResult
 from secateur.system.memory import fits_in_memory
+from secateur.system.monitor import Monitor
 from secateur.workspace.folder import PRUNED, UNTRAINED, Area, Workspace
-
-if TYPE_CHECKING:
-    from secateur.pipeline.run import Run
 
 PROMPT_TOKENS = 24
 SAMPLES = 2
 
 
-def text_of(run: Run, area: Area) -> tuple[str, str] | None:
+class Measured(NamedTuple):
+    """Both models on held-out text.
+
+    Args:
+        sections: of the report: `evaluation`, and `samples` where there are some.
+        states: the original, the pruned and the recovered model side by side, where there was a training.
+        notes: what a report should say about them.
+    """
+
+    sections: dict[str, Any]
+    states: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+
+def text_of(inputs: Inputs, result: PassResult, area: Area) -> tuple[str, str] | None:
     """(what to evaluate on, what to call it); None where there's nothing, or it isn't wanted."""
-    recipe = run.recipe
-    if recipe.evaluate == "none" or not run.checkpoint.family.causal:
+    recipe, calibration = inputs.recipe, inputs.calibration
+    if recipe.evaluate == "none" or not inputs.checkpoint.family.causal:
         return None
     if recipe.evaluate is not None:
         return recipe.evaluate, recipe.evaluate
     if recipe.calibrate in ("stdlib", "stdlib:prose", "stdlib:code"):
         return recipe.calibrate, f"{recipe.calibrate}, files held out"
-    if run.recovered is not None:  # the training may have seen what wasn't calibrated on
+    if result.recovery is not None:  # the training may have seen what wasn't calibrated on
         return str(area.work / UNTRAINED), f"{recipe.calibrate}, sequences not trained on"
-    if not len(run.calibration.held_out):
-        run.warnings.append("not evaluated: the calibration text leaves no sequence over; give --evaluate")
+    if not len(calibration.held_out):
         return None
-    return str(_held_out(run.calibration, area)), f"{recipe.calibrate}, sequences not calibrated on"
+    return str(_held_out(calibration, area)), f"{recipe.calibrate}, sequences not calibrated on"
 
 
-def perplexities(run: Run, area: Area) -> dict[str, float]:
-    """Of the checkpoint in `area`, and of the one before its training if there was one; empty where it isn't
-    evaluated, or doesn't fit in memory."""
-    text, recipe = text_of(run, area), run.recipe
-    if text is None or not fits_in_memory(run.checkpoint.parameters, run.streamed.dtype, recipe.memory_bytes):
+def _why_not(inputs: Inputs) -> tuple[str, ...]:
+    """Why nothing is evaluated, where nobody said that it shouldn't be."""
+    if inputs.recipe.evaluate == "none" or not inputs.checkpoint.family.causal:
+        return ()
+    return ("not evaluated: the calibration text leaves no sequence over; give --evaluate",)
+
+
+def perplexities(inputs: Inputs, result: PassResult, services: Services) -> dict[str, float]:
+    """Of the checkpoint that a pass has left, and of the one before its training if there was one; empty where it
+    isn't evaluated, or doesn't fit in memory."""
+    area, recipe = services.store.area, inputs.recipe
+    text = text_of(inputs, result, area)
+    if text is None or not fits_in_memory(inputs.checkpoint.parameters, inputs.streamed.dtype, recipe.memory_bytes):
         return {}
     states = {"pruned": area.final}
-    if run.recovered is not None:
+    if result.recovery is not None:
         states = {"pruned": area.work / PRUNED, "recovered": area.final}
     how: dict[str, Any] = {"device": recipe.device, "dtype": recipe.dtype, "speed": False, "quiet": True}
-    with run.monitor.stage("evaluate"):
+    with services.monitor.stage("evaluate"):
         return {state: evaluate(folder, text[0], **how)["perplexity"] for state, folder in states.items()}
 
 
-def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
+def before_and_after(
+    inputs: Inputs, result: PassResult, workspace: Workspace, monitor: Monitor, memory: MemoryBudget
+) -> Measured:
     """Before and after on held-out text, and samples of both."""
-    recipe, text = run.recipe, text_of(run, workspace)
+    recipe, text = inputs.recipe, text_of(inputs, result, workspace)
     if text is None:
-        return {}
+        return Measured({}, [], _why_not(inputs))
     data, name = text
-    if fits_in_memory(2 * run.checkpoint.parameters, run.streamed.dtype, recipe.memory_bytes):
-        found = _evaluated(run, workspace, data)
+    notes: tuple[str, ...]
+    if fits_in_memory(2 * inputs.checkpoint.parameters, inputs.streamed.dtype, recipe.memory_bytes):
+        with monitor.stage("evaluate"):
+            found, notes = _evaluated(inputs, result, workspace, data)
     else:
-        found = _evaluated_in_blocks(run, workspace, data)
+        found = _evaluated_in_blocks(inputs, workspace, data, monitor, memory)
+        notes = ("both models together exceed the memory: no speed, KL and samples",)
     # Paths of the work area mean nothing once it's gone.
     for side, model in (("before", recipe.model), ("after", str(workspace.out))):
         figures = found["evaluation"][side]
@@ -72,52 +99,48 @@ def before_and_after(run: Run, workspace: Workspace) -> dict[str, Any]:
             figures["data"] = name
             (only,) = figures["sets"].values()
             figures["sets"] = {name: only | {"data": name}}
-    if run.recovered is not None:
-        run.recovered["states"] = _states(run, workspace, found["evaluation"], data)
+    states = _states(inputs, workspace, found["evaluation"], data) if result.recovery is not None else []
     found["evaluation"]["data"] = name
-    return found
+    return Measured(found, states, notes)
 
 
-def _states(run: Run, workspace: Workspace, evaluation: dict[str, Any], data: str) -> list[dict[str, Any]]:
+def _states(inputs: Inputs, workspace: Workspace, evaluation: dict[str, Any], data: str) -> list[dict[str, Any]]:
     """The original, the pruned and the recovered model on the same text."""
+    recipe = inputs.recipe
     rows = [("original", evaluation["before"]), ("recovered", evaluation["after"])]
-    if fits_in_memory(run.checkpoint.parameters, run.streamed.dtype, run.recipe.memory_bytes):
-        how: dict[str, Any] = {"device": run.recipe.device, "dtype": run.recipe.dtype, "speed": False}
+    if fits_in_memory(inputs.checkpoint.parameters, inputs.streamed.dtype, recipe.memory_bytes):
+        how: dict[str, Any] = {"device": recipe.device, "dtype": recipe.dtype, "speed": False}
         pruned = evaluate(workspace.work / PRUNED, data, **how)
         pruned["sets"] = dict(zip(evaluation["after"]["sets"], pruned["sets"].values(), strict=True))
         rows.insert(1, ("pruned", pruned))
     return [state_figures(name, figures) for name, figures in rows]
 
 
-def _evaluated(run: Run, workspace: Workspace, data: str) -> dict[str, Any]:
-    """Both models side by side: every figure, and samples."""
-    recipe = run.recipe
-    with run.monitor.stage("evaluate"):
-        found = evaluate(
-            workspace.final,
-            data,
-            against=run.checkpoint.path,
-            device=recipe.device,
-            dtype=recipe.dtype,
-            speed=recipe.speed,
-        )
-        samples = _samples(run, workspace)
-    run.warnings += found.pop("notes", [])
+def _evaluated(
+    inputs: Inputs, result: PassResult, workspace: Workspace, data: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Both models side by side: every figure, and samples; and notes."""
+    recipe = inputs.recipe
+    how: dict[str, Any] = {"device": recipe.device, "dtype": recipe.dtype, "speed": recipe.speed}
+    found = evaluate(workspace.final, data, against=inputs.checkpoint.path, **how)
+    samples = _samples(inputs, result, workspace)
+    notes = tuple(found.pop("notes", ()))
     before, kl = found.pop("reference"), found.pop("kl", None)
     ratios = found.pop("ratios", None)
-    return {"evaluation": {"before": before, "after": found, "kl": kl, "ratios": ratios}} | samples
+    return {"evaluation": {"before": before, "after": found, "kl": kl, "ratios": ratios}} | samples, notes
 
 
-def _evaluated_in_blocks(run: Run, workspace: Workspace, data: str) -> dict[str, Any]:
+def _evaluated_in_blocks(
+    inputs: Inputs, workspace: Workspace, data: str, monitor: Monitor, memory: MemoryBudget
+) -> dict[str, Any]:
     """One model after the other, block by block."""
-    after = StreamedModel(Checkpoint.open(workspace.final), run.streamed.device, run.streamed.dtype)
-    layers = run.checkpoint.layers + after.checkpoint.layers
-    with run.monitor.stage("evaluate", layers) as step:
+    after = StreamedModel(Checkpoint.open(workspace.final), inputs.streamed.device, inputs.streamed.dtype)
+    layers = inputs.checkpoint.layers + after.checkpoint.layers
+    with monitor.stage("evaluate", layers) as step:
         sides = {
-            name: evaluate_streamed(streamed, data, run.budget(), workspace.work, step)
-            for name, streamed in (("before", run.streamed), ("after", after))
+            name: evaluate_streamed(streamed, data, memory, workspace.work, step)
+            for name, streamed in (("before", inputs.streamed), ("after", after))
         }
-    run.warnings.append("both models together exceed the memory: no speed, KL and samples")
     return {"evaluation": sides}
 
 
@@ -128,19 +151,19 @@ def _held_out(calibration: Calibration, area: Area) -> Path:
     return file
 
 
-def _samples(run: Run, workspace: Workspace) -> dict[str, Any]:
+def _samples(inputs: Inputs, result: PassResult, workspace: Workspace) -> dict[str, Any]:
     """The same openings continued by both models, greedily; none where there's no tokenizer to show them."""
-    tokenizer = load_tokenizer(run.checkpoint.path)
+    tokenizer = load_tokenizer(inputs.checkpoint.path)
     if tokenizer is None:
         return {}
-    source = run.calibration.held_out if len(run.calibration.held_out) else run.calibration.tokens
+    source = inputs.calibration.held_out if len(inputs.calibration.held_out) else inputs.calibration.tokens
     samples = []
     for row in source[:SAMPLES]:
         prompt = tokenizer.decode(row[:PROMPT_TOKENS], skip_special_tokens=True)
         if prompt.strip():
-            found = generate(workspace.final, prompt, max_new_tokens=48, against=run.checkpoint.path)
+            found = generate(workspace.final, prompt, max_new_tokens=48, against=inputs.checkpoint.path)
             texts = {"before": found["reference"]["text"], "after": found["text"]}
-            if run.recovered is not None:
+            if result.recovery is not None:
                 texts["pruned"] = generate(workspace.work / PRUNED, prompt, max_new_tokens=48)["text"]
             samples.append({"prompt": prompt, **texts})
     return {"samples": samples}

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from secateur.config.plan import SUB_BLOCKS
-from secateur.model.sites import Site, sites_of
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.sites import Site
+from secateur.pipeline.inputs import Inputs
+from secateur.pipeline.result import PassResult
 
-if TYPE_CHECKING:
-    from secateur.pipeline.run import Run
 
-
-def method_of(run: Run, site: Site) -> str:
+def method_of(inputs: Inputs, site: Site) -> str:
     """The method that chose what went from a site of units, or that a sub-block goes."""
-    if run.rules.plan is not None:
-        entry = run.rules.plan.entry(site.name)
+    if inputs.rules.plan is not None:
+        entry = inputs.rules.plan.entry(site.name)
         return entry.method if entry is not None else "none"
     if site.kind in SUB_BLOCKS:
-        return run.recipe.method_for(site.kind).name
-    method = run.rules.units.method_for(site.kind)
+        return inputs.recipe.method_for(site.kind).name
+    method = inputs.rules.units.method_for(site.kind)
     return method.name if method is not None else "none"
 
 
-def sites_of_run(run: Run) -> list[dict[str, Any]]:
+def sized(inputs: Inputs, result: PassResult) -> Checkpoint:
+    """The model by whose shapes the cuts are counted: without the hidden dimensions that went before them."""
+    return inputs.checkpoint if result.narrowed is None else result.narrowed.checkpoint
+
+
+def sites_of_run(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
     """Hidden dimensions; layers and sub-blocks (all of them where some were to go); units; weights: a record each."""
-    return [*_hidden(run), *_layers(run), *_sub_blocks(run), *_units(run), *_weights(run)]
+    return [
+        *_hidden(inputs, result),
+        *_layers(inputs, result),
+        *_sub_blocks(inputs, result),
+        *_units(inputs, result),
+        *_weights(inputs, result),
+    ]
 
 
-def _hidden(run: Run) -> list[dict[str, Any]]:
-    found = run.narrowed
+def _hidden(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
+    found = result.narrowed
     if found is None:
         return []
     return [
@@ -40,7 +51,7 @@ def _hidden(run: Run) -> list[dict[str, Any]]:
             "units": found.units,
             "kept": found.kept,
             "sparsity": 1 - found.kept / found.units,
-            "parameters_removed": run.checkpoint.parameters - found.checkpoint.parameters,
+            "parameters_removed": inputs.checkpoint.parameters - found.checkpoint.parameters,
             "method": found.method,
             "scores": list(found.scores),
             "energies": found.energies,
@@ -48,25 +59,25 @@ def _hidden(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _layers(run: Run) -> list[dict[str, Any]]:
-    method = run.recipe.method_for("layer").name if "layer" in run.recipe.sites else "plan"
-    checkpoint, _ = run.sized
+def _layers(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
+    method = inputs.recipe.method_for("layer").name if "layer" in inputs.recipe.sites else "plan"
+    checkpoint = sized(inputs, result)
     return [
-        _whole("layer", i, i in run.kept, checkpoint.layer_parameters(i), method, run.layer_scores.get(i))
-        for i in range(run.checkpoint.layers)
-        if run.layer_scores or i not in run.kept
+        _whole("layer", i, i in result.kept, checkpoint.layer_parameters(i), method, result.layer_scores.get(i))
+        for i in range(inputs.checkpoint.layers)
+        if result.layer_scores or i not in result.kept
     ]
 
 
-def _sub_blocks(run: Run) -> list[dict[str, Any]]:
-    kinds = {kind for _, kind in run.rules.dropped}
-    (checkpoint, streamed), records = run.sized, []
-    for index in run.kept if kinds else ():
-        for site in sites_of(streamed.template(index), checkpoint.family, index, checkpoint.head_dim):
+def _sub_blocks(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
+    kinds = {kind for _, kind in result.rules.dropped}
+    checkpoint, records = sized(inputs, result), []
+    for index in result.kept if kinds else ():
+        for site in checkpoint.sites[index]:
             if site.kind in kinds:
                 part = (index, site.kind)
-                stays, score = part not in run.rules.dropped, run.sub_block_scores.get(part)
-                method = "plan" if run.rules.plan is not None else method_of(run, site)
+                stays, score = part not in result.rules.dropped, result.sub_block_scores.get(part)
+                method = "plan" if inputs.rules.plan is not None else method_of(inputs, site)
                 records.append(_whole(site.kind, index, stays, site.params_per_unit, method, score))
     return records
 
@@ -85,9 +96,9 @@ def _whole(kind: str, layer: int, stays: bool, parameters: int, method: str, sco
     }
 
 
-def _units(run: Run) -> list[dict[str, Any]]:
+def _units(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
     records = []
-    for cut in run.unit_cuts:
+    for cut in result.unit_cuts:
         if cut.site.kind in SUB_BLOCKS:
             continue
         gone = cut.site.units - len(cut.keep)
@@ -100,7 +111,7 @@ def _units(run: Run) -> list[dict[str, Any]]:
                 "kept": len(cut.keep),
                 "sparsity": gone / cut.site.units,
                 "parameters_removed": gone * cut.site.params_per_unit,
-                "method": method_of(run, cut.site),
+                "method": method_of(inputs, cut.site),
                 "error_before_refit": cut.error_masked,
                 "error_after_refit": cut.error,
                 "damping": cut.damping,
@@ -111,9 +122,9 @@ def _units(run: Run) -> list[dict[str, Any]]:
     return records
 
 
-def _weights(run: Run) -> list[dict[str, Any]]:
+def _weights(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
     records = []
-    for layer, weight in run.weight_cuts:
+    for layer, weight in result.weight_cuts:
         size = weight.shape[0] * weight.shape[1]
         records.append(
             {
@@ -126,8 +137,8 @@ def _weights(run: Run) -> list[dict[str, Any]]:
                 "sparsity": weight.sparsity,
                 "parameters_removed": 0,
                 "weights_zeroed": round(weight.sparsity * size),
-                "method": run.rules.weight_method.name if run.rules.weight_method else None,
-                "pattern": str(run.rules.pattern),
+                "method": inputs.rules.weight_method.name if inputs.rules.weight_method else None,
+                "pattern": str(inputs.rules.pattern),
                 "error_after_refit": weight.error,
                 "damping": weight.damping,
             }

@@ -1,0 +1,76 @@
+"""What a pass over a model is given: what it is about, and what serves it. Nobody writes into either."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from secateur._version import __version__
+from secateur.calibration.activations import MemoryBudget
+from secateur.config.recipe import Recipe
+from secateur.cut.rules import Rules
+from secateur.data.batches import Calibration
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.streamed import StreamedModel
+from secateur.pipeline.lineage import Lineage
+from secateur.pipeline.store import Store
+from secateur.system import distributed
+from secateur.system.monitor import Monitor
+
+FREE_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that decides a pass's result.
+
+    Args:
+        lineage: how the checkpoint came from the original model; the same, unless there were passes before.
+        notes: what a report should say about them.
+    """
+
+    recipe: Recipe
+    checkpoint: Checkpoint
+    calibration: Calibration
+    streamed: StreamedModel
+    rules: Rules
+    lineage: Lineage
+    dry_run: bool = False
+    notes: tuple[str, ...] = ()
+
+    def told(self, step: int) -> dict[str, Any]:
+        """Everything that decides the result of a step; an interrupted run goes on only if it was told the same."""
+        return {
+            **self.recipe.model_dump(mode="json", exclude={"memory"}),
+            "calibration data": self.calibration.sha256,
+            "checkpoint": self.checkpoint.digest,
+            "plan": self.rules.plan.to_json() if self.rules.plan is not None else None,
+            "step": step,
+            "secateur": __version__,
+        }
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a pass works with.
+
+    Args:
+        memory: hidden states that may stay in memory, of all stages of a run together.
+        scratch: where this rank's others go.
+    """
+
+    monitor: Monitor
+    store: Store
+    memory: MemoryBudget
+    scratch: Path
+
+
+def memory_for(recipe: Recipe) -> MemoryBudget:
+    """What the recipe says, else 60 % of what is free on this host now."""
+    total = recipe.memory_bytes
+    if total is None:
+        total = int(FREE_SHARE * psutil.virtual_memory().available) // distributed.local_world()
+    return MemoryBudget(total)
