@@ -41,7 +41,7 @@ class Inputs:
     dry_run: bool = False
     notes: tuple[str, ...] = ()
 
-    def told(self, step: int) -> dict[str, Any]:
+    def fingerprint(self, step: int) -> dict[str, Any]:
         """Everything that decides the result of a step; an interrupted run goes on only if it was told the same."""
         return {
             **self.recipe.model_dump(mode="json", exclude={"memory"}),

@@ -88,7 +88,7 @@ def prune(
                 stack.enter_context(workspace.open())
             # On other ranks it only says where things are.
             area = workspace or Area((Path(out) / WORK).absolute())
-            store = Store(Journal(area.work, inputs.told(inputs.recipe.steps)), area)
+            store = Store(Journal(area.work, inputs.fingerprint(inputs.recipe.steps)), area)
             distributed.on_first(lambda: _begin(store, monitor))
         scratch = stack.enter_context(_scratch(store))
         result = run_passes(inputs, Services(monitor, store, memory, scratch))
