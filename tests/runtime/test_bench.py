@@ -7,15 +7,17 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 import secateur
+from secateur.benchmarking import turns
 from secateur.benchmarking.bench import _forms
 from secateur.benchmarking.energy import Energy
-from secateur.benchmarking.findings import decode_speeds, verdicts
+from secateur.benchmarking.findings import decode_speeds, judge, verdicts
 from secateur.benchmarking.machine import machine
 from secateur.cli import app as cli
 from secateur.errors import InputError
@@ -117,8 +119,11 @@ def test_the_table_has_every_form(found: tuple[dict[str, Any], Path]) -> None:
     console = Console(file=io.StringIO(), width=200, markup=False)
     print_bench(found[0], console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert text.count("compressed, eager ") == 5  # sizes, two batches, two sentences
+    assert text.count("compressed, eager ") == 4  # two batches, two sentences
+    assert text.splitlines()[0].startswith(("warning: the machine was busy", "batch 1, context 16: pruned, eager"))
     assert "decode tok/s" in text
+    assert "× dense, eager" in text
+    assert "no difference measured" in text or "faster" in text or "slower" in text
     assert "left out: 999 + 16 tokens" in text
 
 
@@ -165,10 +170,10 @@ def form(name: str, side: str, speed: float | None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("speed", "words"), [
-    (21.0, ("2.10 times as fast as dense, eager, faster", "1.40 times the fastest of them")),
-    (15.1, ("1.51 times", "1.01 times the fastest of them (dense, compiled): not faster")),
-    (10.1, ("1.01 times as fast as dense, eager, NOT faster", ": slower")),
-    (5.0, ("0.50 times as fast as dense, eager, SLOWER",)),
+    (21.0, ("2.10 times as fast as dense, eager: faster", "the fastest of them, 1.40 times as fast as")),
+    (15.1, ("1.51 times", "the fastest of them, as fast as dense, compiled: no difference measured")),
+    (10.1, ("as fast as dense, eager: no difference measured", ": SLOWER")),
+    (5.0, ("0.50 times as fast as dense, eager: SLOWER",)),
 ])  # fmt: skip
 def test_verdicts_follow_the_figures(speed: float, words: tuple[str, ...]) -> None:
     forms = [
@@ -183,14 +188,40 @@ def test_verdicts_follow_the_figures(speed: float, words: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize(("seconds", "words"), [
     (1.0, "; its first token takes 0.50 of the time"),
-    (2.02, "; its first token takes as long"),
+    (2.02, "; its first token: no difference measured"),
     (3.0, "; its first token takes 1.50 of the time, LONGER"),
 ])  # fmt: skip
 def test_verdicts_say_how_long_the_first_token_takes(seconds: float, words: str) -> None:
     forms = [form("dense, eager", "dense", 10.0), form("packed", "compressed", 20.0)]
     for measured, first in zip(forms, (2.0, seconds), strict=True):
         measured["rows"][0]["first_token_seconds"] = first
-    assert verdicts(forms)[0].endswith("faster than it" + words)
+    assert verdicts(forms)[0].endswith(": faster" + words)
+
+
+def test_what_overlaps_is_no_difference_and_every_row_has_its_verdict() -> None:
+    forms = [form("dense, eager", "dense", 10.0), form("packed", "compressed", 25.0)]
+    for one, found in zip(forms, ([5.0, 14.0], [12.0, 30.0]), strict=True):
+        one["rows"][0]["decode_range"] = found
+    assert verdicts(forms) == ["batch 1, context 8: packed decodes as fast as dense, eager: no difference measured"]
+    judge(forms)
+    assert "verdict" not in forms[0]["rows"][0]
+    assert forms[1]["rows"][0]["verdict"] == "no difference measured"
+    assert forms[1]["rows"][0]["against_first"] == 2.5
+    forms[1]["rows"][0]["decode_range"] = [20.0, 30.0]
+    judge(forms)
+    assert forms[1]["rows"][0]["verdict"] == "faster"
+    assert verdicts(forms)[0].endswith("2.50 times (1.43 to 6.00) as fast as dense, eager: faster")
+
+
+def test_forms_that_dont_fit_together_are_measured_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(turns, "bytes_on_disk", lambda folder: 10**9)
+    monkeypatch.setattr(turns, "_in_turns", lambda forms, *_: calls.append(len(forms)) or [{} for _ in forms])
+    both = [turns.Form("dense", Path("a"), "eager"), turns.Form("model", Path("b"), "eager")]
+    for free in (10**10, 10**9):
+        monkeypatch.setattr(turns.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        assert turns.measure_forms(both, {}, lambda text: None) == [{}, {}]
+    assert calls == [2, 1, 1]
 
 
 def test_verdicts_without_figures() -> None:

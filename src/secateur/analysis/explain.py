@@ -6,14 +6,18 @@ Nothing is computed anew, so an explanation costs nothing and is the one that th
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
+
 from secateur.config.plan import SUB_BLOCKS
 from secateur.errors import InputError
+from secateur.model.json_files import Number, read_object
 from secateur.pipeline.results.evidence import EVIDENCE
 from secateur.report.html.redundancy import summary
+
+MOST_BYTES = 2**30  # evidence of a large model is long
 
 
 def explain(
@@ -34,7 +38,9 @@ def explain(
         InputError: no run in the folder, or nothing in it about what was asked for.
     """
     folder = Path(out)
-    report = _read(folder / "report.json", "no finished run; give the folder of a 'secateur prune --out'")
+    report = _read(
+        folder / "report.json", "no finished run; give the folder of a 'secateur prune --out'", _ReportFile
+    )
     listed = [s for s in report.get("sites", []) if layer is None or s.get("layer") == layer]
     if layer is not None and not listed:
         layers = sorted({s["layer"] for s in report.get("sites", [])} - {None})
@@ -43,7 +49,7 @@ def explain(
         )
     record: dict[str, Any] = {"sites": []}
     if any(s["kind"] in ("channel", "query_head", "kv_group") and s["units"] > s["kept"] for s in listed):
-        record = _read(folder / EVIDENCE, "no evidence; run prune again without --no-explain")
+        record = _read(folder / EVIDENCE, "no evidence; run prune again without --no-explain", _EvidenceFile)
     chosen = [s for s in record["sites"] if layer in (None, s["layer"]) and site in (None, s["kind"])]
     found: dict[str, Any] = {
         "out": str(out),
@@ -82,13 +88,55 @@ def _one(sites: list[dict[str, Any]], layer: int | None, unit: int) -> dict[str,
     return {"site": site["site"], "kept": True, "unit": unit, "carries": carries}
 
 
-def _read(file: Path, lacking: str) -> dict[str, Any]:
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class _Fired(_Keys):
+    value: Number
+    before: StrictStr
+    token: StrictStr
+    after: StrictStr
+
+
+class _Removed(_Keys):
+    unit: StrictInt
+    bits: Number
+    energy: Number
+    restored: Number
+    predictors: list[tuple[StrictInt, Number]]
+    fired: list[_Fired]
+
+
+class _Evidence(_Keys):
+    site: StrictStr
+    kind: StrictStr
+    layer: StrictInt
+    units: StrictInt
+    removed: list[_Removed]
+
+
+class _EvidenceFile(_Keys):
+    sites: list[_Evidence]
+
+
+class _Site(_Keys):
+    """What a site of the report has to say so that it can be shown."""
+
+    name: StrictStr = ""
+    kind: StrictStr
+    layer: StrictInt | None = None
+    units: StrictInt = 0
+    kept: StrictInt = 0
+    scores: list[Any] | None = None
+    merged: list[dict[str, Any]] = []
+
+
+class _ReportFile(_Keys):
+    sites: list[_Site] = []
+
+
+def _read(file: Path, lacking: str, keys: type[BaseModel]) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{file.parent}: {lacking}")
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: is not valid JSON ({error})") from None
-    if not isinstance(found, dict) or not isinstance(found.get("sites", []), list):
-        raise InputError(f"{file}: isn't what a run of secateur wrote")
-    return found
+    return read_object(file, keys, MOST_BYTES)

@@ -1,63 +1,35 @@
 """Every form that a model can run in on this machine, side by side: what pays here, and what doesn't.
 
 A form is a checkpoint (the model, or the one it was pruned from) and a way to run it: as it is (eager), with
-`torch.compile`, with frozen weights too, or from compressed weights. Each is measured in a process of its own.
+`torch.compile`, with frozen weights too, or from compressed weights. Each is measured in a process of its own, and
+they take turns.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from secateur._version import __version__
-from secateur.benchmarking.findings import verdicts
+from secateur.benchmarking.findings import judge, verdicts
 from secateur.benchmarking.machine import machine
-from secateur.benchmarking.worker import MARK
+from secateur.benchmarking.turns import WAYS, Form, measure_forms
 from secateur.errors import InputError, SecateurError
-from secateur.evaluation.evaluation import bytes_on_disk
 from secateur.model.files import read_config
 from secateur.model.hub import local_folder
 from secateur.report.html.bench import bench_page
 from secateur.runtime.compress import compress as compress_folder
 from secateur.runtime.decompress import decompress as decompress_folder
 from secateur.runtime.folder import is_compressed
-from secateur.system.device import dtype_name
-from secateur.system.monitor import Monitor, ProgressStep
+from secateur.system.device import check_threads, dtype_name
+from secateur.system.monitor import Monitor
 from secateur.workspace.folder import MARK as REPORT
 from secateur.workspace.folder import Workspace
-
-_CHILD = "from secateur.benchmarking.worker import child; child()"
-WAYS = {"eager": "eager", "compile": "torch.compile", "frozen": "torch.compile, frozen"}
-
-
-@dataclass(frozen=True)
-class Form:
-    """What is measured.
-
-    Args:
-        side: `dense` (the model before it was pruned) or `model`.
-        way: eager, compile or frozen.
-        runtime: dense, or auto: compressed weights run compressed where that is faster.
-    """
-
-    side: str
-    folder: Path
-    way: str
-    runtime: str = "dense"
-
-    @property
-    def name(self) -> str:
-        what = "compressed" if self.runtime != "dense" else self.side
-        return f"{what}, {WAYS[self.way]}"
 
 
 def bench(
@@ -94,8 +66,10 @@ def bench(
     Raises:
         SecateurError: nothing could be measured.
     """
-    if tokens < 4 or not limit > 0:
+    if not 4 <= tokens <= 2**20 or not 0 < limit <= 1e6:
         raise InputError(f"--tokens {tokens}, --limit {limit}: give at least 4 tokens and some seconds")
+    if threads is not None:
+        check_threads(threads)
     folder = local_folder(model)
     other = None if against is None else local_folder(against)
     config = read_config(folder)
@@ -113,10 +87,11 @@ def bench(
         monitor = stack.enter_context(Monitor(torch.device("cpu"), quiet))
         forms = _forms(folder, other, scratch, compile, found["notes"])
         with monitor.stage("bench", len(forms) * (len(batches) * len(contexts) + 2)) as step:
-            found["forms"] = [_measure(form, settings, step) for form in forms]
+            found["forms"] = measure_forms(forms, settings, step)
         if all("error" in form for form in found["forms"]):
             raise SecateurError(found["forms"][0]["error"])
         found["notes"] += sorted({form["no_energy"] for form in found["forms"] if form.get("no_energy")})
+        judge(found["forms"])
         found["verdicts"] = verdicts(found["forms"])
         if workspace is not None:
             _write(workspace, found)
@@ -142,48 +117,6 @@ def _forms(folder: Path, other: Path | None, scratch: Path, compiled: bool, note
     if packed is not None:
         forms += [Form("compressed", packed, way, "auto") for way in ways if way != "frozen"]
     return forms
-
-
-def _measure(form: Form, settings: dict[str, Any], step: ProgressStep) -> dict[str, Any]:
-    order = settings | {"path": str(form.folder), "form": form.way, "runtime": form.runtime}
-    found: dict[str, Any] = {"name": form.name, "side": form.side, "way": form.way, "rows": []}
-    found["bytes_on_disk"] = bytes_on_disk(form.folder)
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, json.dumps(order)],
-        stdout=subprocess.PIPE,
-        stderr=(errors := tempfile.TemporaryFile("w+")),  # noqa: SIM115 - closed below
-        text=True,
-        env=_environment(settings["threads"]),
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(MARK):
-                told = json.loads(line.removeprefix(MARK))
-                found |= told.get("form", {}) | ({"error": told["error"]} if "error" in told else {})
-                found["rows"] += [told["row"]] if "row" in told else []
-                state = "loaded" if "load_seconds" in told.get("form", {}) else "done"
-                step(f"{form.name}: " + (f"batch {told['row']['batch']}" if "row" in told else state))
-        process.wait()
-        if process.returncode and "error" not in found:
-            errors.seek(0)
-            last = (errors.read().strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-            found["error"] = f"{form.name} failed: {last}"
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        process.stdout.close()  # type: ignore[union-attr]
-        errors.close()
-    return found
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """This process's environment with the running copy of the package first, and as many threads everywhere."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    changes = {"PYTHONPATH": os.pathsep.join(paths), "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
-    return {**os.environ, **changes, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 def _write(workspace: Workspace, found: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import psutil
@@ -19,6 +19,7 @@ from secateur.errors import SecateurError
 from secateur.evaluation.loading import load
 from secateur.evaluation.measure import peak_resident_bytes, resident_bytes
 from secateur.evaluation.windows import context_length
+from secateur.report.samples import spread
 from secateur.runtime.linear import resident_weights
 
 MARK = "secateur-bench:"  # before each line of the answer, as libraries may print what they like
@@ -26,11 +27,18 @@ WARM, SEGMENTS = 4, 3
 
 
 def child() -> None:
-    """What the fresh process does: measures what its argument says, one line of JSON after each row."""
+    """What the fresh process does: loads what its argument says, then goes on by one piece of work for each line that
+    it reads, and answers with one line of JSON, so that several forms can take turns."""
     order = json.loads(sys.argv[1])
     try:
         with torch.inference_mode():
-            _measure(order)
+            work = _work(order)
+            tell(next(work))
+            for _ in sys.stdin:
+                found = next(work, None)
+                if found is None:
+                    break
+                tell(found)
     except SecateurError as error:
         tell({"error": str(error)})
 
@@ -39,7 +47,9 @@ def tell(found: dict[str, Any]) -> None:
     print(MARK + json.dumps(found), flush=True)
 
 
-def _measure(order: dict[str, Any]) -> None:
+def _work(order: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """First the form, loaded; then for each batch and context `SEGMENTS` + 1 answers, the last one the row; then the
+    peak."""
     torch.set_num_threads(order["threads"])
     before = resident_bytes()
     begin = time.perf_counter()
@@ -50,39 +60,51 @@ def _measure(order: dict[str, Any]) -> None:
     found["runtime"] = getattr(model, "secateur_runtime", None)
     energy = Energy()
     found["no_energy"] = energy.why_not
-    tell({"form": found})
+    yield {"form": found}
     pace: float | None = None
     for batch in order["batches"]:
         for context in order["contexts"]:
-            row, pace = _row(model, order, batch, context, pace, energy)
-            tell({"row": {"batch": batch, "context": context, **row}})
-    tell({"form": {"peak_memory_bytes": peak_resident_bytes()}})
+            row, pace = yield from _row(model, order, batch, context, pace, energy)
+            yield {"row": {"batch": batch, "context": context, **row}}
+    yield {"form": {"peak_memory_bytes": peak_resident_bytes()}}
 
 
 def _row(
     model: Any, order: dict[str, Any], batch: int, context: int, pace: float | None, energy: Energy
-) -> tuple[dict[str, Any], float | None]:
+) -> Generator[dict[str, Any], None, tuple[dict[str, Any], float | None]]:
     """One batch and context: the figures, or why they're left out; and the seconds per token of its prefill."""
-    new = WARM + SEGMENTS * order["tokens"]
-    longest = context_length(model.config)
-    if longest is not None and context + new > longest:
-        return {"skipped": f"{context} + {new} tokens are more than the model's context of {longest}"}, pace
-    need = _cache_bytes(model, batch, context + new)
-    if need > 0.8 * psutil.virtual_memory().available:
-        return {"skipped": f"its KV cache needs {need / 1e9:.1f} GB, which this machine doesn't have free"}, pace
-    if pace is not None and pace * batch * context > order["limit"]:
-        return {"skipped": f"its prefill would take about {pace * batch * context:.0f} s"}, pace
+    why = _left_out(model, order, batch, context, pace)
+    if why is not None:
+        for _ in range(SEGMENTS):
+            yield {}  # the others' turns
+        return {"skipped": why}, pace
     vocabulary = int(model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (batch, context), generator=generator)
-    first = _prefill(model, ids, order["limit"])
-    steps = _decode(model, ids, order, energy)
+    first = spread(_prefill(model, ids, order["limit"]))
+    steps = yield from _decode(model, ids, order, energy)
     return {
-        "first_token_seconds": first,
-        "prefill_tokens_per_s": batch * context / first,
+        "first_token_seconds": first.median,
+        "first_token_range": [first.low, first.high],
+        "prefill_tokens_per_s": batch * context / first.median,
         "decode_tokens_per_s": batch / steps["seconds_a_step"],
+        "decode_range": [batch / steps["slowest_segment"], batch / steps["fastest_segment"]],
         **steps,
-    }, first / (batch * context)
+    }, first.median / (batch * context)
+
+
+def _left_out(model: Any, order: dict[str, Any], batch: int, context: int, pace: float | None) -> str | None:
+    """Why a batch and context isn't measured; None if it is."""
+    new = WARM + SEGMENTS * order["tokens"]
+    longest = context_length(model.config)
+    if longest is not None and context + new > longest:
+        return f"{context} + {new} tokens are more than the model's context of {longest}"
+    need = _cache_bytes(model, batch, context + new)
+    if need > 0.8 * psutil.virtual_memory().available:
+        return f"its KV cache needs {need / 1e9:.1f} GB, which this machine doesn't have free"
+    if pace is not None and pace * batch * context > order["limit"]:
+        return f"its prefill would take about {pace * batch * context:.0f} s"
+    return None
 
 
 def _cache_bytes(model: Any, batch: int, length: int) -> int:
@@ -92,18 +114,20 @@ def _cache_bytes(model: Any, batch: int, length: int) -> int:
     return int(2 * config.num_hidden_layers * heads * size * batch * length * model.dtype.itemsize)
 
 
-def _prefill(model: Any, ids: Tensor, limit: float) -> float:
-    """Seconds to the first token; the median of two runs after one to warm up, where that doesn't take long."""
+def _prefill(model: Any, ids: Tensor, limit: float) -> list[float]:
+    """Seconds to the first token: three runs after one to warm up, where that doesn't take long, else that one."""
     times: list[float] = []
-    while not times or (len(times) < 3 and times[0] < limit / 10):
+    while not times or (len(times) < 4 and times[0] < limit / 10):
         begin = time.perf_counter()
         _step(model, ids, _dynamic(model), last=True)
         times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:] or times)
+    return times[1:] or times
 
 
-def _decode(model: Any, ids: Tensor, order: dict[str, Any], energy: Energy) -> dict[str, Any]:
-    """Greedy decoding after a prefill. The first steps, which compile, aren't counted."""
+def _decode(
+    model: Any, ids: Tensor, order: dict[str, Any], energy: Energy
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """Greedy decoding after a prefill, in segments. The first steps, which compile, aren't counted."""
     form, tokens = order["form"], order["tokens"]
     call, cache = model, _dynamic(model)
     if form != "eager":
@@ -118,6 +142,7 @@ def _decode(model: Any, ids: Tensor, order: dict[str, Any], energy: Energy) -> d
     tokens = max(4, min(tokens, int(order["limit"] / SEGMENTS / (time.perf_counter() - begin))))
     seconds, joules = [], []
     for _ in range(SEGMENTS):
+        yield {}
         counters, begin = energy.read(), time.perf_counter()
         for _ in range(tokens):
             token = _step(call, token, cache)

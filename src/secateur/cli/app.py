@@ -19,6 +19,7 @@ from secateur.cli.options import Device, Json, Quiet, Threads, output, text, whe
 from secateur.cli.prune import prune
 from secateur.cli.recover import recover
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped, Terminated
+from secateur.report.terminal.escape import printable
 from secateur.system.malloc import keep_large_apart
 
 app = typer.Typer(
@@ -189,5 +190,5 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)

@@ -13,6 +13,7 @@ from secateur.errors import InputError
 Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object, no tables")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")]
+MOST = 2**20
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="output folder (required)")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier result in --out")]
 
@@ -96,11 +97,11 @@ def bench(
 
 def _numbers(text: str, flag: str) -> tuple[int, ...]:
     try:
-        found = tuple(int(part) for part in text.split(","))
+        found = tuple(int(part) for part in text[:1000].split(","))
     except ValueError:
         found = ()
-    if not found or min(found) < 1:
-        raise InputError(f"{flag} {text}: give whole numbers from 1 on, such as 1,4,16")
+    if not found or min(found) < 1 or max(found) > MOST or len(found) > 32:
+        raise InputError(f"{flag} {text[:60]}: give up to 32 whole numbers from 1 to {MOST}, such as 1,4,16")
     return found
 
 

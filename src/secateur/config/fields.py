@@ -36,7 +36,9 @@ class Settings(Spelled):
     )
     search: str = Field("100", description="how long evolve searches: 100 weighings of the whole model, or 10min")
     method: tuple[str, ...] = Field((), description="one method, or one per kind of site")
-    steps: int = Field(1, ge=1, description="cuts, each of what the ones before have left; recover comes after each")
+    steps: int = Field(
+        1, ge=1, le=1000, description="cuts, each of what the ones before have left; recover comes after each"
+    )
     schedule: Literal["cubic", "linear"] = Field(
         "cubic", description="how much goes in each step: cubic (much first), or linear (alike)"
     )
@@ -50,7 +52,9 @@ class Settings(Spelled):
         None,
         description="cuts while a block is tuned: kept, or made bit by bit (gradual); default by quality",
     )
-    reconstruct: int | None = Field(None, ge=0, description="steps of block reconstruction; default by quality")
+    reconstruct: int | None = Field(
+        None, ge=0, le=1_000_000, description="steps of block reconstruction; default by quality"
+    )
     objective: Objective | None = Field(
         None,
         description="what tuning makes small: the error of the output, also what it costs the loss, or for the last "
@@ -67,12 +71,12 @@ class Settings(Spelled):
     evaluate: str | None = Field(
         None, description="evaluation text, or none; default: held-out text of the calibration's source"
     )
-    samples: int = Field(128, ge=1, description="calibration sequences")
-    length: int = Field(512, ge=2, description="tokens per calibration sequence")
-    seed: int = Field(0, ge=0, description="of the draw of calibration sequences")
+    samples: int = Field(128, ge=1, le=1_000_000, description="calibration sequences")
+    length: int = Field(512, ge=2, le=2**24, description="tokens per calibration sequence")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of the draw of calibration sequences")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     dtype: str = Field("auto", description="of the computation: auto, float32, bfloat16, float16")
-    round_to: int = Field(1, ge=1, description="keep a multiple of this many channels")
+    round_to: int = Field(1, ge=1, le=2**20, description="keep a multiple of this many channels")
     refit: bool = Field(True, description="make up for structured cuts by least squares in the reading Linear")
     bias: Literal["own", "add", "none"] = Field(
         "own",

@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, field_validator
 
+MOST_BLOCKS = 1024
+
 
 class Spelled(BaseModel):
     """What a recipe's fields accept beside their own types."""
@@ -59,14 +61,21 @@ class Spelled(BaseModel):
         """`--window 2` is a number of blocks."""
         number = int(value) if isinstance(value, str) and value.isdecimal() else value
         if number not in ("half", "block") and (
-            not isinstance(number, int) or isinstance(number, bool) or number < 1
+            not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_BLOCKS
         ):
-            raise ValueError(f"window {value}: half, block, or a number of blocks from 1")
+            raise ValueError(f"window {value}: half, block, or a number of blocks from 1 to {MOST_BLOCKS}")
         return number
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Safe, and a key that is there twice is an error: YAML would silently take the last."""
+    """Safe, and a key that is there twice is an error: YAML would silently take the last. So is an alias: a few lines
+    of them stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases (*name) aren't taken; write it out", problem_mark=mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -20,6 +20,7 @@ from secateur.methods import METHODS
 from secateur.numerics.patterns import Pattern
 
 VERSION = 1
+MOST_BYTES = 2**30
 UNIT_KINDS = ("channel", "query_head", "kv_group", "expert")
 SUB_BLOCKS = ("attention", "ffn")
 
@@ -129,6 +130,8 @@ class Plan:
         if not file.is_file():
             raise InputError(f"{file}: no such plan file")
         try:
+            if file.stat().st_size > MOST_BYTES:
+                raise InputError(f"{file}: has more than {MOST_BYTES:,} bytes, which no plan has")
             data = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
             raise InputError(f"{file}: is not valid JSON ({error})") from None

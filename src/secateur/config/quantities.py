@@ -52,6 +52,9 @@ def parse_amount(text: str, kind: str, whole: float = 1.0) -> float:
     return float(match[1]) * factor
 
 
+MOST_SEARCH = 10**7
+
+
 def parse_search(text: str) -> tuple[int | None, float | None]:
     """How long a search goes on: (times that something is weighed, None) or (None, seconds).
 
@@ -64,6 +67,7 @@ def parse_search(text: str) -> tuple[int | None, float | None]:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h)?\s*", text)
     if match is None or float(match[1]) <= 0 or (match[2] is None and "." in match[1]):
         raise InputError(f"search '{text}' isn't understood; write it like 100, 30s, 10min or 2h")
-    if match[2] is None:
-        return int(match[1]), None
-    return None, float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]]
+    amount = float(match[1]) * {"s": 1, "min": 60, "h": 3600}.get(match[2], 1)
+    if amount > MOST_SEARCH:
+        raise InputError(f"search '{text[:40]}' is too much; at most {MOST_SEARCH} times or seconds")
+    return (int(match[1]), None) if match[2] is None else (None, amount)

@@ -213,6 +213,9 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
         raise InputError(f"{given}{message[0].lower()}{message[1:]}") from None
 
 
+MOST_BYTES = 2**20
+
+
 def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Reads a YAML recipe; `overrides` (the flags that were given) win.
 
@@ -223,8 +226,12 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     if not file.is_file():
         raise InputError(f"{file}: no such recipe file")
     try:
+        if file.stat().st_size > MOST_BYTES:
+            raise InputError(f"{file}: has more than {MOST_BYTES:,} bytes, which no recipe has")
         values = yaml.load(file.read_text(encoding="utf-8"), StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(f"{file}: is nested too deeply for a recipe") from None
+    except (yaml.YAMLError, ValueError) as error:  # UnicodeDecodeError is one, and so is a date that isn't
         raise InputError(f"{file}: is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise InputError(f"{file}: a recipe is a mapping of keys such as 'model' and 'sparsity'")

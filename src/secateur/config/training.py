@@ -26,12 +26,15 @@ class Recovery(BaseModel):
         "distill", description="distill: all weights, from the teacher; full: all weights, from text; lora: adapters"
     )
     data: str | None = Field(None, description="training text; default in a recipe: that of the calibration")
-    steps: int = Field(300, ge=1, description="steps of the optimiser")
-    batch: int = Field(8, ge=1, description="sequences a step, of all processes together")
+    steps: int = Field(300, ge=1, le=100_000_000, description="steps of the optimiser")
+    batch: int = Field(8, ge=1, le=2**20, description="sequences a step, of all processes together")
     micro_batch: int | None = Field(
-        None, ge=1, description="sequences that go through the model at once, per process; default all of a step's"
+        None,
+        ge=1,
+        le=2**20,
+        description="sequences that go through the model at once, per process; default all of a step's",
     )
-    length: int = Field(512, ge=2, description="tokens per sequence")
+    length: int = Field(512, ge=2, le=2**24, description="tokens per sequence")
     loss: dict[str, float] | None = Field(
         None,
         description="lm, logits, hidden, or a mix such as lm:0.5,logits:1; default lm, to distill logits:1,hidden:5",
@@ -43,25 +46,28 @@ class Recovery(BaseModel):
         "auto", description="of the teacher in memory; int8: its matrices at a byte an entry; default the products'"
     )
     teacher_cache: str | None = Field(None, description="file of the teacher's top logits, made where it's missing")
-    temperature: float = Field(1.0, gt=0, description="of both models' logits where they are compared")
+    temperature: float = Field(1.0, gt=0, le=1e4, description="of both models' logits where they are compared")
     top_k: int | None = Field(
-        None, ge=1, description="compare only the teacher's k likeliest tokens, and the rest as one"
+        None, ge=1, le=2**24, description="compare only the teacher's k likeliest tokens, and the rest as one"
     )
     optimizer: Literal["muon", "adamw"] | None = Field(
         None, description="muon: of the layers' matrices, AdamW of the rest; default muon, for lora adamw"
     )
-    learning_rate: float | None = Field(None, gt=0, description="peak; default: a range test picks it")
+    learning_rate: float | None = Field(None, gt=0, le=1e3, description="peak; default: a range test picks it")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises; then a cosine")
-    weight_decay: float = Field(0.0, ge=0, description="the optimiser's")
-    rank: int = Field(8, ge=1, description="lora: rank of the adapters")
+    weight_decay: float = Field(0.0, ge=0, le=1e3, description="the optimiser's")
+    rank: int = Field(8, ge=1, le=2**16, description="lora: rank of the adapters")
     alpha: float | None = Field(
-        None, gt=0, description="lora: scale of the adapters times their rank; default 2 x rank"
+        None, gt=0, le=1e6, description="lora: scale of the adapters times their rank; default 2 x rank"
     )
     merge: bool = Field(True, description="lora: hand back a plain checkpoint, else a peft adapter")
     evaluate_every: int | None = Field(
-        None, ge=1, description="steps between looks at the held-out sequences; default a tenth of all"
+        None,
+        ge=1,
+        le=100_000_000,
+        description="steps between looks at the held-out sequences; default a tenth of all",
     )
-    seed: int = Field(0, ge=0, description="of the order of the sequences")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of the order of the sequences")
     checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
     shard: bool = Field(False, description="spread weights, gradients and optimiser over the processes (FSDP)")
     track: str | None = Field(None, description="trackers of transformers, such as tensorboard or wandb; commas")

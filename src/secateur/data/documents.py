@@ -20,6 +20,7 @@ from secateur.data.corpus import Corpus, from_rows, from_texts
 from secateur.data.stdlib import Split
 from secateur.errors import InputError
 
+MOST_BYTES = 2**31
 KINDS = ".jsonl, .txt or .parquet"
 
 
@@ -67,7 +68,10 @@ def _file(spec: str, path: Path) -> Corpus:
     if reader is None:
         raise InputError(f"{spec} is no data file that can be read; give a {KINDS} file")
     try:
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise InputError(f"{spec} has {size / 1e9:.1f} GB, and text is read whole; give a part of at most 2 GB")
+        if size == 0:
             raise InputError(f"{spec} is empty; give a file with at least one document")
         return reader(spec, path)
     except OSError as error:

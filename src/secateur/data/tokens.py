@@ -13,6 +13,7 @@ from secateur.data.corpus import Corpus
 from secateur.errors import InputError
 
 BATCH = 256  # documents a call: the Rust tokenizers work on them in parallel
+PIECE = 2**22  # characters that go through a tokenizer at once: it needs hundreds of bytes for each
 
 
 @dataclass(frozen=True)
@@ -85,21 +86,55 @@ def _encoded(corpus: Corpus, tokenizer: Any | None, positions: bool = False) -> 
     documents, bos = corpus.documents or (), tokenizer.bos_token_id
     for start in range(0, len(documents), BATCH):
         texts = list(documents[start : start + BATCH])
-        # Without the tokenizer's own special tokens: some add BOS, some don't, some add an EOS too.
-        batch = tokenizer(
-            texts,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_offsets_mapping=positions,
-            verbose=False,  # documents may be longer than the context; they are cut later
-        )
-        rows, spans = batch["input_ids"], batch.get("offset_mapping")
+        rows, spans = _joined(texts, tokenizer, positions, corpus.name)
         for index, ids in enumerate(rows):
             if bos is not None and ids[:1] != [bos]:  # a text may spell its BOS out
                 ids.insert(0, bos)
                 if spans is not None:
                     spans[index].insert(0, (0, 0))
         yield {"texts": texts, "input_ids": rows, "offset_mapping": spans}
+
+
+def _joined(
+    texts: list[str], tokenizer: Any, positions: bool, name: str
+) -> tuple[list[list[int]], list[list[tuple[int, int]]] | None]:
+    """Ids of each text, and where in it each token is; a text that is very long goes through in pieces."""
+    pieces = [(index, start, text[start:end]) for index, text in enumerate(texts) for start, end in _cuts(text)]
+    try:
+        # Without the tokenizer's own special tokens: some add BOS, some don't, some add an EOS too.
+        batch = tokenizer(
+            [piece for _, _, piece in pieces],
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=positions,
+            verbose=False,  # documents may be longer than the context; they are cut later
+        )
+    except Exception as error:  # whatever its parser raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{name}: the model's tokenizer can't read it ({reason})") from None
+    found, spans = batch["input_ids"], batch.get("offset_mapping")
+    if len(pieces) == len(texts):
+        return found, spans
+    rows: list[list[int]] = [[] for _ in texts]
+    places: list[list[tuple[int, int]]] = [[] for _ in texts]
+    for number, (index, start, _) in enumerate(pieces):
+        rows[index] += found[number]
+        if spans is not None:
+            places[index] += [(start + first, start + last) for first, last in spans[number]]
+    return rows, None if spans is None else places
+
+
+def _cuts(text: str) -> list[tuple[int, int]]:
+    """Pieces of at most `PIECE` characters, cut before white space where there is some near the end of one."""
+    cuts, start = [], 0
+    while len(text) - start > PIECE:
+        blank = max(
+            text.rfind(" ", start + PIECE // 2, start + PIECE), text.rfind("\n", start + PIECE // 2, start + PIECE)
+        )
+        end = blank if blank > 0 else start + PIECE
+        cuts.append((start, end))
+        start = end
+    return [*cuts, (start, len(text))]
 
 
 def _byte_ends(text: str, spans: list[tuple[int, int]]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from secateur.data.corpus import Corpus
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded, load
-from secateur.evaluation.measure import measure
+from secateur.evaluation.measure import measure_in_turns
 from secateur.evaluation.perplexity import Score, perplexity
 from secateur.evaluation.windows import evaluation_length, windows
 from secateur.model.files import read_index
@@ -48,14 +48,16 @@ def evaluate(
             first one, `sets` has them all.
         against: a reference model, evaluated on the same tokens in the same pass.
         length: tokens of a window. Default: the context (the shorter of both models'), at most 4096.
-        speed: False leaves out tokens a second and peak memory (those keys are None), which need a process each.
+        speed: False leaves out tokens a second and peak memory (those keys are None), which need a process each, and
+            are measured in turns.
 
     Returns:
         model, data, data_sha256, perplexity, bits_per_byte, tokens, windows, length, sets, parameters (tied ones
         once), nonzero_parameters, bytes_on_disk (weight files), prefill_tokens_per_s, decode_tokens_per_s,
-        prompt_tokens, new_tokens, speed_runs, peak_memory_bytes, memory_before_model_bytes, device, dtype,
-        threads, notes; with `against` also kl (nats a token; None with a note where the two don't share their
-        tokens), reference (the same keys for the other model) and ratios (this model / reference).
+        prefill_range, decode_range, prompt_tokens, new_tokens, speed_runs, peak_memory_bytes,
+        memory_before_model_bytes, load_before, cores, device, dtype, threads, notes; with `against` also kl (nats a
+        token; None with a note where the two don't share their tokens), reference (the same keys for the other model)
+        and ratios (this model / reference).
 
     Raises:
         InputError: data, model, device or dtype can't be used; nothing is measured then.
@@ -72,8 +74,9 @@ def evaluate(
             part[corpus.name] = figures
     described = [_describe(side, part, tokens) for side, part in zip(sides, sets, strict=True)]
     del own, other, sides  # what is measured next shall have the machine's memory
-    for found in described:
-        found |= measure(found["model"], device, dtype, tokens) if speed else _unmeasured()
+    paths = [found["model"] for found in described]
+    measured = measure_in_turns(paths, device, dtype, tokens) if speed else [_unmeasured() for _ in paths]
+    described = [found | timed for found, timed in zip(described, measured, strict=True)]
     result = described[0] | {"notes": notes}
     if against is not None:
         result["reference"] = described[1]
@@ -150,8 +153,9 @@ def _vocab(side: Loaded) -> int:
 
 
 def _unmeasured() -> dict[str, Any]:
-    keys = ("prefill_tokens_per_s", "decode_tokens_per_s", "prompt_tokens", "new_tokens", "speed_runs")
-    return dict.fromkeys((*keys, "peak_memory_bytes", "memory_before_model_bytes"))
+    speeds = ("prefill_tokens_per_s", "decode_tokens_per_s", "prefill_range", "decode_range")
+    about = ("prompt_tokens", "new_tokens", "speed_runs", "peak_memory_bytes", "memory_before_model_bytes")
+    return dict.fromkeys((*speeds, *about, "load_before", "cores"))
 
 
 def _ratio(own: float | None, reference: float | None) -> float | None:

@@ -13,7 +13,10 @@ from secateur.data.tokens import check_ids, tokenize
 from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.windows import context_length
+from secateur.model.json_files import short
 from secateur.system.device import dtype_name
+
+HOTTEST = 1e4
 
 
 def generate(
@@ -44,6 +47,8 @@ def generate(
         raise InputError(f"--tokens {max_new_tokens} is too small; give 1 or more")
     if not temperature >= 0:
         raise InputError(f"--temperature {temperature} is negative; give 0 (greedy) or more")
+    if temperature > HOTTEST or not 0 <= seed < 2**63:
+        raise InputError(f"--temperature {temperature:g}, --seed {seed}: at most {HOTTEST:g}, and 0 to 2^63 - 1")
     found = _continue(load(model_dir, device, dtype), prompt, max_new_tokens, temperature, seed)
     if against is not None:
         other = load(against, device, dtype)
@@ -63,13 +68,17 @@ def _continue(loaded: Loaded, prompt: str, wanted: int, temperature: float, seed
         how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     torch.manual_seed(seed)
     begin = time.perf_counter()
-    out = loaded.model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=min(wanted, room),
-        pad_token_id=_pad(loaded),
-        **how,
-    )
+    try:
+        out = loaded.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=min(wanted, room),
+            pad_token_id=_pad(loaded),
+            tokenizer=tokenizer,  # for stop strings, which a model may have
+            **how,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise InputError(f"{loaded.path}/generation_config.json: can't be followed ({short(error)})") from None
     seconds = time.perf_counter() - begin
     made = out[0, ids.shape[1] :].tolist()
     # Decoded with the prompt and then cut: on its own, a decoder would drop the continuation's first space.

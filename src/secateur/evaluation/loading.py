@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from secateur.errors import InputError
 from secateur.evaluation.perplexity import refuse_encoder
 from secateur.model.classes import model_class
-from secateur.model.files import read_config, read_header, read_index
+from secateur.model.files import read_config, read_header, read_index, read_tokenizer
 from secateur.model.hub import local_folder
+from secateur.model.json_files import short
+from secateur.model.skeleton import check_size
 from secateur.runtime.folder import is_compressed
 from secateur.runtime.loading import check_runtime, load_compressed
 from secateur.system.device import resolve_device, resolve_dtype
@@ -74,16 +75,13 @@ def load_tokenizer(path: str | Path) -> Any | None:
     folder = Path(path)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a broken tokenizer file raises whatever its parser raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: the tokenizer doesn't load: {reason}") from None
+    return read_tokenizer(folder)
 
 
 def _model(folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    for file in sorted(set(read_index(folder).values())):
-        read_header(file)  # a damaged file is named before any of it is read
+    # A damaged file is named before any of it is read, and a size that isn't there before it is allocated.
+    files = sorted(set(read_index(folder).values()))
+    check_size(folder, config, sum(entries for file in files for _, _, entries in read_header(file)))
     try:
         with _silence():
             model, info = model_class(config).from_pretrained(
@@ -96,7 +94,9 @@ def _model(folder: Path, config: Any, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
             )
     except ImportError as error:  # a quantised checkpoint whose library isn't installed
-        raise InputError(f"{folder}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{folder}: {short(error)}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError) as error:
+        raise InputError(f"{folder}: transformers doesn't load it ({short(error)}); see its *.json") from None
     # transformers would fill what is missing with random numbers, and the figures would be of another model.
     for kind, problem in (("missing_keys", "is missing"), ("mismatched_keys", "has a wrong shape")):
         if info[kind]:

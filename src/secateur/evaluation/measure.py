@@ -1,8 +1,9 @@
-"""Speed and peak memory of one model, measured in a process of its own.
+"""Speed and peak memory of models, each measured in a process of its own, two of them in turns.
 
 A process that has held two models can't say what either of them needs: freed memory isn't all given back, and
 the peak is the peak of both. So each model is loaded in a fresh interpreter, which runs one evaluation window
-through it and then times it. What it reports as `peak_memory_bytes` is
+through it and is then timed. Where two are compared, their runs take turns (A B A B ...): what else the machine does
+in the meantime hits both. What a process reports as `peak_memory_bytes` is
 
     on a CPU    the peak resident memory of the whole process: Python, torch and transformers too (a few
                 hundred MB, given apart as `memory_before_model_bytes`), files mapped while loading included
@@ -15,63 +16,130 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from secateur.errors import ResourceError, SecateurError
 
 _CHILD = "from secateur.evaluation.measure import child; child()"
 _MARK = "secateur-measure:"  # before the answer, as libraries may print what they like
+RUN, END = "run", "end"  # what a process is told
 
 
 def measure(path: str | Path, device: str = "auto", dtype: str = "auto", length: int | None = None) -> dict[str, Any]:
-    """Measure a model in a fresh process. Takes about ten seconds for a small one, half of it imports.
+    """`measure_in_turns` of one model."""
+    (found,) = measure_in_turns([path], device, dtype, length)
+    return found
+
+
+def measure_in_turns(
+    paths: Sequence[str | Path], device: str = "auto", dtype: str = "auto", length: int | None = None
+) -> list[dict[str, Any]]:
+    """Measure models in fresh processes. Takes about ten seconds for a small one, half of it imports.
 
     Args:
-        length: tokens of the window that is run through it. Default: as evaluation does.
+        length: tokens of the window that is run through each. Default: as evaluation does.
 
     Returns:
-        prefill_tokens_per_s, decode_tokens_per_s, prompt_tokens, new_tokens, speed_runs,
-        peak_memory_bytes, memory_before_model_bytes.
+        For each: prefill_tokens_per_s, decode_tokens_per_s, prefill_range, decode_range, prompt_tokens, new_tokens,
+        speed_runs, peak_memory_bytes, memory_before_model_bytes, load_before, cores.
 
     Raises:
-        SecateurError: the process failed; the message is its own where it had one.
-        ResourceError: the process was killed, most often for want of memory.
+        SecateurError: a process failed; the message is its own where it had one.
+        ResourceError: a process was killed, most often for want of memory.
     """
-    import torch
+    from secateur.evaluation.speed import enough
 
-    order = {"path": str(path), "device": device, "dtype": dtype, "length": length}
-    order["threads"] = torch.get_num_threads()  # what this process was told to use holds there too
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, json.dumps(order)], capture_output=True, text=True, env=_environment()
-    )
-    answer = next((line for line in done.stdout.splitlines() if line.startswith(_MARK)), None)
-    if answer is not None:
-        found = json.loads(answer.removeprefix(_MARK))
+    machine = {"load_before": round(psutil.getloadavg()[0], 2), "cores": psutil.cpu_count()}
+    with ExitStack() as stack:
+        sides = [stack.enter_context(_Side(path, device, dtype, length)) for path in paths]
+        for side in sides:
+            side.ask()
+        rounds, begin = 0, time.perf_counter()
+        while not enough(rounds, (time.perf_counter() - begin) / len(sides)):
+            for side in sides:
+                side.ask(RUN)
+            rounds += 1
+        return [side.ask(END) | machine for side in sides]
+
+
+class _Side:
+    """A process that has one model and does as it's told."""
+
+    def __init__(self, path: str | Path, device: str, dtype: str, length: int | None) -> None:
+        import torch
+
+        self._path = path
+        order = {"path": str(path), "device": device, "dtype": dtype, "length": length}
+        order["threads"] = torch.get_num_threads()  # what this process was told to use holds there too
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, json.dumps(order)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=_environment(),
+        )
+
+    def __enter__(self) -> _Side:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with suppress(BrokenPipeError):  # it may have gone before it read what it was told
+                stream.close()  # type: ignore[union-attr]
+
+    def ask(self, word: str | None = None) -> dict[str, Any]:
+        """Its answer to a word, or its first answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # said below, with the reason
+            self._process.stdin.write("" if word is None else f"{word}\n")
+            self._process.stdin.flush()
+        answer = next((line for line in self._process.stdout if line.startswith(_MARK)), None)
+        if answer is None:
+            raise self._failure()
+        found: dict[str, Any] = json.loads(answer.removeprefix(_MARK))
         if "error" in found:
             raise SecateurError(found["error"])
         return found
-    if done.returncode < 0:
-        raise ResourceError(f"measuring {path} was killed by signal {-done.returncode}; it may lack memory")
-    reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    raise SecateurError(f"measuring {path} failed: {reason}")
+
+    def _failure(self) -> SecateurError:
+        code = self._process.wait()
+        if code < 0:
+            return ResourceError(f"measuring {self._path} was killed by signal {-code}; it may lack memory")
+        self._errors.seek(0)
+        reason = (self._errors.read().strip().splitlines() or ["it said nothing"])[-1]
+        return SecateurError(f"measuring {self._path} failed: {reason}")
 
 
 def child() -> None:
-    """What the fresh process does: measure what its argument says and print the answer as one line of JSON."""
+    """What the fresh process does: loads what its argument says, then a run for each word, one line of JSON each."""
     try:
-        found = _measure_here(**json.loads(sys.argv[1]))
+        _serve(**json.loads(sys.argv[1]))
     except SecateurError as error:
-        found = {"error": str(error)}
+        _tell({"error": str(error)})
+
+
+def _tell(found: dict[str, Any]) -> None:
     print(_MARK + json.dumps(found), flush=True)
 
 
-def _measure_here(path: str, device: str, dtype: str, length: int | None, threads: int) -> dict[str, Any]:
+def _serve(path: str, device: str, dtype: str, length: int | None, threads: int) -> None:
     import torch
 
     from secateur.evaluation.loading import load
-    from secateur.evaluation.speed import speed
+    from secateur.evaluation.speed import Trial
     from secateur.evaluation.windows import evaluation_length
 
     torch.set_num_threads(threads)
@@ -80,17 +148,24 @@ def _measure_here(path: str, device: str, dtype: str, length: int | None, thread
     tokens = evaluation_length(loaded.model.config, length)
     with torch.no_grad():
         loaded.model(input_ids=torch.ones(1, tokens, dtype=torch.int64, device=loaded.device), use_cache=False)
-    found = asdict(speed(loaded.model))
+    trial, runs = Trial(loaded.model), []
+    _tell({"ready": True})
+    for word in sys.stdin:
+        if word.strip() != RUN:
+            break
+        runs.append(trial.run())
+        _tell({"runs": len(runs)})
+    if not runs:
+        return  # whoever asked has gone
+    found = asdict(trial.speed(runs))
     found["speed_runs"] = found.pop("runs")
     on_cuda = loaded.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(loaded.device) if on_cuda else peak_resident_bytes()
-    return {**found, "peak_memory_bytes": peak, "memory_before_model_bytes": 0 if on_cuda else before}
+    _tell({**found, "peak_memory_bytes": peak, "memory_before_model_bytes": 0 if on_cuda else before})
 
 
 def resident_bytes() -> int:
     """Resident memory of this process now."""
-    import psutil
-
     return int(psutil.Process().memory_info().rss)
 
 
@@ -105,8 +180,6 @@ def peak_resident_bytes() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     if sys.platform == "win32":
-        import psutil
-
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 

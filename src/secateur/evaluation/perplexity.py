@@ -83,7 +83,10 @@ def perplexity(
 
 def check_finite(sums: Tensor) -> None:
     if not bool(sums.isfinite().all()):
-        raise SecateurError("the model computes infinite or undefined logits on this data; try --dtype float32")
+        raise SecateurError(
+            "the model computes infinite or undefined logits on this data. Below float32, use --dtype float32; in "
+            "float32, its weights hold infinite or huge numbers"
+        )
 
 
 def refuse_encoder(config: Any) -> None:

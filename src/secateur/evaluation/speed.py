@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,44 +12,72 @@ import torch
 from torch import Tensor
 
 from secateur.evaluation.windows import evaluation_length
+from secateur.report.samples import per_second, spread
 
 LONGEST_PROMPT, LONGEST_ANSWER = 512, 64  # tokens; shorter where the context is
 FEWEST_RUNS, MOST_RUNS, SECONDS = 3, 25, 3.0  # runs go on until this many seconds, within these numbers
 
+Times = tuple[float, float]  # seconds of a prefill and of the decoding after it
+
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over `runs` runs after one to warm up, batch 1, greedy decoding."""
+    """Medians over `runs` runs after one to warm up, batch 1, greedy decoding; a range is the median's interval."""
 
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    prefill_range: tuple[float, float]
+    decode_range: tuple[float, float]
     prompt_tokens: int
     new_tokens: int
     runs: int
 
 
-@torch.no_grad()
-def speed(model: Any) -> Speed:
-    """Time the prefill of one prompt and the greedy decoding after it.
+class Trial:
+    """A model with its prompt, warm, ready to be timed run by run.
 
     The prompt is random tokens, the same ones in every run. Prefill computes the logits of the last token only,
-    where the model can be asked for that, as `generate` does. Quick models get more runs than slow ones.
+    where the model can be asked for that, as `generate` does.
     """
-    context = evaluation_length(model.config)
-    answer = max(1, min(LONGEST_ANSWER, context // 4))
-    prompt = max(1, min(LONGEST_PROMPT, context - answer))
-    vocab = int(model.config.get_text_config().vocab_size)
-    ids = torch.randint(vocab, (1, prompt), generator=torch.Generator().manual_seed(0)).to(model.device)
-    _run(model, ids, answer)
-    runs: list[tuple[float, float]] = []
+
+    @torch.no_grad()
+    def __init__(self, model: Any) -> None:
+        context = evaluation_length(model.config)
+        self.answer = max(1, min(LONGEST_ANSWER, context // 4))
+        self.prompt = max(1, min(LONGEST_PROMPT, context - self.answer))
+        vocab = int(model.config.get_text_config().vocab_size)
+        ids = torch.randint(vocab, (1, self.prompt), generator=torch.Generator().manual_seed(0))
+        self._model, self._ids = model, ids.to(model.device)
+        self.run()
+
+    @torch.no_grad()
+    def run(self) -> Times:
+        """Seconds of one prefill and one decoding."""
+        return _run(self._model, self._ids, self.answer)
+
+    def speed(self, runs: Sequence[Times]) -> Speed:
+        """What some runs say."""
+        prefill, decode = (spread(times) for times in zip(*runs, strict=True))
+        reads, writes = per_second(self.prompt, prefill), per_second(self.answer, decode)
+        ranges = (reads.low, reads.high), (writes.low, writes.high)
+        return Speed(reads.median, writes.median, *ranges, self.prompt, self.answer, len(runs))
+
+
+def enough(runs: int, seconds: float) -> bool:
+    """Whether so many runs in so many seconds are enough: quick models get more of them than slow ones."""
+    return runs >= FEWEST_RUNS and (runs >= MOST_RUNS or seconds >= SECONDS)
+
+
+def speed(model: Any) -> Speed:
+    """Time the prefill of one prompt and the greedy decoding after it."""
+    trial, runs = Trial(model), list[Times]()
     begin = time.perf_counter()
-    while len(runs) < FEWEST_RUNS or (len(runs) < MOST_RUNS and time.perf_counter() - begin < SECONDS):
-        runs.append(_run(model, ids, answer))
-    prefill, decode = (statistics.median(times) for times in zip(*runs, strict=True))
-    return Speed(prompt / prefill, answer / decode, prompt, answer, len(runs))
+    while not enough(len(runs), time.perf_counter() - begin):
+        runs.append(trial.run())
+    return trial.speed(runs)
 
 
-def _run(model: Any, ids: Tensor, answer: int) -> tuple[float, float]:
+def _run(model: Any, ids: Tensor, answer: int) -> Times:
     """Seconds of the prefill and of `answer` decoding steps."""
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     start = _now(model.device)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -32,10 +32,10 @@ from transformers.utils import logging as hf_logging
 
 from secateur.errors import InputError, UnsupportedModelError
 from secateur.model.architectures import Family, family_of
-from secateur.model.classes import model_class
-from secateur.model.files import read_config, read_header, read_index
+from secateur.model.files import read_config, read_header, read_index, read_tokenizer
 from secateur.model.linears import linears_of
 from secateur.model.sites import Site, sites_of
+from secateur.model.skeleton import empty_model
 
 _TORCH_DTYPES = {
     "F64": torch.float64,
@@ -97,11 +97,7 @@ class Checkpoint:
         Raises:
             InputError: the folder has none that loads.
         """
-        try:
-            return AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{self.path}: no tokenizer that loads ({reason}); add one or give token ids") from None
+        return read_tokenizer(self.path)
 
     @property
     def layers(self) -> int:
@@ -160,9 +156,7 @@ class Checkpoint:
 
     def skeleton(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model without weights (meta device), its computed buffers (rotary tables) filled in."""
-        config = copy.deepcopy(self.config)
-        with torch.device("meta"):
-            model = model_class(config)._from_config(config, dtype=dtype)
+        model = empty_model(self.path, self.config, dtype)
         for module in model.modules():
             empty = {n: b for n, b in module.named_buffers(recurse=False) if b.is_meta}
             if empty:

@@ -5,40 +5,107 @@ safetensors only: a pickled checkpoint is refused, because reading one can run c
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import is_flash_attn_2_available
 
 from secateur.errors import InputError, UnsupportedModelError
+from secateur.model.json_files import ConfigKeys, GenerationKeys, read_object, short
+
+# What wrappers put in front of, or into, the names of what they wrap; and how to be rid of it.
+_WRAPPERS = {
+    "_orig_mod.": "a model that torch.compile has wrapped: save model._orig_mod",
+    "_fsdp_wrapped_module.": "a model that FSDP has wrapped: save its full state dict",
+    "_checkpoint_wrapped_module.": "a model wrapped for activation checkpointing: save what is in the wrapper",
+    "_forward_module.": "a model that Lightning or DeepSpeed has wrapped: save the module in it",
+    "module.": "a model that DataParallel or DeepSpeed has wrapped: save model.module",
+    "base_model.model.": "a model that peft has wrapped: merge the adapter (merge_and_unload) and save that",
+}
+_TOKENIZER_JSON_BYTES = 2**28  # a vocabulary of a million words has a tenth of it
 
 
 def read_config(folder: Path) -> Any:
     if not folder.exists():
         raise InputError(f"{folder}: no such folder; give a model folder with config.json and *.safetensors")
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is a file; give the folder that holds config.json and *.safetensors")
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: has no config.json, so it's not a Hugging Face model folder")
-    try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / 'config.json'}: is not valid JSON ({error})") from None
-    if not isinstance(raw, dict) or "model_type" not in raw:
-        raise InputError(f"{folder / 'config.json'}: has no model_type")
+        raise InputError(f"{folder}: {_what_it_is(folder)}")
+    if (folder / "adapter_config.json").exists():
+        raise InputError(
+            f"{folder}: holds an adapter (adapter_config.json) beside the weights, and it's open which of the two is "
+            "the model; merge it (peft: merge_and_unload), or move its files away"
+        )
+    raw = read_object(folder / "config.json", ConfigKeys)
+    if (folder / "generation_config.json").exists():
+        read_object(folder / "generation_config.json", GenerationKeys)
     try:
         # Said outright: left open, transformers would ask on the terminal whether to run the checkpoint's code.
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return _with_attention_of_here(config)
+    except RecursionError:
+        raise InputError(f"{folder / 'config.json'}: is nested too deeply") from None
     except Exception as error:  # transformers raises many kinds here, all meaning "this config is no good"
         if "does not recognize" in str(error) or "auto_map" in raw or isinstance(error, KeyError):
             raise UnsupportedModelError(
                 f"{folder}: transformers doesn't know the architecture '{raw['model_type']}', "
                 "and code that comes with a checkpoint is not run"
             ) from None
-        raise InputError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{folder / 'config.json'}: {' '.join(str(error).split())[:300] or short(error)}") from None
+
+
+def _with_attention_of_here(config: Any) -> Any:
+    """The configuration without an attention kernel that isn't installed: torch's own computes the same."""
+    named = str(getattr(config, "_attn_implementation", None))
+    here = named in ("None", "eager", "sdpa") or (named == "flash_attention_2" and is_flash_attn_2_available())
+    if not here:
+        config._attn_implementation = None
+    return config
+
+
+def _what_it_is(path: Path) -> str:
+    """A path that is no model folder, called what it is, with the way out."""
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return "is a GGUF file, made for llama.cpp; give the folder of the safetensors that it was made from"
+        return "is a file; give the folder that holds config.json and *.safetensors"
+    if (path / "adapter_config.json").is_file():
+        return "is an adapter and no model; merge it into its base model (peft: merge_and_unload) and give that"
+    snapshots = sorted((path / "snapshots").glob("*/config.json"))
+    if snapshots:
+        return f"is a folder of the hub's cache; the model in it is {snapshots[-1].parent}"
+    if any(path.glob("models--*")):
+        return "is the hub's cache; give a hub id, or a folder models--*/snapshots/* in it"
+    if any(path.glob("*.gguf")):
+        return "holds GGUF files, made for llama.cpp; give the folder of the safetensors that they were made from"
+    return "has no config.json, so it's not a Hugging Face model folder"
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder.
+
+    Raises:
+        InputError: it has none, or one that doesn't load.
+    """
+    for name, most in (("tokenizer.json", _TOKENIZER_JSON_BYTES), ("tokenizer_config.json", 2**26)):
+        if (folder / name).exists():
+            read_object(folder / name, most_bytes=most)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        bos = tokenizer.bos_token_id
+        if bos is not None and not isinstance(bos, int):
+            raise TypeError(f"bos_token_id is {bos!r}")
+        tokenizer("a b", add_special_tokens=False)
+        tokenizer.decode([0], skip_special_tokens=True)
+        return tokenizer
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # its parser raises many kinds, and Rust's panics aren't even exceptions
+        reason = short(error)
+        raise InputError(f"{folder}: no tokenizer that loads ({reason}); see its tokenizer files") from None
 
 
 def read_index(folder: Path) -> dict[str, Path]:
@@ -46,12 +113,13 @@ def read_index(folder: Path) -> dict[str, Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = read_object(index, most_bytes=2**28)["weight_map"]
             # A shard lies in the folder itself: an index must not lead anywhere else.
             if any(Path(file).name != file for file in names.values()):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{index}: is not a valid index of shards") from None
+        _refuse_wrapped(folder, names)
         files = {name: folder / file for name, file in names.items()}
         for file in sorted(set(files.values())):
             if not file.is_file():
@@ -59,7 +127,9 @@ def read_index(folder: Path) -> dict[str, Path]:
         return files
     single = folder / "model.safetensors"
     if single.is_file():
-        return {name: single for name, _, _ in read_header(single)}
+        held = [name for name, _, _ in read_header(single)]
+        _refuse_wrapped(folder, held)
+        return dict.fromkeys(held, single)
     if (folder / "compressed.json").is_file():
         raise InputError(
             f"{folder}: its weights are compressed; secateur decompress gives a dense checkpoint for this"
@@ -71,6 +141,14 @@ def read_index(folder: Path) -> dict[str, Path]:
             "convert them to safetensors first"
         )
     raise InputError(f"{folder}: has no model.safetensors and no model.safetensors.index.json")
+
+
+def _refuse_wrapped(folder: Path, names: Iterable[str]) -> None:
+    """Names of tensors that only a wrapper gives: no class knows them."""
+    for name in names:
+        for prefix, what in _WRAPPERS.items():
+            if name.startswith(prefix) or (prefix.startswith("_") and f".{prefix}" in name):
+                raise InputError(f"{folder}: tensor '{name}' is of {what}, or take '{prefix}' out of the names")
 
 
 def read_header(file: Path) -> list[tuple[str, str, int]]:

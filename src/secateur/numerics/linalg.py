@@ -56,7 +56,10 @@ def damped_cholesky(G: Tensor, damping: float = DAMPING, dtype: torch.dtype | No
         SecateurError: G is not finite, or no damping up to LAST_DAMPING makes it positive definite.
     """
     if not bool(torch.isfinite(G).all()):
-        raise SecateurError("the Gram matrix is not finite; the activations overflow; calibrate in fp32")
+        raise SecateurError(
+            "the Gram matrix is not finite: activations overflow. Below float32, use --dtype float32; in float32, "
+            "the weights themselves hold infinite or huge numbers, or the text a token that makes them"
+        )
     for used, attempt in attempts(G.shape[0], damping, dtype, G.device):
         factor, failed = torch.linalg.cholesky_ex(damped(G, used, attempt))
         if not bool(failed):

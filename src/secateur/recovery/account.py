@@ -89,9 +89,9 @@ def base_report(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """What the pruned folder's own report says of the model; for a folder without one, what its files say."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        if "secateur" in report and "model" in report:
+        if "secateur" in report and isinstance(report.get("model"), dict):
             return {key: report[key] for key in KEPT if key in report}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         pass
     config = checkpoint.config
     architecture = (config.architectures or [type(config).__name__])[0]

@@ -38,7 +38,7 @@ def is_task_data(spec: str) -> bool:
         first = next((line for line in lines if line.strip()), "")
     try:
         row = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(row, dict) and ("messages" in row or {"prompt", "completion"} <= set(row))
 
@@ -53,7 +53,11 @@ def read_examples(spec: str, tokenizer: Any | None) -> tuple[list[Example], str]
         raise InputError(f"{spec} holds text and the model has no tokenizer; give data with 'input_ids'")
     raw = Path(spec).read_bytes()
     found = []
-    for number, line in enumerate(raw.decode("utf-8", errors="strict").split("\n"), 1):
+    try:
+        text = raw.decode("utf-8", errors="strict")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{spec} is not UTF-8 (byte {error.start}); convert the file to UTF-8") from None
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             found.append(_example(f"{spec}: line {number}", line, tokenizer))
     learned = [example for example in found if any(label != IGNORED for label in example.labels)]
@@ -65,6 +69,8 @@ def read_examples(spec: str, tokenizer: Any | None) -> tuple[list[Example], str]
 def _example(where: str, line: str, tokenizer: Any) -> Example:
     try:
         row = json.loads(line)
+    except RecursionError:
+        raise InputError(f"{where} is nested too deeply") from None
     except ValueError as error:
         raise InputError(f"{where} is not JSON ({error}); write one object a line") from None
     messages = row.get("messages") if isinstance(row, dict) else None

@@ -154,7 +154,7 @@ def teacher_of(folder: Path) -> tuple[str | None, str | None]:
     try:
         model = json.loads((folder / "report.json").read_text(encoding="utf-8"))["model"]
         return str(model["path"]), model.get("digest")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, None
 
 

@@ -70,9 +70,9 @@ def kept_layers(student_layers: int, teacher_layers: int, plan: Path) -> tuple[i
         return tuple(range(teacher_layers))
     try:
         kept = tuple(int(i) for i in json.loads(plan.read_text(encoding="utf-8"))["layers"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         kept = ()
-    if len(kept) != student_layers or max(kept) >= teacher_layers:
+    if len(kept) != student_layers or min(kept) < 0 or max(kept) >= teacher_layers:
         raise InputError(
             f"the model has {student_layers} layers and the teacher {teacher_layers}, and no plan.json says which "
             "are left; use --loss logits"
@@ -108,8 +108,11 @@ def read_cache(file: Path, expected: str) -> dict[str, Tensor]:
 
 def _other(file: Path, found: str | None, expected: str) -> str:
     """Why a cache isn't the one that is asked for."""
-    made, asked = json.loads(found or "{}"), json.loads(expected)
-    if found is not None and made == asked | {"dtype": made.get("dtype")}:
+    try:
+        made, asked = json.loads(found or "{}"), json.loads(expected)
+    except (ValueError, RecursionError):
+        made, asked = None, {}
+    if isinstance(made, dict) and found is not None and made == asked | {"dtype": made.get("dtype")}:
         return (
             f"{file}: was made by a teacher in {made['dtype']}, not {asked['dtype']}; use --teacher-dtype "
             f"{made['dtype']}, or name another file"

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from secateur.report import numbers as fmt
+from secateur.report.compared import METRICS, Metric, Row, compared, judged
 
 Report = Mapping[str, Any]
 
@@ -30,43 +31,6 @@ KINDS = {
 
 
 WHOLE = ("Layers", "Attention blocks", "FFN blocks")  # they go as one
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One line of the before/after table. `better` is -1 where lower is better, +1 where higher is."""
-
-    key: str
-    label: str
-    show: Callable[[Any], str]
-    better: int
-    noise: float = 0.005  # relative change below which the two count as the same
-
-
-METRICS = (
-    Metric("perplexity", "Perplexity", fmt.number, -1),
-    Metric("bits_per_byte", "Bits per byte", fmt.number, -1),
-    Metric("parameters", "Parameters", fmt.count, -1),
-    Metric("nonzero_parameters", "Non-zero parameters", fmt.count, -1),
-    Metric("bytes_on_disk", "Size on disk", fmt.size, -1),
-    # Timings of short runs wander by a few per cent, so a small gain is not called one.
-    Metric("prefill_tokens_per_s", "Prefill, tokens/s", fmt.number, +1, 0.05),
-    Metric("decode_tokens_per_s", "Decode, tokens/s", fmt.number, +1, 0.05),
-    Metric("peak_memory_bytes", "Peak memory", fmt.size, -1, 0.05),
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A metric before and after. `verdict` is better, worse, same or unknown."""
-
-    key: str
-    label: str
-    before: str
-    after: str
-    ratio: str
-    change: str
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -144,32 +108,15 @@ def measured(report: Report, side: str, key: str) -> Any:
 
 def comparison(report: Report) -> list[Row]:
     """The before/after table: one row per metric that at least one side has."""
-    rows = []
-    for metric in METRICS:
-        before, after = (measured(report, side, metric.key) for side in ("before", "after"))
-        if before is None and after is None:
-            continue
-        rows.append(_row(metric, before, after))
+    sides = [dict(section(report, "evaluation", side)) for side in ("before", "after")]
+    for name, side in zip(("before", "after"), sides, strict=True):
+        side |= {metric.key: measured(report, name, metric.key) for metric in METRICS}
+    rows = compared(*sides)
     kl = section(report, "evaluation").get("kl")
     if kl is not None:
         label = "KL from the original, nats/token"
         rows.append(Row("kl", label, fmt.MISSING, fmt.number(kl), fmt.MISSING, fmt.MISSING, "unknown"))
     return rows
-
-
-def _row(metric: Metric, before: Any, after: Any) -> Row:
-    both = fmt.is_number(before) and fmt.is_number(after) and before > 0
-    times = after / before if both else None
-    shown = (metric.show(before), metric.show(after), fmt.ratio(times), fmt.change(times))
-    return Row(metric.key, metric.label, *shown, _verdict(times, metric))
-
-
-def _verdict(times: float | None, metric: Metric) -> str:
-    if times is None:
-        return "unknown"
-    if abs(times - 1) < metric.noise:
-        return "same"
-    return "better" if (times > 1) == (metric.better > 0) else "worse"
 
 
 def headline(report: Report) -> list[Row]:
@@ -190,7 +137,7 @@ def by_set(report: Report) -> list[Row]:
     rows = []
     for name in names if len(names) > 1 else ():
         before, after = (section(side, name).get("perplexity") for side in sides)
-        rows.append(_row(Metric(name, name, fmt.number, -1), before, after))
+        rows.append(judged(Metric(name, name, fmt.number, -1), before, after))
     return rows
 
 

@@ -97,7 +97,10 @@ def _cuts(report: Report) -> str:
 
 
 def _figures(report: Report) -> str:
-    rows = [_row((row.label, row.before, row.after, row.ratio)) for row in facts.comparison(report)]
+    rows = [
+        _row((row.label, row.before, row.after, f"{row.ratio} ({row.note})" if row.note else row.ratio))
+        for row in facts.comparison(report)
+    ]
     if not rows:
         return ""
     head = ["## Before and after", "", "| | before | after | ratio |", "|---|---:|---:|---:|"]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from secateur.report import facts
 from secateur.report import numbers as fmt
 from secateur.report.curve import Curve, draw
 from secateur.report.facts import Report
+from secateur.report.terminal.console import Console
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,20 @@ def set_threads(count: int | None) -> None:
     """How many CPU threads torch uses; None leaves that to it.
 
     Raises:
-        InputError: fewer than one.
+        InputError: fewer than one, or far more than there are cores.
     """
-    if count is None:
-        return
+    if count is not None:
+        check_threads(count)
+        torch.set_num_threads(count)
+
+
+def check_threads(count: int) -> None:
+    """Raises InputError for a number of threads that does harm: some thousands end the process."""
     if count < 1:
         raise InputError(f"--threads {count} is too small; give 1 or more")
-    torch.set_num_threads(count)
+    most = max(256, 4 * (os.cpu_count() or 1))
+    if count > most:
+        raise InputError(f"--threads {count} is too many for {os.cpu_count()} cores; give at most {most}")
 
 
 def device_name(device: torch.device) -> str:

@@ -29,10 +29,11 @@ from typing import Any
 
 import psutil
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Column
 from rich.text import Text
+
+from secateur.report.terminal.console import Console
 
 SAMPLE_SECONDS = 0.02
 PLAIN_SECONDS = 10.0

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from secateur.report import numbers as fmt
 from secateur.report.html.page import environment
+from secateur.report.samples import NO_DIFFERENCE, busy
+from secateur.report.terminal.console import Console
 
 Facts = Mapping[str, Any]
 _LEFT, _WIDTH, _BAR, _GAP = 210.0, 1030.0, 18.0, 5.0
@@ -35,18 +37,17 @@ def print_compression(found: Facts, console: Console | None = None) -> None:
 
 
 def print_bench(found: Facts, console: Console | None = None) -> None:
-    """What `secateur bench` shows."""
+    """What `secateur bench` shows: a sentence, one table, and what it was measured on."""
     console = console or Console(markup=False, highlight=False)
-    table = _table("form", "weights in memory", "peak memory", "loads in", "file")
-    for form in found["forms"]:
-        keys = ("resident_weight_bytes", "peak_memory_bytes")
-        sizes = [fmt.size(form.get(key)) for key in keys]
-        table.add_row(form["name"], *sizes, fmt.seconds(form.get("load_seconds")), fmt.size(form["bytes_on_disk"]))
-    console.print(table)
+    warning = busy_then(found)
+    if warning is not None:
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    if found["verdicts"]:
+        console.print(found["verdicts"][0], style="bold", soft_wrap=True)
+        console.print()
+    console.print(_figures(found["forms"]))
     console.print()
-    console.print(_speeds(found["forms"]))
-    console.print()
-    for sentence in found["verdicts"]:
+    for sentence in found["verdicts"][1:]:
         console.print(sentence, soft_wrap=True)
     for note in [*left_out(found["forms"]), *found["notes"]]:
         console.print(f"note: {note}", soft_wrap=True)
@@ -57,14 +58,36 @@ def print_bench(found: Facts, console: Console | None = None) -> None:
     console.print(f"\n{about}; load before: {facts['load_before'][0]}", style="dim", soft_wrap=True)
 
 
-def _speeds(forms: Sequence[Facts]) -> Table:
-    table = _table("batch", "context", "form", "first token", "prefill tok/s", "decode tok/s", "J/token")
+def busy_then(found: Facts) -> str | None:
+    """What to say on top where the machine did other things."""
+    load = found["machine"].get("load_before") or [None]
+    return busy(load[0], found["machine"].get("logical_cores"))
+
+
+def _figures(forms: Sequence[Facts]) -> Table:
+    """A row for each batch, context and form; memory and size stand with the form's first one."""
+    first = forms[0]["name"] if forms else "first"
+    columns = ("batch", "context", "form", "first token", "prefill tok/s", "decode tok/s", f"× {first}", "verdict")
+    energy = any(fmt.is_number(row.get("joules_per_token")) for form in forms for row in form["rows"])
+    table = _table(*columns, *(["J/token"] if energy else []), "weights", "peak memory", "loads in", "file")
+    told: set[str] = set()
     for batch, context in places(forms):
         for form in forms:
             for row in form["rows"]:
                 if (row["batch"], row["context"]) == (batch, context) and "skipped" not in row:
-                    table.add_row(str(batch), str(context), form["name"], *_cells(row))
+                    sizes = _sizes(form) if form["name"] not in told else [""] * 4
+                    told.add(form["name"])
+                    joules = [fmt.number(row.get("joules_per_token"))] if energy else []
+                    table.add_row(str(batch), str(context), form["name"], *_cells(row), *joules, *sizes)
+    for form in forms:
+        if form["name"] not in told:
+            table.add_row("", "", form["name"], *[""] * (5 + energy), *_sizes(form))
     return table
+
+
+def _sizes(form: Facts) -> list[str]:
+    sizes = [fmt.size(form.get(key)) for key in ("resident_weight_bytes", "peak_memory_bytes")]
+    return [*sizes, fmt.seconds(form.get("load_seconds")), fmt.size(form["bytes_on_disk"])]
 
 
 def left_out(forms: Sequence[Facts]) -> list[str]:
@@ -81,13 +104,21 @@ def left_out(forms: Sequence[Facts]) -> list[str]:
     ]
 
 
-def _cells(row: Facts) -> list[str]:
-    joules = row.get("joules_per_token")
+_STYLE = {"faster": "green", "slower": "red", NO_DIFFERENCE: "dim"}
+
+
+def _cells(row: Facts) -> list[str | Text]:
+    verdict = str(row.get("verdict") or "")
+    low, high = row.get("against_first_range") or (None, None)
+    span = f" ({low:.2f} to {high:.2f})" if low is not None else ""
+    times = fmt.ratio(row["against_first"]) + span if "against_first" in row else ""
+    style = _STYLE.get(verdict, "")
     return [
         fmt.seconds(row["first_token_seconds"]),
         fmt.number(row["prefill_tokens_per_s"]),
         fmt.number(row["decode_tokens_per_s"]),
-        fmt.number(joules),
+        Text(times, style),
+        Text(verdict, style),
     ]
 
 
@@ -153,7 +184,9 @@ def bench_page(found: Facts) -> str:
     template = environment().get_template("bench.html.j2")
     rows = [(form, row) for form in found["forms"] for row in form["rows"]]
     machine = {name.replace("_", " "): _fact(name, value) for name, value in found["machine"].items()}
-    return template.render(found=found, charts=charts(found["forms"]), rows=rows, machine=machine)
+    return template.render(
+        found=found, charts=charts(found["forms"]), rows=rows, machine=machine, busy=busy_then(found)
+    )
 
 
 def _fact(name: str, value: Any) -> str:

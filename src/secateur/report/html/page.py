@@ -16,6 +16,7 @@ import jinja2
 
 from secateur.report import facts, recovery, steps
 from secateur.report import numbers as fmt
+from secateur.report.compared import load_warning
 from secateur.report.facts import Report, Tally
 from secateur.report.html import charts, redundancy
 from secateur.report.limits import limits
@@ -43,6 +44,7 @@ def render(report: Report, evidence: Report | None = None) -> str:
             title=facts.title(report),
             sentence=facts.sentence(report),
             headline=facts.headline(report),
+            busy=load_warning(facts.section(report, "evaluation", "after")),
             comparison=facts.comparison(report),
             sets=facts.by_set(report),
             kinds=facts.by_kind(report),

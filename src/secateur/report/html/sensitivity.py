@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from secateur.report import numbers as fmt
+from secateur.report.terminal.console import Console
 
 Facts = Mapping[str, Any]
 # From harmless to ruinous; the middle stays readable on light and dark.

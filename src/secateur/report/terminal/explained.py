@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from secateur.report import numbers as fmt
+from secateur.report.terminal.console import Console
 
 Facts = Mapping[str, Any]
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from secateur.report import facts
 from secateur.report import numbers as fmt
+from secateur.report.compared import load_warning
 from secateur.report.facts import Report
 from secateur.report.recovery import recovery_table, sentence
 from secateur.report.steps import steps_table
+from secateur.report.terminal.console import Console
 
-_STYLE = {"better": "green", "worse": "red"}
+_STYLE = {"better": "green", "worse": "red", "same": "dim"}
 
 
 def print_report(report: Report, out: Path | str, console: Console | None = None) -> None:
@@ -28,8 +29,13 @@ def print_report(report: Report, out: Path | str, console: Console | None = None
         table.add_column("")
         for name in ("before", "after", "ratio"):
             table.add_column(name, justify="right")
+        table.add_column("", style="dim")
         for row in rows:
-            table.add_row(row.label, row.before, row.after, f"[{_STYLE.get(row.verdict, 'none')}]{row.ratio}[/]")
+            ratio = f"[{_STYLE.get(row.verdict, 'none')}]{row.ratio}[/]"
+            table.add_row(row.label, row.before, row.after, ratio, row.note)
+        warning = load_warning(facts.section(report, "evaluation", "after"))
+        if warning is not None:
+            console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
         console.print(table)
         data = facts.section(report, "evaluation").get("data")
         if data:

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from secateur.report import numbers as fmt
+from secateur.report.compared import compared, load_warning
+from secateur.report.terminal.console import Console
 
 Facts = Mapping[str, Any]
 
@@ -75,6 +76,7 @@ def _sites(rows: Sequence[Facts]) -> Table:
     return table
 
 
+_STYLE = {"better": "green", "worse": "red", "same": "dim"}
 _METRICS: tuple[tuple[str, str, Any], ...] = (
     ("perplexity", "perplexity", fmt.number),
     ("bits_per_byte", "bits per byte", fmt.number),
@@ -96,16 +98,22 @@ def print_evaluation(found: Facts, console: Console | None = None) -> None:
     console.print(Text("model    "), Text(str(found["model"]), "bold"))
     if reference is not None:
         console.print(Text("reference"), Text(str(reference["model"]), "bold"))
-    table = _table("", "model", *(("reference", "ratio") if reference is not None else ()))
+    warning = load_warning(found)
+    if warning is not None:
+        console.print(Text(f"warning: {warning}", "yellow"))
+    table = _table("", "model", *(("reference", "ratio", "") if reference is not None else ()))
     _right(table)
+    rows = {row.key: row for row in compared(reference, found)} if reference is not None else {}
     table.columns[0].min_width = 26
     for key, label, show in _METRICS:
         if found.get(key) is None:
             continue
         row = [label, show(found[key])]
         if reference is not None:
-            ratio = (found.get("ratios") or {}).get(key)
-            row += [show(reference.get(key)), fmt.ratio(ratio) if ratio is not None else ""]
+            ratio, judged = (found.get("ratios") or {}).get(key), rows.get(key)
+            style = _STYLE.get(judged.verdict, "") if judged is not None else ""
+            text = Text(fmt.ratio(ratio), style) if ratio is not None else Text("")
+            row += [show(reference.get(key)), text, Text(judged.note if judged is not None else "", "dim")]
         table.add_row(*row)
     _section(console, None, table)
     sets: Facts = found.get("sets") or {}

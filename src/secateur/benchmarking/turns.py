@@ -1,0 +1,133 @@
+"""The forms of a model, each in a process of its own, in turns: what else the machine does hits all alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from secateur.benchmarking.worker import MARK, SEGMENTS
+from secateur.evaluation.evaluation import bytes_on_disk
+from secateur.system.monitor import ProgressStep
+
+_CHILD = "from secateur.benchmarking.worker import child; child()"
+WAYS = {"eager": "eager", "compile": "torch.compile", "frozen": "torch.compile, frozen"}
+PROCESS_BYTES, COPIES = 10**9, 3  # of an interpreter with torch; of the weights: as loaded, packed or frozen anew
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is measured.
+
+    Args:
+        side: `dense` (the model before it was pruned) or `model`.
+        way: eager, compile or frozen.
+        runtime: dense, or auto: compressed weights run compressed where that is faster.
+    """
+
+    side: str
+    folder: Path
+    way: str
+    runtime: str = "dense"
+
+    @property
+    def name(self) -> str:
+        what = "compressed" if self.runtime != "dense" else self.side
+        return f"{what}, {WAYS[self.way]}"
+
+
+def measure_forms(forms: Sequence[Form], settings: dict[str, Any], step: ProgressStep) -> list[dict[str, Any]]:
+    """What was found of each form: together and in turns where all fit in memory, else one after the other."""
+    need = sum(PROCESS_BYTES + COPIES * bytes_on_disk(form.folder) for form in forms)
+    if need < psutil.virtual_memory().available:
+        return _in_turns(forms, settings, step)
+    return [found for form in forms for found in _in_turns([form], settings, step)]
+
+
+def _in_turns(forms: Sequence[Form], settings: dict[str, Any], step: ProgressStep) -> list[dict[str, Any]]:
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_Process(form, settings)) for form in forms]
+        for process in processes:
+            process.go_on()
+            step(f"{process.name}: loaded")
+        for batch in settings["batches"]:
+            for _ in settings["contexts"]:
+                for _ in range(SEGMENTS + 1):
+                    for process in processes:
+                        process.go_on()
+                for process in processes:
+                    step(f"{process.name}: batch {batch}")
+        for process in processes:
+            process.go_on()
+            step(f"{process.name}: done")
+        return [process.found for process in processes]
+
+
+class _Process:
+    """One form's process. It goes on piece by piece; what it says is collected in `found`, an error too."""
+
+    def __init__(self, form: Form, settings: dict[str, Any]) -> None:
+        order = settings | {"path": str(form.folder), "form": form.way, "runtime": form.runtime}
+        self.name = form.name
+        self.found: dict[str, Any] = {"name": form.name, "side": form.side, "way": form.way, "rows": []}
+        self.found["bytes_on_disk"] = bytes_on_disk(form.folder)
+        self._begun = False
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, json.dumps(order)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=_environment(settings["threads"]),
+        )
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with suppress(BrokenPipeError):  # it may have gone before it read what it was told
+                stream.close()  # type: ignore[union-attr]
+
+    def go_on(self) -> None:
+        """Waits for its next answer; the first one comes by itself."""
+        if "error" in self.found:
+            return
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # said below, with the reason
+            self._process.stdin.write("next\n" if self._begun else "")
+            self._process.stdin.flush()
+        self._begun = True
+        line = next((line for line in self._process.stdout if line.startswith(MARK)), None)
+        if line is None:
+            self.found["error"] = f"{self.name} failed: {self._reason()}"
+            return
+        told = json.loads(line.removeprefix(MARK))
+        self.found |= told.get("form", {}) | ({"error": told["error"]} if "error" in told else {})
+        self.found["rows"] += [told["row"]] if "row" in told else []
+
+    def _reason(self) -> str:
+        code = self._process.wait()
+        self._errors.seek(0)
+        return (self._errors.read().strip().splitlines() or [f"exit code {code}"])[-1]
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """This process's environment with the running copy of the package first, and as many threads everywhere."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    changes = {"PYTHONPATH": os.pathsep.join(paths), "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **changes, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
