@@ -21,6 +21,7 @@ from _mixture import ORIGINS, mixture
 from _protocol import judge, read_texts
 
 import secateur
+from secateur.config.configuration import resolve
 from secateur.cut.rules import Rules
 from secateur.cut.units import cut_units
 
@@ -35,7 +36,7 @@ def measure(model: Path, method: str, sparsity: float, merge: bool, arguments: a
     )
     streamed = secateur.open_for_walk(model, "cpu", "float32")
     tokens = secateur.calibrate(model, str(arguments.calibrate), arguments.samples).tokens
-    rules, cuts = Rules.of(recipe, streamed.checkpoint, None), []
+    rules, cuts = Rules.from_recipe(resolve(recipe), streamed.checkpoint), []
     out = arguments.work / "pruned"
     with secateur.save(streamed, out, overwrite=True) as put:
         for block in secateur.walk(streamed, tokens):

@@ -17,6 +17,7 @@ from secateur.allocation import evolve as evolution
 from secateur.allocation.evolutionary_search import DEPTH, Gene, child_of, evolve, layers_gone, nearest
 from secateur.allocation.evolve import _genes, _Pieces
 from secateur.allocation.job import Job
+from secateur.config.configuration import resolve
 from secateur.config.quantities import parse_search
 from secateur.config.recipe import make_recipe
 from secateur.cut.rules import Rules
@@ -110,7 +111,8 @@ def job_of(shared: Path, **changes: Any) -> Job:
     checkpoint = Checkpoint.open(recipe.model)
     streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
     tokens = secateur.calibrate(checkpoint, recipe.calibrate, recipe.samples, recipe.length).tokens
-    return Job(recipe, Rules.of(recipe, checkpoint, None), streamed, tokens, tuple(range(checkpoint.layers)))
+    config = resolve(recipe)
+    return Job(config, Rules.from_recipe(config, checkpoint), streamed, tokens, tuple(range(checkpoint.layers)))
 
 
 def test_what_is_weighed_is_the_divergence_of_the_cut_model(shared: Path, tmp_path: Path) -> None:
@@ -126,7 +128,9 @@ def test_what_is_weighed_is_the_divergence_of_the_cut_model(shared: Path, tmp_pa
         assert pieces.weigh(spread, False) == got  # with what is kept in memory
     assert not list(tmp_path.iterdir())
 
-    dense, cut = (AutoModelForCausalLM.from_pretrained(job.recipe.model, dtype=torch.float32) for _ in range(2))
+    dense, cut = (
+        AutoModelForCausalLM.from_pretrained(job.streamed.checkpoint.path, dtype=torch.float32) for _ in range(2)
+    )
     for key, gene, levels in zip(keys, genes, spread, strict=True):
         _, number, kind = key.split(".")
         layer, share = cut.model.layers[int(number)], levels / gene.levels
@@ -157,7 +161,9 @@ def test_whole_layers_are_searched_too(shared: Path, tmp_path: Path) -> None:
     ids = job.tokens[: evolution.SEQUENCES]
 
     def divergence(gone: tuple[int, ...]) -> float:
-        dense, cut = (AutoModelForCausalLM.from_pretrained(job.recipe.model, dtype=torch.float32) for _ in range(2))
+        dense, cut = (
+            AutoModelForCausalLM.from_pretrained(job.streamed.checkpoint.path, dtype=torch.float32) for _ in range(2)
+        )
         cut.model.layers = torch.nn.ModuleList(x for i, x in enumerate(cut.model.layers) if i not in gone)
         with torch.no_grad():
             p, q = (m(input_ids=ids, use_cache=False).logits.double().log_softmax(-1) for m in (dense, cut))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from secateur.cli import app as cli
+from secateur.config.configuration import resolve
 from secateur.config.recipe import Recipe, load_recipe, make_recipe
 from secateur.errors import InputError
 
@@ -152,25 +153,25 @@ def test_default_methods(kind: str, expected: str) -> None:
 
 
 def test_the_residual_target_goes_linear_by_linear() -> None:
-    assert recipe(method="sparsegpt").chosen_sequential is False
-    assert recipe(method="sparsegpt", target="residual").chosen_sequential is True
-    assert recipe(method="sparsegpt", target="dense").chosen_sequential is False
-    assert recipe(sites="channel", sequential=False).chosen_target == "residual"
+    assert resolve(recipe(method="sparsegpt")).sequential is False
+    assert resolve(recipe(method="sparsegpt", target="residual")).sequential is True
+    assert resolve(recipe(method="sparsegpt", target="dense")).sequential is False
+    assert resolve(recipe(sites="channel", sequential=False)).target == "residual"
     assert "residual goes Linear by Linear" in complaint(quality="balanced", sequential=False)
 
 
 def test_masks_are_found_while_tuning_only_where_there_is_time_for_it() -> None:
-    assert recipe(quality="best").chosen_masks == "gradual"
-    assert recipe(quality="best", reconstruct=20).chosen_masks == "kept"
-    assert recipe(quality="best", reconstruct=20, masks="gradual").chosen_masks == "gradual"
-    assert recipe(method="wanda", reconstruct=400).chosen_masks == "kept"
+    assert resolve(recipe(quality="best")).masks == "gradual"
+    assert resolve(recipe(quality="best", reconstruct=20)).masks == "kept"
+    assert resolve(recipe(quality="best", reconstruct=20, masks="gradual")).masks == "gradual"
+    assert resolve(recipe(method="wanda", reconstruct=400)).masks == "kept"
     assert "add --reconstruct" in complaint(masks="gradual", quality="balanced")
 
 
 def test_reconstruction_needs_a_sequence_to_stop_by() -> None:
     assert "use --samples 2 or more" in complaint(quality="best", samples=1)
-    assert recipe(quality="best", reconstruct=0, samples=1).chosen_steps == 0
-    assert recipe(quality="best").chosen_steps == 360
+    assert resolve(recipe(quality="best", reconstruct=0, samples=1)).steps == 0
+    assert resolve(recipe(quality="best")).steps == 360
 
 
 def test_methods_go_to_the_sites_they_can_score() -> None:

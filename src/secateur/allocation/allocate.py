@@ -18,12 +18,13 @@ from secateur.allocation.owl import outliers, owl
 from secateur.allocation.ranked import curve_of
 from secateur.calibration.gradients import hand_over
 from secateur.calibration.walk import Block, walk
-from secateur.config.recipe import Recipe
+from secateur.config.configuration import Configuration
 from secateur.cut.counts import multiple
-from secateur.cut.rules import UNIT_KINDS, Rules
+from secateur.cut.rules import Rules
 from secateur.cut.units import cut_units
 from secateur.cut.weights import cut_weights
 from secateur.methods import wanda
+from secateur.model.site_kinds import UNIT_KINDS
 from secateur.model.sites import Site
 from secateur.numerics.keep_counts import keep_count
 
@@ -33,7 +34,7 @@ LEVELS = (0.125, 0.25, 0.5, 0.75)
 
 def allocate(job: Job) -> dict[str, float]:
     """Key -> the fraction that goes; empty for `local`, where every site gives the same."""
-    how = job.recipe.allocate
+    how = job.config.allocate
     if how == "local":
         return {}
     if how == "owl":
@@ -50,7 +51,7 @@ def allocate(job: Job) -> dict[str, float]:
     return shares
 
 
-def apply(rules: Rules, shares: Mapping[str, float], recipe: Recipe) -> Rules:
+def apply(rules: Rules, shares: Mapping[str, float], config: Configuration) -> Rules:
     """The rules with these fractions in place of the same one for all."""
     if not shares:
         return rules
@@ -61,7 +62,7 @@ def apply(rules: Rules, shares: Mapping[str, float], recipe: Recipe) -> Rules:
             return rules.units.keep_count(site)
         if share <= 0:
             return site.units
-        return max(site.least, keep_count(site.units, share, site.groups, multiple(recipe, site)))
+        return max(site.least, keep_count(site.units, share, site.groups, multiple(config, site)))
 
     def sparsity(layer: int) -> Callable[[str], float]:
         local = rules.weight_sparsity(layer)
@@ -73,7 +74,7 @@ def apply(rules: Rules, shares: Mapping[str, float], recipe: Recipe) -> Rules:
 def _site_curve(job: Job, sites: list[Site], points: tuple[tuple[float, float], ...]) -> Curve:
     """Sites of one layer and kind (one, or one for each expert) as one."""
     first = sites[0]
-    step = math.lcm(first.groups, multiple(job.recipe, first))
+    step = math.lcm(first.groups, multiple(job.config, first))
     return Curve(first.units, step, sum(site.params_per_unit for site in sites), points, first.least)
 
 
@@ -113,7 +114,7 @@ def _owl(job: Job) -> dict[str, float]:
         del block
     shares: dict[str, float] = {}
     for kind in (*sorted(job.rules.unit_kinds), *(["weight"] if weighs(job) else [])):
-        wanted = job.recipe.sparsity_for("weight") if kind == "weight" else _going(job, kind)
+        wanted = _going(job, kind) if kind in UNIT_KINDS else job.config.sparsities[kind]
         shares |= {key_of(i, kind): s for i, s in zip(job.layers, owl(ratios, wanted), strict=True)}
     return shares
 
@@ -133,7 +134,7 @@ def candidates_of(job: Job, levels: tuple[float, ...]) -> list[Candidate]:
         for kind in sorted({site.kind for site in sites}):
             site = next(s for s in sites if s.kind == kind)
             for level in levels:
-                count = keep_count(site.units, level, site.groups, multiple(job.recipe, site))
+                count = keep_count(site.units, level, site.groups, multiple(job.config, site))
                 if site.least <= count < site.units:
                     found[Candidate(index, kind, 1 - count / site.units)] = None
         if weighs(job):
@@ -170,10 +171,10 @@ def _measured(job: Job, levels: tuple[float, ...]) -> dict[str, tuple[str, Curve
     curves: dict[str, tuple[str, Curve]] = {}
     for layer, kind in dict.fromkeys((c.layer, c.kind) for c in found):
         points = smooth([(c.level, kl) for c, kl in found.items() if (c.layer, c.kind) == (layer, kind)])
-        if kind == "weight":
+        if kind in UNIT_KINDS:
+            curve = _site_curve(job, [s for s in job.sites(layer) if s.kind == kind], points)
+        else:
             size = sum(x.shape[0] * x.shape[1] for x in job.linears(layer))
             curve = Curve(FINE, 1, size / FINE, points)
-        else:
-            curve = _site_curve(job, [s for s in job.sites(layer) if s.kind == kind], points)
         curves[key_of(layer, kind)] = kind, curve
     return curves

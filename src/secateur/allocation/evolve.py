@@ -43,6 +43,7 @@ from secateur.cut.counts import multiple
 from secateur.cut.units import choose, decide, mask_of
 from secateur.cut.weights import cut_weights
 from secateur.errors import InputError
+from secateur.model.site_kinds import REFITTED, UNIT_KINDS
 from secateur.model.sites import Site
 from secateur.model.surgery import zero
 from secateur.numerics.keep_counts import keep_count
@@ -60,7 +61,7 @@ def evolved(job: Job) -> dict[str, float]:
     Raises:
         InputError: whole experts, for whom there are no zeros that mean that they are gone.
     """
-    if "expert" in job.rules.unit_kinds:
+    if job.rules.unit_kinds - REFITTED:
         raise InputError("allocate evolve can't try whole experts; use --allocate global, or other sites")
     keys, genes, start = _genes(job)
     with _Pieces.of(job, keys, genes) as pieces:
@@ -75,13 +76,13 @@ def evolved(job: Job) -> dict[str, float]:
 
 def _search(job: Job, genes: tuple[Gene, ...], start: Spread, pieces: _Pieces) -> Weighing:
     """Until the recipe's number of weighings or minutes is over."""
-    most, seconds = parse_search(job.recipe.search)
+    most, seconds = parse_search(job.config.search)
     begun = None if job.noted is None else Weighing(tuple(job.noted[0]), job.noted[1], job.noted[2])
     rough = 1 / ROUGH if pieces.batches >= ROUGH else 1.0
     end = time.monotonic() + (seconds or float("inf"))
     if begun is not None and begun.weighed >= (most or float("inf")):
         return begun
-    for now in evolve(genes, start, pieces.weigh, rough, job.recipe.seed, begun):
+    for now in evolve(genes, start, pieces.weigh, rough, job.config.seed, begun):
         job.step(f"{now.weighed:.0f} weighings, KL {now.cost:.4g}")
         job.note([list(now.best), now.cost, now.weighed])
         begun = now
@@ -125,13 +126,13 @@ def _genes(job: Job) -> tuple[list[str], tuple[Gene, ...], Spread]:
 
 def _size(job: Job, layer: int, kind: str) -> tuple[int, int, int]:
     """(parameters, levels, levels that stay) of a kind of site of a layer."""
-    if kind == "weight":
+    if kind not in UNIT_KINDS:
         return sum(x.shape[0] * x.shape[1] for x in job.linears(layer)), LEVELS, 0
     sites = [site for site in job.sites(layer) if site.kind == kind]
     if not sites:
         return 0, 0, 0
     site = sites[0]
-    levels = min(LEVELS, site.units // math.lcm(site.groups, multiple(job.recipe, site)))  # what goes together
+    levels = min(LEVELS, site.units // math.lcm(site.groups, multiple(job.config, site)))  # what goes together
     return sum(s.units * s.params_per_unit for s in sites), levels, -(-site.least * levels // site.units)
 
 
@@ -225,7 +226,7 @@ def _cut_levels(job: Job, block: Block, gene: Gene, folder: Path) -> None:
     """Writes a file for each level of one kind of site, or of all weights, of a block, which stays as it is."""
     folder.mkdir()
     untouched, kind = copy.deepcopy(block.layer), gene.kind
-    if kind == "weight":
+    if kind not in UNIT_KINDS:
         method = job.rules.weight_method
         assert method is not None
         for level in range(1, gene.most + 1):
@@ -243,7 +244,7 @@ def _cut_levels(job: Job, block: Block, gene: Gene, folder: Path) -> None:
     for level in range(1, gene.most + 1):
         masks = {}
         for site, values in zip(sites, scores, strict=True):
-            count = keep_count(site.units, level / gene.levels, site.groups, multiple(job.recipe, site))
+            count = keep_count(site.units, level / gene.levels, site.groups, multiple(job.config, site))
             chosen = choose(values, site, max(count, site.least))
             rules = replace(job.rules.units, target="pruned", explain=False, planned=_always(chosen))
             decide(block, site, consumers[site.consumer], moments[site.consumer], rules)

@@ -12,12 +12,13 @@ from torch import Tensor
 from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import LayerGradients
 from secateur.calibration.walk import Block
-from secateur.config.recipe import Recipe
+from secateur.config.configuration import Configuration
 from secateur.cut.experts import score_experts
 from secateur.cut.rules import Rules
 from secateur.cut.units import score_site, seed_of
 from secateur.methods import Method
 from secateur.model.linears import Linear, linears_of
+from secateur.model.site_kinds import KINDS, UNIT_KINDS
 from secateur.model.sites import Site
 from secateur.model.streamed import StreamedModel
 
@@ -27,7 +28,7 @@ ProgressStep = Callable[[str], None]
 class Job(NamedTuple):
     """What allocating takes: the run's settings, the opened model, the text, where hidden states may go."""
 
-    recipe: Recipe
+    config: Configuration
     rules: Rules
     streamed: StreamedModel
     tokens: Tensor
@@ -65,7 +66,7 @@ def key_of(layer: int, name: str) -> str:
 def pools_of(job: Job) -> list[frozenset[str]]:
     """Kinds that share a budget."""
     units = job.rules.unit_kinds
-    together = [units] if isinstance(job.recipe.sparsity, float) else [frozenset({kind}) for kind in sorted(units)]
+    together = [units] if job.config.pooled else [frozenset({kind}) for kind in sorted(units)]
     weights = [frozenset({"weight"})] if weighs(job) else []
     return [pool for pool in (*together, *weights) if pool]
 
@@ -78,7 +79,7 @@ def weighs(job: Job) -> bool:
 def local_cut(job: Job, key: str, kind: str) -> float:
     """Parameters that would go from here if every site gave the same."""
     layer, _, name = key.removeprefix("layers.").partition(".")
-    if kind != "weight":
+    if kind in UNIT_KINDS:
         sites = [site for site in job.sites(int(layer)) if site.kind == kind]
         return sum((s.units - job.rules.units.keep_count(s)) * s.params_per_unit for s in sites)
     sparsity = job.rules.weight_sparsity(int(layer))
@@ -88,8 +89,8 @@ def local_cut(job: Job, key: str, kind: str) -> float:
 
 def scores_of(job: Job, block: Block, sites: list[Site], method: Method) -> Tensor:
     """Importance of the units of sites of one kind, one site after the other."""
-    seed = job.recipe.seed
-    if sites[0].kind == "expert":
+    seed = job.config.seed
+    if not KINDS[sites[0].kind].refitted:
         return torch.cat([score_experts(block, site, method, seed_of(site, seed)) for site in sites])
     found = block.moments([site.consumer for site in sites], method.statistics)
     consumers = {linear.name: linear.weight for linear in block.linears}

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
-from secateur.config.plan import SUB_BLOCKS
 from secateur.errors import InputError
 from secateur.model.json_files import Number, read_object
+from secateur.model.site_kinds import REFITTED, WHOLE
 from secateur.pipeline.results.evidence import EVIDENCE
 from secateur.report.html.redundancy import summary
 
@@ -48,14 +48,14 @@ def explain(
             f"nothing was cut in layer {layer}; layers with cuts: {', '.join(map(str, layers)) or 'none'}"
         )
     record: dict[str, Any] = {"sites": []}
-    if any(s["kind"] in ("channel", "query_head", "kv_group") and s["units"] > s["kept"] for s in listed):
+    if any(s["kind"] in REFITTED and s["units"] > s["kept"] for s in listed):
         record = _read(folder / EVIDENCE, "no evidence; run prune again without --no-explain", _EvidenceFile)
     chosen = [s for s in record["sites"] if layer in (None, s["layer"]) and site in (None, s["kind"])]
     found: dict[str, Any] = {
         "out": str(out),
         "refit": record.get("refit"),
         "sites": [summary(s) | ({} if layer is None else {"removed": s["removed"]}) for s in chosen],
-        "layers": [s for s in listed if s["kind"] in ("layer", *SUB_BLOCKS)],
+        "layers": [s for s in listed if s["kind"] in WHOLE],
         "hidden": [s for s in listed if s["kind"] == "hidden"],
         "experts": [s for s in listed if s["kind"] == "expert"],
         "linears": [s for s in listed if s["kind"] == "weight"],

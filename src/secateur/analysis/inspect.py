@@ -15,7 +15,8 @@ from secateur.model.flops import flops_per_token
 from secateur.model.hub import local_folder
 from secateur.model.linears import linears_of
 from secateur.model.rotation import dimension_multiple, norm_consumers, producers
-from secateur.model.sites import KINDS, Site
+from secateur.model.site_kinds import HEADS, KINDS, SITE_KINDS
+from secateur.model.sites import Site
 from secateur.model.uneven import LegalHeads, legal_heads
 
 # Matrix units work on tiles of this many entries; a width that is a multiple of it wastes nothing.
@@ -42,7 +43,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     sites = [site for own in checkpoint.sites for site in own]
     flops = flops_per_token(checkpoint, layers)
     rows = [*_weight_rows(checkpoint, layers), *_site_rows(checkpoint, sites), *_hidden_rows(checkpoint)]
-    rows.sort(key=lambda row: KINDS.index(row["kind"]))
+    rows.sort(key=lambda row: SITE_KINDS.index(row["kind"]))
     return {
         "model": str(path),
         "architecture": checkpoint.family.name,
@@ -122,7 +123,7 @@ def _site_rows(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]
     legal = legal_heads(checkpoint.family, checkpoint.config.to_dict(), checkpoint.head_dim)
     rows = []
     found = {(site.kind, site.expert is not None) for site in sites}
-    for kind, routed in sorted(found, key=lambda key: (KINDS.index(key[0]), key[1])):
+    for kind, routed in sorted(found, key=lambda key: (SITE_KINDS.index(key[0]), key[1])):
         own = [site for site in sites if (site.kind, site.expert is not None) == (kind, routed)]
         keep, text, hardware = _legal(own, legal, checkpoint)
         rows.append(
@@ -190,7 +191,7 @@ def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[
         text = f"1 to {units}" if step == 1 else f"{step} to {units} by {step}"
         hardware = f"multiples of {HARDWARE_TILE}" if units >= 2 * HARDWARE_TILE else "-"
         return {"from": step, "to": units, "step": step}, text, hardware
-    if kind in ("query_head", "kv_group"):
+    if kind in HEADS:
         counts = legal.query_heads if kind == "query_head" else legal.kv_groups
         if units != max(counts):  # layers that differ from their configuration already
             return [], f"1 to {units} with modelling file", "powers of two" if units > 1 else "-"
@@ -212,22 +213,10 @@ def _heads_text(counts: tuple[int, ...], units: int, legal: LegalHeads, checkpoi
     return text + (f"; {', '.join(map(str, renamed))} as {legal.relabelled}" if renamed and legal.relabelled else "")
 
 
-# `size` is both the file and the memory.
-_SPEED = (
-    ("weight", "size, decode: after secateur compress", "prefill; as plain zeros, nothing"),
-    ("channel", "prefill, decode, size", "the KV cache"),
-    ("query_head", "prefill, decode, size", "the KV cache: all KV heads stay"),
-    ("kv_group", "prefill, decode, size, KV cache", "tensor parallelism must divide it"),
-    ("expert", "size", "decode, prefill: a token takes as many as before"),
-    ("hidden", "prefill, decode, size", "the KV cache; embeddings and head are no longer one matrix"),
-    ("attention", "prefill, decode, size", "loads with the modelling file"),
-    ("ffn", "prefill, decode, size", "the KV cache; loads with the modelling file"),
-    ("layer", "prefill, decode, size, KV cache", "costs the most quality"),
-)
-
-
 def _speed(kinds: set[str]) -> list[dict[str, str]]:
     """What each kind of cut speeds up, and what it doesn't."""
     return [
-        {"kind": kind, "speeds_up": yes, "does_not": no} for kind, yes, no in _SPEED if kind in kinds | {"weight"}
+        {"kind": kind, "speeds_up": about.speeds_up, "does_not": about.spares}
+        for kind, about in KINDS.items()
+        if kind in kinds | {"weight"}
     ]

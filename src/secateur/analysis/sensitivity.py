@@ -61,15 +61,15 @@ def sensitivity(
         everything = tuple(range(inputs.checkpoint.layers))
         scratch = tempfile.TemporaryDirectory(prefix="secateur-")
         with scratch as folder, monitor.stage("sensitivity", len(everything)) as step:
-            limits = (gradients, step, memory_for(recipe), Path(folder))
-            job = Job(recipe, inputs.rules, inputs.streamed, tokens, everything, *limits)
+            limits = (gradients, step, memory_for(inputs.config), Path(folder))
+            job = Job(inputs.config, inputs.rules, inputs.streamed, tokens, everything, *limits)
             found = measure(job, tuple(levels))
     return {
         "model": str(model),
         "calibration": calibrate,
         "data_sha256": inputs.calibration.source_sha256,
         "tokens": min(len(tokens), samples) * tokens.shape[1],
-        "methods": {kind: recipe.method_for(kind).name for kind in recipe.sites},
+        "methods": {kind: inputs.config.methods[kind].name for kind in recipe.sites},
         "sites": [
             {"site": f"layers.{c.layer}.{c.kind}", "kind": c.kind, "layer": c.layer, "level": c.level, "kl": kl}
             for c, kl in found.items()

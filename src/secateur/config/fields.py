@@ -12,8 +12,8 @@ from secateur.config.presets import Masks, Objective, Window
 from secateur.config.quantities import parse_bytes, parse_search
 from secateur.config.training import RecoverSection
 from secateur.methods import METHODS
+from secateur.model.site_kinds import SITE_KINDS
 
-SITE_KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "hidden", "attention", "ffn", "layer")
 LIMITS = ("params", "size", "flops", "latency")  # targets that a sparsity is found for, see `budget`
 
 

@@ -17,12 +17,11 @@ from typing import Any
 
 from secateur.errors import InputError
 from secateur.methods import METHODS
+from secateur.model.site_kinds import SUB_BLOCKS, UNIT_KINDS
 from secateur.numerics.patterns import Pattern
 
 VERSION = 1
 MOST_BYTES = 2**30
-UNIT_KINDS = ("channel", "query_head", "kv_group", "expert")
-SUB_BLOCKS = ("attention", "ffn")
 
 
 @dataclass(frozen=True)

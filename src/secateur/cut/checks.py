@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from secateur.config.configuration import Configuration
 from secateur.config.plan import Plan
-from secateur.config.recipe import Recipe
 from secateur.cut.counts import asked, multiple
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
 
 
 def check_counts(
-    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], count: Callable[[Site], int]
+    config: Configuration, checkpoint: Checkpoint, unit_kinds: frozenset[str], count: Callable[[Site], int]
 ) -> None:
     """A sparsity that rounds to no unit at all, of any site of a kind, would do nothing without a word; nor may
     it be of a kind that the model lacks, or leave fewer units than must stay."""
@@ -47,10 +47,10 @@ def check_counts(
         sites = [site for site in everything if site.kind == kind]
         if not sites:
             raise InputError(f"site '{kind}': {checkpoint.config.model_type} models like this one have none")
-        s = recipe.sparsity_for(asked(recipe, kind))
+        s = config.sparsities[asked(config, kind)]
         largest = max(sites, key=lambda site: site.units)
         if all(count(site) >= site.units for site in sites):
-            units, step = largest.units, math.lcm(largest.groups, multiple(recipe, largest))
+            units, step = largest.units, math.lcm(largest.groups, multiple(config, largest))
             least = f"they go {step} at a time, so give {step / units:.3g} or more"
             remedy = least if step < units else f"no multiple of {step} is below {units}"
             raise InputError(f"sparsity {s:g} takes none of {units} {kind} units away; {remedy}")

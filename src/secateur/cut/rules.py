@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from secateur.config import plan as plans
+from secateur.config.configuration import Configuration
 from secateur.config.plan import Plan
 from secateur.config.presets import Masks
-from secateur.config.recipe import Recipe
 from secateur.cut.checks import check_counts, check_pattern, check_plan
 from secateur.cut.counts import asked, keep_counts, layers_to_drop, protected_layers, sub_blocks_to_drop
 from secateur.cut.units import UnitRules
@@ -17,15 +17,14 @@ from secateur.methods import METHODS, Method
 from secateur.model.architectures import join
 from secateur.model.biases import bias_flags
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.site_kinds import HEADS, REFITTED, UNIT_KINDS, units_of
 from secateur.model.sites import Site
-from secateur.model.uneven import HEADS, KV_HEADS, with_heads
+from secateur.model.uneven import HEADS as QUERY_HEADS
+from secateur.model.uneven import KV_HEADS, with_heads
 from secateur.numerics.keep_counts import keep_count
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
 from secateur.reconstruct.tune import Tuning
-
-UNIT_KINDS = frozenset(plans.UNIT_KINDS)
-REFITTED = UNIT_KINDS - {"expert"}  # a Linear reads their units, and is solved for what the target says
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,15 @@ class Rules:
     unit_kinds: frozenset[str]
     bias_flags: dict[str, str]
     protected: frozenset[int]
-    layers_to_drop: int
-    weight_method: Method | None
-    pattern: Pattern
-    weight_sparsity: Callable[[int], Callable[[str], float]]
-    plan: Plan | None
     target: Target
     sequential: bool
     tuning: Tuning | None
     masks: Masks
+    layers_to_drop: int = 0
+    weight_method: Method | None = None
+    pattern: Pattern = field(default_factory=Pattern)
+    weight_sparsity: Callable[[int], Callable[[str], float]] = lambda layer: lambda linear: 0.0
+    plan: Plan | None = None
     notes: tuple[str, ...] = ()
     sub_blocks: Mapping[str, int] = field(default_factory=dict)
     dropped: frozenset[tuple[int, str]] = frozenset()
@@ -77,81 +76,125 @@ class Rules:
         return (solved and self.target != "pruned") or (cut and self.tuning is not None)
 
     @classmethod
-    def of(cls, recipe: Recipe, checkpoint: Checkpoint, plan: Plan | None, counted: bool = True) -> Rules:
-        """Derives the rules; refuses what this checkpoint can't give.
+    def from_recipe(cls, config: Configuration, checkpoint: Checkpoint, *, counted: bool = True) -> Rules:
+        """What was asked for, of this checkpoint.
 
         Args:
             counted: with how many layers and sub-blocks go; otherwise whoever asks puts that in.
 
         Raises:
-            InputError: a protected layer that isn't there, more layers to drop than may go, a pattern that
-                doesn't fit a Linear.
+            InputError: what this checkpoint can't give: a protected layer that isn't there, more layers to drop than
+                may go, a pattern that doesn't fit a Linear.
         """
-        if plan is not None:
-            check_plan(plan, checkpoint)
-        kinds = plan.kinds if plan is not None else frozenset(recipe.sites)
-        unit_kinds = unit_kinds_of(kinds, checkpoint) if plan is None else kinds & UNIT_KINDS
-        protected = protected_layers(recipe, checkpoint)
-        counts, steps = keep_counts(recipe), recipe.chosen_steps
-        chosen = plan is None and counted
-        layers = layers_to_drop(recipe, checkpoint, protected) if chosen else 0
-        if chosen:
-            check_counts(recipe, checkpoint, unit_kinds, counts)
-        flags, notes = _flags(recipe, checkpoint, unit_kinds, plan)
-        weighty = "weight" in kinds
-        pattern = _pattern(recipe, plan) if weighty else Pattern()
-        if weighty:
-            check_pattern(pattern, checkpoint)
+        unit_kinds = unit_kinds_of(frozenset(config.sites), checkpoint)
+        protected = protected_layers(config, checkpoint)
+        layers, counts = 0, keep_counts(config)
+        if counted:
+            layers = layers_to_drop(config, checkpoint, protected)
+            check_counts(config, checkpoint, unit_kinds, counts)
+        base = cls._repairing(config, checkpoint, unit_kinds, lambda: _heads_asked(config, checkpoint, unit_kinds))
+        weights = "weight" in config.sites
+        if weights:
+            check_pattern(config.pattern, checkpoint)
+        units = replace(
+            base.units,
+            method=config.methods["channel"] if unit_kinds & REFITTED else None,
+            expert_method=config.methods["expert"] if unit_kinds - REFITTED else None,
+            keep_count=counts,
+        )
+        return replace(
+            base,
+            units=units,
+            layers_to_drop=layers,
+            sub_blocks=sub_blocks_to_drop(config, checkpoint, protected, layers) if counted else {},
+            weight_method=config.methods["weight"] if weights else None,
+            pattern=config.pattern if weights else Pattern(),
+            weight_sparsity=lambda layer: lambda linear: config.sparsities["weight"],
+        )
+
+    @classmethod
+    def from_plan(cls, plan: Plan, config: Configuration, checkpoint: Checkpoint) -> Rules:
+        """What a plan chose, repaired as the configuration says.
+
+        Raises:
+            InputError: the plan doesn't fit this checkpoint.
+        """
+        check_plan(plan, checkpoint)
+        unit_kinds = plan.kinds & frozenset(UNIT_KINDS)
+        base = cls._repairing(config, checkpoint, unit_kinds, lambda: _heads_planned(plan, checkpoint))
+        base = replace(base, plan=plan, units=replace(base.units, planned=partial(_planned, plan)))
+        weights = next((entry for entry in plan.entries if entry.kind == "weight"), None)
+        if weights is None:
+            return base
+        pattern = Pattern.parse(weights.pattern or "free")
+        check_pattern(pattern, checkpoint)
+        return replace(
+            base,
+            weight_method=METHODS[weights.method],
+            pattern=pattern,
+            weight_sparsity=lambda layer: partial(_planned_sparsity, plan, layer),
+        )
+
+    @classmethod
+    def _repairing(
+        cls,
+        config: Configuration,
+        checkpoint: Checkpoint,
+        unit_kinds: frozenset[str],
+        heads: Callable[[], dict[str, int]],
+    ) -> Rules:
+        """Nothing goes yet; how what is left is repaired.
+
+        Args:
+            heads: query and KV heads that a layer will have.
+        """
+        protected = protected_layers(config, checkpoint)
+        flags, notes = _flags(config, checkpoint, unit_kinds, heads)
+        tuning = Tuning(
+            config.steps,
+            seed=config.seed,
+            window=config.window,
+            predictions=config.objective == "predictions",
+        )
+        units = UnitRules(
+            method=None,
+            keep_count=lambda site: site.units,
+            planned=lambda site: None,
+            refit=config.refit,
+            biased=frozenset(_consumers(checkpoint, unit_kinds)) if config.bias != "none" else frozenset(),
+            target=config.target,
+            seed=config.seed,
+            explain=config.explain,
+            mean_into_bias=config.bias == "add" and not config.refit,
+            merge=config.merge_experts,
+        )
         return cls(
-            units=UnitRules(
-                recipe.method_for("channel") if plan is None and unit_kinds & REFITTED else None,
-                counts,
-                _planned(plan),
-                recipe.refit,
-                frozenset(_consumers(checkpoint, unit_kinds)) if recipe.bias != "none" else frozenset(),
-                recipe.chosen_target,
-                recipe.seed,
-                recipe.explain,
-                recipe.bias == "add" and not recipe.refit,
-                recipe.method_for("expert") if plan is None and "expert" in unit_kinds else None,
-                recipe.merge_experts,
-            ),
+            units=units,
             unit_kinds=unit_kinds,
             bias_flags=flags,
             protected=protected,
-            layers_to_drop=layers,
-            weight_method=_weight_method(recipe, plan) if weighty else None,
-            pattern=pattern,
-            weight_sparsity=_sparsities(recipe, plan),
-            plan=plan,
-            target=recipe.chosen_target,
-            sequential=recipe.chosen_sequential,
-            tuning=_tuning(recipe) if steps else None,
-            masks=recipe.chosen_masks,
+            target=config.target,
+            sequential=config.sequential,
+            tuning=tuning if config.steps else None,
+            masks=config.masks,
             notes=notes,
-            sub_blocks=sub_blocks_to_drop(recipe, checkpoint, protected, layers) if chosen else {},
         )
 
 
-def _tuning(recipe: Recipe) -> Tuning:
-    predictions = recipe.chosen_objective == "predictions"
-    return Tuning(recipe.chosen_steps, seed=recipe.seed, window=recipe.window, predictions=predictions)
+def _planned(plan: Plan, site: Site) -> tuple[int, ...]:
+    """The units that a plan keeps of a site: all, if it says nothing."""
+    entry = plan.entry(site.name)
+    if entry is None or entry.keep is None:
+        return tuple(range(site.units))
+    if entry.units != site.units:
+        raise InputError(f"the plan says {site.name} has {entry.units} units, the model has {site.units}")
+    return entry.keep
 
 
-def _planned(plan: Plan | None) -> Callable[[Site], tuple[int, ...] | None]:
-    """Site -> the units that a plan keeps of it (all, if it says nothing); None = choose."""
-    if plan is None:
-        return lambda site: None
-
-    def kept(site: Site) -> tuple[int, ...]:
-        entry = plan.entry(site.name)
-        if entry is None or entry.keep is None:
-            return tuple(range(site.units))
-        if entry.units != site.units:
-            raise InputError(f"the plan says {site.name} has {entry.units} units, the model has {site.units}")
-        return entry.keep
-
-    return kept
+def _planned_sparsity(plan: Plan, layer: int, linear: str) -> float:
+    """The fraction of a Linear's weights that a plan takes."""
+    entry = plan.entry(f"layers.{layer}.{linear}")
+    return 0.0 if entry is None else entry.sparsity
 
 
 def unit_kinds_of(kinds: frozenset[str], checkpoint: Checkpoint) -> frozenset[str]:
@@ -159,79 +202,59 @@ def unit_kinds_of(kinds: frozenset[str], checkpoint: Checkpoint) -> frozenset[st
     config = checkpoint.config
     heads = config.num_attention_heads
     grouped = (getattr(config, "num_key_value_heads", None) or heads) < heads
-    chosen = kinds & UNIT_KINDS
+    chosen = kinds & frozenset(UNIT_KINDS)
     if "query_head" in chosen and not grouped:
         chosen = (chosen - {"query_head"}) | {"kv_group"}
     return chosen
 
 
 def _consumers(checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> list[str]:
+    """The Linears that read the units of these kinds."""
     a, f = checkpoint.family.attention, checkpoint.family.ffn
-    consumers = [join(a.path, a.o)] if unit_kinds & {"query_head", "kv_group"} else []
-    return [*consumers, join(f.path, f.down)] if "channel" in unit_kinds else consumers
+    reading = {"attention": join(a.path, a.o), "ffn": join(f.path, f.down)}
+    return [consumer for part, consumer in reading.items() if unit_kinds & REFITTED & units_of(part)]
 
 
 def _flags(
-    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], plan: Plan | None
+    config: Configuration,
+    checkpoint: Checkpoint,
+    unit_kinds: frozenset[str],
+    heads: Callable[[], dict[str, int]],
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Config flags that biases for the refit need, unless they would cost the stock class its loading."""
-    if recipe.bias != "add":
+    if config.bias != "add":
         return {}, ()
     flags = bias_flags(checkpoint, frozenset(_consumers(checkpoint, unit_kinds)))
-    if flags and unit_kinds & {"query_head", "kv_group"}:
-        counts = _heads_after(recipe, checkpoint, unit_kinds, plan)
-        config = checkpoint.config.to_dict() | counts
+    if flags and unit_kinds & HEADS:
+        values = checkpoint.config.to_dict() | heads()
         family, head_dim = checkpoint.family, checkpoint.head_dim
         on = dict.fromkeys(flags.values(), True)
-        if with_heads(config, family, head_dim) and not with_heads(config | on, family, head_dim):
+        if with_heads(values, family, head_dim) and not with_heads(values | on, family, head_dim):
             # Such head counts load under another model type (Llama as Mistral), which has no biases.
             return {}, ("no bias in the refits: the stock class that takes these head counts has none",)
     return flags, ()
 
 
-def _heads_after(
-    recipe: Recipe, checkpoint: Checkpoint, unit_kinds: frozenset[str], plan: Plan | None
-) -> dict[str, int]:
-    """Query and KV heads that a layer will have (the first cut layer of a plan)."""
+def _heads_asked(config: Configuration, checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> dict[str, int]:
+    """Query and KV heads that a layer will have."""
+    kv_heads, group = _heads_now(checkpoint)
+    if "kv_group" in unit_kinds:
+        kv_heads = keep_count(kv_heads, config.sparsities[asked(config, "kv_group")])
+    if "query_head" in unit_kinds:
+        group = keep_count(group, config.sparsities["query_head"])
+    return {QUERY_HEADS: kv_heads * group, KV_HEADS: kv_heads}
+
+
+def _heads_planned(plan: Plan, checkpoint: Checkpoint) -> dict[str, int]:
+    """The same of the first layer that a plan cuts."""
+    kv_heads, group = _heads_now(checkpoint)
+    kept = {entry.kind: len(entry.keep) for entry in reversed(plan.entries) if entry.keep is not None}
+    kv_heads = kept.get("kv_group", kv_heads)
+    return {QUERY_HEADS: kept.get("query_head", kv_heads * group), KV_HEADS: kv_heads}
+
+
+def _heads_now(checkpoint: Checkpoint) -> tuple[int, int]:
+    """KV heads of a layer, and query heads of each."""
     heads = checkpoint.config.num_attention_heads
     kv_heads = getattr(checkpoint.config, "num_key_value_heads", None) or heads
-    group = heads // kv_heads
-    if plan is not None:
-        kept = {entry.kind: len(entry.keep) for entry in reversed(plan.entries) if entry.keep is not None}
-        kv_heads = kept.get("kv_group", kv_heads)
-        return {HEADS: kept.get("query_head", kv_heads * group), KV_HEADS: kv_heads}
-    if "kv_group" in unit_kinds:
-        kv_heads = keep_count(kv_heads, recipe.sparsity_for(asked(recipe, "kv_group")))
-    if "query_head" in unit_kinds:
-        group = keep_count(group, recipe.sparsity_for("query_head"))
-    return {HEADS: kv_heads * group, KV_HEADS: kv_heads}
-
-
-def _weight_method(recipe: Recipe, plan: Plan | None) -> Method:
-    if plan is None:
-        return recipe.method_for("weight")
-    name = next(entry.method for entry in plan.entries if entry.kind == "weight")
-    if name not in METHODS:
-        raise InputError(f"the plan names method '{name}', which is unknown")
-    return METHODS[name]
-
-
-def _pattern(recipe: Recipe, plan: Plan | None) -> Pattern:
-    if plan is None:
-        return Pattern.parse(recipe.pattern)
-    return Pattern.parse(next(e.pattern or "free" for e in plan.entries if e.kind == "weight"))
-
-
-def _sparsities(recipe: Recipe, plan: Plan | None) -> Callable[[int], Callable[[str], float]]:
-    """layer -> (Linear -> fraction that goes)."""
-    if plan is None:
-        return lambda layer: lambda linear: recipe.sparsity_for("weight")
-
-    def of(layer: int) -> Callable[[str], float]:
-        def sparsity(linear: str) -> float:
-            entry = plan.entry(f"layers.{layer}.{linear}")
-            return 0.0 if entry is None else entry.sparsity
-
-        return sparsity
-
-    return of
+    return kv_heads, heads // kv_heads

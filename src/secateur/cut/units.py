@@ -19,14 +19,13 @@ from secateur.cut.experts import remove_experts, score_experts
 from secateur.cut.merging import Merge, remove_and_merge
 from secateur.methods import Method, Units
 from secateur.model.linears import Linear
+from secateur.model.site_kinds import KINDS, TURNS
 from secateur.model.sites import Site, sites_of
 from secateur.model.surgery import remove, unit_parameters, update_heads
 from secateur.numerics.least_squares import least_squares_columns
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import keep_best
 from secateur.numerics.targets import NEEDS, Target, best_bias, relative_error, retarget
-
-ORDER = ("kv_group", "query_head", "expert", "channel")
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,14 @@ class UnitRules:
 
     def method_for(self, kind: str) -> Method | None:
         """What scores the units of a kind of site."""
-        return self.expert_method if kind == "expert" else self.method
+        return self.method if KINDS[kind].refitted else self.expert_method
 
 
 def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[UnitCut]:
     """Cuts every site of the given kinds in one block, in place."""
     cuts: list[UnitCut] = []
     checkpoint = block.streamed.checkpoint
-    for kind in ORDER:
+    for kind in TURNS:
         if kind not in kinds:
             continue
         # Read again for each kind: removing KV groups changes how many query heads there are.
@@ -102,10 +101,10 @@ def cut_units(block: Block, kinds: frozenset[str], rules: UnitRules) -> list[Uni
             for site in sites_of(block.layer, checkpoint.family, block.index, checkpoint.head_dim)
             if site.kind == kind
         ]
-        if kind == "expert":
-            cuts += [_cut_experts(block, site, rules) for site in sites]
-        else:
+        if KINDS[kind].refitted:
             cuts += _cut_sites(block, sites, rules)
+        else:
+            cuts += [_cut_experts(block, site, rules) for site in sites]
     return cuts
 
 

@@ -20,8 +20,6 @@ from torch import nn
 from secateur.model.architectures import EXPERT_CHANNELS, Family, join
 from secateur.model.linears import has_weight, is_transposed, parameter_shape, submodule
 
-KINDS = ("weight", "channel", "query_head", "kv_group", "expert", "hidden", "attention", "ffn", "layer")
-
 
 @dataclass(frozen=True)
 class Cut:

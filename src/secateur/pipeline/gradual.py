@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from secateur.allocation.job import key_of
-from secateur.config.plan import SUB_BLOCKS
+from secateur.config.configuration import resolve
 from secateur.config.recipe import Recipe
 from secateur.cut.counts import keep_counts, whole_parts
 from secateur.cut.hidden import Narrowed
 from secateur.cut.rules import Rules
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.site_kinds import SUB_BLOCKS, WHOLE, units_of
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.hidden import narrow_model
 from secateur.pipeline.inputs import Inputs, Services
@@ -35,8 +36,6 @@ from secateur.pipeline.results.sites import sites_of_run
 from secateur.pipeline.schedule import PruningStep, pruning_steps
 from secateur.pipeline.store import DONE, Store
 from secateur.system import distributed
-
-TOGETHER = ({"kv_group", "query_head"}, {"expert", "channel"})  # cutting one renumbers the other
 
 
 def check_steps(recipe: Recipe, planned: bool, dry_run: bool) -> None:
@@ -51,8 +50,9 @@ def check_steps(recipe: Recipe, planned: bool, dry_run: bool) -> None:
         raise InputError("a plan says what goes in the end, not in what steps; leave out --steps")
     if dry_run:
         raise InputError("what a step takes depends on the steps before it; leave out --dry-run or --steps")
-    for kinds in TOGETHER:
-        if kinds <= set(recipe.sites):
+    for part in SUB_BLOCKS:
+        kinds = units_of(part) & set(recipe.sites)
+        if len(kinds) > 1:  # cutting one renumbers the other
             both = " and ".join(sorted(kinds))
             raise InputError(f"sites {both} can't both go step by step; prune one, then the result for the other")
 
@@ -106,19 +106,20 @@ def pass_inputs(inputs: Inputs, stop: PruningStep, folder: Path, lineage: Lineag
     """
     checkpoint = Checkpoint.open(folder)
     recipe = stop.recipe.model_copy(update={"model": str(folder), "protect": ()})
+    config = resolve(recipe)
     gone = Counter(kind for _, kind in lineage.dropped) + Counter({"layer": lineage.depth - len(lineage.layers)})
-    wanted = {kind: max(0, whole_parts(recipe, kind, lineage.depth) - gone[kind]) for kind in ("layer", *SUB_BLOCKS)}
-    rules = Rules.of(recipe, checkpoint, None, counted=False)
+    wanted = {kind: max(0, whole_parts(config, kind, lineage.depth) - gone[kind]) for kind in WHOLE}
+    rules = Rules.from_recipe(config, checkpoint, counted=False)
     rules = replace(
         rules,
         unit_kinds=inputs.rules.unit_kinds,  # heads may have lost their groups on the way
-        units=replace(rules.units, keep_count=keep_counts(recipe, lineage.units)),
+        units=replace(rules.units, keep_count=keep_counts(config, lineage.units)),
         protected=frozenset(place for place, i in enumerate(lineage.layers) if i in inputs.rules.protected),
         layers_to_drop=wanted.pop("layer"),
         sub_blocks=wanted,
     )
     streamed = StreamedModel(checkpoint, inputs.streamed.device, inputs.streamed.dtype)
-    return Inputs(recipe, checkpoint, inputs.calibration, streamed, rules, lineage)
+    return Inputs(recipe, config, checkpoint, inputs.calibration, streamed, rules, lineage)
 
 
 def after(inputs: Inputs, result: PassResult) -> Lineage:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration.spectrum import Place, moments_of_stream
+from secateur.config.configuration import Configuration
 from secateur.config.recipe import Recipe
 from secateur.cut.counts import dimension_step, kept_dimensions
 from secateur.cut.hidden import ModelPair, Narrowed, fit_hidden
@@ -38,7 +39,7 @@ from secateur.system import distributed
 BASIS, CUT, FITTED = "basis.safetensors", "cut", "fitted"
 
 
-def check_hidden(recipe: Recipe, checkpoint: Checkpoint, planned: bool, dry_run: bool) -> None:
+def check_hidden(recipe: Recipe, config: Configuration, checkpoint: Checkpoint, planned: bool, dry_run: bool) -> None:
     """Refuses what can't be done, or can't be done like that.
 
     Raises:
@@ -57,11 +58,11 @@ def check_hidden(recipe: Recipe, checkpoint: Checkpoint, planned: bool, dry_run:
         raise InputError("hidden dimensions go at once; leave out --steps, or add other sites")
     if recipe.recover is not None and "hidden" in (recipe.recover.loss or {}):
         raise InputError("hidden states of different widths can't be compared in recover; use --loss logits")
-    units, kept = int(checkpoint.config.hidden_size), kept_dimensions(recipe, checkpoint)
-    step = dimension_step(recipe, checkpoint)
+    units, kept = int(checkpoint.config.hidden_size), kept_dimensions(config, checkpoint)
+    step = dimension_step(config, checkpoint)
     if kept >= units:
         raise InputError(
-            f"sparsity {recipe.sparsity_for('hidden'):g} takes none of {units} hidden dimensions; they go "
+            f"sparsity {config.sparsities['hidden']:g} takes none of {units} hidden dimensions; they go "
             f"{step} at a time, so give {step / units:.3g} or more"
         )
     narrow_config(checkpoint, kept)
@@ -75,30 +76,30 @@ def narrow_model(inputs: Inputs, services: Services) -> Narrowed:
     known = store.tensors(BASIS, lambda: _basis(inputs, services))
     vectors, scores = known.pop("vectors"), known.pop("scores").tolist()
     energies = {name: float(energy) for name, energy in known.items()}
-    kept = kept_dimensions(inputs.recipe, inputs.checkpoint)
+    kept = kept_dimensions(inputs.config, inputs.checkpoint)
     if not distributed.from_first(store.area.final.is_dir):
         Q = vectors[:, :kept].contiguous()
         config = narrow_config(inputs.checkpoint, kept)
         distributed.on_first(lambda: _cut(inputs, services, store, Q, config))
         made = store.folder(CUT)
-        if inputs.recipe.refit:
+        if inputs.config.refit:
             _fit(inputs, replace(services, store=store), Checkpoint.open(made), Q, config)
             made = store.folder(FITTED)
         distributed.on_first(lambda: made.rename(store.area.final))
     narrow = Checkpoint.open(store.final)
-    return Narrowed(narrow, len(vectors), kept, inputs.recipe.method_for("hidden").name, scores, energies)
+    return Narrowed(narrow, len(vectors), kept, inputs.config.methods["hidden"].name, scores, energies)
 
 
 def _basis(inputs: Inputs, services: Services) -> dict[str, Tensor]:
     """`vectors` (d, d), their `scores` (d,), and for each place the share of its energy that the kept ones carry."""
-    recipe, checkpoint = inputs.recipe, inputs.checkpoint
+    config, checkpoint = inputs.config, inputs.checkpoint
     with services.monitor.stage("look at hidden dimensions", checkpoint.layers) as step:
         tokens = inputs.calibration.tokens
         places = moments_of_stream(inputs.streamed, tokens, step, services.memory, services.scratch)
-    method = recipe.method_for("hidden")
+    method = config.methods["hidden"]
     assert method.basis is not None
-    chosen = method.basis(torch.stack([place.moment for place in places]).mean(0), recipe.seed)
-    Q = chosen.vectors[:, : kept_dimensions(recipe, checkpoint)]
+    chosen = method.basis(torch.stack([place.moment for place in places]).mean(0), config.seed)
+    Q = chosen.vectors[:, : kept_dimensions(config, checkpoint)]
     return {"vectors": chosen.vectors, "scores": chosen.scores} | _energies(places, Q)
 
 

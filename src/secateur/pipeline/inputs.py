@@ -10,6 +10,7 @@ import psutil
 
 from secateur._version import __version__
 from secateur.calibration.activations import MemoryBudget
+from secateur.config.configuration import Configuration
 from secateur.config.recipe import Recipe
 from secateur.cut.rules import Rules
 from secateur.data.batches import Calibration
@@ -28,11 +29,13 @@ class Inputs:
     """Everything that decides a pass's result.
 
     Args:
+        recipe: what was asked, and `config` what that means.
         lineage: how the checkpoint came from the original model; the same, unless there were passes before.
         notes: what a report should say about them.
     """
 
     recipe: Recipe
+    config: Configuration
     checkpoint: Checkpoint
     calibration: Calibration
     streamed: StreamedModel
@@ -68,9 +71,9 @@ class Services:
     scratch: Path
 
 
-def memory_for(recipe: Recipe) -> MemoryBudget:
-    """What the recipe says, else 60 % of what is free on this host now."""
-    total = recipe.memory_bytes
+def memory_for(config: Configuration) -> MemoryBudget:
+    """What was asked for, else 60 % of what is free on this host now."""
+    total = config.memory
     if total is None:
         total = int(FREE_SHARE * psutil.virtual_memory().available) // distributed.local_world()
     return MemoryBudget(total)

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING
 
-from secateur.config.plan import SUB_BLOCKS
+from secateur.config.configuration import Configuration, resolve
 from secateur.config.quantities import parse_amount
 from secateur.config.recipe import LIMITS, Recipe
 from secateur.cut.checks import sites_in
 from secateur.cut.counts import keep_counts, kept_dimensions, protected_layers, whole_parts
 from secateur.cut.rules import unit_kinds_of
-from secateur.cut.units import ORDER, choose, mask_of
+from secateur.cut.units import choose, mask_of
 from secateur.errors import InputError
 from secateur.evaluation.speed import speed
 from secateur.model.architectures import Family
@@ -30,6 +30,7 @@ from secateur.model.classes import model_class
 from secateur.model.flops import flops_per_token
 from secateur.model.result_config import new_config
 from secateur.model.rotation import check_rotatable, narrow_values
+from secateur.model.site_kinds import KINDS, SUB_BLOCKS, TURNS, WHOLE
 from secateur.model.sites import sites_of
 from secateur.model.surgery import drop, remove, update_heads
 from secateur.model.uneven import layer_widths
@@ -100,13 +101,14 @@ def resolved(recipe: Recipe, checkpoint: Checkpoint, step: Callable[[str], None]
 
 def _losing(recipe: Recipe, checkpoint: Checkpoint) -> tuple[str, ...]:
     """The kinds of sites that lose something at the recipe's sparsity: of some a whole unit is more than that."""
-    count, every = keep_counts(recipe), sites_in(checkpoint)
+    config = resolve(recipe)
+    count, every = keep_counts(config), sites_in(checkpoint)
 
     def loses(kind: str) -> bool:
-        if kind in ("layer", *SUB_BLOCKS):
-            return whole_parts(recipe, kind, checkpoint.layers) > 0
-        if kind == "hidden":
-            return kept_dimensions(recipe, checkpoint) < checkpoint.config.hidden_size
+        if kind in WHOLE:
+            return whole_parts(config, kind, checkpoint.layers) > 0
+        if KINDS[kind].goes == "basis":
+            return kept_dimensions(config, checkpoint) < checkpoint.config.hidden_size
         names = unit_kinds_of(frozenset({kind}), checkpoint)
         return any(count(site) < site.units for site in every if site.kind in names)
 
@@ -115,8 +117,8 @@ def _losing(recipe: Recipe, checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def shape_at(recipe: Recipe, checkpoint: Checkpoint, sparsity: float) -> Shape:
     """What is left when every site of the recipe has lost this fraction; of layers and sub-blocks the last ones."""
-    trial = recipe.model_copy(update={"sparsity": sparsity, **dict.fromkeys(LIMITS)})
-    protected, family = protected_layers(recipe, checkpoint), checkpoint.family
+    trial = resolve(recipe.model_copy(update={"sparsity": sparsity, **dict.fromkeys(LIMITS)}))
+    protected, family = protected_layers(trial, checkpoint), checkpoint.family
     free = [i for i in range(checkpoint.layers) if i not in protected]
     gone = min(whole_parts(trial, "layer", checkpoint.layers), len(free) - (not protected))
     kept = [i for i in range(checkpoint.layers) if i not in free[len(free) - gone :]]
@@ -142,7 +144,12 @@ def shape_at(recipe: Recipe, checkpoint: Checkpoint, sparsity: float) -> Shape:
 
 
 def _cut(
-    layer: nn.Module, index: int, recipe: Recipe, checkpoint: Checkpoint, halves: dict[str, list[int]], whole: bool
+    layer: nn.Module,
+    index: int,
+    config: Configuration,
+    checkpoint: Checkpoint,
+    halves: dict[str, list[int]],
+    whole: bool,
 ) -> None:
     """Narrows one layer without weights, in place."""
 
@@ -152,8 +159,8 @@ def _cut(
     for kind, places in halves.items():
         for site in [site for site in sites() if site.kind == kind and index in places]:
             drop(layer, site, checkpoint.family)
-    count, kinds = keep_counts(recipe), unit_kinds_of(frozenset(recipe.sites), checkpoint)
-    for kind in () if whole else (kind for kind in ORDER if kind in kinds):
+    count, kinds = keep_counts(config), unit_kinds_of(frozenset(config.sites), checkpoint)
+    for kind in () if whole else (kind for kind in TURNS if kind in kinds):
         own = [site for site in sites() if site.kind == kind]
         keeps = [choose(torch.arange(site.units), site, max(count(site), site.least)) for site in own]
         if own:

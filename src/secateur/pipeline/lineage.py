@@ -7,14 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from secateur.config.plan import SUB_BLOCKS
 from secateur.cut.block import BlockCuts
 from secateur.cut.evidence import Evidence
 from secateur.cut.merging import Merge
 from secateur.cut.units import UnitCut
+from secateur.model.site_kinds import SUB_BLOCKS, units_of
 from secateur.model.sites import Site
-
-PARTS = {"attention": ("kv_group", "query_head"), "ffn": ("channel", "expert")}
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ class Lineage:
             key = (cut.site.kind, cut.site.expert)
             own = replace(cut, site=replace(cut.site, layer=layer))
             cuts[key] = joined(cuts[key], own) if key in cuts else own
-        gone = {part for kind, _ in cuts for part in PARTS.get(kind, ())}
+        gone = {part for kind, _ in cuts if kind in SUB_BLOCKS for part in units_of(kind)}
         units = [cut for (kind, _), cut in cuts.items() if kind not in gone]
         added = new.added + (before.added if before is not None else 0)
         weights = new.weights or (before.weights if before is not None else [])

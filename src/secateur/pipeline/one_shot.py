@@ -75,23 +75,22 @@ def weigh_errors(inputs: Inputs, services: Services, rules: Rules) -> tuple[Loss
     Raises:
         InputError: it was asked for, and this model's loss can't be looked at. A preset goes without it.
     """
-    recipe = inputs.recipe
-    if recipe.chosen_objective != "loss" or not rules.needs_dense:
+    if inputs.config.objective != "loss" or not rules.needs_dense:
         return None, ()
     reason = distributed.from_first(lambda: why_not(inputs.streamed))
-    if reason is not None and recipe.objective is not None:
+    if reason is not None and inputs.recipe.objective is not None:
         raise InputError(f"objective loss: {reason}; use --objective output")
     if reason is not None:
         return None, (f"blocks were tuned by the error of their output alone: {reason}",)
     batches = batches_of(inputs.calibration.tokens)
     with services.monitor.stage("weigh errors", len(batches)) as step:
-        return loss_weights(inputs.streamed, batches, recipe.seed, step), ()
+        return loss_weights(inputs.streamed, batches, inputs.config.seed, step), ()
 
 
 def allocate_sparsity(inputs: Inputs, services: Services, choice: Choice, gradients: LayerGradients | None) -> Choice:
     """Spreads the sparsity over the layers, as the recipe says. A search may find that other layers should go."""
-    recipe, store = inputs.recipe, services.store
-    if recipe.allocate == "local" or choice.rules.plan is not None:
+    config, store = inputs.config, services.store
+    if config.allocate == "local" or choice.rules.plan is not None:
         return choice
 
     def reached(where: Any) -> None:
@@ -99,9 +98,9 @@ def allocate_sparsity(inputs: Inputs, services: Services, choice: Choice, gradie
             store.progress("search", where)
 
     def spread() -> dict[str, float]:
-        parts = None if recipe.allocate == "evolve" else len(choice.kept)  # a search ends when it ends
+        parts = None if config.allocate == "evolve" else len(choice.kept)  # a search ends when it ends
         with services.monitor.stage("allocate", parts) as step:
-            about = (recipe, choice.rules, inputs.streamed, inputs.calibration.tokens, choice.kept)
+            about = (config, choice.rules, inputs.streamed, inputs.calibration.tokens, choice.kept)
             known = store.known("search")
             return allocate(Job(*about, gradients, step, services.memory, services.scratch, known, reached))
 
@@ -110,7 +109,7 @@ def allocate_sparsity(inputs: Inputs, services: Services, choice: Choice, gradie
     gone = {i for i in everything if found.get(key_of(i, "layer"))}
     kept = tuple(i for i in everything if i not in gone) if gone else choice.kept
     shares = {key: share for key, share in found.items() if not key.endswith(".layer")}
-    return Choice(apply(choice.rules, shares, recipe), kept, shares)
+    return Choice(apply(choice.rules, shares, config), kept, shares)
 
 
 def cut_blocks(
@@ -198,5 +197,5 @@ def save(inputs: Inputs, services: Services, result: PassResult) -> dict[str, An
         write_checkpoint(area.final, inputs.streamed, area.blocks, result.kept, config)
     inputs.streamed.release()
     with monitor.stage("verify"):
-        gate = verify(area.final, area.work / PROBE, inputs.recipe.memory_bytes)
+        gate = verify(area.final, area.work / PROBE, inputs.config.memory)
     return gate | {"seconds": monitor.stages[-1].seconds}

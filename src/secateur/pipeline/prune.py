@@ -17,7 +17,8 @@ import torch
 
 from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import WHOLE, check_gradients
-from secateur.config.plan import SUB_BLOCKS, Plan
+from secateur.config.configuration import resolve
+from secateur.config.plan import Plan
 from secateur.config.recipe import Recipe
 from secateur.cut.rules import Rules
 from secateur.data.batches import Calibration
@@ -28,6 +29,7 @@ from secateur.evaluation.evaluation import split_specs
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
+from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.gradual import check_steps, in_steps
 from secateur.pipeline.hidden import check_hidden
@@ -82,7 +84,7 @@ def prune(
             stack.callback(monitor.close)
             found = found_before(workspace.work) if workspace is not None and resume else None
             inputs = prepare(recipe, plan, device, monitor, dry_run, found)
-            memory = memory_for(inputs.recipe)
+            memory = memory_for(inputs.config)
             if workspace is not None:
                 _check_room(inputs, memory, workspace)
                 stack.enter_context(workspace.open())
@@ -128,14 +130,14 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
 
 def planned_pass(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
     """Those of one pass over the model."""
-    names = []
+    config, names = resolve(recipe), []
     if "layer" in recipe.sites and plan is None:
         names.append("choose layers")
     if set(SUB_BLOCKS) & set(recipe.sites) and plan is None:
         names.append("choose sub-blocks")
-    if any(gradient_method(recipe, kind) for kind in recipe.sites):
+    if any(config.methods[kind].loss & WHOLE for kind in config.sites):
         names.append("gradients")
-    if recipe.chosen_objective == "loss":
+    if config.objective == "loss":
         names.append("weigh errors")
     if recipe.allocate != "local" and plan is None:
         names.append("allocate")
@@ -144,11 +146,6 @@ def planned_pass(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
         names += ["save", "verify"]
         names += planned_recovery(recipe.recover) if recipe.recover is not None else []
     return names
-
-
-def gradient_method(recipe: Recipe, kind: str) -> bool:
-    """Whether the method for this kind of site looks at the whole model's loss."""
-    return bool(recipe.method_for(kind).loss & WHOLE)
 
 
 @contextmanager
@@ -200,8 +197,9 @@ def prepare(
     if plan is not None:
         plan.check(checkpoint.config.model_type, checkpoint.layers)
     recipe = _within_budget(recipe, checkpoint, monitor, found) if plan is None else recipe
-    check_hidden(recipe, checkpoint, plan is not None, dry_run)
-    rules = Rules.of(recipe, checkpoint, plan)
+    config = resolve(recipe)
+    check_hidden(recipe, config, checkpoint, plan is not None, dry_run)
+    rules = Rules.from_recipe(config, checkpoint) if plan is None else Rules.from_plan(plan, config, checkpoint)
     check_stage(recipe, checkpoint)
     with monitor.stage("calibration text"):
         calibration = _calibration(recipe, checkpoint)
@@ -217,7 +215,7 @@ def prepare(
     if torch.finfo(dtype).eps > torch.finfo(checkpoint.dtype).eps:
         notes.append(f"the layers' weights are rounded to {dtype_name(dtype)}, in which the run computes")
     lineage = Lineage.of(checkpoint.path, checkpoint.layers)
-    return Inputs(recipe, checkpoint, calibration, streamed, rules, lineage, dry_run, tuple(notes))
+    return Inputs(recipe, config, checkpoint, calibration, streamed, rules, lineage, dry_run, tuple(notes))
 
 
 def _check_room(inputs: Inputs, memory: MemoryBudget, workspace: Workspace) -> None:

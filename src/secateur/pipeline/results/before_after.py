@@ -66,7 +66,7 @@ def perplexities(inputs: Inputs, result: PassResult, services: Services) -> dict
     isn't evaluated, or doesn't fit in memory."""
     area, recipe = services.store.area, inputs.recipe
     text = text_of(inputs, result, area)
-    if text is None or not fits_in_memory(inputs.checkpoint.parameters, inputs.streamed.dtype, recipe.memory_bytes):
+    if text is None or not fits_in_memory(inputs.checkpoint.parameters, inputs.streamed.dtype, inputs.config.memory):
         return {}
     states = {"pruned": area.final}
     if result.recovery is not None:
@@ -85,7 +85,7 @@ def before_and_after(
         return Measured({}, [], _why_not(inputs))
     data, name = text
     notes: tuple[str, ...]
-    if fits_in_memory(2 * inputs.checkpoint.parameters, inputs.streamed.dtype, recipe.memory_bytes):
+    if fits_in_memory(2 * inputs.checkpoint.parameters, inputs.streamed.dtype, inputs.config.memory):
         with monitor.stage("evaluate"):
             found, notes = _evaluated(inputs, result, workspace, data)
     else:
@@ -108,7 +108,7 @@ def _states(inputs: Inputs, workspace: Workspace, evaluation: dict[str, Any], da
     """The original, the pruned and the recovered model on the same text."""
     recipe = inputs.recipe
     rows = [("original", evaluation["before"]), ("recovered", evaluation["after"])]
-    if fits_in_memory(inputs.checkpoint.parameters, inputs.streamed.dtype, recipe.memory_bytes):
+    if fits_in_memory(inputs.checkpoint.parameters, inputs.streamed.dtype, inputs.config.memory):
         how: dict[str, Any] = {"device": recipe.device, "dtype": recipe.dtype, "speed": False}
         pruned = evaluate(workspace.work / PRUNED, data, **how)
         pruned["sets"] = dict(zip(evaluation["after"]["sets"], pruned["sets"].values(), strict=True))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from secateur.config.plan import SUB_BLOCKS
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.site_kinds import KINDS, SUB_BLOCKS
 from secateur.model.sites import Site
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
@@ -18,7 +18,7 @@ def method_of(inputs: Inputs, site: Site) -> str:
         entry = inputs.rules.plan.entry(site.name)
         return entry.method if entry is not None else "none"
     if site.kind in SUB_BLOCKS:
-        return inputs.recipe.method_for(site.kind).name
+        return inputs.config.methods[site.kind].name
     method = inputs.rules.units.method_for(site.kind)
     return method.name if method is not None else "none"
 
@@ -60,7 +60,7 @@ def _hidden(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
 
 
 def _layers(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
-    method = inputs.recipe.method_for("layer").name if "layer" in inputs.recipe.sites else "plan"
+    method = inputs.config.methods["layer"].name if "layer" in inputs.config.sites else "plan"
     checkpoint = sized(inputs, result)
     return [
         _whole("layer", i, i in result.kept, checkpoint.layer_parameters(i), method, result.layer_scores.get(i))
@@ -116,7 +116,7 @@ def _units(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
                 "error_after_refit": cut.error,
                 "damping": cut.damping,
             }
-            | ({"scores": cut.scores} if cut.site.kind == "expert" else {})
+            | ({} if KINDS[cut.site.kind].refitted else {"scores": cut.scores})
             | ({"merged": [asdict(merge) for merge in cut.merged]} if cut.merged is not None else {})
         )
     return records
