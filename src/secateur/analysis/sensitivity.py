@@ -69,7 +69,7 @@ def sensitivity(
         "calibration": calibrate,
         "data_sha256": inputs.calibration.source_sha256,
         "tokens": min(len(tokens), samples) * tokens.shape[1],
-        "methods": {kind: inputs.config.methods[kind].name for kind in recipe.sites},
+        "methods": {kind: inputs.config.method_names[kind] for kind in recipe.sites},
         "sites": [
             {"site": f"layers.{c.layer}.{c.kind}", "kind": c.kind, "layer": c.layer, "level": c.level, "kl": kl}
             for c, kl in found.items()

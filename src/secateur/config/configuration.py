@@ -8,14 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from secateur.config.fields import LIMITS, Settings
 from secateur.config.presets import PRESETS, Masks, Objective, Preset, Window
 from secateur.config.quantities import parse_bytes
-from secateur.methods import METHODS, Method
+from secateur.methods import METHODS
 from secateur.model.site_kinds import KINDS
 from secateur.numerics.patterns import Pattern
-from secateur.numerics.targets import Target
+
+if TYPE_CHECKING:
+    from secateur.methods import Method
+    from secateur.numerics.targets import Target
 
 STEPS_FOR_MASKS = 100  # in fewer, a mask that is found while tuning is no better than one that is chosen
 
@@ -26,7 +30,7 @@ class Configuration:
 
     Args:
         sites: the kinds of sites that were asked for.
-        methods: kind of site -> what scores it, for every kind there is.
+        method_names: kind of site -> what scores it, for every kind there is.
         sparsities: kind that was asked for -> the fraction that goes of each of its sites; empty as long
             as it isn't known which ones reach the target that was given.
         pooled: one sparsity was given for all kinds together.
@@ -36,7 +40,7 @@ class Configuration:
     """
 
     sites: tuple[str, ...]
-    methods: Mapping[str, Method]
+    method_names: Mapping[str, str]
     sparsities: Mapping[str, float]
     pooled: bool
     allocate: str
@@ -57,6 +61,10 @@ class Configuration:
     seed: int
     memory: int | None
 
+    def method(self, kind: str) -> Method:
+        """What scores this kind of site."""
+        return METHODS[self.method_names[kind]]
+
 
 def resolve(settings: Settings) -> Configuration:
     """Makes every choice that the settings leave open.
@@ -73,7 +81,7 @@ def resolve(settings: Settings) -> Configuration:
     masks = "kept" if steps < STEPS_FOR_MASKS else preset.masks
     return Configuration(
         sites=settings.sites,
-        methods={kind: method_of(settings, kind) for kind in KINDS},
+        method_names={kind: method_name(settings, kind) for kind in KINDS},
         sparsities={kind: sparsity_of(settings, kind) for kind in settings.sites} if known else {},
         pooled=isinstance(settings.sparsity, float),
         allocate=settings.allocate,
@@ -106,10 +114,10 @@ def budget_of(settings: Settings) -> str | None:
     return next((key for key in LIMITS if getattr(settings, key) is not None), None)
 
 
-def method_of(settings: Settings, kind: str) -> Method:
+def method_name(settings: Settings, kind: str) -> str:
     """The method that scores this kind of site: the first named one that can, else the default."""
-    able = (METHODS[name] for name in settings.method if KINDS[kind].ability in METHODS[name].prunes)
-    return next(able, METHODS[KINDS[kind].method or preset_of(settings).weights])
+    able = (name for name in settings.method if KINDS[kind].ability in METHODS.facts(name).prunes)
+    return next(able, KINDS[kind].method or preset_of(settings).weights)
 
 
 def sparsity_of(settings: Settings, kind: str) -> float:

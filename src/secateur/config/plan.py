@@ -53,9 +53,9 @@ class Entry:
             if not 0 <= self.sparsity < 1:
                 raise InputError(f"plan entry {self.site}: sparsity {self.sparsity:g} is not between 0 and 1")
             Pattern.parse(self.pattern or "free")
-            if self.method not in METHODS or "weights" not in METHODS[self.method].prunes:
-                able = ", ".join(name for name, method in METHODS.items() if "weights" in method.prunes)
-                raise InputError(f"plan entry {self.site}: method '{self.method}' must be one of {able}")
+            able = METHODS.able("weights")
+            if self.method not in able:
+                raise InputError(f"plan entry {self.site}: method '{self.method}' must be one of {', '.join(able)}")
         elif self.kind in SUB_BLOCKS:
             if self.keep != ():
                 raise InputError(f"plan entry {self.site}: a sub-block goes whole, so keep must be []")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from secateur.numerics.targets import Target
+if TYPE_CHECKING:
+    from secateur.numerics.targets import Target
 
 Masks = Literal["kept", "gradual"]
 Window = Literal["half", "block"] | int

@@ -12,7 +12,7 @@ A key that isn't in the schema is an error that names the nearest known one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -20,7 +20,7 @@ from pydantic import ValidationError, model_validator
 from secateur.config.configuration import (
     Configuration,
     budget_of,
-    method_of,
+    method_name,
     preset_of,
     resolve,
     sparsity_of,
@@ -30,9 +30,12 @@ from secateur.config.parsing import StrictLoader
 from secateur.config.presets import Preset
 from secateur.config.quantities import parse_amount
 from secateur.errors import InputError
-from secateur.methods import METHODS, Method
+from secateur.methods import METHODS
 from secateur.model.site_kinds import KINDS, SUB_BLOCKS
 from secateur.numerics.patterns import Pattern
+
+if TYPE_CHECKING:
+    from secateur.methods import Method
 
 
 class Recipe(Settings):
@@ -106,16 +109,16 @@ class Recipe(Settings):
 
     def _check_methods(self, config: Configuration) -> None:
         """A method that was named must be of use; for kinds that no named method scores, the default steps in."""
-        used = {config.methods[kind].name for kind in self.sites}
+        used = {config.method_names[kind] for kind in self.sites}
         for name in self.method:
             if name in used:
                 continue
-            able = METHODS[name].prunes
-            rivals = [(config.methods[kind].name, kind) for kind in self.sites if KINDS[kind].ability in able]
+            able = METHODS.facts(name).prunes
+            rivals = [(config.method_names[kind], kind) for kind in self.sites if KINDS[kind].ability in able]
             if rivals:
                 raise ValueError(f"method '{name}' has nothing to do: '{rivals[0][0]}' scores {rivals[0][1]} already")
             kind = self.sites[0]
-            fit = ", ".join(n for n, m in METHODS.items() if KINDS[kind].ability in m.prunes)
+            fit = ", ".join(METHODS.able(KINDS[kind].ability))
             raise ValueError(f"method '{name}' doesn't score {kind}; methods that do: {fit}")
 
     def sparsity_for(self, kind: str) -> float:
@@ -128,7 +131,7 @@ class Recipe(Settings):
 
     def method_for(self, kind: str) -> Method:
         """The method that scores this kind of site: the first named one that can, else the default."""
-        return method_of(self, kind)
+        return METHODS[method_name(self, kind)]
 
     def to_yaml(self) -> str:
         """The recipe that repeats this run; parse it back with `load_recipe`."""

@@ -98,8 +98,8 @@ class Rules:
             check_pattern(config.pattern, checkpoint)
         units = replace(
             base.units,
-            method=config.methods["channel"] if unit_kinds & REFITTED else None,
-            expert_method=config.methods["expert"] if unit_kinds - REFITTED else None,
+            method=config.method("channel") if unit_kinds & REFITTED else None,
+            expert_method=config.method("expert") if unit_kinds - REFITTED else None,
             keep_count=counts,
         )
         return replace(
@@ -107,7 +107,7 @@ class Rules:
             units=units,
             layers_to_drop=layers,
             sub_blocks=sub_blocks_to_drop(config, checkpoint, protected, layers) if counted else {},
-            weight_method=config.methods["weight"] if weights else None,
+            weight_method=config.method("weight") if weights else None,
             pattern=config.pattern if weights else Pattern(),
             weight_sparsity=lambda layer: lambda linear: config.sparsities["weight"],
         )

@@ -19,10 +19,4 @@ def score_units(units: Units) -> Tensor:
     return units.moments.mean_abs.cpu().double().view(units.count, units.width).sum(1)
 
 
-METHOD = Method(
-    name="activation",
-    title="Mean size of activations",
-    paper="https://arxiv.org/abs/1607.03250",
-    needs=frozenset({"mean_abs"}),
-    score_units=score_units,
-)
+METHOD = Method.listed("activation", score_units=score_units)

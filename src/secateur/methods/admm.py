@@ -59,10 +59,4 @@ def solve(W: Tensor, moments: Moments, pattern: Pattern, sparsity: float) -> Sol
     return Solution(masked_conjugate(W, G, mask, sparse * scale), mask, DAMPING)
 
 
-METHOD = Method(
-    name="admm",
-    title="Gradual ADMM",
-    paper="https://arxiv.org/abs/2401.02938",
-    needs=frozenset({"gram"}),
-    solve=solve,
-)
+METHOD = Method.listed("admm", solve=solve)

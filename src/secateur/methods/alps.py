@@ -93,10 +93,4 @@ def _project(scores: Tensor, pattern: Pattern, sparsity: float) -> Tensor:
     return pattern.mask(scores.abs(), sparsity, "matrix")
 
 
-METHOD = Method(
-    name="alps",
-    title="ALPS: ADMM, then least squares",
-    paper="https://arxiv.org/abs/2406.07831",
-    needs=frozenset({"gram"}),
-    solve=solve,
-)
+METHOD = Method.listed("alps", solve=solve)

@@ -52,9 +52,4 @@ class BlockInfluence:
         return float(self._sums[0] / self._sums[1].clamp_min(1))
 
 
-METHOD = Method(
-    name="block_influence",
-    title="Block influence (ShortGPT)",
-    paper="https://arxiv.org/abs/2403.03853",
-    score_layers="block_influence",
-)
+METHOD = Method.listed("block_influence", score_layers="block_influence")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from secateur.methods.index import INDEX
 from secateur.methods.units import ExpertUnits, Units
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
@@ -71,6 +72,12 @@ class Method(NamedTuple):
     basis: Callable[[Tensor, int], Basis] | None = None
     score_layers: str | None = None
     running: bool = False
+
+    @classmethod
+    def listed(cls, name: str, **how: Any) -> Method:
+        """A method of the table: what is known of it stands there, and here only how it is done."""
+        facts = INDEX[name]
+        return cls(name=name, title=facts.title, paper=facts.paper, needs=facts.needs, **how)
 
     @property
     def loss(self) -> frozenset[str]:

@@ -10,9 +10,4 @@ from __future__ import annotations
 
 from secateur.methods.contract import Method
 
-METHOD = Method(
-    name="entropy_increase",
-    title="Entropy increase of a layer",
-    paper="https://arxiv.org/abs/2504.03794",
-    score_layers="entropy_increase",
-)
+METHOD = Method.listed("entropy_increase", score_layers="entropy_increase")

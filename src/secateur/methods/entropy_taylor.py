@@ -19,10 +19,4 @@ def score_units(units: Units) -> Tensor:
     return (units.group * units.gradients["entropy_gradient"]).abs().sum(1).cpu().double()
 
 
-METHOD = Method(
-    name="entropy_taylor",
-    title="Taylor expansion of the output entropy",
-    paper="https://arxiv.org/abs/2603.08083",
-    needs=frozenset({"entropy_gradient"}),
-    score_units=score_units,
-)
+METHOD = Method.listed("entropy_taylor", score_units=score_units)

@@ -20,10 +20,4 @@ def score_experts(experts: ExpertUnits) -> Tensor:
     return routing.tokens.cpu().double() / max(1, routing.seen)
 
 
-METHOD = Method(
-    name="expert_frequency",
-    title="How often an expert is chosen",
-    paper="https://arxiv.org/abs/2404.05089",
-    needs=frozenset({"routes"}),
-    score_experts=score_experts,
-)
+METHOD = Method.listed("expert_frequency", score_experts=score_experts)

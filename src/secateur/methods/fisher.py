@@ -29,12 +29,4 @@ def score_units(units: Units) -> Tensor:
     return (units.group.square() * units.gradients["fisher"]).sum(1).cpu().double() / 2
 
 
-METHOD = Method(
-    name="fisher",
-    title="Fisher information",
-    paper="https://arxiv.org/abs/1801.05787",
-    needs=frozenset({"fisher"}),
-    score=score,
-    scope="matrix",
-    score_units=score_units,
-)
+METHOD = Method.listed("fisher", score=score, scope="matrix", score_units=score_units)

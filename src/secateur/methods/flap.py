@@ -24,10 +24,4 @@ def score_units(units: Units) -> Tensor:
     return inputs.view(units.count, units.width).sum(1).cpu().double()
 
 
-METHOD = Method(
-    name="flap",
-    title="FLAP",
-    paper="https://arxiv.org/abs/2312.11983",
-    needs=frozenset({"mean", "rms"}),
-    score_units=score_units,
-)
+METHOD = Method.listed("flap", score_units=score_units)

@@ -24,10 +24,4 @@ def score_units(units: Units) -> Tensor:
     return units.gradients["input_fisher"][:, -own:].sum(1).cpu().double().clamp_min(0) / 2
 
 
-METHOD = Method(
-    name="gate_fisher",
-    title="Fisher information of the gate",
-    paper="https://arxiv.org/abs/1801.05787",
-    needs=frozenset({"input_fisher"}),
-    score_units=score_units,
-)
+METHOD = Method.listed("gate_fisher", score_units=score_units)

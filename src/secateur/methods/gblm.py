@@ -25,10 +25,4 @@ def score(W: Tensor, moments: Moments, gradients: Mapping[str, Tensor]) -> Tenso
     return W.float().abs() * (rms / rms.mean().clamp_min(tiny) + size / size.mean().clamp_min(tiny))
 
 
-METHOD = Method(
-    name="gblm",
-    title="Gradient-based language model pruner",
-    paper="https://arxiv.org/abs/2311.04902",
-    needs=frozenset({"rms", "fisher"}),
-    score=score,
-)
+METHOD = Method.listed("gblm", score=score)

@@ -25,10 +25,4 @@ def score_units(units: Units) -> Tensor:
     return change.sum(1).abs().cpu().double()
 
 
-METHOD = Method(
-    name="gradient_activation",
-    title="Activation times gradient",
-    paper="https://arxiv.org/abs/1611.06440",
-    needs=frozenset({"gradient"}),
-    score_units=score_units,
-)
+METHOD = Method.listed("gradient_activation", score_units=score_units)

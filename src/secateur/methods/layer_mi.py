@@ -9,9 +9,4 @@ from __future__ import annotations
 
 from secateur.methods.contract import Method
 
-METHOD = Method(
-    name="layer_mi",
-    title="Mutual information of a layer's input and output",
-    paper="https://arxiv.org/abs/2406.00030",
-    score_layers="layer_mi",
-)
+METHOD = Method.listed("layer_mi", score_layers="layer_mi")

@@ -8,9 +8,4 @@ from __future__ import annotations
 
 from secateur.methods.contract import Method
 
-METHOD = Method(
-    name="leave_one_out",
-    title="Leave-one-out perplexity",
-    paper="https://arxiv.org/abs/2402.09025",
-    score_layers="leave_one_out",
-)
+METHOD = Method.listed("leave_one_out", score_layers="leave_one_out")

@@ -33,12 +33,4 @@ def score_experts(experts: ExpertUnits) -> Tensor:
     return experts.norms.clone()
 
 
-METHOD = Method(
-    name="magnitude",
-    title="Magnitude",
-    paper="https://arxiv.org/abs/1506.02626",
-    score=score,
-    scope="matrix",
-    score_units=score_units,
-    score_experts=score_experts,
-)
+METHOD = Method.listed("magnitude", score=score, scope="matrix", score_units=score_units, score_experts=score_experts)

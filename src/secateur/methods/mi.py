@@ -40,11 +40,4 @@ def score_units(units: Units, *, damping: float = RIDGE) -> Tensor:
     return scores
 
 
-METHOD = Method(
-    name="mi",
-    title="Multivariate mutual information and energy",
-    paper="https://arxiv.org/abs/2406.00030",
-    needs=frozenset({"gram"}),
-    score_units=score_units,
-    running=True,
-)
+METHOD = Method.listed("mi", score_units=score_units, running=True)

@@ -59,10 +59,4 @@ def order_to_scores(order: list[int]) -> Tensor:
     return scores
 
 
-METHOD = Method(
-    name="mi_pairs",
-    title="Pairwise mutual information (reconstruction)",
-    paper="https://arxiv.org/abs/2406.00030",
-    needs=frozenset({"sample"}),
-    score_units=score_units,
-)
+METHOD = Method.listed("mi_pairs", score_units=score_units)

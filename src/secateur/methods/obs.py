@@ -31,11 +31,4 @@ def score_units(units: Units, *, damping: float = DAMPING) -> Tensor:
     return scores
 
 
-METHOD = Method(
-    name="obs",
-    title="Greedy structured OBS",
-    paper="https://arxiv.org/abs/2302.04089",
-    needs=frozenset({"gram"}),
-    score_units=score_units,
-    running=True,
-)
+METHOD = Method.listed("obs", score_units=score_units, running=True)

@@ -23,9 +23,4 @@ def basis(moment: Tensor, seed: int) -> Basis:
     return Basis(vectors * largest.sign(), energies)
 
 
-METHOD = Method(
-    name="pca",
-    title="Principal components (SliceGPT)",
-    paper="https://arxiv.org/abs/2401.15024",
-    basis=basis,
-)
+METHOD = Method.listed("pca", basis=basis)

@@ -41,13 +41,6 @@ def basis(moment: Tensor, seed: int) -> Basis:
     return Basis(vectors * triangle.diagonal().sign(), torch.arange(size, 0, -1, dtype=torch.float64))
 
 
-METHOD = Method(
-    name="random",
-    title="Random (control)",
-    paper="https://arxiv.org/abs/1801.10447",
-    score=score,
-    scope="matrix",
-    score_units=score_units,
-    score_experts=score_experts,
-    basis=basis,
+METHOD = Method.listed(
+    "random", score=score, scope="matrix", score_units=score_units, score_experts=score_experts, basis=basis
 )

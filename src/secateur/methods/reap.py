@@ -23,10 +23,4 @@ def score_experts(experts: ExpertUnits) -> Tensor:
     return (routing.outputs / routing.tokens.clamp_min(1)).cpu().double()
 
 
-METHOD = Method(
-    name="reap",
-    title="Router-weighted expert activations",
-    paper="https://arxiv.org/abs/2510.13999",
-    needs=frozenset({"expert_outputs"}),
-    score_experts=score_experts,
-)
+METHOD = Method.listed("reap", score_experts=score_experts)

@@ -27,11 +27,4 @@ def score(W: Tensor, moments: Moments) -> Tensor:
     return shares * moments.rms.to(W.device).pow(POWER)
 
 
-METHOD = Method(
-    name="ria",
-    title="Relative importance and activations",
-    paper="https://iclr.cc/virtual/2024/poster/18549",
-    needs=frozenset({"rms"}),
-    score=score,
-    scope="matrix",
-)
+METHOD = Method.listed("ria", score=score, scope="matrix")

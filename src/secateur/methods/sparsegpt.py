@@ -102,10 +102,4 @@ class _Sweep:
             self.error[i] *= self.inverse_pivots[i]
 
 
-METHOD = Method(
-    name="sparsegpt",
-    title="SparseGPT",
-    paper="https://arxiv.org/abs/2301.00774",
-    needs=frozenset({"gram"}),
-    solve=solve,
-)
+METHOD = Method.listed("sparsegpt", solve=solve)

@@ -121,10 +121,4 @@ def _pairs_grouped(V: Tensor, c: Tensor, G: Tensor, mask: Tensor, pattern: Patte
     return best, first + where % size**2 // size, first + where % size
 
 
-METHOD = Method(
-    name="swap",
-    title="ALPS, then 1-swaps",
-    paper="https://arxiv.org/abs/1803.01454",
-    needs=frozenset({"gram"}),
-    solve=solve,
-)
+METHOD = Method.listed("swap", solve=solve)

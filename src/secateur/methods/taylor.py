@@ -33,12 +33,4 @@ def score_units(units: Units) -> Tensor:
     return (units.group * units.gradients["gradient_size"]).abs().sum(1).cpu().double()
 
 
-METHOD = Method(
-    name="taylor",
-    title="First-order Taylor, element-wise",
-    paper="https://arxiv.org/abs/2305.11627",
-    needs=frozenset({"gradient_size"}),
-    score=score,
-    scope="matrix",
-    score_units=score_units,
-)
+METHOD = Method.listed("taylor", score=score, scope="matrix", score_units=score_units)

@@ -21,10 +21,4 @@ def score_units(units: Units) -> Tensor:
     return (first - second).abs().sum(1).cpu().double()
 
 
-METHOD = Method(
-    name="taylor2",
-    title="Second-order Taylor",
-    paper="https://arxiv.org/abs/2305.11627",
-    needs=frozenset({"gradient", "fisher"}),
-    score_units=score_units,
-)
+METHOD = Method.listed("taylor2", score_units=score_units)

@@ -20,10 +20,4 @@ def score_units(units: Units) -> Tensor:
     return (units.group * units.gradients["gradient"]).sum(1).abs().cpu().double()
 
 
-METHOD = Method(
-    name="taylor_group",
-    title="First-order Taylor, group-summed",
-    paper="https://arxiv.org/abs/2305.11627",
-    needs=frozenset({"gradient"}),
-    score_units=score_units,
-)
+METHOD = Method.listed("taylor_group", score_units=score_units)

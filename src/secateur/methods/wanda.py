@@ -31,11 +31,4 @@ def score_units(units: Units) -> Tensor:
     return inputs.view(units.count, units.width).sum(1).cpu().double()
 
 
-METHOD = Method(
-    name="wanda",
-    title="Wanda",
-    paper="https://arxiv.org/abs/2306.11695",
-    needs=frozenset({"rms"}),
-    score=score,
-    score_units=score_units,
-)
+METHOD = Method.listed("wanda", score=score, score_units=score_units)

@@ -26,10 +26,4 @@ def score(W: Tensor, moments: Moments, gradients: Mapping[str, Tensor]) -> Tenso
     return W.float().abs() * (rms / rms.mean().clamp_min(tiny) + size / size.mean().clamp_min(tiny))
 
 
-METHOD = Method(
-    name="wanda_regional",
-    title="Regional gradient score (Wanda++)",
-    paper="https://arxiv.org/abs/2503.04992",
-    needs=frozenset({"rms", "regional"}),
-    score=score,
-)
+METHOD = Method.listed("wanda_regional", score=score)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 Goes = Literal["zeros", "units", "basis", "sub-block", "layer"]
-TensorSource = Literal["attention", "ffn"]
+SubBlock = Literal["attention", "ffn"]
 
 
 class SiteKind(NamedTuple):
@@ -32,7 +32,7 @@ class SiteKind(NamedTuple):
     method: str | None
     speeds_up: str
     spares: str
-    part: TensorSource | None = None
+    part: SubBlock | None = None
     turn: int = 0
     refitted: bool = False
 

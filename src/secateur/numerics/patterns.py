@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from secateur.errors import InputError
+
+if TYPE_CHECKING:  # a recipe with a pattern is checked without waiting for torch
+    from torch import Tensor
 
 
 def removed_count(count: int, sparsity: float) -> int:
@@ -22,12 +23,16 @@ def removed_count(count: int, sparsity: float) -> int:
 
 def check_scores(scores: Tensor) -> None:
     """InputError where a score is NaN: it has no rank."""
+    import torch
+
     if bool(torch.isnan(scores).any()):
         raise InputError("scores hold NaN; check the weights and the calibration activations for overflow")
 
 
 def keep_best(scores: Tensor, removed: int) -> Tensor:
     """Mask (True = keep) over the last axis without its `removed` lowest scores; exact, ties by index."""
+    import torch
+
     check_scores(scores)
     size = scores.shape[-1]
     if removed <= 0:
@@ -104,6 +109,8 @@ class Pattern:
     def partial(self, scores: Tensor, sparsity: float, share: float) -> Tensor:
         """A mask (out, in) on the way to this pattern: of what `mask` would take of the whole matrix, only
         `share`, the lowest scores first."""
+        import torch
+
         final = self.mask(scores, sparsity, "matrix")
         if share >= 1:
             return final
@@ -111,6 +118,8 @@ class Pattern:
         return keep_best(going.flatten(), removed_count(int((~final).sum()), share)).view_as(scores)
 
     def _grouped(self, scores: Tensor) -> Tensor:
+        import torch
+
         # Ranks by comparing pairs: for groups this small far faster than sorting, and ties are plain to see.
         assert self.of is not None
         assert self.kept is not None

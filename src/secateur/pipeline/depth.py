@@ -45,7 +45,7 @@ def _weakest_layers(inputs: Inputs, services: Services) -> tuple[frozenset[int],
     layers, count = inputs.checkpoint.layers, inputs.rules.layers_to_drop
     allowed = [i for i in range(layers) if i not in inputs.rules.protected]
     streamed, tokens = inputs.streamed, inputs.calibration.tokens
-    measure = inputs.config.methods["layer"].score_layers
+    measure = inputs.config.method("layer").score_layers
     if measure is not None and measure != "leave_one_out":
         with services.monitor.stage("choose layers", layers) as step:
             scores = scores_of_layers(measure, streamed, tokens, step)

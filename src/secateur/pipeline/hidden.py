@@ -87,7 +87,7 @@ def narrow_model(inputs: Inputs, services: Services) -> Narrowed:
             made = store.folder(FITTED)
         distributed.on_first(lambda: made.rename(store.area.final))
     narrow = Checkpoint.open(store.final)
-    return Narrowed(narrow, len(vectors), kept, inputs.config.methods["hidden"].name, scores, energies)
+    return Narrowed(narrow, len(vectors), kept, inputs.config.method_names["hidden"], scores, energies)
 
 
 def _basis(inputs: Inputs, services: Services) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ def _basis(inputs: Inputs, services: Services) -> dict[str, Tensor]:
     with services.monitor.stage("look at hidden dimensions", checkpoint.layers) as step:
         tokens = inputs.calibration.tokens
         places = moments_of_stream(inputs.streamed, tokens, step, services.memory, services.scratch)
-    method = config.methods["hidden"]
+    method = config.method("hidden")
     assert method.basis is not None
     chosen = method.basis(torch.stack([place.moment for place in places]).mean(0), config.seed)
     Q = chosen.vectors[:, : kept_dimensions(config, checkpoint)]

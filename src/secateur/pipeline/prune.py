@@ -135,7 +135,7 @@ def planned_pass(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
         names.append("choose layers")
     if set(SUB_BLOCKS) & set(recipe.sites) and plan is None:
         names.append("choose sub-blocks")
-    if any(config.methods[kind].loss & WHOLE for kind in config.sites):
+    if any(config.method(kind).loss & WHOLE for kind in config.sites):
         names.append("gradients")
     if config.objective == "loss":
         names.append("weigh errors")

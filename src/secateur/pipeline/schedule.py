@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from secateur.config.configuration import method_of
+from secateur.config.configuration import method_name
 from secateur.config.recipe import Recipe
 from secateur.numerics.patterns import Pattern
 
@@ -55,7 +55,7 @@ def _without_hidden(recipe: Recipe) -> Recipe:
     if "hidden" not in recipe.sites:
         return recipe
     sites = tuple(kind for kind in recipe.sites if kind != "hidden")
-    used = {method_of(recipe, kind).name for kind in sites}
+    used = {method_name(recipe, kind) for kind in sites}
     changed: dict[str, Any] = {"sites": sites, "method": tuple(name for name in recipe.method if name in used)}
     if isinstance(recipe.sparsity, dict):
         changed["sparsity"] = {k: part for k, part in recipe.sparsity.items() if k != "hidden"} or None
@@ -83,6 +83,6 @@ def _part_of(recipe: Recipe, share: float) -> Recipe | None:
         if changed["sites"] == ("weight",) and not pattern.free:
             changed["sparsity"] = None
     methods = tuple(
-        name for name in recipe.method if any(method_of(recipe, kind).name == name for kind in changed["sites"])
+        name for name in recipe.method if any(method_name(recipe, kind) == name for kind in changed["sites"])
     )
     return recipe.model_copy(update={**changed, "method": methods})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:  # `secateur explain` reads the file back without waiting for torch
+    from torch import Tensor
 
-from secateur.cut.units import UnitCut
+    from secateur.cut.units import UnitCut
 
 EVIDENCE = "evidence.json"
 VERSION = 1

@@ -18,7 +18,7 @@ def method_of(inputs: Inputs, site: Site) -> str:
         entry = inputs.rules.plan.entry(site.name)
         return entry.method if entry is not None else "none"
     if site.kind in SUB_BLOCKS:
-        return inputs.config.methods[site.kind].name
+        return inputs.config.method_names[site.kind]
     method = inputs.rules.units.method_for(site.kind)
     return method.name if method is not None else "none"
 
@@ -60,7 +60,7 @@ def _hidden(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
 
 
 def _layers(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
-    method = inputs.config.methods["layer"].name if "layer" in inputs.config.sites else "plan"
+    method = inputs.config.method_names["layer"] if "layer" in inputs.config.sites else "plan"
     checkpoint = sized(inputs, result)
     return [
         _whole("layer", i, i in result.kept, checkpoint.layer_parameters(i), method, result.layer_scores.get(i))
