@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from small import byte_tokenizer
 
 from secateur.benchmarking.bench import bench
 from secateur.config.fields import Settings
@@ -18,6 +17,7 @@ from secateur.data import documents, tokens
 from secateur.data.corpus import Corpus
 from secateur.errors import InputError
 from secateur.system.device import set_threads
+from tests.small import byte_tokenizer
 
 NUMBERS = [
     (schema, name)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from small import save_tiny
 
 from secateur.analysis.inspect import inspect
 from secateur.config.recipe import make_recipe
@@ -20,6 +19,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.files import read_config
 from secateur.model.json_files import MOST_LEVELS, read_object
 from secateur.pipeline.prune import prune
+from tests.small import save_tiny
 
 CONFIG: list[tuple[str, Any]] = [
     *((key, 0) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import fixtures
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ from secateur.report.terminal.escape import printable
 from secateur.report.terminal.run import print_report
 from secateur.report.terminal.tables import print_generation
 from secateur.system.monitor import Monitor
+from tests.report import fixtures
 
 HOSTILE = "a\x1b]0;title\x07\x9b31m\u202eb"
 
