@@ -19,7 +19,8 @@ import typer
 
 import secateur
 from secateur.cli import app as cli
-from secateur.config.recipe import PRESETS, Recipe
+from secateur.config.presets import PRESETS
+from secateur.config.recipe import Recipe
 from secateur.config.training import Recovery
 from secateur.methods import METHODS
 from tests.small import save_tiny
