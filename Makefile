@@ -1,10 +1,10 @@
-# `make demo` and `make test` work from a fresh clone with nothing but Python 3.10+ and make.
+# `make demo` and `make test` work from a fresh clone with nothing but Python 3.11+ and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow smoke wheel resolve clean
 
 demo: $(STAMP)
 	$(BIN)/secateur prune embedded --sites channel,query_head --sparsity channel:0.25,query_head:0.5 --calibrate stdlib \
@@ -24,10 +24,22 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/source_tree.py --check
+
+# What an installed wheel gives, away from the clone.
+smoke: $(STAMP)
+	$(BIN)/python scripts/smoke.py
+
+wheel: $(STAMP)
+	$(BIN)/python -m hatchling build -t wheel
+
+# Whether constraints.txt can be installed on every Python that pyproject.toml promises; asks the package index.
+resolve: $(STAMP)
+	$(BIN)/python scripts/resolve.py
 
 # torch goes first and alone: its own spelling decides which build is installed, and so how much is fetched.
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "$(PYTHON) is Python %d.%d; Secateur needs 3.11 or newer: make PYTHON=python3.11" % v[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -33,6 +33,7 @@ from secateur.model.save import write_block, write_checkpoint
 from secateur.model.sites import Site, sites_of
 from secateur.model.streamed import StreamedModel
 from secateur.model.uneven import Widths, layer_widths
+from secateur.numerics.keep_counts import keep_count as keep_counts  # noqa: F401  the public name
 from secateur.system.device import resolve_device, resolve_dtype
 from secateur.workspace.folder import MARK, Workspace
 

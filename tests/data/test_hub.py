@@ -33,7 +33,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
     def put(rows: list[dict[str, Any]], splits: list[str] | None = None, **how: Any) -> Hub:
         fake = Hub(rows, splits or ["train", "test", "validation"], **how)
         monkeypatch.setitem(sys.modules, "datasets", fake)
-        monkeypatch.setattr(hub, "_reachable", lambda: True)
+        monkeypatch.setattr(hub, "_reachable", lambda name: True)
         return fake
 
     return put
@@ -103,7 +103,7 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch, no_network: None) -> Non
 
 def test_offline_is_told_at_once(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = install([{"text": "a"}])
-    monkeypatch.setattr(hub, "_reachable", lambda: False)
+    monkeypatch.setattr(hub, "_reachable", lambda name: False)
     with pytest.raises(InputError, match="can't be reached; use a file or 'stdlib'"):
         load_corpus("org/name")
     assert fake.asked == []
@@ -111,14 +111,24 @@ def test_offline_is_told_at_once(install: Any, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_cache_is_read_when_offline_is_chosen(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = install([{"text": "a"}], offline=True)
-    monkeypatch.setattr(hub, "_reachable", lambda: False)
+    monkeypatch.setattr(hub, "_reachable", lambda name: False)
     assert load_corpus("org/name").documents == ("a",)
     assert fake.asked == [("org/name", None, "train", False)]
 
 
-def test_reachability_is_one_short_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "getproxies", dict)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    assert not hub._reachable()
-    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy"})
-    assert hub._reachable()
+@pytest.mark.parametrize(("raises", "answers"), [(None, True), ("http", True), ("down", False)])
+def test_reachability_is_one_short_question(
+    monkeypatch: pytest.MonkeyPatch, raises: str | None, answers: bool
+) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def ask(self: HfApi, name: str, *, timeout: float) -> None:
+        assert (name, timeout) == ("org/name", 5)
+        if raises == "http":
+            raise HfHubHTTPError.__new__(HfHubHTTPError)  # a 404 or a 401: the hub is there
+        if raises == "down":
+            raise ConnectionError("no route")
+
+    monkeypatch.setattr(HfApi, "dataset_info", ask)
+    assert hub._reachable("org/name") is answers

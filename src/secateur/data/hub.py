@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from secateur.data.corpus import Corpus, from_rows
 from secateur.data.stdlib import Split
 from secateur.errors import InputError
 
 LONGEST = 8 * 2**20  # characters (4 a token) taken from the top of a data set: a sample, not a copy
+PATIENCE = 5.0  # seconds that the hub has to answer
 _NAME = r"[A-Za-z0-9_][\w.-]*"
 _HUB_ID = re.compile(rf"(?P<id>{_NAME}(/{_NAME})?)(:(?P<config>[\w.+-]*))?(:(?P<split>[\w.+-]+))?", re.ASCII)
 _SPLITS: dict[Split, tuple[str, ...]] = {
@@ -50,15 +47,15 @@ def load(spec: str, split: Split) -> Corpus:
         import datasets
     except ImportError:
         raise InputError(f'{spec!r} is no file here; reading the hub needs pip install "secateur[data]"') from None
+    match = _HUB_ID.fullmatch(spec)
+    assert match is not None, spec  # the caller asked is_hub_id
+    name, config = match["id"], match["config"] or None
     offline = bool(datasets.config.HF_HUB_OFFLINE)
-    if not offline and not _reachable():
+    if not offline and not _reachable(name):
         raise InputError(
             f"{spec!r} is no file here, and the Hugging Face hub can't be reached; use a file or 'stdlib',"
             " or set HF_HUB_OFFLINE=1 if the data set is in the cache"
         )
-    match = _HUB_ID.fullmatch(spec)
-    assert match is not None, spec  # the caller asked is_hub_id
-    name, config = match["id"], match["config"] or None
     try:
         chosen = match["split"] or _choose(spec, datasets.get_dataset_split_names(name, config), split)
         rows = datasets.load_dataset(name, config, split=chosen, streaming=not offline)
@@ -91,14 +88,15 @@ def _first(rows: Any) -> Iterator[dict[str, Any]]:
             return
 
 
-def _reachable() -> bool:
-    """Whether the hub answers at all. Its own client would try for half a minute before it says no."""
-    if getproxies():
-        return True  # a proxy knows names that this machine doesn't
-    address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+def _reachable(name: str) -> bool:
+    """Whether the hub answers when asked for this data set, whatever it says. `datasets` would try for minutes."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
-        port = address.port or (80 if address.scheme == "http" else 443)
-        socket.create_connection((address.hostname or "", port), timeout=5).close()
-    except OSError:
+        HfApi().dataset_info(name, timeout=PATIENCE)
+    except (HfHubHTTPError, ValueError):
+        return True  # `datasets` says why
+    except Exception:  # what the HTTP client raises has changed with its versions
         return False
     return True

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from secateur.methods.index import INDEX
+from secateur.methods.plugins import Plugins
 from secateur.methods.registry import Methods
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from secateur.methods.units import ExpertUnits, Units
     from secateur.numerics.routing import ROUTING
 
-METHODS = Methods(INDEX)
+METHODS = Methods(INDEX, Plugins(INDEX))
 
 _LATER = {
     "secateur.methods.contract": {"GRADIENTS", "Basis", "Method", "Solution", "prune_weight"},

@@ -21,15 +21,19 @@ class Methods(MutableMapping[str, "Method"]):
 
     Args:
         listed: the table; the method of a row is `METHOD` of the file of that name beside this one.
+        others: methods of other packages.
     """
 
-    def __init__(self, listed: Mapping[str, Facts]) -> None:
+    def __init__(self, listed: Mapping[str, Facts], others: Mapping[str, Method] | None = None) -> None:
         self._listed = dict(listed)
+        self._others: Mapping[str, Method] = {} if others is None else others
         self._ready: dict[str, Method] = {}
 
     def facts(self, name: str) -> Facts:
         """What is known of a method; imports nothing. A KeyError where there is none of that name."""
         ready = self._ready.get(name)
+        if ready is None and name in self._others:
+            ready = self[name]
         return self._listed[name] if ready is None else Facts(ready.title, ready.prunes, ready.needs, ready.paper)
 
     def able(self, ability: str) -> list[str]:
@@ -38,9 +42,12 @@ class Methods(MutableMapping[str, "Method"]):
 
     def __getitem__(self, name: str) -> Method:
         if name not in self._ready:
-            if name not in self._listed:
+            if name in self._others:
+                self._ready[name] = self._others[name]
+            elif name in self._listed:
+                self._ready[name] = import_module(f"secateur.methods.{name}").METHOD
+            else:
                 raise KeyError(name)
-            self._ready[name] = import_module(f"secateur.methods.{name}").METHOD
         return self._ready[name]
 
     def __setitem__(self, name: str, method: Method) -> None:
@@ -54,10 +61,10 @@ class Methods(MutableMapping[str, "Method"]):
         self._listed.pop(name, None)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._listed or name in self._ready
+        return name in self._listed or name in self._ready or name in self._others
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self._listed, *self._ready]))
+        return iter(dict.fromkeys([*self._listed, *self._others, *self._ready]))
 
     def __len__(self) -> int:
-        return len(self._listed.keys() | self._ready.keys())
+        return len(list(iter(self)))

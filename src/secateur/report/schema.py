@@ -5,9 +5,9 @@ Keys that are `NotRequired` are there only where they mean something; what wasn'
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NotRequired
 
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 VERSION = 1  # of the format; a key that changes its meaning, or goes, raises it
 

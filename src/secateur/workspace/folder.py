@@ -9,13 +9,12 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from secateur.errors import InputError, ResourceError, SecateurError
+from secateur.workspace.lock import Lock
 
 WORK = ".secateur"
 BLOCKS, JOURNAL, EVENTS, LOCK = "blocks", "journal.jsonl", "events.jsonl", "lock"
@@ -130,22 +129,19 @@ class Workspace(Area):
                 raise
             shutil.rmtree(self.work, ignore_errors=True)
 
-    def _lock(self) -> IO[bytes]:
-        """A file in the work area that is locked while this process lives, so that two runs never share one.
+    def _lock(self) -> Lock:
+        """Held while this process lives.
 
         Raises:
             InputError: another run is at work in it.
         """
         self.work.mkdir(parents=True, exist_ok=True)
-        lock = (self.work / LOCK).open("wb")
         try:
-            lock_file(lock)
+            return Lock(self.work / LOCK)
         except BlockingIOError:
-            lock.close()
             raise InputError(
                 f"{self.out}: another run is at work in it; wait for it or choose another --out"
             ) from None
-        return lock
 
     def _clear(self, keep: bool) -> None:
         """Empties the work area; `keep`: but for what is finished."""
@@ -202,23 +198,6 @@ def _files_of_result(folder: Path) -> set[str]:
         return {MARK, *report["files"]} if "secateur" in report else set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-
-
-def lock_file(file: IO[bytes]) -> None:
-    """Takes the lock of an open file, until it is closed or the process ends.
-
-    Raises:
-        BlockingIOError: someone else has it. Where the system has no such locks, nobody has.
-    """
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a network folder without locks
-            return
 
 
 def _first_missing(path: Path) -> Path | None:
