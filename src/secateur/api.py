@@ -36,6 +36,7 @@ from secateur.model.uneven import Widths, layer_widths
 from secateur.numerics.keep_counts import keep_count as keep_counts  # noqa: F401  the public name
 from secateur.system.device import resolve_device, resolve_dtype
 from secateur.workspace.folder import MARK, Workspace
+from secateur.workspace.ownership import names_for_report
 
 
 def load(path: str | Path, device: str = "auto", dtype: str = "auto", runtime: str = "auto") -> Any:
@@ -91,7 +92,7 @@ def save(streamed: StreamedModel, out: str | Path, overwrite: bool = False) -> I
     checkpoint = streamed.checkpoint
     kept: list[int] = []
     widths: dict[int, Widths] = {}
-    with Workspace(out, overwrite).open() as workspace:
+    with Workspace(out, overwrite, inputs=[checkpoint.path]).open() as workspace:
 
         def put(block: Block) -> None:
             round_to_stored(block.layer, streamed, block.index)
@@ -103,7 +104,6 @@ def save(streamed: StreamedModel, out: str | Path, overwrite: bool = False) -> I
         with torch.no_grad():
             write_checkpoint(workspace.final, streamed, workspace.blocks, kept, new_config(checkpoint, kept, widths))
         # The mark by which a later run knows what it may replace.
-        files = sorted({MARK, *(file.name for file in workspace.final.iterdir())})
-        mark = {"secateur": __version__, "files": files}
+        mark = {"secateur": __version__, "files": names_for_report(workspace.final)}
         (workspace.final / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
         workspace.deliver()

@@ -6,6 +6,15 @@ callers catch `SecateurError`.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra: for a clone, in which the package is used where it lies, and elsewhere."""
+    root = Path(__file__).resolve().parents[2]
+    clone = (root / "pyproject.toml").is_file() and (root / "src" / "secateur").is_dir()
+    return f'pip install -e "{root}[{extra}]"' if clone else f'pip install "secateur[{extra}]"'
+
 
 class SecateurError(Exception):
     """Anything Secateur refuses. The message is one line for a person."""

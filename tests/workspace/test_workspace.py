@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import InputError, RanksLost, ResourceError, SecateurError
-from secateur.workspace.folder import BLOCKS, EVENTS, JOURNAL, LOCK, MARK, WORK, Workspace
+from secateur.workspace.folder import BLOCKS, EVENTS, Workspace
+from secateur.workspace.ownership import JOURNAL, LOCK, MARK, OWNER, WORK
 
 
 def names(folder: Path) -> set[str]:
@@ -77,7 +78,7 @@ def test_what_is_finished_stays_and_the_rest_goes(tmp_path: Path) -> None:
     interrupt(tmp_path)
     with Workspace(tmp_path, resume=True).open() as workspace:
         assert workspace.resume
-        assert names(workspace.work) == {BLOCKS, JOURNAL, EVENTS, LOCK, "final"}
+        assert names(workspace.work) == {BLOCKS, JOURNAL, EVENTS, LOCK, OWNER, "final"}
         assert names(workspace.blocks) == {"block-00000.safetensors"}
         assert workspace.finished_bytes == len("block")
         fill(workspace)
@@ -87,7 +88,7 @@ def test_what_is_finished_stays_and_the_rest_goes(tmp_path: Path) -> None:
 
 def test_what_is_left_takes_no_more_room_than_what_is_finished(tmp_path: Path) -> None:
     interrupt(tmp_path)
-    assert names(tmp_path / WORK) == {BLOCKS, JOURNAL, EVENTS, LOCK}
+    assert names(tmp_path / WORK) == {BLOCKS, JOURNAL, EVENTS, LOCK, OWNER}
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_starting_over_throws_the_interrupted_run_away(tmp_path: Path) -> None:
     interrupt(tmp_path)
     with Workspace(tmp_path, overwrite=True).open() as workspace:
         assert not workspace.resume
-        assert names(workspace.work) == {BLOCKS, LOCK, "final"}
+        assert names(workspace.work) == {BLOCKS, LOCK, OWNER, "final"}
         assert names(workspace.blocks) == set()
 
 
@@ -149,7 +150,7 @@ def test_refusals_name_the_folder_and_what_would_work(tmp_path: Path) -> None:
         Workspace(tmp_path, resume=True)
     interrupt(tmp_path / "out")
     with pytest.raises(InputError, match="--resume continues it, --overwrite starts over"):
-        Workspace(tmp_path / "out")
+        Workspace(tmp_path / "out", resume=False)
 
 
 def test_overwriting_takes_away_what_the_earlier_run_wrote_and_nothing_else(tmp_path: Path) -> None:

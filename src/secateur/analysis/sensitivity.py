@@ -50,7 +50,7 @@ def sensitivity(
     if "layer" in sites:
         raise InputError("whole layers are weighed by prune --sites layer; sensitivity takes what is inside them")
     given = {"model": str(model), "sites": tuple(sites), "sparsity": 0.5, "method": tuple(method), "evaluate": "none"}
-    text = {"calibrate": calibrate, "samples": samples, "length": length, "seed": seed}
+    text = {"calibrate": calibrate, "samples": samples, "length": length, "seed": seed, "allow_little_text": True}
     recipe = make_recipe({**given, **text, "reconstruct": 0, "device": device, "dtype": dtype})
     where = resolve_device(device)
     with Monitor(where, quiet, ["calibration text", "open", "sensitivity"]) as monitor:

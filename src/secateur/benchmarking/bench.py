@@ -82,7 +82,8 @@ def bench(
     found["machine"] = machine(settings["threads"])
     found["notes"] = []
     with ExitStack() as stack:
-        workspace = None if out is None else stack.enter_context(Workspace(out, overwrite).open())
+        read = [folder] if other is None else [folder, other]
+        workspace = None if out is None else stack.enter_context(Workspace(out, overwrite, inputs=read).open())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secateur-bench-")))
         monitor = stack.enter_context(Monitor(torch.device("cpu"), quiet))
         forms = _forms(folder, other, scratch, compile, found["notes"])

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -18,6 +19,7 @@ from secateur.cli import study as cli_study
 from secateur.cli.options import Device, Json, Quiet, Threads, output, text, where
 from secateur.cli.prune import prune
 from secateur.cli.recover import recover
+from secateur.cli.stopping import drop_output, exit_code, write_anything
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped, Terminated
 from secateur.report.terminal.escape import printable
 from secateur.system.malloc import keep_large_apart
@@ -148,13 +150,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGTERM, _terminate)
+    write_anything()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
     keep_large_apart()
     try:
         code = app(args=arguments, prog_name="secateur", standalone_mode=False)
         sys.stdout.flush()
+    except SystemExit:
+        if type(sys.stdout).__name__ != "PacifyFlushWrapper":  # what the parser leaves of a pipe that was closed
+            raise
+        os._exit(128 + 13)
     except BrokenPipeError:
-        os._exit(0)  # whoever read the output has seen enough
+        os._exit(128 + 13)  # SIGPIPE: whoever read the output has seen enough
+    except KeyboardInterrupt:  # outside the parser
+        _fail("stopped", exit_code())
     except SecateurError as error:
         if os.environ.get("RANK", "0") != "0" and isinstance(error, (InputError, RanksLost, Stopped)):
             time.sleep(1)  # torchrun stops all ranks when one ends; the first shall have said why by then
@@ -164,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _explain(error)
         raise
     if code == Stopped.exit_code:  # Ctrl-C, which the parser turns into this
-        _fail("stopped", code)
+        _fail("stopped", exit_code())
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -190,5 +200,10 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
     sys.exit(code)

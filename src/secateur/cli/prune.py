@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.options import Json, Overwrite, Quiet, Resume, Threads, cut, output, repair, text, where
+from secateur.cli.options import Json, Out, Overwrite, Quiet, Resume, Threads, cut, output, repair, text, where
 from secateur.errors import InputError, Stopped, Terminated
 
 
@@ -60,6 +60,7 @@ def prune(
     ] = None,
     samples: Annotated[int | None, text(help="calibration sequences (default 128)")] = None,
     length: Annotated[int | None, text(help="tokens per sequence (default 512)")] = None,
+    allow_little_text: Annotated[bool | None, text(help="prune on less than a tenth of the samples")] = None,
     seed: Annotated[int | None, text(help="of the draw of sequences (default 0)")] = None,
     evaluate: Annotated[str | None, text(help="text to evaluate on, or none (default: held-out sequences)")] = None,
     device: Annotated[str | None, where(help="auto, cpu, cuda or cuda:N")] = None,
@@ -68,7 +69,7 @@ def prune(
     memory: Annotated[
         str | None, where(help="for activations, such as 2GB; larger models are checked in blocks")
     ] = None,
-    out: Annotated[Path | None, output("--out", "-o", help="output folder (required)")] = None,
+    out: Out = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
     dry_run: Annotated[bool, output("--dry-run", help="write the plan and the forecast only")] = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.options import Device, Json, Overwrite, Quiet, Resume, Threads, learn, output, train, where
+from secateur.cli.options import Device, Json, Out, Overwrite, Quiet, Resume, Threads, learn, output, train, where
 from secateur.errors import InputError, Stopped
 
 
@@ -42,7 +42,7 @@ def recover(
     device: Device = "auto",
     dtype: Annotated[str, where(help="of the products: auto, float32, bfloat16")] = "auto",
     threads: Threads = None,
-    out: Annotated[Path | None, output("--out", "-o", help="output folder (required)")] = None,
+    out: Out = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
     finish: Annotated[bool, output("--finish", help="with --resume: deliver the best state so far")] = False,

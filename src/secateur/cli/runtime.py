@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from secateur.cli.options import Out, out_folder
 from secateur.errors import InputError
 
 Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object, no tables")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")]
 MOST = 2**20
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="output folder (required)")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier result in --out")]
 
 
@@ -68,7 +68,12 @@ def bench(
     compile_: Annotated[bool, typer.Option("--compile/--no-compile", help="measure torch.compile too")] = True,
     dtype: Annotated[str, typer.Option(help="number format; stored: what the checkpoint holds")] = "stored",
     threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="new folder for bench.json and bench.html")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="new folder for bench.json and bench.html", parser=out_folder, metavar="PATH"
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -73,6 +73,9 @@ class Settings(Spelled):
     )
     samples: int = Field(128, ge=1, le=1_000_000, description="calibration sequences")
     length: int = Field(512, ge=2, le=2**24, description="tokens per calibration sequence")
+    allow_little_text: bool = Field(
+        False, description="prune although the text gives less than a tenth of the sequences asked for"
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="of the draw of calibration sequences")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     dtype: str = Field("auto", description="of the computation: auto, float32, bfloat16, float16")

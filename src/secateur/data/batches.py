@@ -85,6 +85,20 @@ def _notes(corpus: Corpus, tokens: Tensor, samples: int) -> tuple[str, ...]:
     return (*corpus.notes, few)
 
 
+def check_enough(calibration: Calibration, samples: int) -> None:
+    """Refuses text that gives less than a tenth of the sequences that were asked for.
+
+    Raises:
+        InputError: in one line.
+    """
+    found, length = calibration.tokens.shape
+    if found * 10 < samples:
+        raise InputError(
+            f"{calibration.source} gives {found} sequence{'s' * (found > 1)} of {length} tokens, {samples} were "
+            f"asked for; give more text, a shorter --length, --samples {found}, or --allow-little-text"
+        )
+
+
 def digest(tokens: Tensor) -> str:
     """SHA-256 of token ids (n, length): the length, then the ids as little-endian int64."""
     total = hashlib.sha256(f"{tokens.shape[1]}:".encode())

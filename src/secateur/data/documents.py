@@ -18,7 +18,7 @@ from typing import Any, get_args
 from secateur.data import hub, stdlib
 from secateur.data.corpus import Corpus, from_rows, from_texts
 from secateur.data.stdlib import Split
-from secateur.errors import InputError
+from secateur.errors import InputError, install
 
 MOST_BYTES = 2**31
 KINDS = ".jsonl, .txt or .parquet"
@@ -125,7 +125,7 @@ def _parquet(spec: str, path: Path) -> Corpus:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise InputError(f'{spec}: reading .parquet needs pyarrow; run pip install "secateur[data]"') from None
+        raise InputError(f"{spec}: reading .parquet needs pyarrow; run {install('data')}") from None
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)

@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.data.corpus import Corpus, from_rows
 from secateur.data.stdlib import Split
-from secateur.errors import InputError
+from secateur.errors import InputError, install
 
 LONGEST = 8 * 2**20  # characters (4 a token) taken from the top of a data set: a sample, not a copy
 PATIENCE = 5.0  # seconds that the hub has to answer
@@ -46,7 +46,7 @@ def load(spec: str, split: Split) -> Corpus:
     try:
         import datasets
     except ImportError:
-        raise InputError(f'{spec!r} is no file here; reading the hub needs pip install "secateur[data]"') from None
+        raise InputError(f"{spec!r} is no file here; reading the hub needs {install('data')}") from None
     match = _HUB_ID.fullmatch(spec)
     assert match is not None, spec  # the caller asked is_hub_id
     name, config = match["id"], match["config"] or None

@@ -11,7 +11,8 @@ from secateur.errors import InputError
 EMBEDDED = "embedded"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Weights as safetensors, and small text files; never code, never pickles.
-_WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "LICENSE*", "NOTICE*"]
+_TEXTS = ["*.json", "*.txt", "*.model", "*.jinja", "LICEN[CS]E*", "licen[cs]e*", "NOTICE*", "*POLICY*"]
+_WANTED = ["*.safetensors", *_TEXTS]
 
 
 def local_folder(model: str | Path) -> Path:

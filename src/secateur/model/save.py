@@ -22,23 +22,10 @@ from transformers.core_model_loading import revert_weight_conversion
 from secateur.model import modeling_secateur
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.shards import TensorSource, write_file, write_weights
+from secateur.model.side_files import copy_side_files
 from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import set_parameter
 from secateur.workspace.folder import block_file
-
-# Everything that a checkpoint needs beside weights and config.json. Code is never copied.
-COMPANIONS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "spiece.model",
-    "chat_template*",
-    "generation_config.json",
-    "LICENSE*",
-    "NOTICE*",
-)
 
 
 def write_block(folder: Path, layer: nn.Module, checkpoint: Checkpoint, index: int) -> None:
@@ -125,10 +112,7 @@ def _write_rest(folder: Path, checkpoint: Checkpoint, config: dict[str, Any]) ->
     # Where the model lay on this machine is nobody else's business.
     shown = {key: value for key, value in config.items() if key != "_name_or_path"}
     (folder / "config.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for pattern in COMPANIONS:
-        for file in checkpoint.path.glob(pattern):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
+    copy_side_files(checkpoint.path, folder)
     if "auto_map" in config:
         shutil.copyfile(Path(modeling_secateur.__file__), folder / "modeling_secateur.py")
 

@@ -7,7 +7,6 @@ Whatever is counted and told is of the original model (`lineage`).
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,6 +35,7 @@ from secateur.pipeline.results.sites import sites_of_run
 from secateur.pipeline.schedule import PruningStep, pruning_steps
 from secateur.pipeline.store import DONE, Store
 from secateur.system import distributed
+from secateur.workspace.ownership import discard
 
 
 def check_steps(recipe: Recipe, planned: bool, dry_run: bool) -> None:
@@ -178,9 +178,9 @@ def _next(folder: Path, kept: set[Path], store: Store) -> Path:
     """The folder that the next step begins with; what no later step reads is removed."""
 
     def tidy() -> None:
-        shutil.rmtree(store.area.blocks, ignore_errors=True)
+        discard(store.area.blocks)
         if folder not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
+            discard(folder)
 
     distributed.on_first(tidy)
     return store.final

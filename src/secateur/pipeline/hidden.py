@@ -7,7 +7,6 @@ is a checkpoint in the work area, which the passes after it open as any other.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from secateur.model.streamed import StreamedModel
 from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.store import Store
 from secateur.system import distributed
+from secateur.workspace.ownership import discard
 
 BASIS, CUT, FITTED = "basis.safetensors", "cut", "fitted"
 
@@ -123,11 +123,11 @@ def _cut(inputs: Inputs, services: Services, store: Store, Q: Tensor, config: di
             return narrow_surroundings(plain.surroundings(empty), checkpoint, Q)
 
         write_checkpoint(folder, plain, blocks, range(checkpoint.layers), config, around)
-        shutil.rmtree(blocks)
+        discard(blocks)
 
 
 def _empty(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
+    discard(folder)
     folder.mkdir()
     return folder
 
@@ -161,8 +161,8 @@ def _fit(inputs: Inputs, services: Services, narrow: Checkpoint, Q: Tensor, conf
     def write(head: Tensor) -> None:
         around = partial(_with_head, streamed, head)
         write_checkpoint(area.work / FITTED, streamed, area.blocks, range(narrow.layers), config, around)
-        shutil.rmtree(area.blocks)
-        shutil.rmtree(narrow.path)
+        discard(area.blocks)
+        discard(narrow.path)
 
     with services.monitor.stage("fit hidden dimensions", narrow.layers) as step:
         pair, tokens = ModelPair(streamed, inputs.streamed, Q), inputs.calibration.tokens

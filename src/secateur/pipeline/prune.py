@@ -6,7 +6,6 @@ only state is in the output folder's work area.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,14 +20,15 @@ from secateur.config.configuration import resolve
 from secateur.config.plan import Plan
 from secateur.config.recipe import Recipe
 from secateur.cut.rules import Rules
-from secateur.data.batches import Calibration
+from secateur.data.batches import Calibration, check_enough
 from secateur.data.documents import load_corpus
 from secateur.data.mixture import calibration_of
-from secateur.errors import InputError, ResourceError
+from secateur.errors import InputError
 from secateur.evaluation.evaluation import split_specs
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
+from secateur.model.side_files import left_behind
 from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.gradual import check_steps, in_steps
@@ -47,6 +47,7 @@ from secateur.system.device import dtype_name, resolve_device, resolve_dtype
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import EVENTS, WORK, Area, Workspace
 from secateur.workspace.journal import Journal, found_before
+from secateur.workspace.room import check_room
 
 
 def prune(
@@ -79,7 +80,8 @@ def prune(
     device = distributed.own_device(resolve_device(recipe.device))
     with distributed.group(device), ExitStack() as stack:
         with distributed.in_step():
-            workspace = Workspace(out, overwrite, resume) if distributed.is_main() else None
+            read = [local_folder(recipe.model)] if distributed.is_main() else []
+            workspace = Workspace(out, overwrite, resume, read) if distributed.is_main() else None
             monitor = Monitor(device, quiet or workspace is None, planned_stages(recipe, plan, dry_run))
             stack.callback(monitor.close)
             found = found_before(workspace.work) if workspace is not None and resume else None
@@ -211,7 +213,7 @@ def prepare(
     with monitor.stage("open"):
         streamed = StreamedModel(checkpoint, device, dtype)
     check_gradients(streamed, rules.gradient_needs)
-    notes = [*calibration.notes, *rules.notes]
+    notes = [*calibration.notes, *rules.notes, *left_behind(checkpoint.path)]
     if torch.finfo(dtype).eps > torch.finfo(checkpoint.dtype).eps:
         notes.append(f"the layers' weights are rounded to {dtype_name(dtype)}, in which the run computes")
     lineage = Lineage.of(checkpoint.path, checkpoint.layers)
@@ -222,19 +224,13 @@ def _check_room(inputs: Inputs, memory: MemoryBudget, workspace: Workspace) -> N
     """The work area and the result need about the checkpoint's size each, as do two steps in a row; hidden states
     what is over the budget."""
     recipe, rules, checkpoint = inputs.recipe, inputs.rules, inputs.checkpoint
-    folder = next(p for p in (workspace.out, *workspace.out.absolute().parents) if p.exists())
     # The pruned model's, the untouched model's, and a block's targets.
     streams = 1 + rules.needs_dense + (rules.tuning is not None)
     tokens, width = inputs.calibration.tokens.numel(), checkpoint.config.hidden_size
     hidden = streams * tokens * width * inputs.streamed.dtype.itemsize
     copies = 2 if recipe.steps == 1 and "hidden" not in recipe.sites else 4
     need = copies * checkpoint.bytes_on_disk + max(0, hidden - (memory.left or 0))
-    free = shutil.disk_usage(folder).free + workspace.finished_bytes
-    if free < need:
-        raise ResourceError(
-            f"{workspace.out}: the disk has {free / 1e9:.1f} GB free, the run needs about {need / 1e9:.1f} GB; "
-            "free some space or choose another --out"
-        )
+    check_room(workspace.out, need, workspace.finished_bytes)
 
 
 def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
@@ -243,11 +239,8 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
         raise InputError(f"--length {recipe.length} is more than the model's context; use --length {context} or less")
     if recipe.calibrate == SELF:
         return own_calibration(checkpoint.path, recipe.samples, recipe.length, recipe.seed, recipe.device)
-    return calibration_of(
-        recipe.calibrate,
-        checkpoint.tokenizer,
-        recipe.samples,
-        recipe.length,
-        recipe.seed,
-        checkpoint.config.vocab_size,
-    )
+    amount = (recipe.samples, recipe.length, recipe.seed, checkpoint.config.vocab_size)
+    calibration = calibration_of(recipe.calibrate, checkpoint.tokenizer, *amount)
+    if not recipe.allow_little_text:
+        check_enough(calibration, recipe.samples)
+    return calibration

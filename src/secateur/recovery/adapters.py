@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from secateur.config.training import Recovery
-from secateur.errors import InputError, UnsupportedModelError
+from secateur.errors import InputError, UnsupportedModelError, install
 from secateur.model.architectures import Family
 from secateur.model.linears import linears_of, submodule
 from secateur.recovery.masks import attach, release
@@ -28,7 +28,7 @@ def check_installed(recovery: Recovery) -> None:
     """Raises InputError where a library of the extra isn't there."""
     for name in ("accelerate", *(["peft"] if recovery.how == "lora" else [])):
         if importlib.util.find_spec(name) is None:
-            raise InputError(f'recovery needs {name}; run pip install "secateur[recover]"')
+            raise InputError(f"recovery needs {name}; run {install('recover')}")
 
 
 def add(model: Any, family: Family, recovery: Recovery, masks: dict[str, Tensor]) -> Any:

@@ -24,6 +24,7 @@ from secateur.evaluation.evaluation import evaluate as measure
 from secateur.evaluation.evaluation import split_specs, state_figures
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
+from secateur.model.side_files import copy_regular, left_behind
 from secateur.recovery import account, adapters
 from secateur.recovery.save import save_adapter, save_checkpoint
 from secateur.recovery.states import read_best
@@ -37,6 +38,7 @@ from secateur.system.device import resolve_device
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import EVENTS, MARK, TRAINING, UNTRAINED, WORK, Area, Workspace
 from secateur.workspace.journal import Journal
+from secateur.workspace.ownership import names_for_report
 
 DEVICE = "ACCELERATE_TORCH_DEVICE"
 
@@ -80,9 +82,11 @@ def recover(
     with distributed.group(where), ExitStack() as stack, accelerated(where):
         with distributed.in_step():
             _check(recovery, evaluate, resume, finish)
-            workspace = Workspace(out, overwrite, resume) if distributed.is_main() and not dry_run else None
-            if workspace is not None and Path(out).resolve() == Path(local_folder(model)).resolve():
-                raise InputError(f"{out}: is the model itself; choose another --out")
+            workspace = None
+            if distributed.is_main() and not dry_run:
+                pruned = local_folder(model)
+                teachers = [Path(name) for name in (recovery.teacher, teacher_of(pruned)[0]) if name is not None]
+                workspace = Workspace(out, overwrite, resume, [pruned, *teachers])
             if finish and workspace is not None and read_best(workspace.work / TRAINING) is None:
                 raise InputError(f"{out}: holds no state better than the start yet; --resume alone goes on")
             monitor = Monitor(where, quiet or not distributed.is_main(), _stages(recovery, dry_run, evaluate))
@@ -189,10 +193,12 @@ def _deliver(
     report |= {"gate": gate | {"seconds": monitor.stages[-1].seconds}}
     report["recovery"] = account.recovery_facts(task, outcome)
     report["command"] = account.command(model, task.recovery, workspace.out)
-    notes = account.warnings_of(task, outcome)
+    notes = [*account.warnings_of(task, outcome), *left_behind(folder)]
     if evaluate != "none":
         with monitor.stage("evaluate"):
             report |= _measured(task, measured, report["recovery"], workspace, evaluate, speed, notes)
+    else:
+        report |= {"evaluation": None, "not_evaluated": "evaluate is none"}
     report["warnings"] = notes
     report |= account.environment(task.device, task.dtype, monitor)
     _write(report, folder, workspace)
@@ -267,15 +273,14 @@ def _write(report: dict[str, Any], pruned: Path, workspace: Workspace) -> None:
     """Everything beside the weights, report.json last of all."""
     folder = workspace.final
     for name in ("plan.json", "recipe.yaml"):
-        if (pruned / name).is_file():
-            shutil.copyfile(pruned / name, folder / name)
+        copy_regular(pruned, name, folder)
     runs = workspace.work / TRAINING / "runs"  # of trackers that write files
     if runs.is_dir():
         runs.rename(folder / "runs")
     shutil.copyfile(workspace.work / EVENTS, folder / EVENTS)
     (folder / "README.md").write_text(model_card.model_card(report), encoding="utf-8")
     page.write(report, folder)
-    report["files"] = sorted({MARK, *(file.name for file in folder.iterdir())})
+    report["files"] = names_for_report(folder)
     (folder / MARK).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     workspace.deliver()
 

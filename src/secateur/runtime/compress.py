@@ -18,12 +18,13 @@ from secateur.errors import InputError
 from secateur.model.files import read_config, read_header, read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
+from secateur.model.side_files import left_behind
 from secateur.runtime import folder as layout
 from secateur.runtime.folder import DTYPES, Entry, Reader, compressed_name, write_manifest
 from secateur.runtime.format import FLOATS, check_group, kept, pack, packed_bytes, quantise
 from secateur.runtime.transfer import (
+    BESIDE,
     ProgressStep,
-    check_room,
     compare,
     copy_beside,
     read_tensor,
@@ -32,6 +33,7 @@ from secateur.runtime.transfer import (
 )
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import Workspace
+from secateur.workspace.room import check_room
 
 
 def compress(
@@ -54,7 +56,8 @@ def compress(
 
     Returns:
         model, out, values, group, tensors, compressed (how many), bytes_before and bytes_after of all weights,
-        matrix_bytes_before and matrix_bytes_after of those that were compressed, sparsity of these, seconds.
+        matrix_bytes_before and matrix_bytes_after of those that were compressed, sparsity of these, seconds,
+        warnings.
 
     Raises:
         InputError: nothing in the checkpoint is sparse enough to get smaller, or a value out of range.
@@ -70,7 +73,7 @@ def compress(
         raise InputError(f"{source}: is compressed already; secateur decompress gives the dense checkpoint back")
     read_config(source)
     files = read_index(source)
-    workspace = Workspace(out, overwrite)
+    workspace = Workspace(out, overwrite, inputs=[source])
     with Monitor(torch.device("cpu"), quiet, ["look", "compress", "verify"]) as monitor:
         with monitor.stage("look", len(files)) as step:
             entries = [_look(files[name], name, dtype, values == "int8", group, step) for name, dtype in _all(files)]
@@ -86,6 +89,7 @@ def compress(
             found = _figures(entries, count, Reader(workspace.final), values, group)
             found = {"model": str(source), "out": str(out)} | found
             found["seconds"] = round(sum(stage.seconds for stage in monitor.stages), 3)
+            found["warnings"] = left_behind(source, BESIDE)
             write_mark(workspace.final, found)
             workspace.deliver()
     return found

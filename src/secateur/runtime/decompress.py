@@ -13,10 +13,12 @@ from torch import Tensor
 from secateur.model.files import read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
+from secateur.model.side_files import left_behind
 from secateur.runtime.folder import Entry, Reader
-from secateur.runtime.transfer import ProgressStep, check_room, compare, copy_beside, write_mark
+from secateur.runtime.transfer import BESIDE, ProgressStep, compare, copy_beside, write_mark
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import Workspace
+from secateur.workspace.room import check_room
 
 _INDEX = "model.safetensors.index.json"
 
@@ -31,14 +33,14 @@ def decompress(model: str | Path, out: str | Path, *, overwrite: bool = False, q
         overwrite: an earlier result in `out` may be replaced.
 
     Returns:
-        model, out, tensors, bytes_before, bytes_after, seconds.
+        model, out, tensors, bytes_before, bytes_after, seconds, warnings.
 
     Raises:
         InputError: not a compressed folder, or a damaged one.
     """
     source = local_folder(model)
     reader = Reader(source)
-    workspace = Workspace(out, overwrite)
+    workspace = Workspace(out, overwrite, inputs=[source])
     check_room(workspace.out, sum(entry.nbytes for entry in reader))
     with Monitor(torch.device("cpu"), quiet, ["decompress", "verify"]) as monitor, workspace.open():
         with monitor.stage("decompress", len(reader.entries)) as step:
@@ -52,6 +54,7 @@ def decompress(model: str | Path, out: str | Path, *, overwrite: bool = False, q
         found["bytes_before"] = reader.bytes_on_disk
         found["bytes_after"] = sum(file.stat().st_size for file in workspace.final.glob("*.safetensors"))
         found["seconds"] = round(sum(stage.seconds for stage in monitor.stages), 3)
+        found["warnings"] = left_behind(source, BESIDE)
         write_mark(workspace.final, found)
         workspace.deliver()
     return found

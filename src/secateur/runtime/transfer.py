@@ -13,13 +13,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from secateur._version import __version__
-from secateur.errors import ResourceError, VerificationError
-from secateur.model.save import COMPANIONS
+from secateur.errors import VerificationError
+from secateur.model.side_files import copy_side_files
 from secateur.runtime.folder import DTYPES, Entry, Reader
-from secateur.workspace.folder import MARK
+from secateur.workspace.ownership import MARK, names_for_report
 
-# What lies beside the weights and belongs to the model, not to a run's report.
-BESIDE = (*COMPANIONS, "config.json", "modeling_secateur.py", "plan.json", "recipe.yaml")
+# What a pruning has written that belongs to the model, not to its report.
+BESIDE = ("README.md", "modeling_secateur.py", "plan.json", "recipe.yaml")
 ProgressStep = Callable[..., None]
 
 
@@ -69,24 +69,11 @@ def stored_bytes(reader: Reader, entry: Entry) -> int:
 
 
 def copy_beside(source: Path, target: Path) -> None:
-    for pattern in BESIDE:
-        for file in source.glob(pattern):
-            if file.is_file():
-                shutil.copyfile(file, target / file.name)
+    shutil.copyfile(source / "config.json", target / "config.json")  # read before, so it is what it's called
+    copy_side_files(source, target, BESIDE)
 
 
 def write_mark(folder: Path, found: dict[str, Any]) -> None:
     """The mark by which a later run knows what it may replace."""
-    files = sorted({MARK, *(file.name for file in folder.iterdir())})
-    mark = {"secateur": __version__, "compression": found, "files": files}
+    mark = {"secateur": __version__, "compression": found, "files": names_for_report(folder)}
     (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
-
-
-def check_room(out: Path, need: int) -> None:
-    place = next(path for path in (out, *out.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if free < need:
-        raise ResourceError(
-            f"{out}: the disk has {free / 1e9:.1f} GB free, this needs up to {need / 1e9:.1f} GB; "
-            "free some space or choose another --out"
-        )

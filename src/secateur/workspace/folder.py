@@ -7,23 +7,37 @@ that fails on its input leaves OUT as it found it.
 from __future__ import annotations
 
 import errno
-import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from secateur.errors import InputError, ResourceError, SecateurError
 from secateur.workspace.lock import Lock
+from secateur.workspace.ownership import (
+    JOURNAL,
+    LOCK,
+    MARK,
+    OWNER,
+    WORK,
+    check_apart,
+    contents,
+    discard,
+    in_the_way,
+    is_regular,
+    is_work_area,
+    listed,
+    move,
+    remove_empty,
+    result_files,
+)
 
-WORK = ".secateur"
-BLOCKS, JOURNAL, EVENTS, LOCK = "blocks", "journal.jsonl", "events.jsonl", "lock"
+BLOCKS, EVENTS = "blocks", "events.jsonl"
 TRAINING = "training"  # states of a recovery
 UNTRAINED = "untrained.jsonl"  # sequences of its text that the recovery leaves for the report
 PRUNED = "pruned"  # the checkpoint that a recovery began with
 STEPS = "steps"  # of a gradual run, all but the last
 FINISHED = (BLOCKS, JOURNAL, EVENTS, TRAINING, STEPS)  # what an interrupted run leaves to the next one
-MARK = "report.json"  # every finished run writes it last
+REPLACED = "replaced"  # the earlier result, while a new one is delivered
 
 
 class Area:
@@ -64,8 +78,8 @@ class Area:
     def tidy(self, keep: bool) -> None:
         """Empties the area; `keep`: but for what is finished."""
         for path in list(self.work.iterdir()) if self.work.is_dir() else []:
-            if path.name != LOCK and not (keep and path.name in FINISHED):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.name not in (LOCK, OWNER) and not (keep and path.name in FINISHED):
+                discard(path)
 
 
 class Workspace(Area):
@@ -74,32 +88,57 @@ class Workspace(Area):
     Args:
         out: the folder; made if missing.
         overwrite: an earlier result of Secateur in it, or an interrupted run, may be replaced.
-        resume: an interrupted run in it goes on; where there's none, the run begins.
+        resume: an interrupted run in it goes on; where there's none, the run begins. None: such runs can't go on.
+        inputs: folders that the run reads.
 
     Raises:
-        InputError: the folder isn't empty, is a file, or holds something that Secateur didn't make.
+        InputError: the folder isn't empty, is a file, holds something that Secateur didn't make, or isn't apart from
+            what the run reads.
     """
 
-    def __init__(self, out: str | Path, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(
+        self, out: str | Path, overwrite: bool = False, resume: bool | None = None, inputs: Sequence[Path] = ()
+    ) -> None:
+        if not str(out).strip():
+            raise InputError("--out is empty; give the name of a folder")
         self.out = Path(out)
         super().__init__(self.out / WORK)
+        check_apart(self.out, inputs)
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"{self.out}: is a file; give a folder for --out")
-        interrupted = self.work.is_dir()
+        interrupted = self.work.exists() or self.work.is_symlink()
+        if interrupted and not is_work_area(self.work):
+            raise InputError(
+                f"{self.work}: is no work area that secateur made, so it's left alone; "
+                "move it away, or choose another --out"
+            )
+        others = contents(self.out)
+        foreign = sorted(others - self._ours())
         if interrupted and not (resume or overwrite):
-            raise InputError(f"{self.out}: holds an interrupted run; --resume continues it, --overwrite starts over")
-        self.resume = resume and interrupted
+            raise InputError(f"{self.out}: holds an interrupted run; {_ways_on(resume is not None, foreign)}")
+        self.resume = bool(resume) and interrupted
         self.overwrite = overwrite or self.resume
         self.keep = self.resume
-        others = {p.name for p in self.out.iterdir() if p.name != WORK} if self.out.is_dir() else set()
         if others and not self.overwrite:
-            raise InputError(f"{self.out}: is not empty; choose another --out, or give --overwrite")
-        foreign = sorted(others - _files_of_result(self.out))
+            also = ", or give --overwrite" if not foreign else ""
+            raise InputError(f"{self.out}: is not empty; choose another --out{also}")
         if foreign and not self.resume:
             raise InputError(
-                f"{self.out}: holds what secateur didn't make ({foreign[0]}), so it won't be overwritten"
+                f"{self.out}: holds what secateur didn't make ({foreign[0]}), so it won't be overwritten; "
+                "choose another --out"
             )
         self._created = _first_missing(self.out)
+
+    def _ours(self) -> set[str]:
+        """Files in the output folder that a run has written: the earlier one, or one that was stopped delivering."""
+        return result_files(self.out) | set(self._delivered())
+
+    def _delivered(self) -> list[str]:
+        """Files that a delivery which isn't over has moved out of `final` already."""
+        if not (self.work / REPLACED).is_dir():
+            return []
+        names = (name for name in listed(self.final) if not is_regular(self.final, name))
+        return [name for name in names if is_regular(self.out, name)]
 
     @contextmanager
     def open(self) -> Iterator[Workspace]:
@@ -108,6 +147,7 @@ class Workspace(Area):
         Once `keep` is set, what is finished stays for `--resume`.
         """
         try:
+            self._claim()
             lock = self._lock()
             self._clear(self.resume)
             self.final.mkdir(parents=True)
@@ -127,7 +167,12 @@ class Workspace(Area):
             except BaseException:
                 self._discard()
                 raise
-            shutil.rmtree(self.work, ignore_errors=True)
+            discard(self.work)
+
+    def _claim(self) -> None:
+        """The mark by which a later run knows the work area for ours, from its first moment on."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        (self.work / OWNER).write_text("secateur\n", encoding="utf-8")
 
     def _lock(self) -> Lock:
         """Held while this process lives.
@@ -145,10 +190,25 @@ class Workspace(Area):
 
     def _clear(self, keep: bool) -> None:
         """Empties the work area; `keep`: but for what is finished."""
-        for name in _files_of_result(self.final):
-            if not (self.final / name).exists():  # it was delivered already, the others weren't: they go together
-                (self.out / name).unlink(missing_ok=True)
+        self._put_back()
         self.tidy(keep)
+
+    def _put_back(self) -> None:
+        """Undoes a delivery that was stopped halfway: the output folder is as it was before.
+
+        Every step is a rename and can be stopped itself: the new files go first, and come back to `final`, so that
+        what is in the output folder without being in there is new; the earlier report comes first of the old ones,
+        because it says which they are. A delivery whose report has arrived is over.
+        """
+        replaced = self.work / REPLACED
+        for name in self._delivered():
+            move(name, self.out, self.final)
+        if not is_regular(self.final, MARK):
+            return
+        for name in sorted(contents(replaced), key=lambda name: name != MARK):
+            if in_the_way(self.out, name):
+                raise InputError(f"{self.out}: {name} is where the earlier result's file belongs; move it away")
+            move(name, replaced, self.out)
 
     def _resumable(self, error: Exception) -> Exception:
         if not self.keep or not isinstance(error, SecateurError):
@@ -156,13 +216,17 @@ class Workspace(Area):
         return type(error)(f"{error}; what is finished stays, the same command with --resume goes on from there")
 
     def _discard(self) -> None:
-        if self.keep:
-            with suppress(OSError):
-                self._clear(True)
-            return
-        shutil.rmtree(self.work, ignore_errors=True)
-        if self._created is not None and self.out.is_dir() and not any(self.out.iterdir()):
-            shutil.rmtree(self._created, ignore_errors=True)
+        try:
+            self._put_back()
+        except (OSError, InputError):
+            return  # the earlier result is in the work area, so that stays
+        with suppress(OSError):
+            if self.keep:
+                self.tidy(True)
+                return
+            discard(self.work)
+            if self._created is not None:
+                remove_empty(self.out, self._created)
 
     @property
     def finished_bytes(self) -> int:
@@ -175,29 +239,27 @@ class Workspace(Area):
         Raises:
             InputError: a file that isn't ours appeared there during the run and is in the way.
         """
-        ours = _files_of_result(self.out)
-        for path in self.final.iterdir():
-            if path.name not in ours and (self.out / path.name).exists():
+        ours, new = result_files(self.out), contents(self.final)
+        for name in sorted(new - ours):
+            if in_the_way(self.out, name):
                 raise InputError(
-                    f"{self.out}: {path.name} appeared in it during the run; nothing was overwritten, move it away"
+                    f"{self.out}: {name} appeared in it during the run; nothing was overwritten, move it away"
                 )
-        trash = self.work / "replaced"
-        trash.mkdir(exist_ok=True)
+        replaced = self.work / REPLACED
+        replaced.mkdir(exist_ok=True)
         # The mark goes last and comes last: it tells which files are ours, whenever this is interrupted.
         for name in sorted(ours, key=lambda name: name == last):
-            if (self.out / name).exists():
-                (self.out / name).rename(trash / name)
-        for path in sorted(self.final.iterdir(), key=lambda p: p.name == last):
-            path.rename(self.out / path.name)
+            move(name, self.out, replaced)
+        for name in sorted(new, key=lambda name: name == last):
+            move(name, self.final, self.out)
 
 
-def _files_of_result(folder: Path) -> set[str]:
-    """Names of the files that a finished run has written there, by its report; empty if there's none."""
-    try:
-        report = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        return {MARK, *report["files"]} if "secateur" in report else set()
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+def _ways_on(resumable: bool, foreign: list[str]) -> str:
+    """What can be done about an interrupted run; `foreign`: what isn't ours and keeps --overwrite from working."""
+    if foreign:
+        other = f"choose another --out, it also holds what secateur didn't make ({foreign[0]})"
+        return f"--resume continues it; to start over, {other}" if resumable else other
+    return "--resume continues it, --overwrite starts over" if resumable else "--overwrite starts over"
 
 
 def _first_missing(path: Path) -> Path | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from secateur.errors import InputError
 from secateur.workspace.folder import BLOCKS, JOURNAL, STEPS, block_file
+from secateur.workspace.ownership import may_start_over
 
 
 class Journal:
@@ -63,7 +64,8 @@ class Journal:
             if before.get(key) != self._fingerprint.get(key)
         ]
         if changed:
-            raise InputError(f"can't resume, the run differs: {'; '.join(changed)}; use --overwrite to start over")
+            way = "use --overwrite to start over" if may_start_over(self._file.parent) else "choose another --out"
+            raise InputError(f"can't resume, the run differs: {'; '.join(changed)}; {way}")
         # Without the torn line, so that the next one is written on a fresh line.
         _write_whole(self._file, "".join(json.dumps(line) + "\n" for line in self._lines))
         return True

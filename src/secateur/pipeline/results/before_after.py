@@ -22,6 +22,7 @@ from secateur.workspace.folder import PRUNED, UNTRAINED, Area, Workspace
 
 PROMPT_TOKENS = 24
 SAMPLES = 2
+NOT_WANTED = "evaluate is none"
 
 
 class Measured(NamedTuple):
@@ -52,6 +53,19 @@ def text_of(inputs: Inputs, result: PassResult, area: Area) -> tuple[str, str] |
     if not len(calibration.held_out):
         return None
     return str(_held_out(calibration, area)), f"{recipe.calibrate}, sequences not calibrated on"
+
+
+def not_evaluated(inputs: Inputs) -> dict[str, Any]:
+    """What a report says where nothing was evaluated: nothing, and why."""
+    if inputs.dry_run:
+        reason = "a dry run saves no model"
+    elif inputs.recipe.evaluate == "none":
+        reason = NOT_WANTED
+    elif not inputs.checkpoint.family.causal:
+        reason = f"{inputs.checkpoint.config.model_type} predicts no next token"
+    else:
+        reason = "the calibration text leaves no sequence over; give --evaluate"
+    return {"evaluation": None, "not_evaluated": reason}
 
 
 def _why_not(inputs: Inputs) -> tuple[str, ...]:

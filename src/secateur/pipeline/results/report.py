@@ -20,7 +20,7 @@ from secateur.config.recipe import Recipe
 from secateur.evaluation.loading import load_tokenizer
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
-from secateur.pipeline.results.before_after import before_and_after
+from secateur.pipeline.results.before_after import before_and_after, not_evaluated
 from secateur.pipeline.results.evidence import EVIDENCE, evidence_json, evidence_record
 from secateur.pipeline.results.sites import method_of, sites_of_run, sized
 from secateur.report import model_card
@@ -28,6 +28,7 @@ from secateur.report.html import page
 from secateur.system.device import device_name
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import EVENTS, MARK, Workspace
+from secateur.workspace.ownership import names_for_report
 
 
 def make_plan(inputs: Inputs, result: PassResult) -> Plan:
@@ -86,11 +87,12 @@ def make_report(
             report["recovery"]["states"] = found.states
         # The forecast takes every weight that isn't cut for non-zero; where both models were read, it's known.
         for side in ("before", "after"):
-            counted = report.get("evaluation", {}).get(side, {}).get("nonzero_parameters")
+            counted = (report.get("evaluation") or {}).get(side, {}).get("nonzero_parameters")
             if counted is not None:
                 report["parameters"][f"nonzero_{side}"] = counted
     else:
         report["forecast"] = _forecast(inputs, result, report["parameters"])
+    report |= not_evaluated(inputs) if report.get("evaluation") is None else {}
     report |= {"steps": _steps(result, report)} if result.steps else {}
     return report | {"warnings": warnings} | _environment(inputs, monitor)
 
@@ -229,6 +231,5 @@ def write_outputs(
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     (folder / "README.md").write_text(model_card.model_card(report), encoding="utf-8")
     page.write(report, folder, evidence)
-    # What --overwrite may replace later: these files, and nothing that others put beside them.
-    report["files"] = sorted({MARK, *(file.name for file in folder.iterdir())})
+    report["files"] = names_for_report(folder)
     (folder / MARK).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

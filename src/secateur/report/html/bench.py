@@ -33,6 +33,8 @@ def print_compression(found: Facts, console: Console | None = None) -> None:
     same = "bit for bit" if found.get("values", "keep") == "keep" else "int8 within half a step"
     table.add_row("read back", f"the same, {same}")
     console.print(table)
+    for warning in found.get("warnings", []):
+        console.print(f"note: {warning}")
     console.print(f"\n{found['out']} is ready ({fmt.seconds(found['seconds'])})")
 
 

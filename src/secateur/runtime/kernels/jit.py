@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from secateur.errors import ResourceError
+from secateur.errors import ResourceError, install
 from secateur.runtime.kernels import bitmap, cut, interleave, slots
 from secateur.runtime.kernels.ir import Spec
 
-MISSING = "llvmlite isn't installed, so compressed weights run as dense ones; pip install 'secateur[fast]'"
+MISSING = f"llvmlite isn't installed, so compressed weights run as dense ones; {install('fast')}"
 _NEEDS = {
     "avx512": ("avx512f", "avx512bw", "avx512vl", "avx512vbmi2"),
     "avx2": ("avx2", "fma", "f16c", "popcnt", "bmi2"),
