@@ -98,7 +98,7 @@ def test_sparsity_outside_of_0_to_1(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["much", "", "50%", "0,25", True, [0.5], "weight:much", "weight:", {"weight": None}]
+    "value", ["much", "", "50%%", "0,25", True, [0.5], "weight:much", "weight:", {"weight": None}]
 )
 def test_sparsity_that_is_no_number(value: Any) -> None:
     assert "is not a number" in complaint(sparsity=value)

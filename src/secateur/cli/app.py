@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -16,24 +17,33 @@ import typer
 
 from secateur.cli import runtime as cli_runtime
 from secateur.cli import study as cli_study
-from secateur.cli.options import Device, Json, Quiet, Threads, output, text, where
+from secateur.cli.options import (
+    Against,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Quiet,
+    Threads,
+    at_least,
+    examples,
+    output,
+    text,
+)
 from secateur.cli.prune import prune
 from secateur.cli.recover import recover
 from secateur.cli.stopping import drop_output, exit_code, write_anything
+from secateur.config.suggestions import closest
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped, Terminated
 from secateur.report.terminal.escape import printable
 from secateur.system.malloc import keep_large_apart
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pruning shears for large language models: prune, repair, prove, save.",
 )
-
-Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)]
-Dtype = Annotated[str, where(help="number format of the computation")]
 
 
 @app.callback(invoke_without_command=True)
@@ -49,7 +59,7 @@ def top(
         print(context.get_help())
 
 
-@app.command()
+@app.command(epilog=examples("secateur inspect embedded", "secateur inspect path/to/model --json"))
 def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a model is made of and what could be cut."""
     folder = _path(model)
@@ -60,18 +70,27 @@ def inspect(model: Model, as_json: Json = False) -> None:
     _print_json(found) if as_json else print_anatomy(found)
 
 
-app.command()(prune)
+app.command(
+    epilog=examples(
+        "secateur prune embedded --sites channel --sparsity 0.25 --out out/small",
+        "secateur prune path/to/model --pattern 2:4 --quality fast --out out/sparse",
+    )
+)(prune)
 
 
-@app.command("eval")
+@app.command(
+    "eval",
+    epilog=examples(
+        "secateur eval out/small --data stdlib",
+        "secateur eval out/small --data general.jsonl --against path/to/model",
+    ),
+)
 def evaluate(
     model: Model,
     data: Annotated[
         str, text("--data", "-d", help=".jsonl, .txt, .parquet, stdlib or a hub id; several with commas")
     ],
-    against: Annotated[
-        str | None, typer.Option("--against", "-a", help="reference model: adds its figures, ratios and the KL to it")
-    ] = None,
+    against: Against = None,
     length: Annotated[int | None, text(help="tokens per window (default: the context)")] = None,
     speed: Annotated[bool, output(help="measure tokens a second and memory")] = True,
     device: Device = "auto",
@@ -80,7 +99,7 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure perplexity, bits per byte, KL, size, speed and memory."""
+    """Measure perplexity, bits per byte, size, speed and memory; of two models also ratios and the KL."""
     folder, other = _path(model), None if against is None else _path(against)
     from secateur.evaluation import evaluate as measure
     from secateur.report.terminal.tables import print_evaluation
@@ -91,14 +110,17 @@ def evaluate(
     _print_json(found) if as_json else print_evaluation(found)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "secateur generate out/small 'Once upon a time'",
+        "secateur generate out/small 'Once upon a time' --against path/to/model --tokens 50",
+    )
+)
 def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="text to continue", show_default=False)],
-    against: Annotated[
-        str | None, typer.Option("--against", "-a", help="a second model, whose text is shown too")
-    ] = None,
-    tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens at most")] = 100,
+    against: Against = None,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens at most", callback=at_least(1))] = 100,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token")] = 0.0,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
     device: Device = "auto",
@@ -114,22 +136,27 @@ def generate(
     _print_json(found) if as_json else print_generation(found)
 
 
-@app.command()
+@app.command(epilog=examples("secateur methods", "secateur methods --json"))
 def methods(as_json: Json = False) -> None:
     """List the pruning methods: what each prunes, what it needs, its paper."""
     from secateur.methods import METHODS
     from secateur.report.terminal.tables import print_methods
 
     rows = [
-        {"name": m.name, "title": m.title, "prunes": sorted(m.prunes), "needs": sorted(m.needs), "paper": m.paper}
-        for m in METHODS.values()
+        {"name": name, "title": m.title, "prunes": sorted(m.prunes), "needs": sorted(m.needs), "paper": m.paper}
+        for name, m in ((name, METHODS.facts(name)) for name in METHODS)
     ]
     _print_json(rows) if as_json else print_methods(rows)
 
 
 cli_runtime.register(app)
 cli_study.register(app)
-app.command()(recover)
+app.command(
+    epilog=examples(
+        "secateur recover out/small --data general.jsonl --out out/recovered",
+        "secateur recover out/small --how lora --data general.jsonl --steps 100 --out out/recovered",
+    )
+)(recover)
 
 
 def _path(model: str) -> str:
@@ -192,7 +219,16 @@ def _explain(error: Exception) -> None:
     shown, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
     if shown is not None:
         command = context.command_path if context is not None else "secateur"
-        _fail(f"{shown().rstrip('.')}; see {command} --help", 2)
+        _fail(f"{_meant(error) or shown().rstrip('.')}; see {command} --help", 2)
+
+
+def _meant(error: Any) -> str | None:
+    """For a flag or a command that isn't known, what it may have been."""
+    known = getattr(error, "possibilities", None)
+    if known:
+        return f"{error.message}; did you mean {closest(error.option_name, known)}?"
+    found = re.fullmatch(r"(No such command '.*')\. Did you mean (.*)\?", error.format_message())
+    return f"{found[1]}; did you mean {found[2].replace(', ', ' or ')}?" if found else None
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

@@ -1,22 +1,145 @@
-"""Options that several commands have, and the panels that their help is divided into."""
+"""Flags made from the fields of a schema, and those that several commands have."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from secateur.config.flags import DATA, OUTPUT, WHERE, Flag
+from secateur.config.suggestions import nearest
 from secateur.errors import InputError
+from secateur.system.names import DEVICES, DTYPES, check_device, check_dtype, check_threads
 
-cut = partial(typer.Option, rich_help_panel="What to cut")
-repair = partial(typer.Option, rich_help_panel="Repair")
-train = partial(typer.Option, rich_help_panel="Training")
-learn = partial(typer.Option, rich_help_panel="What it learns")
-text = partial(typer.Option, rich_help_panel="Data")
-where = partial(typer.Option, rich_help_panel="Where it runs")
-output = partial(typer.Option, rich_help_panel="Output")
+REQUIRED = r"[red]\[required][/red]"
+
+
+def flags(schema: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the flags of a schema in the place of its parameter `given`, a dict of those that were used."""
+    own = list(_flags_of(schema))
+    names = {parameter.name for parameter in own}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def call(**values: Any) -> None:
+            given = {name: value for name, value in values.items() if name in names and value is not None}
+            command(given=given, **{name: value for name, value in values.items() if name not in names})
+
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            parameters += own if parameter.name == "given" else [parameter.replace(kind=parameter.KEYWORD_ONLY)]
+        del call.__wrapped__
+        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return call
+
+    return decorate
+
+
+def _flags_of(schema: type[BaseModel]) -> Iterator[inspect.Parameter]:
+    for name, field in schema.model_fields.items():
+        for flag in field.metadata:
+            if isinstance(flag, Flag):
+                yield inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, field, flag)
+                )
+
+
+def _option(name: str, field: FieldInfo, flag: Flag) -> Any:
+    """The type and the option of a flag. None: not given; the schema has the defaults, and a recipe may differ."""
+    kinds = list(_leaves(field.annotation))
+    kind = next((kind for kind in (bool, int, float) if set(kinds) <= {kind, type(None)}), str)
+    listed = [word for word in kinds if isinstance(word, str)]
+    words = flag.choices or listed
+    said = str(field.description)
+    if not all(word in said for word in listed):
+        said = f"{', '.join(listed)}: {said}"
+    spelled = name.replace("_", "-")
+    long = f"--{spelled}/--no-{spelled}" if kind is bool else f"--{spelled}"
+    option = typer.Option(
+        long,
+        *([flag.short] if flag.short else []),
+        help=f"{said}{_default(field)}{f' {REQUIRED}' if flag.required else ''}",
+        rich_help_panel=flag.panel,
+        show_default=False,
+        autocompletion=completer(words) if words else None,
+    )
+    return Annotated[kind | None, option]
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types of a union, and the words of a Literal."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _leaves(part)
+    elif get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    else:
+        yield annotation
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.get_default()
+    if default in (None, ()) or "default" in str(field.description):
+        return ""
+    if isinstance(default, bool):
+        return f" (default: {'yes' if default else 'no'})"
+    return f" (default: {', '.join(default) if isinstance(default, tuple) else default})"
+
+
+def completer(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """Completes the last of several words with commas; `words` is read when the shell asks."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{word}" for word in words if word.startswith(last)]
+
+    return complete
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+def at_least(least: int) -> Callable[[Any, Any, int | None], int | None]:
+    """A check of a number that says what would work; a flag that isn't given is fine."""
+
+    def check(context: typer.Context, flag: typer.CallbackParam, value: int | None) -> int | None:
+        if value is not None and value < least:
+            raise InputError(f"{flag.opts[0]} {value} is too small; give {least} or more")
+        return value
+
+    return check
+
+
+def one_of(*words: str) -> Callable[[Any, Any, str], str]:
+    """A check of a word from a list that is closed."""
+
+    def check(context: typer.Context, flag: typer.CallbackParam, value: str) -> str:
+        if value not in words:
+            raise InputError(f"{flag.opts[0]} {value} is unknown{nearest(value, words)}")
+        return value
+
+    return check
+
+
+text = partial(typer.Option, rich_help_panel=DATA)
+where = partial(typer.Option, rich_help_panel=WHERE)
+output = partial(typer.Option, rich_help_panel=OUTPUT)
+
+Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)]
+Json = Annotated[bool, output("--json", help="print one JSON object, no tables")]
+Quiet = Annotated[bool, output("--quiet", "-q", help="no progress display")]
 
 
 def out_folder(name: str) -> Path:
@@ -27,11 +150,21 @@ def out_folder(name: str) -> Path:
 
 
 Out = Annotated[
-    Path | None, output("--out", "-o", help="output folder (required)", parser=out_folder, metavar="PATH")
+    Path | None,
+    output("--out", "-o", help=f"output folder {REQUIRED}", parser=out_folder, metavar="PATH"),
 ]
-Json = Annotated[bool, output("--json", help="print one JSON object, no tables")]
-Quiet = Annotated[bool, output("--quiet", "-q", help="no progress display")]
 Overwrite = Annotated[bool, output("--overwrite", help="replace an earlier result in --out")]
 Resume = Annotated[bool, output("--resume", help="go on with the interrupted run in --out")]
-Device = Annotated[str, where(help="auto, cpu, cuda or cuda:N")]
-Threads = Annotated[int | None, where(help="CPU threads")]
+Against = Annotated[str | None, typer.Option("--against", "-a", help="a second model to compare with")]
+Device = Annotated[
+    str, where(help="auto, cpu, cuda or cuda:N", callback=check_device, autocompletion=completer(DEVICES))
+]
+Dtype = Annotated[
+    str,
+    where(
+        help="of the computation: auto, float32, bfloat16, float16",
+        callback=check_dtype,
+        autocompletion=completer(DTYPES),
+    ),
+]
+Threads = Annotated[int | None, where(help="CPU threads", callback=check_threads)]

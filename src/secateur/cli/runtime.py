@@ -8,26 +8,56 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur.cli.options import Out, out_folder
+from secateur.cli.options import (
+    Against,
+    Json,
+    Model,
+    Out,
+    Overwrite,
+    Quiet,
+    Threads,
+    completer,
+    examples,
+    one_of,
+    out_folder,
+    output,
+)
 from secateur.errors import InputError
 
-Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object, no tables")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")]
 MOST = 2**20
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier result in --out")]
+EXAMPLES = {
+    "compress": (
+        "secateur compress out/sparse --out out/packed",
+        "secateur compress out/sparse --values int8 --group 128 --out out/packed8",
+    ),
+    "decompress": (
+        "secateur decompress out/packed --out out/dense",
+        "secateur decompress out/packed --out out/dense --overwrite",
+    ),
+    "bench": (
+        "secateur bench out/small --against path/to/model",
+        "secateur bench out/small --batches 1 --contexts 128 --out out/bench",
+    ),
+}
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file."""
     for command in (compress, decompress, bench):
-        app.command()(command)
+        app.command(epilog=examples(*EXAMPLES[command.__name__]))(command)
 
 
 def compress(
     model: Model,
     out: Out = None,
-    values: Annotated[str, typer.Option(help="keep: as they are, without loss; int8: rounded")] = "keep",
+    values: Annotated[
+        str,
+        typer.Option(
+            help="keep: as they are, without loss; int8: rounded",
+            callback=one_of("keep", "int8"),
+            autocompletion=completer(("keep", "int8")),
+        ),
+    ] = "keep",
     group: Annotated[int | None, typer.Option(help="int8: columns that share a scale (default: a row)")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -60,25 +90,24 @@ def decompress(
 
 def bench(
     model: Model,
-    against: Annotated[str | None, typer.Option("--against", "-a", help="the model before it was pruned")] = None,
+    against: Against = None,
     batches: Annotated[str, typer.Option(help="sequences at a time")] = "1,4,16",
     contexts: Annotated[str, typer.Option(help="tokens of the prompt")] = "128,1024,4096",
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens that are timed")] = 32,
     limit: Annotated[float, typer.Option(help="seconds that one figure may take; slower ones are left out")] = 120.0,
     compile_: Annotated[bool, typer.Option("--compile/--no-compile", help="measure torch.compile too")] = True,
     dtype: Annotated[str, typer.Option(help="number format; stored: what the checkpoint holds")] = "stored",
-    threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
+    threads: Threads = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="new folder for bench.json and bench.html", parser=out_folder, metavar="PATH"
-        ),
+        output("--out", "-o", help="new folder for bench.json and bench.html", parser=out_folder, metavar="PATH"),
     ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure speed, memory, load time, size and energy of a model in every form that it can run in."""
+    wanted = {"batches": _numbers(batches, "--batches"), "contexts": _numbers(contexts, "--contexts")}
     folder, other = _path(model), None if against is None else _path(against)
     from secateur.benchmarking.bench import bench as run
     from secateur.report.html.bench import print_bench
@@ -86,8 +115,7 @@ def bench(
     found = run(
         folder,
         other,
-        batches=_numbers(batches, "--batches"),
-        contexts=_numbers(contexts, "--contexts"),
+        **wanted,
         tokens=tokens,
         limit=limit,
         compile=compile_,

@@ -8,21 +8,38 @@ from typing import Annotated
 
 import typer
 
+from secateur.cli.options import Device, Dtype, Json, Model, Quiet, completer, examples
 from secateur.errors import InputError
+from secateur.methods import METHODS
+
+EXAMPLES = {
+    "explain": ("secateur explain out/small", "secateur explain out/small --layer 1 --site channel"),
+    "sensitivity": (
+        "secateur sensitivity embedded --sites channel --levels 0.25,0.5",
+        "secateur sensitivity path/to/model --calibrate general.jsonl --page sensitivity.html",
+    ),
+}
+LOOKED_AT = ("channel", "query_head", "kv_group")
+MEASURED = (*LOOKED_AT, "weight", "expert")
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file to the command line."""
-    app.command()(explain)
-    app.command()(sensitivity)
+    for command in (explain, sensitivity):
+        app.command(epilog=examples(*EXAMPLES[command.__name__]))(command)
 
 
 def explain(
     out: Annotated[Path, typer.Argument(help="output folder of a finished prune", show_default=False)],
     layer: Annotated[int | None, typer.Option(help="one layer, with each of its removed units")] = None,
     unit: Annotated[int | None, typer.Option(help="one unit of that layer, removed or kept")] = None,
-    site: Annotated[str | None, typer.Option(help="channel, query_head or kv_group, where several were cut")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object, no tables")] = False,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            help="channel, query_head or kv_group, where several were cut", autocompletion=completer(LOOKED_AT)
+        ),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Say why units went: what the kept ones know of them, who knows it, on which text they were largest."""
     from secateur.analysis.explain import explain as look
@@ -33,25 +50,31 @@ def explain(
 
 
 def sensitivity(
-    model: Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)],
+    model: Model,
     calibrate: Annotated[str, typer.Option(help="text to measure on, as for prune")] = "stdlib",
     sites: Annotated[
-        str, typer.Option(help="kinds of sites: weight, channel, query_head, kv_group, expert; commas")
+        str,
+        typer.Option(
+            help="kinds of sites: weight, channel, query_head, kv_group, expert; commas",
+            autocompletion=completer(MEASURED),
+        ),
     ] = "channel,query_head,kv_group,weight",
-    method: Annotated[str | None, typer.Option("--method", "-m", help="as for prune")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="as for prune", autocompletion=completer(METHODS))
+    ] = None,
     levels: Annotated[str, typer.Option(help="fractions that are cut, with commas")] = "0.25,0.5,0.75",
     samples: Annotated[int, typer.Option(help="sequences, 16 at most")] = 16,
     length: Annotated[int, typer.Option(help="tokens per sequence")] = 512,
     seed: Annotated[int, typer.Option(help="of the draw of sequences")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    dtype: Annotated[str, typer.Option(help="of the computation")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     page: Annotated[Path | None, typer.Option(help="also write the heat map as an HTML page to this file")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object, no tables")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Measure what cutting each site alone does to the model's predictions: a table and a heat map."""
-    from secateur.analysis.sensitivity import sensitivity as measure
     from secateur.config.parsing import fraction
+    from secateur.config.recipe import make_recipe
     from secateur.report.html.sensitivity import print_sensitivity, write_page
 
     if page is not None and page.exists():
@@ -63,6 +86,10 @@ def sensitivity(
     except ValueError:
         raise InputError(f"levels {levels}: give fractions with commas, such as 0.25,0.5") from None
     methods = () if method is None else tuple(method.split(","))
+    named = {"model": model, "sites": sites, "method": methods, "sparsity": 0.5, "calibrate": calibrate}
+    make_recipe({**named, "samples": samples, "length": length, "seed": seed})  # mistakes, before torch is imported
+    from secateur.analysis.sensitivity import sensitivity as measure
+
     found = measure(
         model,
         calibrate,

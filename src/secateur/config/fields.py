@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from secateur.config.flags import CUT, DATA, OUTPUT, REPAIR, WHERE, Flag
 from secateur.config.parsing import Spelled
 from secateur.config.presets import Masks, Objective, Window
 from secateur.config.quantities import parse_bytes, parse_search
+from secateur.config.suggestions import nearest
 from secateur.config.training import RecoverSection
 from secateur.methods import METHODS
+from secateur.model.hub import id_of
 from secateur.model.site_kinds import SITE_KINDS
+from secateur.system.names import DEVICES, DTYPES, check_device, check_dtype
 
 LIMITS = ("params", "size", "flops", "latency")  # targets that a sparsity is found for, see `budget`
 
@@ -23,82 +26,127 @@ class Settings(Spelled):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
 
     model: str = Field(description="model folder, or a hub id")
-    sites: tuple[str, ...] = Field(("weight",), description=f"what may go: {', '.join(SITE_KINDS)}")
-    sparsity: float | dict[str, float] | None = Field(None, description="fraction removed, one or per kind of site")
-    params: str | None = Field(None, description="instead of sparsity: parameters left at most, such as 75% or 1.5B")
-    size: str | None = Field(None, description="instead of sparsity: bytes on disk at most, such as 75% or 2GB")
-    flops: str | None = Field(None, description="instead of sparsity: FLOPs a token at most, such as 75% or 3G")
-    latency: str | None = Field(
+    sites: Annotated[tuple[str, ...], Flag(CUT, choices=SITE_KINDS)] = Field(
+        ("weight",), description=f"what may go: {', '.join(SITE_KINDS)}"
+    )
+    sparsity: Annotated[float | dict[str, float] | None, Flag(CUT, "-s")] = Field(
+        None, description="fraction removed: 0.25, or per kind of site channel:0.25,layer:0.1"
+    )
+    params: Annotated[str | None, Flag(CUT)] = Field(
+        None, description="instead of sparsity: parameters left at most, such as 75% or 1.5B"
+    )
+    size: Annotated[str | None, Flag(CUT)] = Field(
+        None, description="instead of sparsity: bytes on disk at most, such as 75% or 2GB"
+    )
+    flops: Annotated[str | None, Flag(CUT)] = Field(
+        None, description="instead of sparsity: FLOPs a token at most, such as 75% or 3G"
+    )
+    latency: Annotated[str | None, Flag(CUT)] = Field(
         None, description="instead of sparsity: a decoding step on this machine at most, such as 75% or 12ms"
     )
-    allocate: Literal["local", "global", "owl", "sensitivity", "evolve"] = Field(
+    allocate: Annotated[Literal["local", "global", "owl", "sensitivity", "evolve"], Flag(CUT)] = Field(
         "local", description="how sparsity is spread over layers: local (all alike), global, owl, sensitivity, evolve"
     )
-    search: str = Field("100", description="how long evolve searches: 100 weighings of the whole model, or 10min")
-    method: tuple[str, ...] = Field((), description="one method, or one per kind of site")
-    steps: int = Field(
+    search: Annotated[str, Flag(CUT)] = Field(
+        "100", description="how long evolve searches: 100 weighings of the whole model, or 10min"
+    )
+    method: Annotated[tuple[str, ...], Flag(CUT, "-m", choices=METHODS)] = Field(
+        (), description="one method, or one per kind of site; see secateur methods"
+    )
+    steps: Annotated[int, Flag(CUT)] = Field(
         1, ge=1, le=1000, description="cuts, each of what the ones before have left; recover comes after each"
     )
-    schedule: Literal["cubic", "linear"] = Field(
+    schedule: Annotated[Literal["cubic", "linear"], Flag(CUT)] = Field(
         "cubic", description="how much goes in each step: cubic (much first), or linear (alike)"
     )
-    quality: Literal["fast", "balanced", "best"] | None = Field(
+    quality: Annotated[Literal["fast", "balanced", "best"] | None, Flag(CUT, "-Q")] = Field(
         None, description="fast, balanced or best; default balanced, or fast where a method is named"
     )
-    target: Literal["pruned", "dense", "residual"] | None = Field(
+    target: Annotated[Literal["pruned", "dense", "residual"] | None, Flag(REPAIR)] = Field(
         None, description="what a cut Linear is solved for; default by quality"
     )
-    masks: Masks | None = Field(
+    masks: Annotated[Masks | None, Flag(REPAIR)] = Field(
         None,
         description="cuts while a block is tuned: kept, or made bit by bit (gradual); default by quality",
     )
-    reconstruct: int | None = Field(
+    reconstruct: Annotated[int | None, Flag(REPAIR)] = Field(
         None, ge=0, le=1_000_000, description="steps of block reconstruction; default by quality"
     )
-    objective: Objective | None = Field(
+    objective: Annotated[Objective | None, Flag(REPAIR)] = Field(
         None,
         description="what tuning makes small: the error of the output, also what it costs the loss, or for the last "
         "block that of the predictions; default by quality",
     )
-    window: Window = Field(
+    window: Annotated[Window, Flag(REPAIR)] = Field(
         "block", description="tuned at once: half a block, a block, or a block judged after this many blocks"
     )
-    pattern: str = Field("free", description="shape of the zeros of single weights: free or N:M")
-    calibrate: str = Field(
+    pattern: Annotated[str, Flag(CUT, choices=("free", "2:4", "4:8"))] = Field(
+        "free", description="shape of the zeros of single weights: free or N:M"
+    )
+    calibrate: Annotated[str, Flag(DATA, choices=("stdlib", "self"))] = Field(
         "stdlib",
         description="calibration text: .jsonl, .txt, .parquet, stdlib or a hub id; several with shares; or self",
     )
-    evaluate: str | None = Field(
+    evaluate: Annotated[str | None, Flag(DATA, choices=("none", "stdlib"))] = Field(
         None, description="evaluation text, or none; default: held-out text of the calibration's source"
     )
-    samples: int = Field(128, ge=1, le=1_000_000, description="calibration sequences")
-    length: int = Field(512, ge=2, le=2**24, description="tokens per calibration sequence")
-    allow_little_text: bool = Field(
+    samples: Annotated[int, Flag(DATA)] = Field(128, ge=1, le=1_000_000, description="calibration sequences")
+    length: Annotated[int, Flag(DATA)] = Field(512, ge=2, le=2**24, description="tokens per calibration sequence")
+    allow_little_text: Annotated[bool, Flag(DATA)] = Field(
         False, description="prune although the text gives less than a tenth of the sequences asked for"
     )
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="of the draw of calibration sequences")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
-    dtype: str = Field("auto", description="of the computation: auto, float32, bfloat16, float16")
-    round_to: int = Field(1, ge=1, le=2**20, description="keep a multiple of this many channels")
-    refit: bool = Field(True, description="make up for structured cuts by least squares in the reading Linear")
-    bias: Literal["own", "add", "none"] = Field(
+    seed: Annotated[int, Flag(DATA)] = Field(
+        0, ge=0, le=2**63 - 1, description="of the draw of calibration sequences"
+    )
+    device: Annotated[str, Flag(WHERE, choices=DEVICES)] = Field("auto", description="auto, cpu, cuda, cuda:N")
+    dtype: Annotated[str, Flag(WHERE, choices=DTYPES)] = Field(
+        "auto", description="of the computation: auto, float32, bfloat16, float16"
+    )
+    round_to: Annotated[int, Flag(CUT)] = Field(
+        1, ge=1, le=2**20, description="keep a multiple of this many channels"
+    )
+    refit: Annotated[bool, Flag(REPAIR)] = Field(
+        True, description="make up for structured cuts by least squares in the reading Linear"
+    )
+    bias: Annotated[Literal["own", "add", "none"], Flag(REPAIR)] = Field(
         "own",
         description="refit with a bias: where there is one (own), also where one can be added (add), or none; "
         "add without refit: the bias takes over the means",
     )
-    merge_experts: bool = Field(
+    merge_experts: Annotated[bool, Flag(REPAIR)] = Field(
         False, description="let experts that stay absorb those that go, where that lowers the error"
     )
-    explain: bool = Field(True, description="write evidence.json: for each removed unit, why it could go")
-    sequential: bool | None = Field(
+    explain: Annotated[bool, Flag(OUTPUT)] = Field(
+        True, description="write evidence.json: for each removed unit, why it could go"
+    )
+    sequential: Annotated[bool | None, Flag(REPAIR)] = Field(
         None, description="weights: gather statistics anew after each group of Linears; default by quality"
     )
-    speed: bool = Field(True, description="measure tokens a second and memory of both models")
-    protect: tuple[int, ...] = Field((), description="layers that are left alone; negative counts from the end")
-    memory: str | None = Field(
+    speed: Annotated[bool, Flag(OUTPUT)] = Field(
+        True, description="measure tokens a second and memory of both models"
+    )
+    protect: Annotated[tuple[int, ...], Flag(CUT)] = Field(
+        (), description="layers that are left alone, such as 0,-1; negative counts from the end"
+    )
+    memory: Annotated[str | None, Flag(WHERE)] = Field(
         None, description="for activations, such as 2GB; models that are larger are verified and evaluated in blocks"
     )
     recover: RecoverSection = Field(None, description="training after pruning: a section of keys, see recovery")
+
+    @field_validator("model")
+    @classmethod
+    def _hub_address(cls, value: str) -> str:
+        return id_of(value)
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        return check_device(value)
+
+    @field_validator("dtype")
+    @classmethod
+    def _dtype(cls, value: str) -> str:
+        return check_dtype(value)
 
     @field_validator("memory")
     @classmethod
@@ -130,9 +178,3 @@ class Settings(Spelled):
             if name not in METHODS:
                 raise ValueError(f"method '{name}' is unknown{nearest(name, METHODS)}")
         return value
-
-
-def nearest(word: str, known: Any) -> str:
-    """The end of a complaint about an unknown word."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.4)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"

@@ -87,7 +87,10 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def fraction(value: Any) -> float:
+    """A sparsity as a number, or as people write one: `0.5`, `50%`."""
     try:
+        if isinstance(value, str) and value.strip().endswith("%"):
+            return float(value.strip()[:-1]) / 100
         if not isinstance(value, bool):
             return float(value)
     except (TypeError, ValueError):

@@ -25,10 +25,11 @@ from secateur.config.configuration import (
     resolve,
     sparsity_of,
 )
-from secateur.config.fields import LIMITS, Settings, nearest
+from secateur.config.fields import LIMITS, Settings
 from secateur.config.parsing import StrictLoader
 from secateur.config.presets import Preset
 from secateur.config.quantities import parse_amount
+from secateur.config.suggestions import complaint, nearest
 from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.model.site_kinds import KINDS, SUB_BLOCKS
@@ -154,12 +155,10 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
         return Recipe(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"][:1])
-        message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
+            where = first["loc"][0]
             raise InputError(f"no {where} given; name it as an argument or as '{where}' in the recipe") from None
-        given = "" if first["type"] == "value_error" else f"{where} = {first['input']!r}: "
-        raise InputError(f"{given}{message[0].lower()}{message[1:]}") from None
+        raise InputError(complaint(error)) from None
 
 
 MOST_BYTES = 2**20

@@ -5,12 +5,13 @@ recover: {how: distill, steps: 300, data: general.jsonl}
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from secateur.config.flags import LEARN, TRAIN, Flag
+from secateur.config.suggestions import complaint, nearest
 from secateur.errors import InputError
 
 LOSSES = ("lm", "logits", "hidden")
@@ -22,55 +23,75 @@ class Recovery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
 
-    how: Literal["lora", "distill", "full"] = Field(
+    how: Annotated[Literal["lora", "distill", "full"], Flag(LEARN)] = Field(
         "distill", description="distill: all weights, from the teacher; full: all weights, from text; lora: adapters"
     )
-    data: str | None = Field(None, description="training text; default in a recipe: that of the calibration")
-    steps: int = Field(300, ge=1, le=100_000_000, description="steps of the optimiser")
-    batch: int = Field(8, ge=1, le=2**20, description="sequences a step, of all processes together")
-    micro_batch: int | None = Field(
+    data: Annotated[str | None, Flag(LEARN, "-d", required=True)] = Field(
+        None, description="training text; default in a recipe: that of the calibration"
+    )
+    steps: Annotated[int, Flag(TRAIN)] = Field(300, ge=1, le=100_000_000, description="steps of the optimiser")
+    batch: Annotated[int, Flag(TRAIN)] = Field(
+        8, ge=1, le=2**20, description="sequences a step, of all processes together"
+    )
+    micro_batch: Annotated[int | None, Flag(TRAIN)] = Field(
         None,
         ge=1,
         le=2**20,
         description="sequences that go through the model at once, per process; default all of a step's",
     )
-    length: int = Field(512, ge=2, le=2**24, description="tokens per sequence")
-    loss: dict[str, float] | None = Field(
+    length: Annotated[int, Flag(TRAIN)] = Field(512, ge=2, le=2**24, description="tokens per sequence")
+    loss: Annotated[dict[str, float] | None, Flag(LEARN, choices=LOSSES)] = Field(
         None,
         description="lm, logits, hidden, or a mix such as lm:0.5,logits:1; default lm, to distill logits:1,hidden:5",
     )
-    teacher: str | None = Field(
+    teacher: Annotated[str | None, Flag(LEARN)] = Field(
         None, description="dense model to learn from; default: what the model was pruned from"
     )
-    teacher_dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+    teacher_dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16", "int8"], Flag(LEARN)] = Field(
         "auto", description="of the teacher in memory; int8: its matrices at a byte an entry; default the products'"
     )
-    teacher_cache: str | None = Field(None, description="file of the teacher's top logits, made where it's missing")
-    temperature: float = Field(1.0, gt=0, le=1e4, description="of both models' logits where they are compared")
-    top_k: int | None = Field(
+    teacher_cache: Annotated[str | None, Flag(LEARN)] = Field(
+        None, description="file of the teacher's top logits, made where it's missing"
+    )
+    temperature: Annotated[float, Flag(LEARN)] = Field(
+        1.0, gt=0, le=1e4, description="of both models' logits where they are compared"
+    )
+    top_k: Annotated[int | None, Flag(LEARN)] = Field(
         None, ge=1, le=2**24, description="compare only the teacher's k likeliest tokens, and the rest as one"
     )
-    optimizer: Literal["muon", "adamw"] | None = Field(
+    optimizer: Annotated[Literal["muon", "adamw"] | None, Flag(TRAIN)] = Field(
         None, description="muon: of the layers' matrices, AdamW of the rest; default muon, for lora adamw"
     )
-    learning_rate: float | None = Field(None, gt=0, le=1e3, description="peak; default: a range test picks it")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises; then a cosine")
-    weight_decay: float = Field(0.0, ge=0, le=1e3, description="the optimiser's")
-    rank: int = Field(8, ge=1, le=2**16, description="lora: rank of the adapters")
-    alpha: float | None = Field(
+    learning_rate: Annotated[float | None, Flag(TRAIN)] = Field(
+        None, gt=0, le=1e3, description="peak; default: a range test picks it"
+    )
+    warmup: Annotated[float, Flag(TRAIN)] = Field(
+        0.05, ge=0, lt=1, description="share of the steps in which the rate rises; then a cosine"
+    )
+    weight_decay: Annotated[float, Flag(TRAIN)] = Field(0.0, ge=0, le=1e3, description="the optimiser's")
+    rank: Annotated[int, Flag(TRAIN)] = Field(8, ge=1, le=2**16, description="lora: rank of the adapters")
+    alpha: Annotated[float | None, Flag(TRAIN)] = Field(
         None, gt=0, le=1e6, description="lora: scale of the adapters times their rank; default 2 x rank"
     )
-    merge: bool = Field(True, description="lora: hand back a plain checkpoint, else a peft adapter")
-    evaluate_every: int | None = Field(
+    merge: Annotated[bool, Flag(TRAIN)] = Field(
+        True, description="lora: hand back a plain checkpoint, else a peft adapter"
+    )
+    evaluate_every: Annotated[int | None, Flag(TRAIN)] = Field(
         None,
         ge=1,
         le=100_000_000,
         description="steps between looks at the held-out sequences; default a tenth of all",
     )
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="of the order of the sequences")
-    checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
-    shard: bool = Field(False, description="spread weights, gradients and optimiser over the processes (FSDP)")
-    track: str | None = Field(None, description="trackers of transformers, such as tensorboard or wandb; commas")
+    seed: Annotated[int, Flag(TRAIN)] = Field(0, ge=0, le=2**63 - 1, description="of the order of the sequences")
+    checkpointing: Annotated[bool, Flag(TRAIN)] = Field(
+        False, description="compute activations twice instead of keeping them"
+    )
+    shard: Annotated[bool, Flag(TRAIN)] = Field(
+        False, description="spread weights, gradients and optimiser over the processes (FSDP)"
+    )
+    track: Annotated[str | None, Flag(TRAIN, choices=("tensorboard", "wandb"))] = Field(
+        None, description="trackers of transformers, such as tensorboard or wandb; commas"
+    )
 
     @field_validator("data", "teacher", "teacher_cache", mode="before")
     @classmethod
@@ -91,7 +112,7 @@ class Recovery(BaseModel):
             raise ValueError(f"loss {value}: weights are numbers, such as lm:0.5,logits:1") from None
         for name, part in mix.items():
             if name not in LOSSES:
-                raise ValueError(f"loss '{name}' is unknown{_nearest(name, LOSSES)}")
+                raise ValueError(f"loss '{name}' is unknown{nearest(name, LOSSES)}")
             if not 0 < part < float("inf"):
                 raise ValueError(f"loss {name}:{part:g} must be above 0")
         return mix
@@ -154,20 +175,12 @@ def _parse(value: Any) -> Any:
         raise ValueError("recover is a section of keys, such as recover: {how: distill, steps: 300}")
     for key in value:
         if key not in Recovery.model_fields:
-            raise ValueError(f"recover key '{key}' is unknown{_nearest(key, Recovery.model_fields)}")
+            raise ValueError(f"recover key '{key}' is unknown{nearest(key, Recovery.model_fields)}")
     try:
         return Recovery(**value)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] == "value_error" else f"{first['loc'][0]} = {first['input']!r}: "
-        raise ValueError(f"{given}{message[0].lower()}{message[1:]}") from None
+        raise ValueError(complaint(error)) from None
 
 
 # The type of the recipe's field.
 RecoverSection = Annotated[Recovery | None, BeforeValidator(_parse)]
-
-
-def _nearest(word: Any, known: Any) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.4)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"

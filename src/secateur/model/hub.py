@@ -10,9 +10,22 @@ from secateur.errors import InputError
 
 EMBEDDED = "embedded"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/(?:tree|blob)/main)?/?(?:[?#].*)?"
+)
 # Weights as safetensors, and small text files; never code, never pickles.
 _TEXTS = ["*.json", "*.txt", "*.model", "*.jinja", "LICEN[CS]E*", "licen[cs]e*", "NOTICE*", "*POLICY*"]
 _WANTED = ["*.safetensors", *_TEXTS]
+
+
+def id_of(model: str) -> str:
+    """The hub id in an address as a browser shows it; every other name as it is.
+
+    >>> id_of("https://huggingface.co/org/name/tree/main")
+    'org/name'
+    """
+    found = _ADDRESS.fullmatch(model.strip())
+    return found[1] if found else model
 
 
 def local_folder(model: str | Path) -> Path:
@@ -29,7 +42,7 @@ def local_folder(model: str | Path) -> Path:
         return path
     if str(model) == EMBEDDED:
         return embedded_path()
-    name = str(model)
+    name = id_of(str(model))
     if not _HUB_ID.fullmatch(name) or Path(name).parts[0] in (".", "..") or Path(name).parent.exists():
         raise InputError(f"{name}: no such folder; give a model folder, 'embedded' or a hub id like org/name")
     from huggingface_hub import snapshot_download

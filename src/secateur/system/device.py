@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import torch
 
 from secateur.errors import InputError
+from secateur.system.names import SHORT, check_device, check_dtype, check_threads
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -21,11 +20,11 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         InputError: no such kind of device, or none here.
     """
-    if name == "auto":
+    if check_device(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except RuntimeError:  # an index that no machine has
         raise InputError(f"--device {name} is unknown; use auto, cpu, cuda, cuda:N or mps") from None
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here.get(device.type, False):
@@ -41,13 +40,10 @@ def resolve_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
     Raises:
         InputError: not one of float32, float16, bfloat16.
     """
-    if name == "auto":
+    if check_dtype(name) == "auto":
         stored = getattr(config, "dtype", None)
         return torch.float32 if device.type == "cpu" or not isinstance(stored, torch.dtype) else stored
-    dtype = _DTYPES.get(_SHORT.get(name, name))
-    if dtype is None:
-        raise InputError(f"--dtype {name} is unknown; use auto, float32, bfloat16 or float16")
-    return dtype
+    return _DTYPES[SHORT.get(name, name)]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -60,18 +56,9 @@ def set_threads(count: int | None) -> None:
     Raises:
         InputError: fewer than one, or far more than there are cores.
     """
+    check_threads(count)
     if count is not None:
-        check_threads(count)
         torch.set_num_threads(count)
-
-
-def check_threads(count: int) -> None:
-    """Raises InputError for a number of threads that does harm: some thousands end the process."""
-    if count < 1:
-        raise InputError(f"--threads {count} is too small; give 1 or more")
-    most = max(256, 4 * (os.cpu_count() or 1))
-    if count > most:
-        raise InputError(f"--threads {count} is too many for {os.cpu_count()} cores; give at most {most}")
 
 
 def device_name(device: torch.device) -> str:

@@ -1,0 +1,102 @@
+"""What can be answered without a model is answered without importing torch; one process asks all of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+ANSWERS: list[tuple[list[str], int, str]] = [
+    (["--help"], 0, "Pruning shears"),
+    (["--version"], 0, "secateur 0."),
+    (["inspect", "--help"], 0, "secateur inspect embedded"),
+    (["prune", "--help"], 0, "hidden"),
+    (["methods"], 0, "arXiv:2301.00774"),
+    (["methods", "--json"], 0, '"wanda"'),
+    (["explain", "DONE"], 0, "layers.0"),
+    (["explain", "DONE", "--json"], 0, '"sites"'),
+    (["explain", "nowhere"], 2, "no finished run"),
+    (["prun"], 2, "No such command 'prun'; did you mean 'prune'?"),
+    (["prune", "--sparsty", "0.5"], 2, "No such option: --sparsty; did you mean --sparsity?"),
+    (["prune", "nowhere", "-s", "0.5", "--out", "x"], 2, "no such folder"),
+    (["prune", "embedded", "-s", "0.5"], 2, "add --out DIR"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "-m", "wnada"], 2, "did you mean 'wanda'?"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "-m", "obs"], 2, "methods that do: magnitude, wanda"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--sites", "head"], 2, "did you mean 'query_head'?"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--sites", "mlp"], 2, "did you mean 'channel'?"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "-Q", "bst"], 2, "did you mean 'best'?"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--allocate", "globl"], 2, "did you mean 'global'?"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--schedule", "qubic"], 2, "did you mean 'cubic'?"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--target", "dens"], 2, "did you mean 'dense'?"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--masks", "gradually"], 2, "did you mean 'gradual'?"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--objective", "los"], 2, "did you mean 'loss'?"),
+    (["prune", "embedded", "-s", "150%", "--out", "x"], 2, "sparsity 1.5 for weight is not between 0 and 1"),
+    (["prune", "embedded", "-s", "half", "--out", "x"], 2, "is not a number"),
+    (["prune", "embedded", "--pattern", "4:2", "--out", "x"], 2, "pattern '4:2' is unknown"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--samples", "0"], 2, "samples = 0"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--device", "gpu"], 2, "--device gpu is unknown"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--dtype", "int8"], 2, "--dtype int8 is unknown"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--threads", "0"], 2, "--threads 0 is too small"),
+    (["prune", "embedded", "--out", "x", "--recipe", "nowhere.yaml"], 2, "no such recipe file"),
+    (["prune", "embedded", "--out", "x", "--recipe", "RECIPE"], 2, "did you mean 'sparsity'?"),
+    (["prune", "embedded", "--out", "x", "--plan", "nowhere.json"], 2, "no such plan file"),
+    (["recover", "embedded", "--out", "x", "--how", "distil"], 2, "did you mean 'distill'?"),
+    (["recover", "embedded", "--out", "x", "--optimizer", "adam"], 2, "did you mean 'adamw'?"),
+    (["recover", "embedded", "--out", "x", "--loss", "kl"], 2, "did you mean 'logits'?"),
+    (["recover", "embedded", "--out", "x", "--device", "tpu"], 2, "--device tpu is unknown"),
+    (["eval", "embedded", "--data", "stdlib", "--device", "tpu"], 2, "--device tpu is unknown"),
+    (["generate", "embedded", "Once", "--tokens", "0"], 2, "--tokens 0 is too small"),
+    (["generate", "embedded", "Once", "--dtype", "int3"], 2, "--dtype int3 is unknown"),
+    (["sensitivity", "embedded", "--method", "wnada"], 2, "did you mean 'wanda'?"),
+    (["sensitivity", "embedded", "--sites", "heads"], 2, "did you mean 'query_head'?"),
+    (["compress", "embedded", "--out", "x", "--values", "int4"], 2, "did you mean 'int8'?"),
+    (["compress", "embedded"], 2, "add --out DIR"),
+    (["bench", "embedded", "--batches", "none"], 2, "give whole numbers from 1 on"),
+]
+ASKS = """
+import contextlib, io, json, sys
+from secateur.cli.app import main
+found = []
+for words in json.load(sys.stdin):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            main(words)
+        except SystemExit as end:
+            code = end.code
+    heavy = [name for name in ("torch", "transformers", "numpy") if name in sys.modules]
+    found.append((code, out.getvalue(), heavy))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, list[str]]]:
+    folder = tmp_path_factory.mktemp("asked")
+    done = folder / "done"
+    done.mkdir()
+    site = {"name": "layers.0.mlp.up_proj", "kind": "weight", "layer": 0, "units": 4, "kept": 4, "sparsity": 0.5}
+    (done / "report.json").write_text(json.dumps({"sites": [site | {"method": "wanda"}]}), encoding="utf-8")
+    (folder / "recipe.yaml").write_text("sparsty: 0.5\n", encoding="utf-8")
+    names = {"DONE": str(done), "RECIPE": str(folder / "recipe.yaml")}
+    asked = [[names.get(word, word) for word in words] for words, _, _ in ANSWERS]
+    ran = subprocess.run(
+        [sys.executable, "-c", ASKS],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=True,
+    )
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize("index", range(len(ANSWERS)), ids=lambda i: " ".join(ANSWERS[i][0]))
+def test_it_answers_without_torch(index: int, answers: list[tuple[int, str, list[str]]]) -> None:
+    words, code, says = ANSWERS[index]
+    ended, said, heavy = answers[index]
+    assert (ended, heavy) == (code, []), said
+    assert says in " ".join(said.split())
+    assert code == 0 or said.count("\n") == 1, words
