@@ -19,11 +19,12 @@ from secateur.errors import InputError
 from secateur.system.device import set_threads
 from tests.small import byte_tokenizer
 
+CHECKED_ELSEWHERE = ("sparsity", "window", "protect")
 NUMBERS = [
     (schema, name)
     for schema in (Settings, Recovery)
     for name, field in schema.model_fields.items()
-    if {int, float} & {field.annotation, *get_args(field.annotation)} and name not in ("sparsity", "window")
+    if {int, float} & {field.annotation, *get_args(field.annotation)} and name not in CHECKED_ELSEWHERE
 ]
 
 

@@ -60,7 +60,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[SecateurError], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), InputError, "has no config.json"),
     "bad json": (lambda f: (f / "config.json").write_text("{'a': 1"), InputError, "is not valid JSON"),
     "binary json": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), InputError, "is not valid JSON"),
-    "json list": (lambda f: (f / "config.json").write_text("[1]"), InputError, "has no model_type"),
+    "json list": (lambda f: (f / "config.json").write_text("[1]"), InputError, "is a list where an object"),
     "no type": (
         lambda f: edit_json(f / "config.json", lambda c: c.pop("model_type")),
         InputError,

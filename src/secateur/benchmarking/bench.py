@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from secateur._version import __version__
-from secateur.benchmarking.findings import judge, verdicts
+from secateur.benchmarking.findings import headline, judge, verdicts
 from secateur.benchmarking.machine import machine
 from secateur.benchmarking.turns import WAYS, Form, measure_forms
 from secateur.errors import InputError, SecateurError
@@ -61,7 +61,8 @@ def bench(
         out: a new folder for bench.json and bench.html.
 
     Returns:
-        model, against, created, settings, machine, forms (each with its rows), verdicts, notes: docs/runtime.md.
+        model, against, created, settings, machine, forms (each with its rows), headline, verdicts, notes:
+        docs/runtime.md.
 
     Raises:
         SecateurError: nothing could be measured.
@@ -93,6 +94,7 @@ def bench(
             raise SecateurError(found["forms"][0]["error"])
         found["notes"] += sorted({form["no_energy"] for form in found["forms"] if form.get("no_energy")})
         judge(found["forms"])
+        found["headline"] = headline(found["forms"])
         found["verdicts"] = verdicts(found["forms"])
         if workspace is not None:
             _write(workspace, found)

@@ -55,6 +55,22 @@ def judge(forms: Sequence[Form]) -> None:
             row["verdict"] = verdict(speeds[form["name"]], speeds[first])
 
 
+def headline(forms: Sequence[Form]) -> str:
+    """One sentence: how the fastest of the other forms compares with the first one, where the least is asked of them;
+    empty where there's nothing to compare."""
+    if not forms:
+        return ""
+    first = forms[0]
+    for batch, context in sorted((row["batch"], row["context"]) for row in first["rows"] if "skipped" not in row):
+        speeds = _measured(forms, "decode_tokens_per_s", batch, context)
+        base = speeds.pop(first["name"], None)
+        if base is not None and speeds:
+            fastest = max(speeds, key=lambda name: speeds[name].median)
+            text = _compared(f"{fastest} decodes", speeds[fastest], first["name"], base)
+            return f"{text[0].upper()}{text[1:]} (batch {batch}, context {context})"
+    return ""
+
+
 def verdicts(forms: Sequence[Form]) -> list[str]:
     """One sentence for each form that isn't the baseline, by batch, at the shortest context that was measured."""
     said = [f"{form['name']} wasn't measured: {form['error']}" for form in forms if "error" in form]

@@ -134,7 +134,7 @@ def _numbers(text: str, flag: str) -> tuple[int, ...]:
     except ValueError:
         found = ()
     if not found or min(found) < 1 or max(found) > MOST or len(found) > 32:
-        raise InputError(f"{flag} {text[:60]}: give up to 32 whole numbers from 1 to {MOST}, such as 1,4,16")
+        raise InputError(f"{flag} {text[:60]}: give whole numbers from 1 to {MOST}, 32 at most, such as 1,4,16")
     return found
 
 

@@ -153,9 +153,9 @@ def _vocab(side: Loaded) -> int:
 
 
 def _unmeasured() -> dict[str, Any]:
-    speeds = ("prefill_tokens_per_s", "decode_tokens_per_s", "prefill_range", "decode_range")
-    about = ("prompt_tokens", "new_tokens", "speed_runs", "peak_memory_bytes", "memory_before_model_bytes")
-    return dict.fromkeys((*speeds, *about, "load_before", "cores"))
+    keys = ["prefill_tokens_per_s", "decode_tokens_per_s", "prefill_range", "decode_range", "prompt_tokens"]
+    keys += ["new_tokens", "speed_runs", "peak_memory_bytes", "memory_before_model_bytes", "load_before", "cores"]
+    return dict.fromkeys(keys)
 
 
 def _ratio(own: float | None, reference: float | None) -> float | None:

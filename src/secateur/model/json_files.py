@@ -58,7 +58,7 @@ class ConfigKeys(_Keys):
     num_local_experts: Heads = 1
     num_experts: Heads = 1
     num_experts_per_tok: Heads = 1
-    max_position_embeddings: Positions = 1
+    max_position_embeddings: Positions | None = None
     n_positions: Positions = 1
     n_ctx: Positions = 1
     sliding_window: Annotated[StrictInt, Field(ge=0, le=2**31)] | None = None
@@ -68,14 +68,14 @@ class ConfigKeys(_Keys):
     rope_theta: Positive = 1.0
     rope_parameters: dict[str, Any] | None = None
     rope_scaling: dict[str, Any] | None = None
-    partial_rotary_factor: Small = 1.0
+    partial_rotary_factor: Small | None = None
     rms_norm_eps: Small = 0.0
     layer_norm_eps: Small = 0.0
     layer_norm_epsilon: Small = 0.0
-    initializer_range: Annotated[Number, Field(ge=0, le=1e6)] = 0.0
+    initializer_range: Annotated[Number, Field(ge=0, le=1e6)] | None = None
     tie_word_embeddings: StrictBool | None = None
-    attention_bias: StrictBool = False
-    mlp_bias: StrictBool = False
+    attention_bias: StrictBool | None = None
+    mlp_bias: StrictBool | None = None
     bos_token_id: Token | None = None
     eos_token_id: Token | list[Token] | None = None
     pad_token_id: Token | None = None
@@ -144,7 +144,7 @@ def check_keys(file: Path, found: dict[str, Any], keys: type[BaseModel]) -> None
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][:1])
-        if first["type"] == "missing":
+        if first["type"] == "missing" or (found.get(name) is None and keys.model_fields[name].is_required()):
             raise InputError(f"{file}: has no {name}") from None
         message = first["msg"].replace("Input should", "it should")
         message = f"{message[0].lower()}{message[1:]}"

@@ -44,12 +44,12 @@ def print_bench(found: Facts, console: Console | None = None) -> None:
     warning = busy_then(found)
     if warning is not None:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    if found["verdicts"]:
-        console.print(found["verdicts"][0], style="bold", soft_wrap=True)
+    if found["headline"]:
+        console.print(found["headline"], style="bold", soft_wrap=True)
         console.print()
     console.print(_figures(found["forms"]))
     console.print()
-    for sentence in found["verdicts"][1:]:
+    for sentence in found["verdicts"]:
         console.print(sentence, soft_wrap=True)
     for note in [*left_out(found["forms"]), *found["notes"]]:
         console.print(f"note: {note}", soft_wrap=True)
