@@ -145,8 +145,8 @@ def entry(**changes: Any) -> dict[str, Any]:
         (raw(entries=[entry(keep=[True])]), "true where a whole number should be"),
         (raw(entries=[entry(layer="1")]), '"1" where a whole number should be'),
         (raw(entries=[entry(pattern=24)]), "24 where a text should be"),
-        (raw(entries=[entry(sparsity="lots")]), "is not a plan (could not convert"),
-        (raw(entries=[entry(colour="red")]), "unexpected keyword argument 'colour'"),
+        (raw(entries=[entry(sparsity="lots")]), '("lots" where a number should be)'),
+        (raw(entries=[entry(colour="red")]), "(an entry has no 'colour')"),
         (raw(entries=[{k: v for k, v in entry().items() if k != "units"}]), "it lacks 'units'"),
     ],
 )

@@ -13,7 +13,10 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, StrictFloat, StrictInt, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from secateur.errors import InputError
 from secateur.methods import METHODS
@@ -34,13 +37,15 @@ class Entry:
         sparsity: fraction of the units (or weights) that goes.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     site: str
     kind: str
-    layer: int
-    units: int
-    sparsity: float
+    layer: StrictInt
+    units: StrictInt
+    sparsity: StrictFloat
     method: str
-    keep: tuple[int, ...] | None = None
+    keep: tuple[StrictInt, ...] | None = None
     pattern: str | None = None
 
     def check(self) -> None:
@@ -138,16 +143,10 @@ class Plan:
             version = data.get("version") if isinstance(data, dict) else None
             raise InputError(f"{file}: plan version {version} is unknown; this is version {VERSION}")
         try:
-            return cls(
-                _typed(data["model"], dict),
-                _typed(data["calibration"], dict),
-                tuple(_typed(index, int) for index in _typed(data["layers"], list)),
-                tuple(_entry(fields) for fields in _typed(data["entries"], list)),
-            )
-        except KeyError as error:
-            raise InputError(f"{file}: is not a plan, it lacks {error}") from None
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{file}: is not a plan ({error})") from None
+            found = _FILE.validate_python(data)
+        except ValidationError as error:
+            raise InputError(f"{file}: is not a plan{_said(error)}") from None
+        return cls(found["model"], found["calibration"], found["layers"], found["entries"])
 
     def check(self, model_type: str, layers: int, names: Collection[str] | None = None) -> None:
         """Refuses a plan that was made for another architecture or depth, or that can't be carried out.
@@ -188,22 +187,33 @@ def _ascending(numbers: tuple[int, ...], below: int) -> bool:
     return list(numbers) == sorted(set(numbers)) and all(0 <= n < below for n in numbers)
 
 
-def _typed(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{json.dumps(value)[:40]} where {_SPOKEN[kind]} should be")
-    return value
+class PlanFile(TypedDict):
+    """What plan.json holds."""
+
+    version: StrictInt
+    model: dict[str, Any]
+    calibration: dict[str, Any]
+    layers: tuple[StrictInt, ...]
+    entries: tuple[Entry, ...]
 
 
-_SPOKEN: dict[type, str] = {dict: "an object", list: "a list", int: "a whole number", str: "a text"}
+_FILE = TypeAdapter(PlanFile)
+_SPOKEN = {
+    "dict_type": "an object",
+    "dataclass_type": "an object",
+    "tuple_type": "a list",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a text",
+}
 
 
-def _entry(fields: Any) -> Entry:
-    values = dict(_typed(fields, dict))
-    for name, kind in (("site", str), ("kind", str), ("layer", int), ("units", int), ("method", str)):
-        _typed(values[name], kind)
-    values["sparsity"] = float(values["sparsity"])
-    if values.get("pattern") is not None:
-        _typed(values["pattern"], str)
-    if values.get("keep") is not None:
-        values["keep"] = tuple(_typed(unit, int) for unit in _typed(values["keep"], list))
-    return Entry(**values)
+def _said(error: ValidationError) -> str:
+    """The first thing that is wrong with a plan file, as the end of a line."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] in ("missing", "missing_argument"):
+        return f", it lacks '{first['loc'][-1]}'"
+    if first["type"] == "unexpected_keyword_argument":
+        return f" (an entry has no '{first['loc'][-1]}')"
+    given, wanted = json.dumps(first["input"])[:40], _SPOKEN.get(first["type"])
+    return f" ({given} where {wanted} should be)" if wanted else f" ({given}: {first['msg']})"

@@ -3,28 +3,25 @@ reconstruction."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.loss_weights import LossWeights
 from secateur.calibration.walk import Block
-from secateur.cut.evidence import Evidence
-from secateur.cut.merging import Merge
 from secateur.cut.rules import Rules
 from secateur.cut.sub_blocks import drop_sub_blocks
 from secateur.cut.units import UnitCut, cut_units
 from secateur.cut.weights import WeightCut, cut_weights, recounted
 from secateur.model.biases import add_biases
-from secateur.model.sites import Cut, Site
 from secateur.model.uneven import Widths, layer_widths
 from secateur.reconstruct.masks import Gradual, GradualUnits, GradualWeights
 from secateur.reconstruct.tune import Tuned, reconstruct
+from secateur.workspace.records import Record
 
 
 @dataclass
-class BlockCuts:
+class BlockCuts(Record):
     """What was done to one block.
 
     Args:
@@ -40,36 +37,6 @@ class BlockCuts:
     weights: list[WeightCut] = field(default_factory=list)
     tuned: Tuned | None = None
     added: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> BlockCuts:
-        units = [_unit_cut(c) for c in record["units"]]
-        weights = [WeightCut(**{**c, "shape": tuple(c["shape"])}) for c in record["weights"]]
-        tuned = Tuned(**record["tuned"]) if record["tuned"] is not None else None
-        return cls(record["index"], record["widths"], units, weights, tuned, record["added"])
-
-
-def _unit_cut(fields: dict[str, Any]) -> UnitCut:
-    scores = None if fields["scores"] is None else tuple(fields["scores"])
-    found: Any = fields["evidence"]
-    if found is not None:
-        columns: dict[str, Any] = {key: tuple(map(_frozen, column)) for key, column in found.items()}
-        found = Evidence(**columns)
-    merged = None if fields["merged"] is None else tuple(Merge(**merge) for merge in fields["merged"])
-    own = {"site": _site(fields["site"]), "keep": tuple(fields["keep"]), "scores": scores, "evidence": found}
-    own["merged"] = merged
-    return UnitCut(**{**fields, **own})
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _site(fields: dict[str, Any]) -> Site:
-    return Site(**{**fields, "cuts": tuple(Cut(**cut) for cut in fields["cuts"])})
 
 
 def cut_block(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer
 
 from secateur.cut.block import BlockCuts
 from secateur.cut.evidence import Evidence
@@ -13,10 +15,26 @@ from secateur.cut.merging import Merge
 from secateur.cut.units import UnitCut
 from secateur.model.site_kinds import SUB_BLOCKS, units_of
 from secateur.model.sites import Site
+from secateur.workspace.records import Record
+
+# JSON has no keys but texts, so mappings are written as rows.
+Blocks = Annotated[
+    Mapping[int, BlockCuts],
+    BeforeValidator(lambda rows: {row["index"]: row for row in rows}),
+    PlainSerializer(lambda blocks: [block.to_json() for block in blocks.values()]),
+]
+LayerScores = Annotated[
+    Mapping[int, float], BeforeValidator(dict), PlainSerializer(lambda scores: list(scores.items()))
+]
+PartScores = Annotated[
+    Mapping[tuple[int, str], float],
+    BeforeValidator(lambda rows: {(layer, kind): score for layer, kind, score in rows}),
+    PlainSerializer(lambda scores: [[*part, score] for part, score in scores.items()]),
+]
 
 
 @dataclass(frozen=True)
-class Lineage:
+class Lineage(Record):
     """What is left of a model, and all that was done to it; layers by their place in the original.
 
     Args:
@@ -28,12 +46,12 @@ class Lineage:
         sub_block_scores: (layer, kind) -> the same.
     """
 
-    path: Path
+    path: Annotated[Path, PlainSerializer(str)]
     depth: int
     layers: tuple[int, ...]
-    blocks: Mapping[int, BlockCuts] = field(default_factory=dict)
-    layer_scores: Mapping[int, float] = field(default_factory=dict)
-    sub_block_scores: Mapping[tuple[int, str], float] = field(default_factory=dict)
+    blocks: Blocks = field(default_factory=dict)
+    layer_scores: LayerScores = field(default_factory=dict)
+    sub_block_scores: PartScores = field(default_factory=dict)
 
     @classmethod
     def of(cls, path: Path, depth: int) -> Lineage:
@@ -72,28 +90,6 @@ class Lineage:
             {i: self._joined(i, own[i]) for i in layers},
             {**self.layer_scores, **of_layers},
             {**self.sub_block_scores, **of_parts},
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "path": str(self.path),
-            "depth": self.depth,
-            "layers": self.layers,
-            "blocks": [block.to_json() for block in self.blocks.values()],
-            "layer_scores": list(self.layer_scores.items()),
-            "sub_block_scores": [[*part, score] for part, score in self.sub_block_scores.items()],
-        }
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Lineage:
-        blocks = [BlockCuts.from_json(block) for block in record["blocks"]]
-        return cls(
-            Path(record["path"]),
-            record["depth"],
-            tuple(record["layers"]),
-            {block.index: block for block in blocks},
-            dict(record["layer_scores"]),
-            {(layer, kind): score for layer, kind, score in record["sub_block_scores"]},
         )
 
     def _cuts(self) -> Iterator[tuple[int, UnitCut]]:
