@@ -54,6 +54,10 @@ class Entry:
         Raises:
             InputError: an unknown kind, units or a sparsity that can't be, a method that doesn't prune weights.
         """
+        named = self.site.split(".", 2)[-1].partition("[")[0]
+        structured = (*UNIT_KINDS, *SUB_BLOCKS)
+        if named in structured if self.kind == "weight" else self.kind in structured and named != self.kind:
+            raise InputError(f"plan entry {self.site}: kind '{self.kind}' contradicts the site's name")
         if self.kind == "weight":
             if not 0 <= self.sparsity < 1:
                 raise InputError(f"plan entry {self.site}: sparsity {self.sparsity:g} is not between 0 and 1")

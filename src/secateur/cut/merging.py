@@ -30,6 +30,7 @@ from secateur.model.architectures import ExpertModules
 from secateur.model.sites import Site
 from secateur.numerics.linalg import wide_dtype
 from secateur.numerics.merging import Expert, aligned, likeness, merged, worthwhile
+from secateur.numerics.support import support_of
 from secateur.system import distributed
 
 NUMBERS = 2**25  # outputs of several experts for some tokens, at once
@@ -136,9 +137,18 @@ def _candidates(
         for merge in own:
             parts.append(aligned(_matrices(experts, e, merge.unit), to=parts[0]))
             units.append(merge.unit)
-            together = merged(parts, tokens[units].tolist())
+            together = _within(merged(parts, tokens[units].tolist()), parts[0])
             out.append(_Candidate(place, tuple(units[1:]), _as_saved(block, together, e)))
     return out
+
+
+def _within(expert: Expert, own: Expert) -> Expert:
+    """An expert that was pruned keeps its zeros."""
+    up, down = (
+        part if (mask := support_of(before)) is None else part.where(mask, 0.0)
+        for part, before in zip(expert, own, strict=True)
+    )
+    return up, down
 
 
 def _as_saved(block: Block, expert: Expert, e: ExpertModules) -> Expert:

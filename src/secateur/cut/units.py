@@ -22,9 +22,10 @@ from secateur.model.linears import Linear
 from secateur.model.site_kinds import KINDS, TURNS
 from secateur.model.sites import Site, sites_of
 from secateur.model.surgery import remove, unit_parameters, update_heads
-from secateur.numerics.least_squares import least_squares_columns
+from secateur.numerics.least_squares import least_squares_columns, masked_least_squares
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import keep_best
+from secateur.numerics.support import support_of
 from secateur.numerics.targets import NEEDS, Target, best_bias, relative_error, retarget
 
 
@@ -140,6 +141,7 @@ def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCu
 def decide(block: Block, site: Site, consumer: Linear, moments: Moments, rules: UnitRules) -> UnitCut:
     """Chooses the units of one site and refits its consumer, which keeps its shape for now."""
     weight = consumer.weight
+    support = support_of(weight)
     dense, dense_bias = block.original(consumer, weight)
     biased = rules.refit and site.consumer in rules.biased and consumer.bias is not None
     about = moments
@@ -152,7 +154,7 @@ def decide(block: Block, site: Site, consumer: Linear, moments: Moments, rules: 
         keep, scores = choose(values, site, rules.keep_count(site)), tuple(values.tolist())
     mask = mask_of(keep, site.units)
     columns = mask.repeat_interleave(site.width).to(weight.device)
-    masked = weight * columns
+    masked = weight.where(columns if support is None else columns & support, 0.0)
     error_masked = relative_error(weight, masked, moments, biased=False)
     explains = rules.explain and not bool(mask.all())
     evidence = evidence_of(site, weight, moments, about, mask) if explains else None
@@ -162,8 +164,13 @@ def decide(block: Block, site: Site, consumer: Linear, moments: Moments, rules: 
             consumer.bias.add_(((weight - masked) @ moments.mean.to(weight.device)).to(consumer.bias.dtype))
             error = relative_error(weight, masked, moments, biased=True)
         return UnitCut(site, keep, scores, error_masked, error, None, evidence)
-    fit = least_squares_columns(weight, about.gram, columns, mean=about.mean if biased else None)
-    masked[:, columns] = fit.weight
+    mean = about.mean if biased else None
+    if support is None:
+        fit = least_squares_columns(weight, about.gram, columns, mean=mean)
+        masked[:, columns] = fit.weight
+    else:  # zeros stay zeros: what an earlier pruning took isn't filled in again
+        fit = masked_least_squares(weight, about.gram, columns & support, mean=mean)
+        masked = fit.weight.to(weight.device)
     consumer.weight = masked
     if fit.bias is not None and consumer.bias is not None:
         own = rules.target == "pruned"

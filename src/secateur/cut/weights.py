@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from secateur.calibration.walk import Block
-from secateur.methods import Method, prune_weight
+from secateur.methods import Method, Solution, prune_weight
 from secateur.model.linears import Linear
+from secateur.numerics.least_squares import masked_least_squares
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import Pattern
+from secateur.numerics.support import support_of
 from secateur.numerics.targets import NEEDS, Target, best_bias, relative_error, retarget
 from secateur.system import distributed
 
@@ -91,6 +95,7 @@ def _cut(
     wanted, about = retarget(weight, moments, target, dense, biased)
     slopes = {need: Linear(block.gradients[need], linear.name, linear.source).weight for need in method.loss}
     solution = prune_weight(method, wanted, about, pattern, sparsity, slopes)
+    solution = _within(solution, support_of(linear.weight), wanted, about)
     linear.weight = solution.weight
     if linear.bias is not None and biased:
         shift = best_bias(solution.weight, linear.bias, moments, dense, dense_bias)
@@ -100,3 +105,15 @@ def _cut(
     if "gram" in moments.needs:
         error = relative_error(wanted, solution.weight, moments, biased)
     return WeightCut(linear.name, linear.shape, zeros, error, solution.damping)
+
+
+def _within(solution: Solution, support: Tensor | None, wanted: Tensor, moments: Moments) -> Solution:
+    """A solution with fewer zeros than there were before gets those back: nothing is filled in that had gone."""
+    if support is None or not float(solution.mask.float().mean()) > float(support.float().mean()):
+        return solution
+    mask = solution.mask & support.to(solution.mask.device)
+    if "gram" in moments.needs:
+        weight = masked_least_squares(wanted, moments.gram, mask).weight.to(solution.weight.device)
+    else:
+        weight = solution.weight.where(mask, 0.0)
+    return solution._replace(weight=weight, mask=mask)

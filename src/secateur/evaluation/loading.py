@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as hf_logging
 
 from secateur.errors import InputError
 from secateur.evaluation.perplexity import refuse_encoder
@@ -17,6 +14,7 @@ from secateur.model.classes import model_class
 from secateur.model.files import read_config, read_header, read_index, read_tokenizer
 from secateur.model.hub import local_folder
 from secateur.model.json_files import short
+from secateur.model.quiet import quiet_loading
 from secateur.model.skeleton import check_size
 from secateur.runtime.folder import is_compressed
 from secateur.runtime.loading import check_runtime, load_compressed
@@ -83,7 +81,7 @@ def _model(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     files = sorted(set(read_index(folder).values()))
     check_size(folder, config, sum(entries for file in files for _, _, entries in read_header(file)))
     try:
-        with _silence():
+        with quiet_loading():
             model, info = model_class(config).from_pretrained(
                 folder,
                 config=config,
@@ -102,18 +100,16 @@ def _model(folder: Path, config: Any, dtype: torch.dtype) -> Any:
         if info[kind]:
             name = str(min(map(str, info[kind])))
             raise InputError(f"{folder}: tensor {name} {problem} for what its config.json says; fetch it again")
+    _say_what_is_tied(model)
     return model
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """What transformers would draw and print while loading is checked by `_model`, and told in one line."""
-    shown, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if shown:
-            hf_logging.enable_progress_bar()
+def _say_what_is_tied(model: Any) -> None:
+    """Where the files hold a head of its own, its configuration says so from now on: else it could be tied later."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if (
+        getattr(model.config, "tie_word_embeddings", False)
+        and head is not None
+        and head.weight is not embedding.weight
+    ):
+        model.config.tie_word_embeddings = False

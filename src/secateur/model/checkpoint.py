@@ -11,8 +11,8 @@ import copy
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,12 @@ from transformers.utils import logging as hf_logging
 
 from secateur.errors import InputError, UnsupportedModelError
 from secateur.model.architectures import Family, family_of
+from secateur.model.extras import check_extras, uncounted
 from secateur.model.files import read_config, read_header, read_index, read_tokenizer
 from secateur.model.linears import linears_of
 from secateur.model.sites import Site, sites_of
 from secateur.model.skeleton import empty_model
+from secateur.model.tied import stored_apart, stored_twice
 
 _TORCH_DTYPES = {
     "F64": torch.float64,
@@ -79,15 +81,22 @@ class Checkpoint:
         files = read_index(folder)
         dtypes: dict[str, torch.dtype] = {}
         sizes: dict[str, int] = {}
+        odd: dict[str, str] = {}
         for file in sorted(set(files.values())):
             for name, dtype, entries in read_header(file):
                 if files.get(name) == file:
                     dtypes[name] = _TORCH_DTYPES.get(dtype, torch.float32)
+                    odd |= {} if dtype in _TORCH_DTYPES else {name: dtype}
                     sizes[name] = entries
-        lost = sorted(set(files) - set(dtypes))
-        if lost:
-            raise InputError(f"{folder}: the index names '{lost[0]}', but its file doesn't hold it")
         checkpoint = cls(folder, config, family, files, dtypes, sizes)
+        checkpoint.check_complete()
+        checkpoint._check_dtypes(odd)
+        check_extras(checkpoint)
+        if not stored_apart(checkpoint):
+            return checkpoint
+        config = copy.deepcopy(config)
+        config.tie_word_embeddings = False
+        checkpoint = replace(checkpoint, config=config)
         checkpoint.check_complete()
         return checkpoint
 
@@ -119,7 +128,12 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        return sum(self.sizes.values())
+        """Entries of all tensors; that are used; what is stored twice and tied counts once."""
+        return sum(size for key, size in self.sizes.items() if key not in self._uncounted)
+
+    @cached_property
+    def _uncounted(self) -> set[str]:
+        return {*stored_twice(self), *uncounted(self)}
 
     def layer_parameters(self, index: int) -> int:
         """Entries that layer `index` stores."""
@@ -153,6 +167,14 @@ class Checkpoint:
                 handle.seek(max(0, size - (1 << 20)))
                 total.update(handle.read())
         return total.hexdigest()
+
+    def _check_dtypes(self, odd: dict[str, str]) -> None:
+        """Refuses parameters that aren't floating-point numbers; `odd`: tensor -> dtype of all that aren't."""
+        parameters = dict(self.template.named_parameters(remove_duplicate=False)) if odd else {}
+        for key, dtype in sorted(odd.items()):
+            if self.targets[key] in parameters:
+                known = ", ".join(_TORCH_DTYPES)
+                raise InputError(f"{self.path}: tensor {key} is of dtype {dtype}, and weights must be {known}")
 
     def skeleton(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model without weights (meta device), its computed buffers (rotary tables) filled in."""
@@ -217,6 +239,12 @@ class Checkpoint:
         handles = {file: safe_open(file, framework="pt") for file in by_file}
         tensors = {key: handles[file].get_slice(key) for file, keys in by_file.items() for key in keys}
         self.put_into(model, tensors)
+        for key in tensors:
+            module, _, leaf = self.targets[key].rpartition(".")
+            with suppress(AttributeError):  # what the model doesn't use
+                value = getattr(model.get_submodule(module), leaf)
+                if not value.is_meta and not bool(torch.isfinite(value).all()):
+                    raise InputError(f"{self.path}: tensor {key} holds NaN or infinity; fetch it again")
 
     def put_into(self, model: PreTrainedModel, tensors: Mapping[str, Any]) -> None:
         """Puts tensors, by their names on disk, into a skeleton, converted as `from_pretrained` would.

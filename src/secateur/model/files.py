@@ -124,6 +124,7 @@ def read_index(folder: Path) -> dict[str, Path]:
         for file in sorted(set(files.values())):
             if not file.is_file():
                 raise InputError(f"{folder}: the index names {file.name}, which is not there")
+        _check_index(folder, files)
         return files
     single = folder / "model.safetensors"
     if single.is_file():
@@ -149,6 +150,20 @@ def _refuse_wrapped(folder: Path, names: Iterable[str]) -> None:
         for prefix, what in _WRAPPERS.items():
             if name.startswith(prefix) or (prefix.startswith("_") and f".{prefix}" in name):
                 raise InputError(f"{folder}: tensor '{name}' is of {what}, or take '{prefix}' out of the names")
+
+
+def _check_index(folder: Path, files: dict[str, Path]) -> None:
+    """Refuses an index that doesn't say what the shards hold: readers that look at one of them alone would differ."""
+    found: set[tuple[str, Path]] = set()
+    for file in sorted(set(files.values())):
+        for name, _, _ in read_header(file):
+            if files.get(name) != file:
+                where = f"says it's in {files[name].name}" if name in files else "doesn't name it"
+                raise InputError(f"{folder}: {file.name} holds tensor '{name}', but the index {where}")
+            found.add((name, file))
+    lost = sorted(name for name, file in files.items() if (name, file) not in found)
+    if lost:
+        raise InputError(f"{folder}: the index names '{lost[0]}', but its file doesn't hold it")
 
 
 def read_header(file: Path) -> list[tuple[str, str, int]]:

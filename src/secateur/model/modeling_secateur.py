@@ -13,6 +13,8 @@ It builds the stock model and then gives each layer that `per_layer_config` name
 No weights are computed here, and no forward pass of `transformers` is copied.
 """
 
+import re
+
 import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -163,6 +165,14 @@ class Pruned:
         finally:
             if spec is not None:
                 config.__dict__["_heterogeneity_spec"] = spec
+        # An empty tensor stands where a sub-block was, so that a stock class fails to load the checkpoint.
+        gone = [
+            rf"\.{index}\.{re.escape(path)}\."
+            for index, own in overrides.items()
+            for block in own.get("skip", ())
+            for path in config.secateur_skip[block]
+        ]
+        self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), *gone}
 
     @classmethod
     def is_custom_code(cls):
@@ -176,5 +186,20 @@ def __getattr__(name):
         raise AttributeError(name)
     stock = getattr(transformers, name[len("Pruned") :])
     cls = type(name, (Pruned, stock), {"__module__": __name__, "config_class": stock.config_class})
+    _share_renamings(stock.__name__, name)
     globals()[name] = cls
     return cls
+
+
+def _share_renamings(stock, name):
+    """Some renamings of tensors go by the name of the class (GPT-NeoX's head): they hold for ours too."""
+    try:
+        from transformers.conversion_mapping import (
+            get_checkpoint_conversion_mapping,
+            register_checkpoint_conversion_mapping,
+        )
+    except ImportError:  # versions without renamings
+        return
+    renamings = get_checkpoint_conversion_mapping(stock)
+    if renamings is not None:
+        register_checkpoint_conversion_mapping(name, renamings, overwrite=True)

@@ -21,6 +21,9 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from secateur.model import modeling_secateur
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.extras import read_extras, unused
+from secateur.model.old_keys import with_old_keys
+from secateur.model.placeholders import placeholders
 from secateur.model.shards import TensorSource, write_file, write_weights
 from secateur.model.side_files import copy_side_files
 from secateur.model.streamed import StreamedModel
@@ -31,9 +34,10 @@ from secateur.workspace.folder import block_file
 def write_block(folder: Path, layer: nn.Module, checkpoint: Checkpoint, index: int) -> None:
     """Writes one layer, each tensor in its stored dtype; the file appears whole or not at all."""
     tensors = {
-        name: parameter.detach().to("cpu", checkpoint.stored_dtype(index, name)).contiguous()
-        for name, parameter in layer.named_parameters()
+        name: value.detach().to("cpu", checkpoint.stored_dtype(index, name) if value.is_floating_point() else None)
+        for name, value in layer.state_dict().items()  # parameters, and buffers that belong to the model
     }
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
     file = block_file(folder, index)
     whole = file.with_suffix(".partial")
     write_file(whole, tensors)
@@ -48,8 +52,13 @@ def read_block(folder: Path, index: int) -> dict[str, Tensor]:
 
 def fill(template: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
     """A layer without weights, given the tensors of a finished one at their own widths."""
+    buffers = dict(template.named_buffers())
     for name, tensor in tensors.items():
-        set_parameter(template, name, tensor.to(dtype))
+        if name in buffers:
+            module, _, leaf = name.rpartition(".")
+            template.get_submodule(module)._buffers[leaf] = tensor.to(buffers[name].dtype)
+        else:
+            set_parameter(template, name, tensor.to(dtype))
     return template
 
 
@@ -70,7 +79,7 @@ def write_checkpoint(
         config: the new config.json.
         around: what surrounds the layers, as `StreamedModel.surroundings`, which it is unless given.
     """
-    write_weights(folder, _parts(streamed, blocks, kept, around or streamed.surroundings))
+    write_weights(folder, _parts(streamed, blocks, kept, config, around or streamed.surroundings))
     _write_rest(folder, streamed.checkpoint, config)
 
 
@@ -84,19 +93,27 @@ def write_state(
         state: the values by their names in memory.
         dtype: of all tensors; default: each as in `checkpoint`.
     """
-    write_weights(folder, _state_parts(checkpoint, state, dtype))
     config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+    write_weights(folder, _state_parts(checkpoint, state, config, dtype))
+    if config.get("tie_word_embeddings", True) and not checkpoint.config.tie_word_embeddings:
+        config["tie_word_embeddings"] = False  # the files have a head of their own
     _write_rest(folder, checkpoint, config)
 
 
 def _state_parts(
-    checkpoint: Checkpoint, state: dict[str, Tensor], dtype: torch.dtype | None
+    checkpoint: Checkpoint, state: dict[str, Tensor], config: dict[str, Any], dtype: torch.dtype | None
 ) -> Iterator[TensorSource]:
     """What surrounds the layers, then layer by layer, under the names on disk."""
     dtypes, prefix = checkpoint.target_dtypes, checkpoint.family.layers
     groups = [[checkpoint.targets[key] for key in checkpoint.by_layer[None]]]
     for index, layer in enumerate(checkpoint.template.get_submodule(prefix).children()):
-        groups.append([f"{prefix}.{index}.{name}" for name, _ in layer.named_parameters()])
+        groups.append([f"{prefix}.{index}.{name}" for name in layer.state_dict()])
+    gone = [placeholders(checkpoint.family, config, index) for index in range(checkpoint.layers)]
+    empties = {name: tensor for own in gone for name, tensor in own.items()}
+
+    def removed(empty: bool) -> dict[str, Tensor]:
+        named = {name: tensor.to("meta") if empty else tensor for name, tensor in empties.items()}
+        return revert_weight_conversion(checkpoint.template, named)
 
     def part(names: list[str], empty: bool) -> dict[str, Tensor]:
         place = "meta" if empty else "cpu"
@@ -105,12 +122,15 @@ def _state_parts(
 
     for names in groups:
         yield partial(part, names)
+    if empties:
+        yield removed
+    yield from _extras(checkpoint)
 
 
 def _write_rest(folder: Path, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
     """config.json, the tokenizer's files and what else goes with the weights."""
     # Where the model lay on this machine is nobody else's business.
-    shown = {key: value for key, value in config.items() if key != "_name_or_path"}
+    shown = {key: value for key, value in with_old_keys(config).items() if key != "_name_or_path"}
     (folder / "config.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     copy_side_files(checkpoint.path, folder)
     if "auto_map" in config:
@@ -118,7 +138,11 @@ def _write_rest(folder: Path, checkpoint: Checkpoint, config: dict[str, Any]) ->
 
 
 def _parts(
-    streamed: StreamedModel, blocks: Path, kept: Sequence[int], around: Callable[[bool], dict[str, Tensor]]
+    streamed: StreamedModel,
+    blocks: Path,
+    kept: Sequence[int],
+    config: dict[str, Any],
+    around: Callable[[bool], dict[str, Tensor]],
 ) -> Iterator[TensorSource]:
     """The checkpoint's tensors under their names on disk: what surrounds the layers, then layer by layer."""
     template = streamed.checkpoint.template
@@ -127,11 +151,19 @@ def _parts(
         return revert_weight_conversion(template, around(empty))
 
     def layer(position: int, index: int, empty: bool) -> dict[str, Tensor]:
-        prefix = f"{streamed.checkpoint.family.layers}.{position}"
-        tensors = read_block(blocks, index)
-        named = {f"{prefix}.{name}": t.to("meta") if empty else t for name, t in tensors.items()}
+        family = streamed.checkpoint.family
+        tensors = {f"{family.layers}.{position}.{name}": t for name, t in read_block(blocks, index).items()}
+        tensors |= placeholders(family, config, position)
+        named = {name: t.to("meta") if empty else t for name, t in tensors.items()}
         return revert_weight_conversion(template, named)
 
     yield surroundings
     for position, index in enumerate(kept):
         yield partial(layer, position, index)
+    yield from _extras(streamed.checkpoint)
+
+
+def _extras(checkpoint: Checkpoint) -> Iterator[TensorSource]:
+    """What the model doesn't use, as it is."""
+    if unused(checkpoint):
+        yield lambda empty: {n: t.to("meta") if empty else t for n, t in read_extras(checkpoint).items()}

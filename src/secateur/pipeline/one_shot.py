@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import walk
 from secateur.cut.block import BlockCuts, cut_block
 from secateur.cut.rules import Rules
-from secateur.errors import InputError
+from secateur.errors import InputError, VerificationError
 from secateur.model.result_config import new_config
 from secateur.model.round_trip import verify, write_probe
 from secateur.model.save import fill, read_block, write_checkpoint
@@ -29,6 +30,8 @@ from secateur.pipeline.recovery import recover_stage
 from secateur.pipeline.result import PassResult
 from secateur.pipeline.store import Store
 from secateur.system import distributed
+from secateur.workspace.folder import REFUSED
+from secateur.workspace.ownership import discard
 
 PROBE = "probe.safetensors"
 
@@ -197,5 +200,21 @@ def save(inputs: Inputs, services: Services, result: PassResult) -> dict[str, An
         write_checkpoint(area.final, inputs.streamed, area.blocks, result.kept, config)
     inputs.streamed.release()
     with monitor.stage("verify"):
-        gate = verify(area.final, area.work / PROBE, inputs.config.memory)
+        gate = _verified(area.final, area.work / PROBE, inputs.config.memory, inputs.checkpoint.path)
     return gate | {"seconds": monitor.stages[-1].seconds}
+
+
+def _verified(folder: Path, probe: Path, bound: int | None, source: Path) -> dict[str, Any]:
+    """The gate's findings. What it refuses is kept beside the work area's `final`, which is emptied.
+
+    Raises:
+        VerificationError: with where it is.
+    """
+    try:
+        return verify(folder, probe, bound, source)
+    except VerificationError as error:
+        refused = folder.parent / REFUSED
+        discard(refused)
+        folder.rename(refused)
+        folder.mkdir()
+        raise VerificationError(f"{error}; the checkpoint is kept in {refused}") from None

@@ -30,6 +30,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.model.side_files import left_behind
 from secateur.model.site_kinds import SUB_BLOCKS
+from secateur.model.source_check import check_source
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.gradual import check_steps, in_steps
 from secateur.pipeline.hidden import check_hidden
@@ -211,6 +212,7 @@ def prepare(
                 load_corpus(spec, split="held_out")
     dtype = resolve_dtype(recipe.dtype, device, checkpoint.config)
     with monitor.stage("open"):
+        distributed.on_first(lambda: check_source(checkpoint, config.memory))
         streamed = StreamedModel(checkpoint, device, dtype)
     check_gradients(streamed, rules.gradient_needs)
     notes = [*calibration.notes, *rules.notes, *left_behind(checkpoint.path)]

@@ -28,6 +28,7 @@ from secateur.model.linears import Linear, linears_of
 from secateur.model.sites import Site
 from secateur.model.surgery import remove, update_heads, zero
 from secateur.numerics.patterns import Pattern
+from secateur.numerics.support import support_of
 
 RAMP = 0.6  # of all steps, after which everything has gone that should
 UPDATES = 24  # of what is zero, evenly over the ramp
@@ -146,6 +147,8 @@ class GradualUnits(Gradual):
     def __init__(self, block: Block) -> None:
         super().__init__(block)
         self._checkpoint = block.streamed.checkpoint
+        every = linears_of(self.layer, self._checkpoint.family)
+        self._zeros = [(linear, mask) for linear in every if (mask := support_of(linear.stored)) is not None]
         self._orders: list[tuple[Site, list[int]]] = []
         self._masks: dict[str, tuple[Site, Tensor]] = {}
 
@@ -165,7 +168,11 @@ class GradualUnits(Gradual):
     def hold(self) -> None:
         for site, mask in self._masks.values():
             zero(self.layer, site, mask)
+        with torch.no_grad():
+            for linear, mask in self._zeros:  # of an earlier pruning
+                linear.stored.masked_fill_(~mask, 0.0)
 
     def finish(self) -> None:
+        self._zeros = []
         remove(self.layer, list(self._masks.values()))
         update_heads(self.layer, self._checkpoint.family, self._checkpoint.head_dim)

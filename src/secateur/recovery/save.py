@@ -22,7 +22,7 @@ def save_checkpoint(task: Task, outcome: TrainingResult, folder: Path, work: Pat
     model = _on_cpu(outcome.model)
     write_state(folder, task.checkpoint, model.state_dict())
     _probe(model, task, work / "recovered.safetensors")
-    return verify(folder, work / "recovered.safetensors")
+    return verify(folder, work / "recovered.safetensors", source=task.checkpoint.path)
 
 
 @torch.no_grad()

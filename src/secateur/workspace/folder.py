@@ -36,7 +36,8 @@ TRAINING = "training"  # states of a recovery
 UNTRAINED = "untrained.jsonl"  # sequences of its text that the recovery leaves for the report
 PRUNED = "pruned"  # the checkpoint that a recovery began with
 STEPS = "steps"  # of a gradual run, all but the last
-FINISHED = (BLOCKS, JOURNAL, EVENTS, TRAINING, STEPS)  # what an interrupted run leaves to the next one
+REFUSED = "refused"  # a checkpoint that the round-trip gate refused
+FINISHED = (BLOCKS, JOURNAL, EVENTS, TRAINING, STEPS, REFUSED)  # what an interrupted run leaves to the next one
 REPLACED = "replaced"  # the earlier result, while a new one is delivered
 
 

@@ -18,6 +18,8 @@ from secateur.calibration.activations import MemoryBudget
 from secateur.config.plan import Entry, Plan
 from secateur.config.recipe import Recipe
 from secateur.evaluation.loading import load_tokenizer
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.counting import count_nonzero
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.before_after import before_and_after, not_evaluated
@@ -85,11 +87,10 @@ def make_report(
         warnings += found.notes
         if found.states:
             report["recovery"]["states"] = found.states
-        # The forecast takes every weight that isn't cut for non-zero; where both models were read, it's known.
-        for side in ("before", "after"):
-            counted = (report.get("evaluation") or {}).get(side, {}).get("nonzero_parameters")
-            if counted is not None:
-                report["parameters"][f"nonzero_{side}"] = counted
+        # What was cut says nothing of zeros that were there before; the files do.
+        for side, folder in (("before", inputs.lineage.path), ("after", workspace.final)):
+            report["parameters"][f"nonzero_{side}"] = count_nonzero(Checkpoint.open(folder))
+        report["sparsity"]["parameters"] = 1 - report["parameters"]["nonzero_after"] / report["parameters"]["before"]
     else:
         report["forecast"] = _forecast(inputs, result, report["parameters"])
     report |= not_evaluated(inputs) if report.get("evaluation") is None else {}

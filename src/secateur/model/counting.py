@@ -1,0 +1,21 @@
+"""How many entries of a checkpoint aren't zero, read from its files."""
+
+from __future__ import annotations
+
+import torch
+from safetensors import safe_open
+
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.extras import uncounted
+from secateur.model.tied import stored_twice
+
+
+def count_nonzero(checkpoint: Checkpoint) -> int:
+    """Of all tensors that are used; what is stored twice and tied counts once."""
+    copies, total = {*stored_twice(checkpoint), *uncounted(checkpoint)}, 0
+    for file in sorted(set(checkpoint.files.values())):
+        with safe_open(file, framework="pt") as handle:
+            for name in handle.keys():  # noqa: SIM118 - a handle is not a mapping
+                if checkpoint.files.get(name) == file and name not in copies:
+                    total += int(torch.count_nonzero(handle.get_tensor(name)))
+    return total

@@ -1,0 +1,43 @@
+"""config.json for consumers that know only the keys of transformers 4: without them they'd take a default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig
+
+
+def with_old_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with `rope_theta`, `rope_scaling` and `torch_dtype` beside `rope_parameters` and `dtype`.
+
+    Only where they mean the same: read with them, it must be what it is without.
+    """
+    new = config | ({"torch_dtype": config["dtype"]} if config.get("dtype") else {})
+    old = _old_rope(config.get("rope_parameters") or {})
+    if not old:
+        return new
+    both = new | old
+    return both if _rope(both) == _rope(config) else new
+
+
+def _old_rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """The old keys for one set of parameters; none where layers have sets of their own."""
+    if "rope_theta" not in rope:
+        return {}
+    scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
+    if scaling.get("rope_type", "default") == "default":
+        return {"rope_theta": rope["rope_theta"], "rope_scaling": None} | _partial(rope)
+    if scaling["rope_type"] == "longrope":  # its old consumer wants these three keys and no other
+        scaling = {"type": "longrope", **{k: rope[k] for k in ("short_factor", "long_factor") if k in rope}}
+    return {"rope_theta": rope["rope_theta"], "rope_scaling": scaling} | _partial(rope)
+
+
+def _partial(rope: dict[str, Any]) -> dict[str, Any]:
+    return {k: rope[k] for k in ("partial_rotary_factor",) if k in rope}
+
+
+def _rope(config: dict[str, Any]) -> Any:
+    try:
+        return AutoConfig.for_model(**config).to_dict().get("rope_parameters")
+    except Exception:  # each configuration class raises its own kinds
+        return None

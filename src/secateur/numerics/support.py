@@ -1,0 +1,13 @@
+"""Where a weight matrix may be other than zero, once it has been pruned."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+PRUNED = 0.01  # of the entries; a few zeros are an accident of rounding
+
+
+def support_of(W: Tensor) -> Tensor | None:
+    """Bool like W, True where it isn't zero; None where W was never pruned: fewer than 1 % of it are zeros."""
+    mask = W != 0
+    return mask if mask.numel() and float(mask.float().mean()) <= 1 - PRUNED else None
