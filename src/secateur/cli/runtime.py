@@ -59,6 +59,9 @@ def compress(
         ),
     ] = "keep",
     group: Annotated[int | None, typer.Option(help="int8: columns that share a scale (default: a row)")] = None,
+    exact_bits: Annotated[
+        bool, typer.Option("--exact-bits", help="keep -0.0 instead of taking it as a zero")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -68,7 +71,15 @@ def compress(
     from secateur.report.html.bench import print_compression
     from secateur.runtime.compress import compress as run
 
-    found = run(folder, target, values=values, group=group, overwrite=overwrite, quiet=quiet or as_json)
+    found = run(
+        folder,
+        target,
+        values=values,
+        group=group,
+        exact_bits=exact_bits,
+        overwrite=overwrite,
+        quiet=quiet or as_json,
+    )
     _print_json(found) if as_json else print_compression(found)
 
 

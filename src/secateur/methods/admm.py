@@ -51,7 +51,7 @@ def solve(W: Tensor, moments: Moments, pattern: Pattern, sparsity: float) -> Sol
     for step in range(1, RAMP + SETTLE + 1):
         if step <= RAMP:
             mask = pattern.partial((start + dual).abs(), sparsity, (step / RAMP) ** (1 / 3))
-        sparse = (start + dual) * mask
+        sparse = torch.where(mask, start + dual, 0)
         dual = dual + start - sparse
         start = torch.cholesky_solve((aim + RHO * (sparse - dual)).T, factor).T
     if bool(mask.all()):

@@ -70,7 +70,7 @@ def admm(W: Tensor, values: Tensor, vectors: Tensor, pattern: Pattern, sparsity:
     """
     WG = W @ (vectors * values) @ vectors.T
     support = _project(W, pattern, sparsity)
-    sparse, dual, rho = W * support, torch.zeros_like(W), FIRST_RHO
+    sparse, dual, rho = torch.where(support, W, 0), torch.zeros_like(W), FIRST_RHO
     kept, new = int(support.sum()), support
     for step in range(STEPS):
         if step % EVERY == 0:
@@ -78,7 +78,7 @@ def admm(W: Tensor, values: Tensor, vectors: Tensor, pattern: Pattern, sparsity:
         dense = (WG - dual + rho * sparse) @ inverse
         moved = dense + dual / rho
         new = _project(moved, pattern, sparsity)
-        sparse = moved * new
+        sparse = torch.where(new, moved, 0)
         dual += rho * (dense - sparse)
         if step % EVERY == EVERY - 1:
             changed = int((new != support).sum()) // 2

@@ -26,7 +26,7 @@ GRADIENTS = frozenset({"gradient", "gradient_size", "fisher", "input_fisher", "e
 
 
 class Solution(NamedTuple):
-    """A pruned weight (out, in) fp32, zero where `mask` is False; the damping of its solve, if any."""
+    """A pruned weight (out, in) fp32, +0.0 where `mask` is False; the damping of its solve, if any."""
 
     weight: Tensor
     mask: Tensor
@@ -128,4 +128,4 @@ def prune_weight(
         raise ValueError(f"method {method.name} prunes {', '.join(sorted(method.prunes))}, not weights")
     scores = method.score(W, moments, gradients or {}) if method.loss else method.score(W, moments)
     mask = pattern.mask(scores, sparsity, method.scope)
-    return Solution(W.float() * mask, mask)
+    return Solution(torch.where(mask, W.float(), 0), mask)  # a product would leave half of the zeros negative

@@ -47,7 +47,7 @@ def solve(W: Tensor, moments: Moments, pattern: Pattern, sparsity: float) -> Sol
     parts = zip((W * live).float().split(rows), found.weight.split(rows), found.mask.split(rows), strict=True)
     done = [improve(w, v * live, G, mask, pattern) for w, v, mask in parts]
     mask = torch.cat([m for _, m in done])
-    weight = torch.where(live, torch.cat([v for v, _ in done]), W.float() * mask)
+    weight = torch.where(live, torch.cat([v for v, _ in done]), torch.where(mask, W.float(), 0))
     return Solution(weight, mask, found.damping)
 
 

@@ -34,8 +34,8 @@ def masked_conjugate(
     W, G = W.float(), G.float()
     diagonal = G.diagonal()
     inverse = torch.where(diagonal > 0, 1 / diagonal, 0)
-    masked = W * mask
-    V = masked if start is None else start.float() * mask
+    masked = torch.where(mask, W, 0)
+    V = masked if start is None else torch.where(mask, start.float(), 0)
     residual = ((W - masked) @ G) * mask
     enough = tolerance**2 * float((residual.square() * inverse).sum())
     if start is not None:

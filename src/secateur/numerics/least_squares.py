@@ -134,7 +134,7 @@ def masked_least_squares(
     """
     problem = Problem.of(W, G, mean, target_cross, target_mean)
     mask = mask.to(G.device)
-    start = problem.W * mask
+    start = torch.where(mask, problem.W, 0)
     residual = problem.T - start @ problem.G
     step = torch.zeros_like(start)
     counts = mask.sum(1)

@@ -46,7 +46,7 @@ class Kept:
     def __init__(self, block: Block) -> None:
         self.layer = in_fp32(block.layer)
         linears = linears_of(self.layer, block.streamed.checkpoint.family)
-        self._masks = [(linear, linear.stored != 0) for linear in linears]
+        self._gone = [(linear, linear.stored == 0) for linear in linears]
 
     settled = True
 
@@ -59,8 +59,8 @@ class Kept:
     @torch.no_grad()
     def hold(self) -> None:
         """Zeroes what should be zero."""
-        for linear, mask in self._masks:
-            linear.stored.mul_(mask)
+        for linear, gone in self._gone:
+            linear.stored.masked_fill_(gone, 0)
 
     def finish(self) -> None:
         """Gives the layer the shape that the cut block has."""
@@ -114,7 +114,7 @@ class GradualWeights(Gradual):
     def __init__(self, block: Block, pattern: Pattern, sparsity: Callable[[str], float]) -> None:
         super().__init__(block)
         self._pattern, self._sparsity = pattern, sparsity
-        self._masks: dict[str, tuple[Linear, Tensor]] = {}
+        self._gone: dict[str, tuple[Linear, Tensor]] = {}
 
     @torch.no_grad()
     def _choose(self, share: float, block: Block) -> None:
@@ -126,12 +126,12 @@ class GradualWeights(Gradual):
             found = own.moments([linear.source for linear in linears], frozenset({"rms"}), every)
         for linear in linears:
             scores = linear.weight.abs() * found[linear.source].rms
-            self._masks[linear.name] = linear, self._pattern.partial(scores, self._sparsity(linear.name), share)
+            self._gone[linear.name] = linear, ~self._pattern.partial(scores, self._sparsity(linear.name), share)
 
     @torch.no_grad()
     def hold(self) -> None:
-        for linear, mask in self._masks.values():
-            linear.stored.mul_(mask)
+        for linear, gone in self._gone.values():
+            linear.stored.masked_fill_(gone, 0)
 
     def finish(self) -> None:
         """Zeros stay where they are."""

@@ -57,6 +57,7 @@ def attach(model: Any, masks: dict[str, Tensor]) -> None:
         path, _, leaf = name.rpartition(".")
         if leaf == "weight":
             module = model.get_submodule(path)
+            module.weight.data.masked_fill_(~mask.to(module.weight.device), 0)  # a -0.0 becomes 0.0
             module.register_buffer(BUFFER, mask.to(module.weight.device), persistent=False)
 
 
@@ -69,7 +70,9 @@ def hold(model: Any, masks: dict[str, Tensor]) -> None:
             module = model.get_submodule(path)
             module.__class__ = _HELD[type(module)]
         else:  # experts: one parameter for all, which its module multiplies in kernels of its own
-            model.get_parameter(name).register_hook(_masked(mask))
+            parameter = model.get_parameter(name)
+            parameter.data.masked_fill_(~mask.to(parameter.device), 0)
+            parameter.register_hook(_masked(mask))
 
 
 def release(model: Any, masks: dict[str, Tensor]) -> None:

@@ -55,7 +55,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for part in self._parts:
             part.step()
         for parameter, mask in self._held:
-            local(parameter).mul_(mask)
+            local(parameter).masked_fill_(~mask, 0)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -20,7 +20,8 @@ from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
 from secateur.model.side_files import left_behind
 from secateur.runtime import folder as layout
-from secateur.runtime.folder import DTYPES, Entry, Reader, compressed_name, write_manifest
+from secateur.runtime.entries import DTYPES, Entry, write_manifest
+from secateur.runtime.folder import Reader, compressed_name
 from secateur.runtime.format import FLOATS, check_group, kept, pack, packed_bytes, quantise
 from secateur.runtime.transfer import (
     BESIDE,
@@ -42,6 +43,7 @@ def compress(
     *,
     values: str = "keep",
     group: int | None = None,
+    exact_bits: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -52,12 +54,14 @@ def compress(
         out: a new folder.
         values: `keep`: as they are, without loss; `int8`: rounded, with a scale for each row.
         group: for int8: a scale for each row and this many columns, a multiple of 64.
+        exact_bits: -0.0 is kept. By default it is a zero like any other, and comes back as 0.0: masks that were
+            multiplied with leave a matrix full of them.
         overwrite: an earlier result in `out` may be replaced.
 
     Returns:
-        model, out, values, group, tensors, compressed (how many), bytes_before and bytes_after of all weights,
-        matrix_bytes_before and matrix_bytes_after of those that were compressed, sparsity of these, seconds,
-        warnings.
+        model, out, values, group, exact_bits, negative_zeros (that were taken as zeros), tensors,
+        compressed (how many), bytes_before and bytes_after of all weights, matrix_bytes_before and
+        matrix_bytes_after of those that were compressed, sparsity of these, seconds, warnings.
 
     Raises:
         InputError: nothing in the checkpoint is sparse enough to get smaller, or a value out of range.
@@ -76,17 +80,19 @@ def compress(
     workspace = Workspace(out, overwrite, inputs=[source])
     with Monitor(torch.device("cpu"), quiet, ["look", "compress", "verify"]) as monitor:
         with monitor.stage("look", len(files)) as step:
-            entries = [_look(files[name], name, dtype, values == "int8", group, step) for name, dtype in _all(files)]
+            plain = Entry("", "", torch.float32, (), True, values == "int8", group)
+            entries = [_look(files[name], name, dtype, plain, exact_bits, step) for name, dtype in _all(files)]
         if not any(entry.packed for entry in entries):
             raise InputError(f"{source}: no matrix has enough zeros to get smaller; prune weights first")
         check_room(workspace.out, sum(entry.nbytes for entry in entries))
         with workspace.open():
             with monitor.stage("compress", len(entries)) as step:
-                _write_compressed(workspace.final, entries, files, step)
+                _write_compressed(workspace.final, entries, files, exact_bits, step)
             with monitor.stage("verify", len(entries)) as step:
-                count = compare(Reader(workspace.final), files, step)
+                count, negative = compare(Reader(workspace.final), files, step, exact_bits)
             copy_beside(source, workspace.final)
             found = _figures(entries, count, Reader(workspace.final), values, group)
+            found |= {"exact_bits": exact_bits, "negative_zeros": negative}
             found = {"model": str(source), "out": str(out)} | found
             found["seconds"] = round(sum(stage.seconds for stage in monitor.stages), 3)
             found["warnings"] = left_behind(source, BESIDE)
@@ -107,8 +113,8 @@ def _all(files: dict[str, Path]) -> list[tuple[str, torch.dtype]]:
     return found
 
 
-def _look(file: Path, name: str, dtype: torch.dtype, int8: bool, group: int | None, step: ProgressStep) -> Entry:
-    """Whether the packed form of a tensor is smaller than the tensor."""
+def _look(file: Path, name: str, dtype: torch.dtype, form: Entry, exact: bool, step: ProgressStep) -> Entry:
+    """Whether the packed form of a tensor, with the values and the group of `form`, is smaller than the tensor."""
     tensor = read_tensor(file, name)
     entry = Entry(name, file.name, dtype, tuple(tensor.shape))
     step(name)
@@ -116,16 +122,16 @@ def _look(file: Path, name: str, dtype: torch.dtype, int8: bool, group: int | No
         return entry
     W = tensor.view(-1, tensor.shape[-1])
     rows, columns = W.shape
-    count = int(torch.count_nonzero(kept(W)))
+    count = int(torch.count_nonzero(kept(W, exact)))
     if packed_bytes(rows, columns, count, dtype.itemsize) >= entry.nbytes:
         return entry
-    return replace(entry, packed=True, int8=int8, group=group)
+    return replace(entry, packed=True, int8=form.int8, group=form.group)
 
 
-def _packed(entry: Entry, file: Path) -> dict[str, Tensor]:
+def _packed(entry: Entry, file: Path, exact: bool) -> dict[str, Tensor]:
     """The stored parts of a tensor by their names in the file."""
     W = read_tensor(file, entry.name)
-    packed = pack(W.view(-1, W.shape[-1]))
+    packed = pack(W.view(-1, W.shape[-1]), exact)
     if entry.int8:
         packed = quantise(packed, entry.group)
     parts = {"values": packed.values, "bitmap": packed.bitmap}
@@ -133,12 +139,14 @@ def _packed(entry: Entry, file: Path) -> dict[str, Tensor]:
     return {f"{entry.name}.{part}": tensor for part, tensor in parts.items()}
 
 
-def _write_compressed(folder: Path, entries: list[Entry], files: dict[str, Path], step: ProgressStep) -> None:
+def _write_compressed(
+    folder: Path, entries: list[Entry], files: dict[str, Path], exact: bool, step: ProgressStep
+) -> None:
     def part(entry: Entry, empty: bool) -> dict[str, Tensor]:
         if empty:
             step(entry.name)
         tensors = (
-            _packed(entry, files[entry.name])
+            _packed(entry, files[entry.name], exact)
             if entry.packed
             else {entry.name: read_tensor(files[entry.name], entry.name)}
         )
@@ -153,7 +161,7 @@ def _write_compressed(folder: Path, entries: list[Entry], files: dict[str, Path]
 def _figures(entries: list[Entry], count: int, reader: Reader, values: str, group: int | None) -> dict[str, Any]:
     packed = [entry for entry in entries if entry.packed]
     before, dense = sum(e.nbytes for e in packed), sum(e.nbytes for e in entries if not e.packed)
-    entries_in_all = sum(int(torch.Size(entry.shape).numel()) for entry in packed)
+    entries_in_all = sum(entry.size for entry in packed)
     after = sum(stored_bytes(reader, entry) for entry in packed)
     return {
         "values": values,

@@ -14,7 +14,8 @@ from secateur.model.files import read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
 from secateur.model.side_files import left_behind
-from secateur.runtime.folder import Entry, Reader
+from secateur.runtime.entries import Entry
+from secateur.runtime.folder import Reader
 from secateur.runtime.transfer import BESIDE, ProgressStep, compare, copy_beside, write_mark
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import Workspace

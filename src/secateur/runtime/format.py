@@ -4,7 +4,7 @@
     packed = quantise(packed, 128)   # int8 values, one scale per row and 128 columns
     W = unpack(packed)
 
-An entry is kept if any bit of it is set, so -0 and NaN come back as they were.
+An entry is kept if any bit of it is set, so -0 and NaN come back as they were. `kept(W, exact=False)` leaves -0 out.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from secateur.errors import InputError
 VERSION = 1
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 WORD = 64  # columns that a kernel handles at a time; a group of scales is a multiple of it
+MOST_GROUP = 1 << 20
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix (rows, columns) without its zeros.
+    """A matrix (rows, columns) without its zeros. Kernels trust it blindly, so parts that don't fit make none.
 
     Args:
         values: (kept,), row by row; bf16, fp16, fp32 or int8.
@@ -43,6 +44,12 @@ class Packed:
     scales: Tensor | None = None
     group: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raises InputError for parts that don't fit together: of a damaged file."""
+        fault = _misshaped(self) or _miscounted(self)
+        if fault:
+            raise InputError(f"{fault}; the file is damaged, make it again")
+
     @property
     def rows(self) -> int:
         return self.bitmap.shape[0]
@@ -52,9 +59,13 @@ class Packed:
         return self.values.nbytes + self.bitmap.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
 
-def kept(W: Tensor) -> Tensor:
-    """Which entries are stored: every one with a bit set. (rows, columns) bool."""
-    return W.view(_BITS[W.element_size()]) != 0
+def kept(W: Tensor, exact: bool = True) -> Tensor:
+    """Which entries are stored: every one with a bit set, or, if not `exact`, with one set beside the sign.
+
+    (rows, columns) bool.
+    """
+    bits = W.view(_BITS[W.element_size()])
+    return bits != 0 if exact else (bits != 0) & (bits != torch.iinfo(bits.dtype).min)
 
 
 def packed_bytes(rows: int, columns: int, count: int, width: int) -> int:
@@ -62,9 +73,9 @@ def packed_bytes(rows: int, columns: int, count: int, width: int) -> int:
     return count * width + rows * -(-columns // 8)
 
 
-def pack(W: Tensor) -> Packed:
-    """Packs a matrix (rows, columns) of bf16, fp16 or fp32 without loss."""
-    mask = kept(W)
+def pack(W: Tensor, exact: bool = True) -> Packed:
+    """Packs a matrix (rows, columns) of bf16, fp16 or fp32 without loss; if not `exact`, -0.0 comes back as 0.0."""
+    mask = kept(W, exact)
     bits = np.packbits(mask.numpy(), axis=1, bitorder="little")
     return Packed(W[mask], torch.from_numpy(bits), W.shape[1], W.dtype)
 
@@ -135,31 +146,46 @@ def round_to_int8(values: Tensor, scales: Tensor) -> Tensor:
     return (values / scales).round().clamp(-127, 127).to(torch.int8)
 
 
+def group_fits(group: int | None) -> bool:
+    """Whether so many columns can share a scale; None: the whole row."""
+    return group is None or (type(group) is int and WORD <= group <= MOST_GROUP and not group % WORD)
+
+
 def check_group(group: int | None) -> None:
-    if group is not None and (group < WORD or group % WORD):
-        raise InputError(f"--group {group}: columns that share a scale are a multiple of {WORD}, such as 128")
+    if not group_fits(group):
+        raise InputError(
+            f"--group {group}: columns that share a scale are a multiple of {WORD}, such as 128, "
+            f"and no more than {MOST_GROUP}"
+        )
 
 
-def check(packed: Packed, name: str) -> None:
-    """Refuses parts that don't fit together: kernels trust them blindly.
-
-    Raises:
-        InputError: `name` is damaged.
-    """
+def _misshaped(packed: Packed) -> str | None:
+    """What is wrong with the shapes and dtypes of the parts."""
+    bitmap, values, scales = packed.bitmap, packed.values, packed.scales
     width = -(-packed.columns // 8)
-    spare = 8 * width - packed.columns
-    shaped = packed.bitmap.dim() == 2 and packed.bitmap.shape[1] == width and packed.bitmap.dtype == torch.uint8
-    fine = shaped and packed.values.dim() == 1 and int(counts(packed.bitmap).sum()) == packed.values.shape[0]
-    if fine and spare and packed.rows:
-        fine = not bool((packed.bitmap[:, -1] >> (8 - spare)).any())
-    if fine and packed.scales is not None:
-        groups = -(-packed.columns // (packed.group or max(packed.columns, 1)))
-        fine = packed.scales.shape == (packed.rows, groups) and packed.scales.dtype == torch.float32
-        fine = fine and packed.values.dtype == torch.int8
-    elif fine:
-        fine = packed.values.dtype == packed.dtype
-    if not fine:
-        raise InputError(f"{name}: its bitmap and its values don't fit together; the file is damaged, make it again")
+    if bitmap.dtype != torch.uint8 or bitmap.dim() != 2 or bitmap.shape[1] != width:
+        return f"its bitmap isn't uint8 with {width} bytes a row"
+    if packed.dtype not in FLOATS or values.dtype != (packed.dtype if scales is None else torch.int8):
+        return f"its values are {values.dtype}"
+    if values.dim() != 1:
+        return "its values aren't one after the other"
+    if not group_fits(packed.group) or (scales is None and packed.group is not None):
+        return f"its group of {packed.group} columns isn't a multiple of {WORD} with int8 values"
+    groups = -(-packed.columns // (packed.group or max(packed.columns, 1)))
+    if scales is not None and (scales.dtype != torch.float32 or scales.shape != (packed.rows, groups)):
+        return f"its scales aren't float32, {groups} a row"
+    return None
+
+
+def _miscounted(packed: Packed) -> str | None:
+    """What is wrong with the bits: they say where the values belong."""
+    spare = -packed.columns % 8
+    if spare and packed.rows and bool((packed.bitmap[:, -1] >> (8 - spare)).any()):
+        return "its bitmap keeps columns that aren't there"
+    kept = int(counts(packed.bitmap).sum())
+    if kept != packed.values.shape[0]:
+        return f"its bitmap keeps {kept} entries, but it has {packed.values.shape[0]} values"
+    return None
 
 
 def counts(bitmap: Tensor) -> Tensor:

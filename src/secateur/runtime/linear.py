@@ -9,7 +9,6 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import InputError
 from secateur.runtime.matrix import Matrix
 
 # A compiled graph knows a matrix by its number: handing its tensors over would add five inputs, each guarded at
@@ -67,8 +66,6 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
             return torch.ops.secateur.packed_linear(x, self.number, self.out_features)
-        if not x.is_cpu:
-            raise InputError(f"compressed weights run on a CPU, not on {x.device}; load with runtime='dense'")
         return self.matrix.times(x)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

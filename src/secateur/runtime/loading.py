@@ -17,6 +17,7 @@ from secateur.model.architectures import family_of
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.files import read_config
 from secateur.runtime.choose import Choice, choose
+from secateur.runtime.entries import MANIFEST, reason, shown
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack, unpack
 from secateur.runtime.kernels.jit import MISSING, variants
@@ -110,7 +111,7 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
     if device.type == "cpu":
         move_large(model)
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        model.generation_config = _generation_config(folder)
     model.secateur_runtime = _facts(ran)
     return model.to(device).eval().requires_grad_(False)
 
@@ -118,7 +119,7 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
 def _checkpoint(folder: Path, reader: Reader) -> Checkpoint:
     """The compressed folder as a checkpoint: names and sizes are those of the dense one."""
     config = read_config(folder)
-    sizes = {entry.name: int(torch.Size(entry.shape).numel()) for entry in reader}
+    sizes = {entry.name: entry.size for entry in reader}
     dtypes = {entry.name: entry.dtype for entry in reader}
     files = {entry.name: reader.path(entry.name) for entry in reader}
     checkpoint = Checkpoint(folder, config, family_of(config), files, dtypes, sizes)
@@ -126,17 +127,34 @@ def _checkpoint(folder: Path, reader: Reader) -> Checkpoint:
     return checkpoint
 
 
+def _generation_config(folder: Path) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a broken file raises whatever transformers makes of it
+        raise InputError(f"{folder / 'generation_config.json'}: doesn't load ({reason(error)})") from None
+
+
 def _packable(checkpoint: Checkpoint, model: nn.Module, reader: Reader) -> dict[str, str]:
-    """Packed tensor -> the module in the model that can run from it. Experts are unpacked."""
-    found = {}
+    """Packed tensor -> the module in the model that can run from it. Experts are unpacked.
+
+    Raises:
+        InputError: the matrix has another shape than the module: kernels would read and write beyond its ends.
+    """
+    found, places = {}, dict(model.named_modules())
     for name, target in checkpoint.targets.items():
         module, _, parameter = target.rpartition(".")
         entry = reader.entries[name]
         if not entry.packed or parameter != "weight" or len(entry.shape) != 2:
             continue
-        place = model.get_submodule(module)
+        place = places.get(module)
         # int8 scales belong to rows as stored, which for Conv1D are the columns of W.
         if type(place) is nn.Linear or (isinstance(place, Conv1D) and not entry.int8):
+            if entry.shape != tuple(place.weight.shape):
+                wanted = " x ".join(str(n) for n in place.weight.shape)
+                raise InputError(
+                    f"{reader.folder / MANIFEST}: {shown(name)} is {entry.shape[0]} x {entry.shape[1]}, but "
+                    f"the config.json beside it asks for {wanted}"
+                )
             found[name] = module
     return found
 

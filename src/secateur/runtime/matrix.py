@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from secateur.errors import InputError
 from secateur.runtime.format import WORD, Packed, unpack
 from secateur.runtime.kernels.ir import Spec
 from secateur.runtime.kernels.jit import Kernel, kernel, variants
@@ -31,7 +32,7 @@ class Matrix:
     """W (rows, columns) without its zeros, with an optional bias; its own copy of everything.
 
     Args:
-        packed: checked: kernels trust that bitmap and values fit together.
+        packed: its parts fit together, or it wouldn't be there: kernels trust them.
         bias: (rows,), or None.
         limit: rows of x up to which kernels multiply, some at a time; beyond, W is unpacked tile by tile.
         wide: tiles are multiplied in float32, whatever x has: a processor without instructions for 16 bits is
@@ -48,6 +49,10 @@ class Matrix:
         wide: bool = False,
         variant: str | None = None,
     ) -> None:
+        if bias is not None and (bias.shape != (packed.rows,) or not bias.is_cpu):
+            raise InputError(
+                f"a bias of {tuple(bias.shape)} on {bias.device} doesn't fit {packed.rows} rows on a CPU"
+            )
         self.rows, self.columns, self.dtype, self.group = packed.rows, packed.columns, packed.dtype, packed.group
         self.limit, self.wide = limit, wide
         self.bias = bias
@@ -57,7 +62,7 @@ class Matrix:
         self.kept = packed.values.shape[0]
         self.layout = lay_out(packed, self.variant)
         self._plain = None if self.variant else packed
-        self.scales = None if packed.scales is None else packed.scales.clone()
+        self.scales = None if packed.scales is None else packed.scales.clone(memory_format=torch.contiguous_format)
         given = torch.zeros(1) if bias is None else bias.detach()
         self._bias = given.to(torch.float32, copy=True)
         self._layer = self._fields()
@@ -94,7 +99,13 @@ class Matrix:
         return self.layout.values
 
     def times(self, x: Tensor) -> Tensor:
-        """x W' + bias for x (..., columns) in a float dtype; sums are float32, the result has the dtype of x."""
+        """x W' + bias for x (..., columns) in a float dtype; sums are float32, the result has the dtype of x.
+
+        Raises:
+            InputError: x has another width, or lies where kernels can't read it.
+        """
+        if x.shape[-1] != self.columns or not x.is_cpu:
+            raise InputError(self._refusal(x))
         count = x.numel() // max(1, self.columns)
         taken = self.variant is not None and self.layout.dtype in (None, x.dtype)
         if not 0 < count <= self.limit or not taken or not self.rows or not self.columns:
@@ -115,6 +126,11 @@ class Matrix:
             run = self._kernel(min(self.layout.batch, count - first)).run
             run(self._address, x_at + 4 * first * x32.shape[1], y_at + 4 * first * self.rows, threads, piece)
         return y32 if x.dtype == torch.float32 else y32.to(x.dtype)
+
+    def _refusal(self, x: Tensor) -> str:
+        if not x.is_cpu:
+            return f"compressed weights run on a CPU, not on {x.device}; load with runtime='dense'"
+        return f"an input of width {x.shape[-1]} doesn't fit a matrix of {self.columns} columns"
 
     def _multiply_bf16(self, x: Tensor, y: Tensor, count: int, threads: int, piece: int) -> None:
         x_at, y_at = x.data_ptr(), y.data_ptr()
@@ -195,8 +211,8 @@ class Matrix:
             return
         found = stored[: last - first, : self.columns]
         if self.scales is not None:
-            scales = self.scales[first:last].repeat_interleave(self.group or self.columns, 1)[:, : self.columns]
-            found = (found.float() * scales).to(self.dtype)
+            scales = self.scales[first:last].repeat_interleave(min(self.group or self.columns, self.columns), 1)
+            found = (found.float() * scales[:, : self.columns]).to(self.dtype)
         out[: last - first].copy_(found)
 
 

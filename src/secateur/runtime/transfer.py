@@ -15,7 +15,8 @@ from torch import Tensor
 from secateur._version import __version__
 from secateur.errors import VerificationError
 from secateur.model.side_files import copy_side_files
-from secateur.runtime.folder import DTYPES, Entry, Reader
+from secateur.runtime.entries import DTYPES, Entry
+from secateur.runtime.folder import Reader
 from secateur.workspace.ownership import MARK, names_for_report
 
 # What a pruning has written that belongs to the model, not to its report.
@@ -28,22 +29,29 @@ def read_tensor(file: Path, name: str) -> Tensor:
         return handle.get_tensor(name)
 
 
-def compare(reader: Reader, files: dict[str, Path], step: ProgressStep) -> int:
+def compare(reader: Reader, files: dict[str, Path], step: ProgressStep, exact: bool = True) -> tuple[int, int]:
     """Compares every tensor with its dense one, bit for bit; int8 within half a step of its scale.
 
+    Args:
+        exact: -0.0 has to come back in packed ones too.
+
     Returns:
-        kept entries of the packed ones.
+        kept entries of the packed ones, and how many -0.0 came back as 0.0.
     """
-    total = 0
+    total = negative = 0
     for entry in reader:
         dense, found = read_tensor(files[entry.name], entry.name), reader.dense(entry.name)
+        if entry.packed and not exact:
+            minus = (dense == 0) & dense.signbit()
+            negative += int(minus.sum())
+            dense = dense.masked_fill(minus, 0)
         same = _bytes(dense).equal(_bytes(found))
         if entry.packed:
             packed = reader.packed(entry.name)
             total += packed.values.shape[0]
             if entry.int8 and packed.scales is not None:
                 W, rounded = (t.view(packed.rows, -1).float() for t in (dense, found))
-                width = entry.group or packed.columns
+                width = min(entry.group or packed.columns, packed.columns)
                 step_size = packed.scales.repeat_interleave(width, 1)[:, : packed.columns]
                 # Half a step, and what the matrix's own dtype rounds off.
                 slack = 0.5 * step_size * 1.001 + rounded.abs() * torch.finfo(entry.dtype).eps
@@ -51,7 +59,7 @@ def compare(reader: Reader, files: dict[str, Path], step: ProgressStep) -> int:
         if not same:
             raise VerificationError(f"{entry.name} doesn't read back as it was; nothing was delivered")
         step(entry.name)
-    return total
+    return total, negative
 
 
 def _bytes(tensor: Tensor) -> Tensor:

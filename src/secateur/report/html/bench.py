@@ -30,6 +30,9 @@ def print_compression(found: Facts, console: Console | None = None) -> None:
         table.add_row("sparse matrices", f"{fmt.size(before)} → {fmt.size(after)}", fmt.ratio(after / before))
         table.add_row("compressed", f"{found['compressed']} of {found['tensors']} tensors")
         table.add_row("zeros in them", fmt.percent(found["sparsity"]))
+        if found["negative_zeros"]:
+            told = f"{found['negative_zeros']:,} taken as zeros, the same number; --exact-bits keeps them"
+            table.add_row("-0.0 among them", told)
     same = "bit for bit" if found.get("values", "keep") == "keep" else "int8 within half a step"
     table.add_row("read back", f"the same, {same}")
     console.print(table)

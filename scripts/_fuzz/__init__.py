@@ -1,0 +1,1 @@
+"""Hostile files for the commands that read them: see scripts/fuzz.py."""
