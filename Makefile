@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test lint slow smoke wheel resolve clean
+.PHONY: demo test lint slow mutations smoke wheel resolve clean
 
 demo: $(STAMP)
 	$(BIN)/secateur prune embedded --sites channel,query_head --sparsity channel:0.25,query_head:0.5 --calibrate stdlib \
@@ -14,10 +14,13 @@ demo: $(STAMP)
 	@echo "The pruned model is in out/demo; open out/demo/report.html in a browser."
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+mutations: $(STAMP)
+	$(BIN)/python scripts/mutations.py --jobs 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,30 +13,40 @@ import torch
 from secateur.model import round_trip
 from tests.model.gate import InThisProcess
 
-# Whole runs and fresh processes: begun first, so that no worker is left alone with one at the end.
-LONG = (
-    "recovery/test_shard.py",
-    "pipeline/test_resume.py",
-    "recovery/test_recover.py",
-    "docs/test_docs.py",
-    "system/test_distributed.py",
-)
+# Where whole runs and fresh processes are: begun first, so that no worker is left alone with one of them at the end.
+LONG = ("recovery", "pipeline", "docs", "system", "allocation", "reconstruct", "scripts", "runtime")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
-        file = item.path.relative_to(Path(__file__).parent).as_posix()
-        return LONG.index(file) if file in LONG else len(LONG)
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        return LONG.index(room) if room in LONG else len(LONG)
 
     items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
+def whole() -> Path:
     """Real models and data that lie beside the repository, or a skip where they don't."""
     folder = Path(__file__).resolve().parents[1].parent / "shared"
     if not (folder / "models").is_dir():
         pytest.skip("no folder 'shared' with models and data beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a twentieth of the stories to calibrate on: to tokenise them all takes longer than most runs."""
+    folder = tmp_path_factory.mktemp("beside") / "shared"
+    stories = folder / "data" / "tinystories"
+    stories.mkdir(parents=True)
+    (folder / "models").symlink_to(whole / "models", target_is_directory=True)
+    for source in (whole / "data").iterdir():
+        if source.name != stories.name:
+            (folder / "data" / source.name).symlink_to(source, target_is_directory=True)
+    (stories / "eval.jsonl").symlink_to(whole / "data" / "tinystories" / "eval.jsonl")
+    with (whole / "data" / "tinystories" / "calibrate.jsonl").open(encoding="utf-8") as every:
+        (stories / "calibrate.jsonl").write_text("".join(itertools.islice(every, 250)), encoding="utf-8")
     return folder
 
 

@@ -199,7 +199,7 @@ def test_as_much_goes_as_asked_and_it_diverges_less(asked: dict[str, Any], share
         assert abs(after - want) < 0.02 * want
     assert len(set(report["allocation"]["shares"].values())) > 1
     lines = (shared / "data" / "tinystories" / "calibrate.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "some.jsonl").write_text("".join(lines[:40]))
+    (tmp_path / "some.jsonl").write_text("".join(lines[:20]))
     how: dict[str, Any] = {"against": told(shared)["model"], "speed": False}
     found, rival = (
         secateur.evaluate(tmp_path / name, str(tmp_path / "some.jsonl"), **how)["kl"] for name in ("out", "local")

@@ -38,10 +38,10 @@ SHORT = {
 
 
 @pytest.fixture(scope="module")
-def measured(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, float, str], float]:
+def measured(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, float, str], float]:
     """(criterion, ratio, repair) -> perplexity."""
     out = tmp_path_factory.mktemp("criteria")
-    command = [sys.executable, str(BENCHMARK), "--models", str(shared / "models" / "stories260K")]
+    command = [sys.executable, str(BENCHMARK), "--models", str(whole / "models" / "stories260K")]
     methods = "magnitude,wanda,flap,obs,mi,taylor,taylor2,gate_fisher,mi_pairs,random"
     subprocess.run([*command, "--methods", methods, "--ratios", ",".join(RATIOS), "--out", str(out)], check=True)
     (model,) = json.loads((out / "criteria.json").read_text(encoding="utf-8"))

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.slow
 SMALL, LARGE = "stories260K", "stories3M-fp16"
 
 
-def perplexity(shared: Path, out: Path, model: str, **settings: Any) -> float:
+def perplexity(whole: Path, out: Path, model: str, **settings: Any) -> float:
     """Perplexity on the evaluation set of a model pruned by the default protocol."""
-    data = shared / "data/tinystories"
+    data = whole / "data/tinystories"
     values = {
-        "model": shared / "models" / model,
+        "model": whole / "models" / model,
         "calibrate": data / "calibrate.jsonl",
         "evaluate": data / "eval.jsonl",
         "speed": False,
@@ -32,15 +32,15 @@ def perplexity(shared: Path, out: Path, model: str, **settings: Any) -> float:
 
 
 @pytest.mark.parametrize(("model", "expected"), [(LARGE, 4.751), (SMALL, 4.299)])
-def test_dense(shared: Path, model: str, expected: float) -> None:
+def test_dense(whole: Path, model: str, expected: float) -> None:
     found = secateur.evaluate(
-        shared / "models" / model, str(shared / "data/tinystories/eval.jsonl"), speed=False, dtype="float32"
+        whole / "models" / model, str(whole / "data/tinystories/eval.jsonl"), speed=False, dtype="float32"
     )
     assert found["perplexity"] == pytest.approx(expected, abs=0.001)
 
 
-def test_magnitude_is_what_others_measure(shared: Path, tmp_path: Path) -> None:
-    found = perplexity(shared, tmp_path / "out", LARGE, method="magnitude", sparsity=0.5)
+def test_magnitude_is_what_others_measure(whole: Path, tmp_path: Path) -> None:
+    found = perplexity(whole, tmp_path / "out", LARGE, method="magnitude", sparsity=0.5)
     assert found == pytest.approx(97, abs=2)
 
 
@@ -58,18 +58,18 @@ def test_magnitude_is_what_others_measure(shared: Path, tmp_path: Path) -> None:
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_perplexity_after_pruning(
-    model: str, settings: dict[str, Any], at_most: float, shared: Path, tmp_path: Path
+    model: str, settings: dict[str, Any], at_most: float, whole: Path, tmp_path: Path
 ) -> None:
-    assert perplexity(shared, tmp_path / "out", model, **settings) <= at_most
+    assert perplexity(whole, tmp_path / "out", model, **settings) <= at_most
 
 
 @pytest.mark.parametrize(
     ("model", "settings"), [(SMALL, {"sparsity": 0.5}), (SMALL, {"sites": "channel", "sparsity": 0.25})]
 )
 def test_the_defaults_are_better_than_the_single_pass(
-    model: str, settings: dict[str, Any], shared: Path, tmp_path: Path
+    model: str, settings: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:
     fast, balanced = (
-        perplexity(shared, tmp_path / quality, model, quality=quality, **settings) for quality in ("fast", "balanced")
+        perplexity(whole, tmp_path / quality, model, quality=quality, **settings) for quality in ("fast", "balanced")
     )
     assert balanced < fast

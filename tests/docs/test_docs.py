@@ -22,7 +22,8 @@ from secateur.cli import app as cli
 from secateur.config.presets import PRESETS
 from secateur.config.recipe import Recipe
 from secateur.config.training import Recovery
-from secateur.methods import METHODS
+from secateur.methods import METHODS, Method
+from tests.cases import case
 from tests.small import save_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -113,8 +114,12 @@ def test_commands_parse(line: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
         group.commands[line[0]].make_context(line[0], line[1:])
 
 
-@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
-def test_links_lead_somewhere(file: Path) -> None:
+def test_links_lead_somewhere() -> None:
+    for file in PAGES:
+        check_links(file)
+
+
+def check_links(file: Path) -> None:
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("http://", "https://")):
@@ -194,9 +199,13 @@ def test_every_public_name_has_its_place_and_its_signature() -> None:
             assert spelled(name) in shown, f"docs/python-api.md should say\n{spelled(name)}"
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_has_its_row(name: str) -> None:
-    method = METHODS[name]
+def test_every_method_has_its_row() -> None:
+    for name, method in METHODS.items():
+        with case(name):
+            is_told(name, method)
+
+
+def is_told(name: str, method: Method) -> None:
     _, prunes, formula, gathers, cost, wins = row(page("docs/methods.md"), f"`{name}`")
     assert words(prunes) == method.prunes
     assert words(gathers) == method.needs
@@ -285,6 +294,8 @@ def test_the_source_tree_is_as_it_is_shown() -> None:
     subprocess.run([sys.executable, ROOT / "scripts" / "source_tree.py", "--check"], check=True)
 
 
-@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
-def test_pages_name_no_machine(file: Path) -> None:
-    assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users)/|\.\./shared", file.read_text(encoding="utf-8"))
+def test_pages_name_no_machine() -> None:
+    for file in PAGES:
+        with case(file.name):
+            text = file.read_text(encoding="utf-8")
+            assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users)/|\.\./shared", text)

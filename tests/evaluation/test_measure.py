@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,7 +69,15 @@ def test_the_peak_is_not_below_what_is_resident() -> None:
     assert peak_resident_bytes() >= 0.95 * resident_bytes()
 
 
-def test_an_error_over_there_is_told_here(tmp_path: Path) -> None:
+def test_an_error_over_there_is_told_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the other process does is done here, and what it says is repeated by one that knows nothing else."""
+    order = {"path": str(tmp_path / "nope"), "device": "cpu", "dtype": "auto", "length": None, "threads": 1}
+    monkeypatch.setattr(sys, "argv", ["child", json.dumps(order)])
+    module.child()
+    said = capsys.readouterr().out
+    monkeypatch.setattr(module, "_CHILD", f"print('hello'); print({said!r})")
     with pytest.raises(SecateurError, match="no such folder") as caught:
         measure(tmp_path / "nope")
     assert "\n" not in str(caught.value)

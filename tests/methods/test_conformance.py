@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from secateur.numerics.linalg import quadratic_error
 from secateur.numerics.moments import NEEDS, Moments
 from secateur.numerics.patterns import Pattern, removed_count
 from secateur.numerics.routing import Routing
+from tests.cases import case
 from tests.methods.activations import choices, experts_of, gathered, inputs, slopes, weights
 
 FREE = Pattern.parse("free")
@@ -39,7 +41,6 @@ def named(value: object) -> str:
 each_weight_method = pytest.mark.parametrize("method", FOR_WEIGHTS, ids=named)
 each_unit_method = pytest.mark.parametrize("method", FOR_UNITS, ids=named)
 each_expert_method = pytest.mark.parametrize("method", FOR_EXPERTS, ids=named)
-each_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 
 
 def prune(method: Method, W: Tensor, moments: Moments, pattern: Pattern, sparsity: float) -> Solution:
@@ -51,9 +52,14 @@ def importance(method: Method, units: Units) -> Tensor:
     return method.score_units(units)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=named)
-def test_entries_are_complete(method: Method) -> None:
-    assert METHODS[method.name] is method
+def test_entries_are_complete() -> None:
+    for name, method in METHODS.items():
+        with case(name):
+            assert method.name == name
+            complete(method)
+
+
+def complete(method: Method) -> None:
     assert method.prunes
     assert method.needs <= NEEDS | GRADIENTS | ROUTING
     assert method.statistics | method.loss | method.routing == method.needs
@@ -81,32 +87,32 @@ def test_imports_stay_pure(room: str) -> None:
 
 
 @each_weight_method
-@each_pattern
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_come_back_pruned_to_the_count(method: Method, pattern: Pattern, dtype: torch.dtype) -> None:
-    W = weights(6, 160).to(dtype)
-    moments, sparsity = gathered(inputs(400, 160)), 0.6
-    before = W.clone()
-    W.requires_grad_()  # as parameters do
-    found = prune(method, W, moments, pattern, sparsity)
-    again = prune(method, W, moments, pattern, sparsity)
-    assert torch.equal(W, before)
-    assert found.weight.dtype == torch.float32
-    assert not found.weight.requires_grad
-    assert found.weight.shape == found.mask.shape == W.shape
-    assert found.mask.dtype == torch.bool
-    assert torch.isfinite(found.weight).all()
-    assert not found.weight[~found.mask].any()
-    assert torch.equal(found.mask, again.mask)
-    assert torch.equal(found.weight, again.weight)
-    assert pattern.holds(found.mask)
-    removed = int((~found.mask).sum())
-    if pattern.sparsity is not None:
-        assert removed == round(pattern.sparsity * W.numel())
-    elif method.score is not None and method.scope == "row":
-        assert ((~found.mask).sum(1) == removed_count(160, sparsity)).all()
-    else:
-        assert removed == removed_count(W.numel(), sparsity)
+def test_weights_come_back_pruned_to_the_count(method: Method) -> None:
+    for pattern, dtype in itertools.product(PATTERNS, (torch.float32, torch.bfloat16)):
+        with case(pattern, dtype):
+            W = weights(6, 160).to(dtype)
+            moments, sparsity = gathered(inputs(400, 160)), 0.6
+            before = W.clone()
+            W.requires_grad_()  # as parameters do
+            found = prune(method, W, moments, pattern, sparsity)
+            again = prune(method, W, moments, pattern, sparsity)
+            assert torch.equal(W, before)
+            assert found.weight.dtype == torch.float32
+            assert not found.weight.requires_grad
+            assert found.weight.shape == found.mask.shape == W.shape
+            assert found.mask.dtype == torch.bool
+            assert torch.isfinite(found.weight).all()
+            assert not found.weight[~found.mask].any()
+            assert torch.equal(found.mask, again.mask)
+            assert torch.equal(found.weight, again.weight)
+            assert pattern.holds(found.mask)
+            removed = int((~found.mask).sum())
+            if pattern.sparsity is not None:
+                assert removed == round(pattern.sparsity * W.numel())
+            elif method.score is not None and method.scope == "row":
+                assert ((~found.mask).sum(1) == removed_count(160, sparsity)).all()
+            else:
+                assert removed == removed_count(W.numel(), sparsity)
 
 
 @each_weight_method
@@ -125,13 +131,14 @@ def test_masks_do_not_depend_on_scale(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", INFORMED, ids=named)
-@each_pattern
-def test_outputs_may_be_permuted(method: Method, pattern: Pattern) -> None:
-    W, moments, order = weights(8, 32), gathered(inputs(400, 32)), torch.randperm(8)
-    found = prune(method, W, moments, pattern, 0.5)
-    permuted = prune(method, W[order], moments, pattern, 0.5)
-    assert torch.equal(found.mask[order], permuted.mask)
-    torch.testing.assert_close(found.weight[order], permuted.weight)
+def test_outputs_may_be_permuted(method: Method) -> None:
+    for pattern in PATTERNS:
+        with case(pattern):
+            W, moments, order = weights(8, 32), gathered(inputs(400, 32)), torch.randperm(8)
+            found = prune(method, W, moments, pattern, 0.5)
+            permuted = prune(method, W[order], moments, pattern, 0.5)
+            assert torch.equal(found.mask[order], permuted.mask)
+            torch.testing.assert_close(found.weight[order], permuted.weight)
 
 
 @pytest.mark.parametrize("method", [m for m in INFORMED if m.score is not None], ids=named)
@@ -148,61 +155,68 @@ def test_scores_follow_permuted_inputs(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", [m for m in FOR_WEIGHTS if m.solve is not None], ids=named)
-@each_pattern
-@pytest.mark.parametrize("tokens", [2, 40, 400])
-def test_solves_beat_masking_alone(method: Method, pattern: Pattern, tokens: int) -> None:
-    W, moments = weights(8, 32), gathered(inputs(tokens, 32))
-    found = prune(method, W, moments, pattern, 0.5)
-    solved, _ = quadratic_error(W, found.weight, moments.gram)
-    masked, _ = quadratic_error(W, W * found.mask, moments.gram)
-    assert found.damping is not None
-    assert solved <= masked
+def test_solves_beat_masking_alone(method: Method) -> None:
+    for pattern, tokens in itertools.product(PATTERNS, (2, 40, 400)):
+        with case(pattern, tokens):
+            W, moments = weights(8, 32), gathered(inputs(tokens, 32))
+            found = prune(method, W, moments, pattern, 0.5)
+            solved, _ = quadratic_error(W, found.weight, moments.gram)
+            masked, _ = quadratic_error(W, W * found.mask, moments.gram)
+            assert found.damping is not None
+            assert solved <= masked
 
 
 @each_weight_method
-@each_pattern
-@pytest.mark.parametrize("tokens", [0, 1, 50])
-def test_dead_inputs_and_few_tokens_are_harmless(method: Method, pattern: Pattern, tokens: int) -> None:
-    x = inputs(tokens, 32)
-    x[:, [0, 7, 31]] = 0
-    found = prune(method, weights(6, 32), gathered(x), pattern, 0.5)
-    assert torch.isfinite(found.weight).all()
-    assert pattern.holds(found.mask)
-    assert int((~found.mask).sum()) == round((pattern.sparsity or 0.5) * 6 * 32)
-    if method.needs and tokens and pattern.free:
-        assert not found.mask[:, [0, 7, 31]].any()  # what reads a dead input goes first
+def test_dead_inputs_and_few_tokens_are_harmless(method: Method) -> None:
+    for pattern, tokens in itertools.product(PATTERNS, (0, 1, 50)):
+        with case(pattern, tokens):
+            x = inputs(tokens, 32)
+            x[:, [0, 7, 31]] = 0
+            found = prune(method, weights(6, 32), gathered(x), pattern, 0.5)
+            assert torch.isfinite(found.weight).all()
+            assert pattern.holds(found.mask)
+            assert int((~found.mask).sum()) == round((pattern.sparsity or 0.5) * 6 * 32)
+            if method.needs and tokens and pattern.free:
+                assert not found.mask[:, [0, 7, 31]].any()  # what reads a dead input goes first
 
 
 @each_weight_method
-@pytest.mark.parametrize("sparsity", [0.0, 1.0])
-def test_nothing_and_everything(method: Method, sparsity: float) -> None:
-    W = weights(4, 16)
-    found = prune(method, W, gathered(inputs(60, 16)), FREE, sparsity)
-    assert torch.equal(found.weight, W * (1 - sparsity))
-    assert bool(found.mask.all()) == (sparsity == 0)
+def test_nothing_and_everything(method: Method) -> None:
+    for sparsity in (0.0, 1.0):
+        with case(sparsity):
+            W = weights(4, 16)
+            found = prune(method, W, gathered(inputs(60, 16)), FREE, sparsity)
+            assert torch.equal(found.weight, W * (1 - sparsity))
+            assert bool(found.mask.all()) == (sparsity == 0)
 
 
 @each_unit_method
-@pytest.mark.parametrize("width", [1, 4])
-def test_units_are_scored(method: Method, width: int, make_units: MakeUnits) -> None:
-    units = make_units(width=width)
-    scores = importance(method, units)
-    assert scores.shape == (units.count,)
-    assert scores.dtype == torch.float64
-    assert torch.isfinite(scores).all()
-    assert (scores >= 0).all()
-    assert torch.equal(scores, importance(method, units))
+def test_units_are_scored(method: Method, make_units: MakeUnits) -> None:
+    for width in (1, 4):
+        with case(width):
+            units = make_units(width=width)
+            scores = importance(method, units)
+            assert scores.shape == (units.count,)
+            assert scores.dtype == torch.float64
+            assert torch.isfinite(scores).all()
+            assert (scores >= 0).all()
+            assert torch.equal(scores, importance(method, units))
 
 
 @pytest.mark.parametrize("method", [m for m in FOR_UNITS if m.name != "random"], ids=named)
-@pytest.mark.parametrize("width", [1, 4])
-def test_units_may_be_permuted(method: Method, width: int, make_units: MakeUnits) -> None:
-    x = inputs(300, 8 * width)
-    units, order = make_units(width=width, x=x), torch.randperm(8)
-    inputs_order = (order[:, None] * width + torch.arange(width)).flatten()
-    group = units.group[order]
-    permuted = Units(units.consumer[:, inputs_order], gathered(x[:, inputs_order]), width, group, slopes(group))
-    torch.testing.assert_close(importance(method, permuted), importance(method, units)[order], rtol=1e-5, atol=0)
+def test_units_may_be_permuted(method: Method, make_units: MakeUnits) -> None:
+    for width in (1, 4):
+        with case(width):
+            x = inputs(300, 8 * width)
+            units, order = make_units(width=width, x=x), torch.randperm(8)
+            inputs_order = (order[:, None] * width + torch.arange(width)).flatten()
+            group = units.group[order]
+            permuted = Units(
+                units.consumer[:, inputs_order], gathered(x[:, inputs_order]), width, group, slopes(group)
+            )
+            torch.testing.assert_close(
+                importance(method, permuted), importance(method, units)[order], rtol=1e-5, atol=0
+            )
 
 
 @each_unit_method
@@ -223,11 +237,12 @@ def test_units_that_do_nothing_go_first(method: Method, make_units: MakeUnits) -
 
 
 @each_unit_method
-@pytest.mark.parametrize("tokens", [0, 1, 3])
-def test_units_with_few_tokens_are_finite(method: Method, tokens: int, make_units: MakeUnits) -> None:
-    x = inputs(tokens, 8)
-    x[:, 2] = 0
-    assert torch.isfinite(importance(method, make_units(x=x))).all()
+def test_units_with_few_tokens_are_finite(method: Method, make_units: MakeUnits) -> None:
+    for tokens in (0, 1, 3):
+        with case(tokens):
+            x = inputs(tokens, 8)
+            x[:, 2] = 0
+            assert torch.isfinite(importance(method, make_units(x=x))).all()
 
 
 def worth(method: Method, experts: ExpertUnits) -> Tensor:
@@ -236,18 +251,19 @@ def worth(method: Method, experts: ExpertUnits) -> Tensor:
 
 
 @each_expert_method
-@pytest.mark.parametrize("tokens", [0, 1, 200])
-def test_experts_are_scored(method: Method, tokens: int) -> None:
-    experts = experts_of(*choices(tokens, 6))
-    before = experts.norms.clone()
-    scores = worth(method, experts)
-    assert scores.shape == (experts.count,)
-    assert (scores.dtype, scores.device.type) == (torch.float64, "cpu")
-    assert torch.isfinite(scores).all()
-    assert (scores >= 0).all()
-    assert torch.equal(scores, worth(method, experts))
-    scores += 1  # a caller may do with them what it likes
-    assert torch.equal(experts.norms, before)
+def test_experts_are_scored(method: Method) -> None:
+    for tokens in (0, 1, 200):
+        with case(tokens):
+            experts = experts_of(*choices(tokens, 6))
+            before = experts.norms.clone()
+            scores = worth(method, experts)
+            assert scores.shape == (experts.count,)
+            assert (scores.dtype, scores.device.type) == (torch.float64, "cpu")
+            assert torch.isfinite(scores).all()
+            assert (scores >= 0).all()
+            assert torch.equal(scores, worth(method, experts))
+            scores += 1  # a caller may do with them what it likes
+            assert torch.equal(experts.norms, before)
 
 
 @pytest.mark.parametrize("method", [m for m in FOR_EXPERTS if m.name != "random"], ids=named)

@@ -16,6 +16,7 @@ from secateur.model.depth import shallow_config
 from secateur.model.linears import has_weight, linears_of, submodule
 from secateur.model.sites import Site, head_counts, sites_of
 from secateur.model.surgery import drop, remove, renumber, set_heads, silence, unit_parameters, zero
+from tests.cases import case as within
 from tests.model import tiny
 
 UNITS = ("channel", "query_head", "kv_group")
@@ -90,8 +91,13 @@ def assert_sizes(model: PreTrainedModel) -> None:
 
 
 @pytest.mark.parametrize("case", tiny.CASES)
-@pytest.mark.parametrize("kind", UNITS)
-def test_removed_units_equal_zeroed_units(case: str, kind: str) -> None:
+def test_removed_units_equal_zeroed_units(case: str) -> None:
+    for kind in UNITS:
+        with within(kind):
+            removed_is_zeroed(case, kind)
+
+
+def removed_is_zeroed(case: str, kind: str) -> None:
     dense, zeroed, removed = (tiny.build(case) for _ in range(3))
     family, head_dim, layers = anatomy(removed)
     grouped = head_counts(layers[0], family, head_dim)
@@ -131,8 +137,13 @@ def test_kinds_can_be_cut_one_after_the_other(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", tiny.CASES)
-@pytest.mark.parametrize("block", BLOCKS)
-def test_silent_and_dropped_sub_blocks_add_nothing_to_the_stream(case: str, block: str) -> None:
+def test_silent_and_dropped_sub_blocks_add_nothing_to_the_stream(case: str) -> None:
+    for block in BLOCKS:
+        with within(block):
+            adds_nothing(case, block)
+
+
+def adds_nothing(case: str, block: str) -> None:
     silent, dropped, hooked = (tiny.build(case) for _ in range(3))
     family, head_dim, layers = anatomy(silent)
     for index in (0, 1, 3):
@@ -163,8 +174,13 @@ def hook_out(layer: nn.Module, family: Family, block: str) -> None:
 
 
 @pytest.mark.parametrize("case", tiny.CASES)
-@pytest.mark.parametrize("kept", [(0, 2), (1, 2, 3)])
-def test_a_model_without_some_layers(case: str, kept: tuple[int, ...]) -> None:
+def test_a_model_without_some_layers(case: str) -> None:
+    for kept in ((0, 2), (1, 2, 3)):
+        with within(kept):
+            runs_without(case, kept)
+
+
+def runs_without(case: str, kept: tuple[int, ...]) -> None:
     whole = tiny.build(case)
     family, _, layers = anatomy(whole)
     changes = shallow_config(whole.config, kept)

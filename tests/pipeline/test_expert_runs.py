@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import secateur
+from secateur.cli import app as cli
 from secateur.config.plan import Plan
 from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
@@ -100,13 +101,16 @@ def logits(model: Any) -> torch.Tensor:
 
 # One of the families is enough for the command line; what is cut and how it loads is tested for both.
 @pytest.mark.parametrize("name", ["mixtral", pytest.param("qwen3_moe", marks=pytest.mark.slow)])
-def test_experts_go_from_the_command_line_to_a_stock_checkpoint(name: str, source: Path, tmp_path: Path) -> None:
-    """With the gate's fresh process, and one of our own that knows transformers only."""
+def test_experts_go_from_the_command_line_to_a_stock_checkpoint(
+    name: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a fresh process of our own that knows transformers only."""
     words = [f"--{key}={value}" for key, value in asked(source, name).items() if key not in ("model", "speed")]
-    command = [sys.executable, "-m", "secateur", "prune", str(source / name), *words, "--no-speed", "--json"]
-    ended = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    report = json.loads(ended.stdout)
+    command = ["prune", str(source / name), *words, "--no-speed", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--out", str(tmp_path / "out")])
+    assert not ended.value.code
+    report = json.loads(capsys.readouterr().out)
     left = {"mixtral": 3, "qwen3_moe": 4}[name]
     assert AutoConfig.from_pretrained(tmp_path / "out").num_experts == left
     assert "num_experts" not in config(tmp_path / "out")  # a second name for it would be read instead

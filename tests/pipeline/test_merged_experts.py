@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import secateur
-from secateur.calibration.stream import TOKENS_PER_BATCH
+from secateur.cli import app as cli
 from secateur.config.plan import Plan
 from secateur.config.recipe import load_recipe, make_recipe
 from secateur.cut.merging import Merge
@@ -27,34 +25,10 @@ from secateur.model.sites import Site
 from secateur.pipeline import one_shot
 from secateur.pipeline.lineage import joined
 from secateur.report.terminal.explained import print_explanation
+from tests.model.mixture import EXPERTS, upcycled
 from tests.small import byte_tokenizer, tiny_llama
-from tests.system.test_distributed import torchrun
 
-EXPERTS, LAYERS = 4, 3
-
-
-def upcycled(source: Any, noise: float) -> MixtralForCausalLM:
-    """A mixture whose experts are a Llama's FFN, each in another order of its channels and with noise."""
-    generator = torch.Generator().manual_seed(0)
-    c = source.config
-    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    keys += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
-    keys += ("rope_parameters", "bos_token_id", "eos_token_id")
-    model = MixtralForCausalLM(
-        MixtralConfig(**{key: getattr(c, key) for key in keys}, num_local_experts=EXPERTS, num_experts_per_tok=2)
-    )
-    model.load_state_dict({k: v for k, v in source.state_dict().items() if ".mlp." not in k}, strict=False)
-    with torch.no_grad():
-        for layer, dense in zip(model.model.layers, source.model.layers, strict=True):
-            halves, down = (dense.mlp.gate_proj.weight, dense.mlp.up_proj.weight), dense.mlp.down_proj.weight
-            for unit in range(EXPERTS):
-                order = torch.randperm(down.shape[1], generator=generator)
-                parts = torch.cat([half[order] for half in halves]), down[:, order]
-                targets = layer.mlp.experts.gate_up_proj[unit], layer.mlp.experts.down_proj[unit]
-                for own, part in zip(targets, parts, strict=True):
-                    own.copy_(part + noise * part.std() * torch.randn(part.shape, generator=generator))
-            layer.mlp.gate.weight.normal_(std=0.5, generator=generator)
-    return model.eval()
+LAYERS = 3
 
 
 @pytest.fixture(scope="module")
@@ -89,30 +63,20 @@ def same(one: Path, two: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-LOAD = """
-import sys, torch
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32, trust_remote_code=False)
-assert "secateur" not in sys.modules
-assert model.config.num_local_experts == 2
-with torch.no_grad():
-    torch.save(model(input_ids=torch.arange(40).view(2, 20)).logits, sys.argv[2])
-"""
-
-
-def test_experts_are_merged_from_the_command_line(source: Path, tmp_path: Path) -> None:
-    """The gate's fresh process, one of our own that knows transformers only, and removal alone to compare with."""
+def test_experts_are_merged_from_the_command_line(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By plain transformers the saved folder is what our own loading gives, and what the plan says by hand."""
     words = [
         f"--{key}={value}" for key, value in asked(source).items() if key not in ("model", "speed", "merge_experts")
     ]
-    command = [sys.executable, "-m", "secateur", "prune", str(source / "mixture"), *words, "--no-speed", "--json"]
-    command += ["--merge-experts", "--out", str(tmp_path / "out")]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    report = json.loads(ended.stdout)
+    command = ["prune", str(source / "mixture"), *words, "--no-speed", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--merge-experts", "--out", str(tmp_path / "out")])
+    assert not ended.value.code
+    report = json.loads(capsys.readouterr().out)
     assert report["result"]["loader"] == "transformers"
     assert load_recipe(tmp_path / "out" / "recipe.yaml").merge_experts
-    subprocess.run([sys.executable, "-c", LOAD, str(tmp_path / "out"), str(tmp_path / "got")], check=True)
     plan = Plan.read(tmp_path / "out" / "plan.json")
     model = AutoModelForCausalLM.from_pretrained(source / "mixture", dtype=torch.float32).eval()
     got, changed = weights(tmp_path / "out"), 0
@@ -130,8 +94,10 @@ def test_experts_are_merged_from_the_command_line(source: Path, tmp_path: Path) 
             assert torch.equal(got[f"{key}.gate.weight"][place], mlp.gate.weight[unit])
             changed += unit in taken
     assert changed
-    loaded = torch.load(tmp_path / "got", weights_only=True)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32, trust_remote_code=False)
+    assert plain.config.num_local_experts == 2
     with torch.no_grad():
+        loaded = plain(input_ids=torch.arange(40).view(2, 20)).logits
         want = secateur.load(tmp_path / "out", "cpu", "float32")(input_ids=torch.arange(40).view(2, 20)).logits
     torch.testing.assert_close(loaded, want)
 
@@ -216,25 +182,6 @@ def test_experts_are_merged_with_everything_else(name: str, source: Path, tmp_pa
     saved = weights(tmp_path / "out")
     assert sum(t.numel() for t in saved.values()) == report["parameters"]["after"]
     assert all(bool(t.isfinite().all()) for t in saved.values())
-
-
-def test_two_ranks_merge_what_one_does(source: Path, tmp_path: Path) -> None:
-    """With two batches, one for each, and with a rank that has none."""
-    runs = {"shared": {"samples": 2 * TOKENS_PER_BATCH // 32}, "few": {"samples": 6}}
-    jobs = [{"recipe": asked(source, **own), "out": str(tmp_path / name)} for name, own in runs.items()]
-    (tmp_path / "jobs.json").write_text(json.dumps({"runs": jobs, "refused": []}))
-    done = torchrun([str(Path(__file__).parents[1] / "system" / "ranks.py"), "jobs", str(tmp_path / "jobs.json")])
-    assert done.returncode == 0, done.stderr
-    for name, own in runs.items():
-        alone = prune(tmp_path / f"{name} alone", asked(source, **own))
-        both = json.loads((tmp_path / name / "report.json").read_text())
-        for one, two in zip(alone["sites"], both["sites"], strict=True):
-            assert [(m["unit"], m["into"], m["taken"]) for m in one["merged"]] == [
-                (m["unit"], m["into"], m["taken"]) for m in two["merged"]
-            ]
-            assert two["error_after_refit"] == pytest.approx(one["error_after_refit"], rel=1e-4)
-        for key, value in weights(tmp_path / f"{name} alone").items():
-            torch.testing.assert_close(weights(tmp_path / name)[key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_without_experts_it_is_refused(source: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import secateur
 from tests.small import TRAINING_LENGTH as LENGTH
-from tests.system.test_distributed import torchrun
+from tests.system.launch import torchrun
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 

@@ -17,7 +17,7 @@ from secateur.errors import InputError
 from secateur.recovery import sequences, shard
 from tests.model import tiny
 from tests.small import TRAINING_LENGTH as LENGTH
-from tests.system.test_distributed import torchrun
+from tests.system.launch import torchrun
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 

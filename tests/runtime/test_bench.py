@@ -57,10 +57,13 @@ def test_it_takes_as_many_steps_as_it_announces(models: tuple[Path, Path], monke
         yield stages[name][1].append
 
     monkeypatch.setattr(Monitor, "stage", stage)
-    secateur.bench(models[0], batches=(1, 2), contexts=(16,), tokens=4, compile=False, threads=1, quiet=True)
+    report = secateur.bench(models[0], batches=(1, 2), contexts=(16,), tokens=4, compile=False, threads=1, quiet=True)
     total, told = stages["bench"]
     assert told[:4] == [told[0].replace("loaded", what) for what in ("loaded", "batch 1", "batch 2", "done")]
     assert len(told) == total
+    # A model without zeros has no compressed form.
+    assert [form["name"] for form in report["forms"]] == ["model, eager"]
+    assert any("no compressed form: no matrix has enough zeros" in note for note in report["notes"])
 
 
 def test_every_form_has_its_figures(found: tuple[dict[str, Any], Path]) -> None:
@@ -138,12 +141,6 @@ def test_a_compressed_model_gets_its_dense_twin(models: tuple[Path, Path], tmp_p
     ]
     assert [form.folder for form in forms] == [tmp_path / "dense"] * 3 + [small] * 2
     assert (tmp_path / "dense" / "model.safetensors").is_file()
-
-
-def test_a_model_without_zeros_has_no_compressed_form(models: tuple[Path, Path]) -> None:
-    report = secateur.bench(models[0], batches=(1,), contexts=(8,), tokens=4, compile=False, threads=1, quiet=True)
-    assert [form["name"] for form in report["forms"]] == ["model, eager"]
-    assert any("no compressed form: no matrix has enough zeros" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from secateur.errors import InputError
 from secateur.runtime.format import FLOATS, counts, mask_of, pack, packed_bytes, quantise, unpack
+from tests.cases import case
 
 SHAPES = [(1, 1), (3, 7), (5, 8), (4, 64), (6, 130), (2, 257)]
 
@@ -27,9 +29,13 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("rows", "columns"), SHAPES)
-@pytest.mark.parametrize("density", [0.0, 0.5, 1.0])
-def test_every_bit_comes_back(rows: int, columns: int, dtype: torch.dtype, density: float) -> None:
+def test_every_bit_comes_back(dtype: torch.dtype) -> None:
+    for (rows, columns), density in itertools.product(SHAPES, (0.0, 0.5, 1.0)):
+        with case(rows, columns, density):
+            comes_back(rows, columns, dtype, density)
+
+
+def comes_back(rows: int, columns: int, dtype: torch.dtype, density: float) -> None:
     W = sparse(rows, columns, dtype, density)
     packed = pack(W)
     assert bits(unpack(packed)).equal(bits(W))

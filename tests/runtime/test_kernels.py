@@ -24,6 +24,7 @@ from secateur.runtime.kernels.jit import variants
 from secateur.runtime.layouts import PADDING, Pairs, slots_fit
 from secateur.runtime.matrix import Matrix
 from secateur.runtime.pages import HUGE, move_large
+from tests.cases import case
 from tests.runtime.guarded import Guarded
 
 pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
@@ -72,8 +73,13 @@ def assert_close(y: Tensor, x: Tensor, W: Tensor, bias: Tensor | None) -> None:
 
 @pytest.mark.parametrize("variant", ["avx2", "avx512", "portable"])
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize(("rows", "columns", "density"), SHAPES)
-def test_products_and_unpacking(variant: str, form: str, rows: int, columns: int, density: float) -> None:
+def test_products_and_unpacking(variant: str, form: str) -> None:
+    for rows, columns, density in SHAPES:
+        with case(rows, columns, density):
+            products_and_unpacking(variant, form, rows, columns, density)
+
+
+def products_and_unpacking(variant: str, form: str, rows: int, columns: int, density: float) -> None:
     packed = example(rows, columns, density, form)
     bias = torch.randn(rows) if rows % 2 else None
     matrix = Matrix(packed, bias, variant=variant_or_skip(variant))

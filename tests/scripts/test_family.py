@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +21,25 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train_family.py"
 TOKENS = 6 * 512
 
 
-def train(out: Path, texts: Path, *flags: str, tokens: int = TOKENS) -> subprocess.CompletedProcess[str]:
+def words(out: Path, texts: Path, *flags: str, tokens: int = TOKENS) -> list[str]:
     files = ["--train", str(texts / "train.jsonl"), "--valid", str(texts / "valid.jsonl")]
-    words = [sys.executable, str(SCRIPT), "--out", str(out), *files, "--tokens", str(tokens), *flags]
-    return subprocess.run(words, capture_output=True, text=True)
+    return [str(SCRIPT), "--out", str(out), *files, "--tokens", str(tokens), *flags]
+
+
+def run(command: list[str]) -> str:
+    """A script in this process; what it ends with, if it isn't well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        patch.syspath_prepend(str(Path(command[0]).parent))
+        try:
+            runpy.run_path(command[0], run_name="__main__")
+        except SystemExit as end:
+            return str(end.code)
+    return ""
+
+
+def train(out: Path, texts: Path, *flags: str, tokens: int = TOKENS) -> str:
+    return run(words(out, texts, *flags, tokens=tokens))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +55,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two sizes without an interruption."""
     out = tmp_path_factory.mktemp("family") / "out"
-    done = train(out, texts, "--sizes", "0.25M,1M")
+    command = [sys.executable, *words(out, texts, "--sizes", "0.25M,1M")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return out
 
@@ -75,33 +93,37 @@ def test_its_perplexity_is_that_of_one_document_after_the_other(whole: Path) -> 
 def test_a_run_that_was_stopped_gives_the_same_bytes(whole: Path, texts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for steps, flags in enumerate(([], ["--resume"]), 1):  # without time, a session makes one step
-        done = train(out, texts, "--sizes", "0.25M", "--minutes", "0", *flags)
-        assert done.returncode == 1
-        assert "0.25M isn't done" in done.stderr
+        assert "0.25M isn't done" in train(out, texts, "--sizes", "0.25M", "--minutes", "0", *flags)
         assert json.loads((out / "0.25M" / "loss_curve.json").read_text())["step"] == steps
-    assert train(out, texts, "--sizes", "0.25M", "--resume").returncode == 0
+    assert train(out, texts, "--sizes", "0.25M", "--resume") == ""
     names = ("0.25M/model.safetensors", "0.25M.state.safetensors")
     assert (out / names[0]).read_bytes() == (whole / names[0]).read_bytes()
 
 
 def test_a_size_that_would_not_be_alike_is_refused(whole: Path, texts: Path) -> None:
-    done = train(whole, texts, "--sizes", "4M", tokens=TOKENS // 2)
-    assert done.returncode == 1
-    assert f"0.25M was trained with tokens {TOKENS}, not {TOKENS // 2}" in done.stderr
+    said = train(whole, texts, "--sizes", "4M", tokens=TOKENS // 2)
+    assert f"0.25M was trained with tokens {TOKENS}, not {TOKENS // 2}" in said
     assert not (whole / "4M").exists()
 
 
-def test_what_cannot_be_trained_is_said_in_one_line(whole: Path, texts: Path) -> None:
-    assert "no such size: 2M" in train(whole, texts, "--sizes", "2M").stderr
-    assert "--resume goes on" in train(whole, texts, "--sizes", "1M").stderr
-    assert "less than a step" in train(whole, texts, "--sizes", "4M", tokens=100).stderr
+def test_what_cannot_be_trained_is_said_in_one_line(
+    whole: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size, tokens, said in (
+        ("2M", TOKENS, "no such size: 2M"),
+        ("1M", TOKENS, "--resume goes on"),
+        ("4M", 100, "less than a step"),
+    ):
+        ended = train(whole, texts, "--sizes", size, tokens=tokens)
+        assert said in ended + capsys.readouterr().err
+        assert ended
 
 
 def test_the_spread_of_the_criteria_is_shown_by_size(whole: Path, tmp_path: Path) -> None:
     methods = ["magnitude", "obs", "flap", "random"]
-    words = [sys.executable, str(BENCHMARK), "--family", str(whole), "--methods", ",".join(methods)]
-    words += ["--ratios", "0.5", "--seeds", "3", "--samples", "8", "--documents", "2", "--out", str(tmp_path)]
-    subprocess.run(words, check=True)
+    command = [str(BENCHMARK), "--family", str(whole), "--methods", ",".join(methods)]
+    command += ["--ratios", "0.5", "--seeds", "3", "--samples", "8", "--documents", "2", "--out", str(tmp_path)]
+    assert run(command) == ""
     results = json.loads((tmp_path / "criteria-family.json").read_text())
     assert [result["model"] for result in results] == ["0.25M", "1M"]
     page = (tmp_path / "criteria-family.md").read_text().splitlines()

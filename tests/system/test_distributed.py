@@ -6,11 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,13 +18,15 @@ from secateur.calibration.stream import TOKENS_PER_BATCH
 from secateur.config.recipe import make_recipe
 from secateur.system import distributed
 from secateur.workspace.folder import WORK
-from tests.small import save_tiny
+from tests.model.mixture import upcycled
+from tests.small import byte_tokenizer, save_tiny, tiny_llama
+from tests.system.launch import SECONDS, torchrun
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 
 LAYERS = 3
-SECONDS = 240  # a launch takes twenty on a busy machine; only a hang takes this long
 LENGTH, MANY = 32, 4 * TOKENS_PER_BATCH // 32
+MERGED = {"model": "mixture", "sites": "expert", "sparsity": 0.5, "merge_experts": True}
 # What is asked for, and how many sequences: `few` leaves one of the ranks without any.
 ASKED: dict[str, dict[str, Any]] = {
     "weights": {"sparsity": 0.5, "method": "sparsegpt", "quality": "fast"},
@@ -40,6 +40,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "search": {"sites": "channel", "sparsity": 0.5, "allocate": "evolve", "search": "20"},
     "hidden": {"sites": "hidden,channel", "sparsity": 0.25},
     "from disk": {"sparsity": 0.5, "method": "wanda", "memory": "1B"},
+    "merged": {**MERGED, "samples": MANY // 2},
+    "merged, few": {**MERGED, "samples": 6},
 }
 
 
@@ -50,35 +52,15 @@ def test_solves_are_spread_by_their_cost(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sorted(distributed.owners([5, 5, 5])) == [0, 1, 2]
 
 
-def torchrun(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Two ranks on this machine, none of which outlives its time."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CI": "1", **environment},
-    )
-    try:
-        out, err = process.communicate(timeout=SECONDS)
-    except BaseException:
-        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-        raise
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
 def asked(source: Path, name: str, **changes: Any) -> dict[str, Any]:
     return {
-        "model": str(source / "model"),
         "calibrate": str(source / "text.jsonl"),
         "samples": MANY,
         "length": LENGTH,
         "evaluate": "none",
         "speed": False,
         **ASKED[name],
+        "model": str(source / ASKED[name].get("model", "model")),
         **changes,
     }
 
@@ -88,6 +70,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model and some text."""
     folder = tmp_path_factory.mktemp("source")
     save_tiny(folder / "model", num_hidden_layers=LAYERS)
+    dense = tiny_llama(context=64, num_hidden_layers=LAYERS, initializer_range=0.3)
+    upcycled(dense, 0.3).save_pretrained(folder / "mixture")
+    byte_tokenizer().save_pretrained(folder / "mixture")
     rows = [{"text": f"the thing number {i} thought that {i * i * 31 % 9973} was then; " * 3} for i in range(100)]
     (folder / "text.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
@@ -116,6 +101,12 @@ def test_two_ranks_do_what_one_does(name: str, source: Path, together: Path, tmp
     sites, others = (json.loads((f / "report.json").read_text())["sites"] for f in folders)
     scores = [[site.get("score") or 0.0 for site in each] for each in (sites, others)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    if "merged" in name:
+        for site, other in zip(sites, others, strict=True):
+            assert site["merged"]
+            for merge, twin in zip(site["merged"], other["merged"], strict=True):
+                assert [merge[key] == twin[key] for key in ("unit", "into", "taken")] == [True] * 3
+            assert other["error_after_refit"] == pytest.approx(site["error_after_refit"], rel=1e-4)
     one, two = (load_file(f / "model.safetensors") for f in folders)
     same = sum(int(((one[n] == 0) == (two[n] == 0)).sum()) for n in one)
     assert same >= 0.999 * sum(t.numel() for t in one.values())
