@@ -173,6 +173,6 @@ def _cache_difference(model: Any, ids: torch.Tensor) -> float:
 
 if __name__ == "__main__":
     keep_large_apart()
-    told = [argument or None for argument in sys.argv[3:5]] + [None, None]
-    limit, source = None if told[0] is None else int(told[0]), None if told[1] is None else Path(told[1])
-    print(json.dumps(check(Path(sys.argv[1]), Path(sys.argv[2]), limit, source)))
+    saved, expected, limit, original = sys.argv[1:]
+    found = check(Path(saved), Path(expected), int(limit) if limit else None, Path(original) if original else None)
+    print(json.dumps(found))
