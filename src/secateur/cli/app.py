@@ -26,6 +26,7 @@ from secateur.cli.options import (
     Quiet,
     Threads,
     at_least,
+    check_data,
     examples,
     output,
     text,
@@ -101,6 +102,7 @@ def evaluate(
 ) -> None:
     """Measure perplexity, bits per byte, size, speed and memory; of two models also ratios and the KL."""
     folder, other = _path(model), None if against is None else _path(against)
+    check_data(data)
     from secateur.evaluation import evaluate as measure
     from secateur.report.terminal.tables import print_evaluation
     from secateur.system.device import set_threads

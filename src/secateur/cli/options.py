@@ -106,6 +106,16 @@ def completer(words: Iterable[str]) -> Callable[[str], list[str]]:
     return complete
 
 
+def check_data(*named: str | None) -> None:
+    """Refuses text that isn't there, before anything is imported to read it."""
+    from secateur.data.documents import check_there
+    from secateur.data.sources import split_specs
+
+    for specs in (name for name in named if name is not None):
+        for spec in split_specs(specs):
+            check_there(spec)
+
+
 def examples(*lines: str) -> str:
     """The end of a command's help."""
     return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])

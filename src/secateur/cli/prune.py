@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.options import Json, Out, Overwrite, Quiet, Resume, Threads, flags, output
+from secateur.cli.options import Json, Out, Overwrite, Quiet, Resume, Threads, check_data, flags, output
 from secateur.config.fields import Settings
 from secateur.errors import InputError, Stopped, Terminated
+
+if TYPE_CHECKING:
+    from secateur.config.recipe import Recipe
 
 
 @flags(Settings)
@@ -47,6 +50,7 @@ def prune(
     if replay is not None:
         told = {"sites": replay.sites, "sparsity": replay.sparsities, **told}
     chosen = load_recipe(recipe, told) if recipe is not None else make_recipe(told)
+    _check_text(chosen)
     from secateur.pipeline.prune import prune as run  # imports torch: whatever is wrong with the words is said by now
     from secateur.report.terminal.run import print_report
     from secateur.system.device import set_threads
@@ -63,3 +67,14 @@ def prune(
         raise Stopped(f"stopped; {kept}", isinstance(stop, Terminated)) from None
     if report:  # under torchrun only the first rank has one
         print(json.dumps(report, indent=1)) if as_json else print_report(report, out)
+
+
+def _check_text(recipe: Recipe) -> None:
+    """Says at once that a text isn't there."""
+    from secateur.data.documents import check_there
+    from secateur.data.sources import shares_of
+
+    if recipe.calibrate != "self":
+        for source, _ in shares_of(recipe.calibrate):
+            check_there(source)
+    check_data(None if recipe.evaluate == "none" else recipe.evaluate)

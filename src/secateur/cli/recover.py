@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur.cli.options import Device, Dtype, Json, Out, Overwrite, Quiet, Resume, Threads, flags, output
+from secateur.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Out,
+    Overwrite,
+    Quiet,
+    Resume,
+    Threads,
+    check_data,
+    flags,
+    output,
+)
 from secateur.config.training import Recovery, make_recovery
 from secateur.errors import InputError, Stopped
 
@@ -37,6 +49,7 @@ def recover(
     from secateur.model.hub import local_folder
 
     settings = make_recovery(given)
+    check_data(settings.data, None if evaluate == "none" else evaluate)
     local_folder(model)  # what isn't there is said at once, not after torch has been imported
     from secateur.recovery.recover import recover as run
     from secateur.recovery.recover import stopped_line

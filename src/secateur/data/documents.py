@@ -35,16 +35,26 @@ def load_corpus(spec: str, split: Split = "train") -> Corpus:
     Raises:
         InputError: the source is missing, empty, not UTF-8, malformed, or has no document in it.
     """
+    check_there(spec)
     if spec == "stdlib" or spec.startswith("stdlib:"):
         return _stdlib(spec, split)
     path = Path(spec).expanduser()
+    return _file(spec, path) if _is(path, "exists") else hub.load(spec, split)
+
+
+def check_there(spec: str) -> None:
+    """Refuses a source that can't be read, as far as its name tells; reads nothing.
+
+    Raises:
+        InputError: no such file, or a folder.
+    """
+    if spec == "stdlib" or spec.startswith("stdlib:"):
+        return
+    path = Path(spec).expanduser()
     if spec and _is(path, "dir"):
         raise InputError(f"{spec} is a folder; give one {KINDS} file in it")
-    if spec and _is(path, "exists"):
-        return _file(spec, path)
-    if hub.is_hub_id(spec):
-        return hub.load(spec, split)
-    raise InputError(f"data file {spec!r} does not exist; give a {KINDS} file, or use 'stdlib'")
+    if not (spec and _is(path, "exists")) and not hub.is_hub_id(spec):
+        raise InputError(f"data file {spec!r} does not exist; give a {KINDS} file, or use 'stdlib'")
 
 
 def _is(path: Path, what: str) -> bool:

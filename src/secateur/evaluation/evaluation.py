@@ -9,7 +9,7 @@ import torch
 
 from secateur.data.corpus import Corpus
 from secateur.data.documents import load_corpus
-from secateur.errors import InputError
+from secateur.data.sources import split_specs
 from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.measure import measure_in_turns
 from secateur.evaluation.perplexity import Score, perplexity
@@ -82,18 +82,6 @@ def evaluate(
         result["reference"] = described[1]
         result["ratios"] = {key: _ratio(result[key], described[1][key]) for key in RATIOS}
     return result
-
-
-def split_specs(data: str) -> list[str]:
-    """The specs of a comma-separated list, each once. An existing path with a comma in it is one spec."""
-    try:
-        whole = Path(data).exists()
-    except (OSError, ValueError):
-        whole = False
-    specs = [data] if whole else [part.strip() for part in data.split(",") if part.strip()]
-    if not specs:
-        raise InputError("--data is empty; give a .jsonl, .txt or .parquet file, or 'stdlib'")
-    return list(dict.fromkeys(specs))
 
 
 def _score(

@@ -11,7 +11,8 @@ import torch
 from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.stream import TOKENS_PER_BATCH, Stream
 from secateur.data.documents import load_corpus
-from secateur.evaluation.evaluation import figures, split_specs
+from secateur.data.sources import split_specs
+from secateur.evaluation.evaluation import figures
 from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.perplexity import batches, check_finite, pad, score_rows, total
 from secateur.evaluation.windows import Window, evaluation_length, windows

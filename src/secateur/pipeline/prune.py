@@ -23,8 +23,8 @@ from secateur.cut.rules import Rules
 from secateur.data.batches import Calibration, check_enough
 from secateur.data.documents import load_corpus
 from secateur.data.mixture import calibration_of
+from secateur.data.sources import split_specs
 from secateur.errors import InputError
-from secateur.evaluation.evaluation import split_specs
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder

@@ -19,9 +19,10 @@ import torch
 from secateur._version import __version__
 from secateur.config.training import Recovery
 from secateur.data.documents import load_corpus
+from secateur.data.sources import split_specs
 from secateur.errors import InputError
 from secateur.evaluation.evaluation import evaluate as measure
-from secateur.evaluation.evaluation import split_specs, state_figures
+from secateur.evaluation.evaluation import state_figures
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.model.side_files import copy_regular, left_behind
