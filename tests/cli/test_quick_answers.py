@@ -56,7 +56,7 @@ ANSWERS: list[tuple[list[str], int, str]] = [
     (["sensitivity", "embedded", "--sites", "heads"], 2, "did you mean 'query_head'?"),
     (["compress", "embedded", "--out", "x", "--values", "int4"], 2, "did you mean 'int8'?"),
     (["compress", "embedded"], 2, "add --out DIR"),
-    (["bench", "embedded", "--batches", "none"], 2, "give whole numbers from 1 on"),
+    (["bench", "embedded", "--batches", "none"], 2, "give whole numbers from 1 to"),
 ]
 ASKS = """
 import contextlib, io, json, sys
