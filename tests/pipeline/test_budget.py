@@ -66,7 +66,7 @@ def test_what_is_saved_is_within_the_target(sites: str, target: dict[str, str], 
     assert budget._MEASURES[key](told, checkpoint, less) > wanted
     # The result repeats itself without the search.
     again = load_recipe(tmp_path / "out" / "recipe.yaml")
-    assert again.budget is None
+    assert again.limit is None
     assert again.sparsity == report["recipe"]["sparsity"]
     again_report = secateur.prune(again, tmp_path / "again", quiet=True)
     assert again_report["parameters"] == report["parameters"]
