@@ -101,10 +101,10 @@ def test_no_other_basis_keeps_more_energy() -> None:
 # ----------------------------------------------------------------------------- a run
 
 
-def test_it_is_fitted_and_loads_plainly(shared: Path, tmp_path: Path) -> None:
-    report = prune(shared, tmp_path / "out")
-    plain = prune(shared, tmp_path / "plain", refit=False)
-    prune(shared, tmp_path / "random", refit=False, method="random")
+def test_it_is_fitted_and_loads_plainly(whole: Path, tmp_path: Path) -> None:
+    report = prune(whole, tmp_path / "out")
+    plain = prune(whole, tmp_path / "plain", refit=False)
+    prune(whole, tmp_path / "random", refit=False, method="random")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["hidden_size"], config["head_dim"], config["tie_word_embeddings"]) == (48, 8, False)
     site = report["sites"][0]
@@ -114,7 +114,7 @@ def test_it_is_fitted_and_loads_plainly(shared: Path, tmp_path: Path) -> None:
     assert report["parameters"]["after"] == plain["parameters"]["after"] == held < report["parameters"]["before"]
     assert report["result"]["loader"] == "transformers"
     # On sequences that it wasn't fitted to.
-    ids = secateur.calibrate(told(shared)["model"], told(shared)["calibrate"], 24, 64).tokens[16:]
+    ids = secateur.calibrate(told(whole)["model"], told(whole)["calibrate"], 24, 64).tokens[16:]
     fitted, cut, control = (loss(tmp_path / name, ids) for name in ("out", "plain", "random"))
     assert fitted < cut - 0.1
     assert cut < control
