@@ -20,7 +20,7 @@ from tests.model import tiny
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    area = Area(tmp_path / "work")
+    area = Area(tmp_path / ".secateur")
     area.blocks.mkdir(parents=True)
     made = Store(Journal(area.work, {"seed": 0}), area)
     made.notes.start()

@@ -104,7 +104,7 @@ class _Removed(_Keys):
     bits: Number
     energy: Number
     restored: Number
-    predictors: list[tuple[StrictInt, Number]]
+    carriers: list[tuple[StrictInt, Number]]
     fired: list[_Fired]
 
 
