@@ -15,9 +15,9 @@ class InThisProcess:
 
     @staticmethod
     def run(command: list[str], **_: Any) -> CompletedProcess[str]:
-        folder, probe, *bound = command[command.index("secateur.model.round_trip") + 1 :]
+        folder, probe, bound, source = command[command.index("secateur.model.round_trip") + 1 :]
         try:
-            found = check(Path(folder), Path(probe), int(bound[0]) if bound else None)
+            found = check(Path(folder), Path(probe), int(bound) if bound else None, Path(source) if source else None)
         except Exception as error:
             return CompletedProcess(command, 1, "", f"{type(error).__name__}: {error}")
         return CompletedProcess(command, 0, json.dumps(found), "")
