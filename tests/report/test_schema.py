@@ -47,7 +47,7 @@ def pruned(model: Path, out: Path, dry_run: bool = False, **told: Any) -> Report
 def test_a_run_and_what_is_read_from_it(model: Path, tmp_path: Path) -> None:
     cuts = {"sites": "channel,weight,layer", "sparsity": "channel:0.25,weight:0.5,layer:0.34", "reconstruct": 2}
     report = pruned(model, tmp_path / "out", **cuts)
-    assert list(report)[0] == "version"
+    assert next(iter(report)) == "version"
     assert report["version"] == VERSION
     assert report["evaluation"] is not None
     check(Report, report)
@@ -72,7 +72,7 @@ def test_a_gradual_run_with_recovery(model: Path, tmp_path: Path) -> None:
         evaluate="none",
         quiet=True,
     )
-    assert list(again)[0] == "version"
+    assert next(iter(again)) == "version"
     check(Report, again)
 
 
