@@ -28,6 +28,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/source_tree.py --check
+	$(BIN)/python scripts/json_schemas.py --check
 
 # What an installed wheel gives, away from the clone.
 smoke: $(STAMP)

@@ -8,19 +8,25 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
-from secateur.report.schema import VERSION, Report
+from secateur.config.plan import VERSION as PLAN_VERSION
+from secateur.config.plan import PlanFile
+from secateur.report.schema.report import VERSION as REPORT_VERSION
+from secateur.report.schema.report import Report
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schema"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def schemas() -> dict[str, Any]:
+def schemas() -> dict[str, dict[str, object]]:
     """File name -> schema."""
-    report = TypeAdapter(Report).json_schema()
-    return {f"report.v{VERSION}.json": {"$schema": "https://json-schema.org/draft/2020-12/schema", **report}}
+    found = {
+        f"plan.v{PLAN_VERSION}.json": TypeAdapter(PlanFile).json_schema(),
+        f"report.v{REPORT_VERSION}.json": TypeAdapter(Report).json_schema(),
+    }
+    return {name: {"$schema": DIALECT, **schema} for name, schema in found.items()}
 
 
 def main() -> None:

@@ -12,17 +12,18 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
 from secateur.errors import InputError
-from secateur.model.json_files import Number, read_object
+from secateur.model.json_files import Json, Number, read_object
 from secateur.model.site_kinds import REFITTED, WHOLE
 from secateur.pipeline.results.evidence import EVIDENCE
 from secateur.report.html.redundancy import summary
+from secateur.report.schema.evidence import Explanation, GoneUnit, KeptUnit, SiteEvidence, SiteSummary
 
 MOST_BYTES = 2**30  # evidence of a large model is long
 
 
 def explain(
     out: str | Path, layer: int | None = None, unit: int | None = None, site: str | None = None
-) -> dict[str, Any]:
+) -> Explanation:
     """What a finished run noted about its cuts.
 
     Args:
@@ -47,14 +48,16 @@ def explain(
         raise InputError(
             f"nothing was cut in layer {layer}; layers with cuts: {', '.join(map(str, layers)) or 'none'}"
         )
-    record: dict[str, Any] = {"sites": []}
+    record: Json = {"sites": []}
     if any(s["kind"] in REFITTED and s["units"] > s["kept"] for s in listed):
         record = _read(folder / EVIDENCE, "no evidence; run prune again without --no-explain", _EvidenceFile)
-    chosen = [s for s in record["sites"] if layer in (None, s["layer"]) and site in (None, s["kind"])]
-    found: dict[str, Any] = {
+    chosen: list[SiteEvidence] = [
+        s for s in record["sites"] if layer in (None, s["layer"]) and site in (None, s["kind"])
+    ]
+    found: Explanation = {
         "out": str(out),
         "refit": record.get("refit"),
-        "sites": [summary(s) | ({} if layer is None else {"removed": s["removed"]}) for s in chosen],
+        "sites": [_summary(s, layer is not None) for s in chosen],
         "layers": [s for s in listed if s["kind"] in WHOLE],
         "hidden": [s for s in listed if s["kind"] == "hidden"],
         "experts": [s for s in listed if s["kind"] == "expert"],
@@ -66,7 +69,14 @@ def explain(
     return found
 
 
-def _one(sites: list[dict[str, Any]], layer: int | None, unit: int) -> dict[str, Any]:
+def _summary(site: SiteEvidence, in_full: bool) -> SiteSummary:
+    found = summary(site)
+    if in_full:
+        found["removed"] = site["removed"]
+    return found
+
+
+def _one(sites: list[SiteEvidence], layer: int | None, unit: int) -> GoneUnit | KeptUnit:
     if layer is None:
         raise InputError(f"--unit {unit} names a unit of a layer; add --layer")
     if len(sites) != 1:
@@ -79,7 +89,7 @@ def _one(sites: list[dict[str, Any]], layer: int | None, unit: int) -> dict[str,
     if own is not None:
         return {"site": site["site"], "kept": False, **own}
     carries = [
-        [other["unit"], share, other["bits"]]
+        (other["unit"], share, other["bits"])
         for other in site["removed"]
         for predictor, share in other["carriers"]
         if predictor == unit
@@ -129,14 +139,14 @@ class _Site(_Keys):
     units: StrictInt = 0
     kept: StrictInt = 0
     scores: list[Any] | None = None
-    merged: list[dict[str, Any]] = []
+    merged: list[Json] = []
 
 
 class _ReportFile(_Keys):
     sites: list[_Site] = []
 
 
-def _read(file: Path, lacking: str, keys: type[BaseModel]) -> dict[str, Any]:
+def _read(file: Path, lacking: str, keys: type[BaseModel]) -> Json:
     if not file.is_file():
         raise InputError(f"{file.parent}: {lacking}")
     return read_object(file, keys, MOST_BYTES)

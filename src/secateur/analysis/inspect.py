@@ -6,7 +6,6 @@ No weights are read: shapes and the configuration say it all.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -18,13 +17,14 @@ from secateur.model.rotation import dimension_multiple, norm_consumers, producer
 from secateur.model.site_kinds import HEADS, KINDS, SITE_KINDS
 from secateur.model.sites import Site
 from secateur.model.uneven import LegalHeads, legal_heads
+from secateur.report.schema.model import Counts, Inspected, Part, SiteRow, SpeedRow
 
 # Matrix units work on tiles of this many entries; a width that is a multiple of it wastes nothing.
 HARDWARE_TILE = 64
 CACHE_BYTES = 2  # per entry of the KV cache in half precision
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
+def inspect(path: str | Path) -> Inspected:
     """Describes a checkpoint.
 
     Returns:
@@ -84,8 +84,8 @@ def _cache_bytes(sites: list[Site], checkpoint: Checkpoint) -> int:
     return sum(2 * s.units * checkpoint.head_dim * CACHE_BYTES for s in sites if s.kind == "kv_group")
 
 
-def _parts(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]]:
-    def row(name: str, count: int) -> dict[str, Any]:
+def _parts(checkpoint: Checkpoint, sites: list[Site]) -> list[Part]:
+    def row(name: str, count: int) -> Part:
         return {"part": name, "parameters": count, "share": count / checkpoint.parameters}
 
     attention = sum(s.params_per_unit for s in sites if s.kind == "attention")
@@ -100,7 +100,7 @@ def _parts(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]]:
     ]
 
 
-def _weight_rows(checkpoint: Checkpoint, layers: list[nn.Module]) -> list[dict[str, Any]]:
+def _weight_rows(checkpoint: Checkpoint, layers: list[nn.Module]) -> list[SiteRow]:
     linears = [linear for layer in layers for linear in linears_of(layer, checkpoint.family)]
     patterns = [f"{n}:{m}" for n, m in ((2, 4), (4, 8)) if all(x.shape[1] % m == 0 for x in linears)]
     return [
@@ -118,10 +118,10 @@ def _weight_rows(checkpoint: Checkpoint, layers: list[nn.Module]) -> list[dict[s
     ]
 
 
-def _site_rows(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]]:
+def _site_rows(checkpoint: Checkpoint, sites: list[Site]) -> list[SiteRow]:
     """One row for each kind of site; channels of experts and of a plain FFN are apart."""
     legal = legal_heads(checkpoint.family, checkpoint.config.to_dict(), checkpoint.head_dim)
-    rows = []
+    rows: list[SiteRow] = []
     found = {(site.kind, site.expert is not None) for site in sites}
     for kind, routed in sorted(found, key=lambda key: (SITE_KINDS.index(key[0]), key[1])):
         own = [site for site in sites if (site.kind, site.expert is not None) == (kind, routed)]
@@ -141,7 +141,7 @@ def _site_rows(checkpoint: Checkpoint, sites: list[Site]) -> list[dict[str, Any]
     return rows
 
 
-def _hidden_rows(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+def _hidden_rows(checkpoint: Checkpoint) -> list[SiteRow]:
     """Hidden dimensions, where the stream may have another basis; the embeddings count twice, as they would then."""
     if not checkpoint.family.norms:
         return []
@@ -182,7 +182,7 @@ def _spread(counts: set[int]) -> str:
     return str(high) if low == high else f"{low} to {high}"
 
 
-def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[Any, str, str]:
+def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[Counts, str, str]:
     """Counts that every layer may keep alike so that a stock class loads the result, as data and as text; and
     what hardware likes. Other counts, and layers that differ, load with the bundled modelling file."""
     kind, units = own[0].kind, max(site.units for site in own)
@@ -213,7 +213,7 @@ def _heads_text(counts: tuple[int, ...], units: int, legal: LegalHeads, checkpoi
     return text + (f"; {', '.join(map(str, renamed))} as {legal.relabelled}" if renamed and legal.relabelled else "")
 
 
-def _speed(kinds: set[str]) -> list[dict[str, str]]:
+def _speed(kinds: set[str]) -> list[SpeedRow]:
     """What each kind of cut speeds up, and what it doesn't."""
     return [
         {"kind": kind, "speeds_up": about.speeds_up, "does_not": about.spares}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from secateur.allocation.allocate import measure
 from secateur.allocation.job import Job
@@ -14,6 +13,7 @@ from secateur.config.recipe import make_recipe
 from secateur.errors import InputError
 from secateur.pipeline.inputs import memory_for
 from secateur.pipeline.prune import prepare
+from secateur.report.schema.model import Sensitivity
 from secateur.system.device import resolve_device
 from secateur.system.monitor import Monitor
 
@@ -30,7 +30,7 @@ def sensitivity(
     device: str = "auto",
     dtype: str = "auto",
     quiet: bool = True,
-) -> dict[str, Any]:
+) -> Sensitivity:
     """How much a model's predictions change when one kind of site of one layer is cut alone.
 
     Each is scored, cut and refitted as `prune` would with these settings, on the untouched model. Levels are rounded

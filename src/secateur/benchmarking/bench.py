@@ -11,7 +11,6 @@ import json
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,6 +22,7 @@ from secateur.errors import InputError, SecateurError
 from secateur.model.files import read_config
 from secateur.model.hub import local_folder
 from secateur.report.html.bench import bench_page
+from secateur.report.schema.bench import Bench, BenchSettings
 from secateur.runtime.compress import compress as compress_folder
 from secateur.runtime.decompress import decompress as decompress_folder
 from secateur.runtime.folder import is_compressed
@@ -46,7 +46,7 @@ def bench(
     out: str | Path | None = None,
     overwrite: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Bench:
     """Measures a model's speed, memory, load time, size and energy in every form that it can run in, on the CPU.
 
     Args:
@@ -76,26 +76,38 @@ def bench(
     config = read_config(folder)
     stored = getattr(config, "dtype", None)
     name = dtype if dtype != "stored" else dtype_name(stored if isinstance(stored, torch.dtype) else torch.float32)
-    settings: dict[str, Any] = {"batches": batches, "contexts": contexts, "tokens": tokens, "limit": limit}
-    settings |= {"dtype": name, "threads": threads or torch.get_num_threads()}
-    found: dict[str, Any] = {"secateur": __version__, "model": str(folder)}
-    found |= {"against": None if other is None else str(other), "settings": settings}
-    found["machine"] = machine(settings["threads"])
-    found["notes"] = []
+    settings: BenchSettings = {
+        "batches": batches,
+        "contexts": contexts,
+        "tokens": tokens,
+        "limit": limit,
+        "dtype": name,
+        "threads": threads or torch.get_num_threads(),
+    }
+    facts, notes = machine(settings["threads"]), list[str]()
     with ExitStack() as stack:
         read = [folder] if other is None else [folder, other]
         workspace = None if out is None else stack.enter_context(Workspace(out, overwrite, inputs=read).open())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secateur-bench-")))
         monitor = stack.enter_context(Monitor(torch.device("cpu"), quiet))
-        forms = _forms(folder, other, scratch, compile, found["notes"])
+        forms = _forms(folder, other, scratch, compile, notes)
         with monitor.stage("bench", len(forms) * (len(batches) * len(contexts) + 2)) as step:
-            found["forms"] = measure_forms(forms, settings, step)
-        if all("error" in form for form in found["forms"]):
-            raise SecateurError(found["forms"][0]["error"])
-        found["notes"] += sorted({form["no_energy"] for form in found["forms"] if form.get("no_energy")})
-        judge(found["forms"])
-        found["headline"] = headline(found["forms"])
-        found["verdicts"] = verdicts(found["forms"])
+            measured = measure_forms(forms, settings, step)
+        if all("error" in form for form in measured):
+            raise SecateurError(measured[0]["error"])
+        notes += sorted({why for form in measured if (why := form.get("no_energy"))})
+        judge(measured)
+        found: Bench = {
+            "secateur": __version__,
+            "model": str(folder),
+            "against": None if other is None else str(other),
+            "settings": settings,
+            "machine": facts,
+            "notes": notes,
+            "forms": measured,
+            "headline": headline(measured),
+            "verdicts": verdicts(measured),
+        }
         if workspace is not None:
             _write(workspace, found)
     return found
@@ -122,7 +134,7 @@ def _forms(folder: Path, other: Path | None, scratch: Path, compiled: bool, note
     return forms
 
 
-def _write(workspace: Workspace, found: dict[str, Any]) -> None:
+def _write(workspace: Workspace, found: Bench) -> None:
     files = ["bench.json", "bench.html", REPORT]
     (workspace.final / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (workspace.final / "bench.html").write_text(bench_page(found), encoding="utf-8")

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur.report.samples import NO_DIFFERENCE, Spread, differ, ratio
+from secateur.report.schema.bench import BenchForm
 
 FASTER, SLOWER = 1.03, 0.97  # between them, noise decides
 
-Form = Mapping[str, Any]
+Form = BenchForm
 
 
 def decode_speeds(forms: Sequence[Form], batch: int, context: int) -> dict[str, float]:
@@ -26,8 +27,9 @@ def _measured(forms: Sequence[Form], key: str, batch: int, context: int) -> dict
     for form in forms:
         for row in form["rows"]:
             if (row["batch"], row["context"]) == (batch, context) and key in row:
-                low, high = row.get(_RANGES[key]) or (row[key], row[key])
-                found[form["name"]] = Spread(low, row[key], high)
+                figures: Mapping[str, Any] = row
+                low, high = figures.get(_RANGES[key]) or (figures[key], figures[key])
+                found[form["name"]] = Spread(low, figures[key], high)
     return found
 
 
@@ -48,7 +50,7 @@ def judge(forms: Sequence[Form]) -> None:
     for form in forms:
         for row in form["rows"]:
             speeds = _measured(forms, "decode_tokens_per_s", row["batch"], row["context"])
-            if form["name"] == first or form["name"] not in speeds or first not in speeds:
+            if "skipped" in row or form["name"] == first or form["name"] not in speeds or first not in speeds:
                 continue
             times = ratio(speeds[form["name"]], speeds[first])
             row["against_first"], row["against_first_range"] = times.median, [times.low, times.high]

@@ -6,11 +6,11 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
+from secateur.report.schema.bench import MachineFacts
 from secateur.runtime.kernels.jit import variants
 
 _FLAGS = ("avx2", "fma", "f16c", "bmi2", "avx512f", "avx512_vbmi2", "avx512_bf16", "amx_bf16", "asimd", "sve")
@@ -25,7 +25,7 @@ _SETTINGS = (
 )
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine(threads: int) -> MachineFacts:
     """Facts about this machine and its software as plain data."""
     return {
         "processor": processor(),

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from secateur.benchmarking.worker import MARK, SEGMENTS
 from secateur.evaluation.evaluation import bytes_on_disk
+from secateur.report.schema.bench import BenchAnswer, BenchForm, BenchOrder, BenchSettings
 from secateur.system.monitor import ProgressStep
 
 _CHILD = "from secateur.benchmarking.worker import child; child()"
@@ -45,7 +45,7 @@ class Form:
         return f"{what}, {WAYS[self.way]}"
 
 
-def measure_forms(forms: Sequence[Form], settings: dict[str, Any], step: ProgressStep) -> list[dict[str, Any]]:
+def measure_forms(forms: Sequence[Form], settings: BenchSettings, step: ProgressStep) -> list[BenchForm]:
     """What was found of each form: together and in turns where all fit in memory, else one after the other."""
     need = sum(PROCESS_BYTES + COPIES * bytes_on_disk(form.folder) for form in forms)
     if need < psutil.virtual_memory().available:
@@ -53,7 +53,7 @@ def measure_forms(forms: Sequence[Form], settings: dict[str, Any], step: Progres
     return [found for form in forms for found in _in_turns([form], settings, step)]
 
 
-def _in_turns(forms: Sequence[Form], settings: dict[str, Any], step: ProgressStep) -> list[dict[str, Any]]:
+def _in_turns(forms: Sequence[Form], settings: BenchSettings, step: ProgressStep) -> list[BenchForm]:
     with ExitStack() as stack:
         processes = [stack.enter_context(_Process(form, settings)) for form in forms]
         for process in processes:
@@ -75,11 +75,16 @@ def _in_turns(forms: Sequence[Form], settings: dict[str, Any], step: ProgressSte
 class _Process:
     """One form's process. It goes on piece by piece; what it says is collected in `found`, an error too."""
 
-    def __init__(self, form: Form, settings: dict[str, Any]) -> None:
-        order = settings | {"path": str(form.folder), "form": form.way, "runtime": form.runtime}
+    def __init__(self, form: Form, settings: BenchSettings) -> None:
+        order: BenchOrder = {**settings, "path": str(form.folder), "form": form.way, "runtime": form.runtime}
         self.name = form.name
-        self.found: dict[str, Any] = {"name": form.name, "side": form.side, "way": form.way, "rows": []}
-        self.found["bytes_on_disk"] = bytes_on_disk(form.folder)
+        self.found: BenchForm = {
+            "name": form.name,
+            "side": form.side,
+            "way": form.way,
+            "rows": [],
+            "bytes_on_disk": bytes_on_disk(form.folder),
+        }
         self._begun = False
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
         self._process = subprocess.Popen(
@@ -115,9 +120,13 @@ class _Process:
         if line is None:
             self.found["error"] = f"{self.name} failed: {self._reason()}"
             return
-        told = json.loads(line.removeprefix(MARK))
-        self.found |= told.get("form", {}) | ({"error": told["error"]} if "error" in told else {})
-        self.found["rows"] += [told["row"]] if "row" in told else []
+        told: BenchAnswer = json.loads(line.removeprefix(MARK))
+        if "form" in told:
+            self.found |= told["form"]
+        if "error" in told:
+            self.found["error"] = told["error"]
+        if "row" in told:
+            self.found["rows"].append(told["row"])
 
     def _reason(self) -> str:
         code = self._process.wait()

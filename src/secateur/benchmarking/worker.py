@@ -20,6 +20,14 @@ from secateur.evaluation.loading import load
 from secateur.evaluation.measure import peak_resident_bytes, resident_bytes
 from secateur.evaluation.windows import context_length
 from secateur.report.samples import spread
+from secateur.report.schema.bench import (
+    BenchAnswer,
+    BenchOrder,
+    DecodeFigures,
+    LoadedForm,
+    MeasuredRow,
+    SkippedRow,
+)
 from secateur.runtime.linear import resident_weights
 
 MARK = "secateur-bench:"  # before each line of the answer, as libraries may print what they like
@@ -43,18 +51,18 @@ def child() -> None:
         tell({"error": str(error)})
 
 
-def tell(found: dict[str, Any]) -> None:
+def tell(found: BenchAnswer) -> None:
     print(MARK + json.dumps(found), flush=True)
 
 
-def _work(order: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _work(order: BenchOrder) -> Iterator[BenchAnswer]:
     """First the form, loaded; then for each batch and context `SEGMENTS` + 1 answers, the last one the row; then the
     peak."""
     torch.set_num_threads(order["threads"])
     before = resident_bytes()
     begin = time.perf_counter()
     model = load(order["path"], "cpu", order["dtype"], runtime=order["runtime"]).model
-    found: dict[str, Any] = {"load_seconds": time.perf_counter() - begin}
+    found: LoadedForm = {"load_seconds": time.perf_counter() - begin}
     found["resident_weight_bytes"] = resident_weights(model)
     found["memory_before_model_bytes"] = before
     found["runtime"] = getattr(model, "secateur_runtime", None)
@@ -65,25 +73,27 @@ def _work(order: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for batch in order["batches"]:
         for context in order["contexts"]:
             row, pace = yield from _row(model, order, batch, context, pace, energy)
-            yield {"row": {"batch": batch, "context": context, **row}}
+            yield {"row": row}
     yield {"form": {"peak_memory_bytes": peak_resident_bytes()}}
 
 
 def _row(
-    model: Any, order: dict[str, Any], batch: int, context: int, pace: float | None, energy: Energy
-) -> Generator[dict[str, Any], None, tuple[dict[str, Any], float | None]]:
+    model: Any, order: BenchOrder, batch: int, context: int, pace: float | None, energy: Energy
+) -> Generator[BenchAnswer, None, tuple[MeasuredRow | SkippedRow, float | None]]:
     """One batch and context: the figures, or why they're left out; and the seconds per token of its prefill."""
     why = _left_out(model, order, batch, context, pace)
     if why is not None:
         for _ in range(SEGMENTS):
             yield {}  # the others' turns
-        return {"skipped": why}, pace
+        return {"batch": batch, "context": context, "skipped": why}, pace
     vocabulary = int(model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (batch, context), generator=generator)
     first = spread(_prefill(model, ids, order["limit"]))
     steps = yield from _decode(model, ids, order, energy)
     return {
+        "batch": batch,
+        "context": context,
         "first_token_seconds": first.median,
         "first_token_range": [first.low, first.high],
         "prefill_tokens_per_s": batch * context / first.median,
@@ -93,7 +103,7 @@ def _row(
     }, first.median / (batch * context)
 
 
-def _left_out(model: Any, order: dict[str, Any], batch: int, context: int, pace: float | None) -> str | None:
+def _left_out(model: Any, order: BenchOrder, batch: int, context: int, pace: float | None) -> str | None:
     """Why a batch and context isn't measured; None if it is."""
     new = WARM + SEGMENTS * order["tokens"]
     longest = context_length(model.config)
@@ -125,8 +135,8 @@ def _prefill(model: Any, ids: Tensor, limit: float) -> list[float]:
 
 
 def _decode(
-    model: Any, ids: Tensor, order: dict[str, Any], energy: Energy
-) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    model: Any, ids: Tensor, order: BenchOrder, energy: Energy
+) -> Generator[BenchAnswer, None, DecodeFigures]:
     """Greedy decoding after a prefill, in segments. The first steps, which compile, aren't counted."""
     form, tokens = order["form"], order["tokens"]
     call, cache = model, _dynamic(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +27,7 @@ def prune(
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="replay the cuts of this plan.json, choose nothing")] = None,
     *,
-    given: dict[str, Any],
+    given: Mapping[str, Any],
     threads: Threads = None,
     out: Out = None,
     overwrite: Overwrite = False,

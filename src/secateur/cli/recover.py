@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ from secateur.errors import InputError, Stopped
 def recover(
     model: Annotated[str, typer.Argument(help="pruned model folder", show_default=False)],
     *,
-    given: dict[str, Any],
+    given: Mapping[str, Any],
     evaluate: Annotated[str | None, output(help="text for the report's figures, or none")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import ConfigDict, StrictFloat, StrictInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -85,8 +85,8 @@ class Plan:
         layers: indices of the layers that stay; all of them unless layers are cut.
     """
 
-    model: dict[str, Any]
-    calibration: dict[str, Any]
+    model: Mapping[str, object]
+    calibration: Mapping[str, object]
     layers: tuple[int, ...]
     entries: tuple[Entry, ...] = field(default_factory=tuple)
 
@@ -195,8 +195,8 @@ class PlanFile(TypedDict):
     """What plan.json holds."""
 
     version: StrictInt
-    model: dict[str, Any]
-    calibration: dict[str, Any]
+    model: dict[str, object]
+    calibration: dict[str, object]
     layers: tuple[StrictInt, ...]
     entries: tuple[Entry, ...]
 

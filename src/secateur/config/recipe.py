@@ -11,6 +11,7 @@ A key that isn't in the schema is an error that names the nearest known one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ class Recipe(Settings):
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
-def make_recipe(values: dict[str, Any]) -> Recipe:
+def make_recipe(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values.
 
     Raises:
@@ -164,7 +165,7 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
 MOST_BYTES = 2**20
 
 
-def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Reads a YAML recipe; `overrides` (the flags that were given) win.
 
     Raises:

@@ -5,6 +5,7 @@ recover: {how: distill, steps: 300, data: general.jsonl}
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -155,7 +156,7 @@ class Recovery(BaseModel):
         return self.alpha if self.alpha is not None else 2.0 * self.rank
 
 
-def make_recovery(values: dict[str, Any]) -> Recovery:
+def make_recovery(values: Mapping[str, Any]) -> Recovery:
     """A recovery from plain values.
 
     Raises:

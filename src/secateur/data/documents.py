@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -100,7 +100,7 @@ def _jsonl(spec: str, path: Path) -> Corpus:
     raw = path.read_bytes()
     text = _utf8(spec, raw)
 
-    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows() -> Iterator[tuple[str, Mapping[str, Any]]]:
         for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a string may hold U+2028
             if line.strip():
                 yield f"line {number}", _object(spec, number, line)
@@ -108,7 +108,7 @@ def _jsonl(spec: str, path: Path) -> Corpus:
     return from_rows(spec, rows(), hashlib.sha256(raw).hexdigest())
 
 
-def _object(spec: str, number: int, line: str) -> dict[str, Any]:
+def _object(spec: str, number: int, line: str) -> Mapping[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:

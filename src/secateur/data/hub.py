@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def _choose(spec: str, names: list[str], split: Split) -> str:
     return chosen
 
 
-def _first(rows: Any) -> Iterator[dict[str, Any]]:
+def _first(rows: Any) -> Iterator[Mapping[str, Any]]:
     length = 0
     for row in rows:
         yield row

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def tokenize_with_bytes(corpus: Corpus, tokenizer: Any | None) -> list[Tokens]:
         return [Tokens(list(ids)) for ids in corpus.ids]
     found: list[Tokens] = []
     for batch in _encoded(corpus, tokenizer, positions=getattr(tokenizer, "is_fast", False)):
-        offsets = batch.get("offset_mapping") or [None] * len(batch["input_ids"])
+        offsets: Sequence[list[tuple[int, int]] | None] = batch["offset_mapping"] or [None] * len(batch["input_ids"])
         for ids, spans, text in zip(batch["input_ids"], offsets, batch["texts"], strict=True):
             found.append(Tokens(ids, None if spans is None else _byte_ends(text, spans)))
     return found
@@ -80,7 +80,15 @@ def check_ids(documents: list[list[int]], vocab_size: int, name: str) -> None:
             )
 
 
-def _encoded(corpus: Corpus, tokenizer: Any | None, positions: bool = False) -> Iterator[dict[str, Any]]:
+class Encoded(TypedDict):
+    """Some documents, tokenised."""
+
+    texts: list[str]
+    input_ids: list[list[int]]
+    offset_mapping: list[list[tuple[int, int]]] | None
+
+
+def _encoded(corpus: Corpus, tokenizer: Any | None, positions: bool = False) -> Iterator[Encoded]:
     if tokenizer is None:
         raise InputError(f"{corpus.name} is text and the model has no tokenizer; give data with 'input_ids'")
     documents, bos = corpus.documents or (), tokenizer.bos_token_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,20 +14,19 @@ from secateur.evaluation.measure import measure_in_turns
 from secateur.evaluation.perplexity import Score, perplexity
 from secateur.evaluation.windows import evaluation_length, windows
 from secateur.model.files import read_index
+from secateur.report.schema.figures import (
+    Described,
+    Evaluated,
+    Figures,
+    LossFigures,
+    Ratios,
+    SpeedFigures,
+    TextFigures,
+)
+from secateur.report.schema.recovery import ModelState
 from secateur.runtime.folder import Reader, is_compressed
 from secateur.runtime.linear import count_parameters
 from secateur.system.device import dtype_name
-
-RATIOS = (
-    "perplexity",
-    "bits_per_byte",
-    "parameters",
-    "nonzero_parameters",
-    "bytes_on_disk",
-    "prefill_tokens_per_s",
-    "decode_tokens_per_s",
-    "peak_memory_bytes",
-)
 
 
 def evaluate(
@@ -40,7 +38,7 @@ def evaluate(
     length: int | None = None,
     speed: bool = True,
     quiet: bool = True,
-) -> dict[str, Any]:
+) -> Evaluated:
     """Measure a model on held-out data.
 
     Args:
@@ -68,40 +66,40 @@ def evaluate(
     sides = [side for side in (own, other) if side is not None]
     tokens = min(evaluation_length(side.model.config, length) for side in sides)
     notes = [note for corpus in corpora for note in corpus.notes]
-    sets: list[dict[str, Any]] = [{} for _ in sides]
+    sets: list[dict[str, TextFigures]] = [{} for _ in sides]
     for corpus in corpora:
-        for part, figures in zip(sets, _score(corpus, own, other, tokens, notes, quiet), strict=True):
-            part[corpus.name] = figures
+        for part, scored in zip(sets, _score(corpus, own, other, tokens, notes, quiet), strict=True):
+            part[corpus.name] = scored
     described = [_describe(side, part, tokens) for side, part in zip(sides, sets, strict=True)]
     del own, other, sides  # what is measured next shall have the machine's memory
     paths = [found["model"] for found in described]
     measured = measure_in_turns(paths, device, dtype, tokens) if speed else [_unmeasured() for _ in paths]
-    described = [found | timed for found, timed in zip(described, measured, strict=True)]
-    result = described[0] | {"notes": notes}
+    figures: list[Figures] = [{**found, **timed} for found, timed in zip(described, measured, strict=True)]
+    result: Evaluated = {**figures[0], "notes": notes}
     if against is not None:
-        result["reference"] = described[1]
-        result["ratios"] = {key: _ratio(result[key], described[1][key]) for key in RATIOS}
+        result["reference"] = figures[1]
+        result["ratios"] = _ratios(*figures)
     return result
 
 
 def _score(
     corpus: Corpus, own: Loaded, other: Loaded | None, length: int, notes: list[str], quiet: bool
-) -> list[dict[str, Any]]:
+) -> list[TextFigures]:
     mine = windows(corpus, own.tokenizer, length, _vocab(own))
     if other is None:
-        return [figures(corpus, perplexity(own.model, mine, quiet=quiet)[0])]
+        return [figures_of(corpus, perplexity(own.model, mine, quiet=quiet)[0])]
     theirs = windows(corpus, other.tokenizer, length, _vocab(other))
     same = [window.ids for window in mine] == [window.ids for window in theirs]
     if same and _vocab(own) == _vocab(other):
         score, reference = perplexity(own.model, mine, other.model, quiet)
         assert reference is not None, "a reference was given"
-        return [figures(corpus, score) | {"kl": score.kl}, figures(corpus, reference)]
+        return [{**figures_of(corpus, score), "kl": score.kl}, figures_of(corpus, reference)]
     notes.append(f"{corpus.name}: the models split the text into different tokens: no KL, compare bits per byte")
     score, reference = (perplexity(side.model, w, quiet=quiet)[0] for side, w in ((own, mine), (other, theirs)))
-    return [figures(corpus, score) | {"kl": None}, figures(corpus, reference)]
+    return [{**figures_of(corpus, score), "kl": None}, figures_of(corpus, reference)]
 
 
-def figures(corpus: Corpus, score: Score) -> dict[str, Any]:
+def figures_of(corpus: Corpus, score: Score) -> TextFigures:
     return {
         "data": corpus.name,
         "data_sha256": corpus.sha256,
@@ -112,7 +110,7 @@ def figures(corpus: Corpus, score: Score) -> dict[str, Any]:
     }
 
 
-def _describe(side: Loaded, sets: dict[str, Any], length: int) -> dict[str, Any]:
+def _describe(side: Loaded, sets: dict[str, TextFigures], length: int) -> Described:
     total, nonzero = count_parameters(side.model)
     return {
         "model": side.path,
@@ -140,17 +138,45 @@ def _vocab(side: Loaded) -> int:
     return int(side.model.config.get_text_config().vocab_size)
 
 
-def _unmeasured() -> dict[str, Any]:
-    keys = ["prefill_tokens_per_s", "decode_tokens_per_s", "prefill_range", "decode_range", "prompt_tokens"]
-    keys += ["new_tokens", "speed_runs", "peak_memory_bytes", "memory_before_model_bytes", "load_before", "cores"]
-    return dict.fromkeys(keys)
+def _unmeasured() -> SpeedFigures:
+    return {
+        "prefill_tokens_per_s": None,
+        "decode_tokens_per_s": None,
+        "prefill_range": None,
+        "decode_range": None,
+        "prompt_tokens": None,
+        "new_tokens": None,
+        "speed_runs": None,
+        "peak_memory_bytes": None,
+        "memory_before_model_bytes": None,
+        "load_before": None,
+        "cores": None,
+    }
+
+
+def _ratios(own: Figures, other: Figures) -> Ratios:
+    return {
+        "perplexity": _ratio(own["perplexity"], other["perplexity"]),
+        "bits_per_byte": _ratio(own["bits_per_byte"], other["bits_per_byte"]),
+        "parameters": _ratio(own["parameters"], other["parameters"]),
+        "nonzero_parameters": _ratio(own["nonzero_parameters"], other["nonzero_parameters"]),
+        "bytes_on_disk": _ratio(own["bytes_on_disk"], other["bytes_on_disk"]),
+        "prefill_tokens_per_s": _ratio(own["prefill_tokens_per_s"], other["prefill_tokens_per_s"]),
+        "decode_tokens_per_s": _ratio(own["decode_tokens_per_s"], other["decode_tokens_per_s"]),
+        "peak_memory_bytes": _ratio(own["peak_memory_bytes"], other["peak_memory_bytes"]),
+    }
 
 
 def _ratio(own: float | None, reference: float | None) -> float | None:
     return own / reference if own is not None and reference else None
 
 
-def state_figures(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+def state_figures(name: str, figures: LossFigures) -> ModelState:
     """One row of the report's `recovery.states`: what one of the models is worth."""
     sets = {text: one["perplexity"] for text, one in figures["sets"].items()}
-    return {"state": name, **{key: figures[key] for key in ("perplexity", "bits_per_byte")}, "sets": sets}
+    return {
+        "state": name,
+        "perplexity": figures["perplexity"],
+        "bits_per_byte": figures["bits_per_byte"],
+        "sets": sets,
+    }

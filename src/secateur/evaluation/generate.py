@@ -14,6 +14,7 @@ from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.windows import context_length
 from secateur.model.json_files import short
+from secateur.report.schema.figures import Continuation, Generated
 from secateur.system.device import dtype_name
 
 HOTTEST = 1e4
@@ -28,7 +29,7 @@ def generate(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
-) -> dict[str, Any]:
+) -> Generated:
     """Continue a prompt with `transformers`' own generation: plain text, no chat template.
 
     Args:
@@ -49,7 +50,7 @@ def generate(
         raise InputError(f"--temperature {temperature} is negative; give 0 (greedy) or more")
     if temperature > HOTTEST or not 0 <= seed < 2**63:
         raise InputError(f"--temperature {temperature:g}, --seed {seed}: at most {HOTTEST:g}, and 0 to 2^63 - 1")
-    found = _continue(load(model_dir, device, dtype), prompt, max_new_tokens, temperature, seed)
+    found: Generated = {**_continue(load(model_dir, device, dtype), prompt, max_new_tokens, temperature, seed)}
     if against is not None:
         other = load(against, device, dtype)
         found["reference"] = _continue(other, prompt, max_new_tokens, temperature, seed)
@@ -57,15 +58,13 @@ def generate(
 
 
 @torch.no_grad()
-def _continue(loaded: Loaded, prompt: str, wanted: int, temperature: float, seed: int) -> dict[str, Any]:
+def _continue(loaded: Loaded, prompt: str, wanted: int, temperature: float, seed: int) -> Continuation:
     ids = _prompt_ids(loaded, prompt)
     room = (context_length(loaded.model.config) or ids.shape[1] + wanted) - ids.shape[1]
     if room < 1:
         raise InputError(f"the prompt has {ids.shape[1]} tokens and fills the context of {loaded.path}; shorten it")
     tokenizer = loaded.tokenizer
-    how: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    drawn = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     torch.manual_seed(seed)
     begin = time.perf_counter()
     try:
@@ -75,7 +74,8 @@ def _continue(loaded: Loaded, prompt: str, wanted: int, temperature: float, seed
             max_new_tokens=min(wanted, room),
             pad_token_id=_pad(loaded),
             tokenizer=tokenizer,  # for stop strings, which a model may have
-            **how,
+            do_sample=temperature > 0,
+            **drawn,
         )
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise InputError(f"{loaded.path}/generation_config.json: can't be followed ({short(error)})") from None

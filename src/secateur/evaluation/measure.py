@@ -18,22 +18,33 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import psutil
 
 from secateur.errors import ResourceError, SecateurError
+from secateur.report.schema.figures import OwnSpeed, SpeedFigures
 
 _CHILD = "from secateur.evaluation.measure import child; child()"
 _MARK = "secateur-measure:"  # before the answer, as libraries may print what they like
 RUN, END = "run", "end"  # what a process is told
 
 
-def measure(path: str | Path, device: str = "auto", dtype: str = "auto", length: int | None = None) -> dict[str, Any]:
+class Order(TypedDict):
+    """What a process is told."""
+
+    path: str
+    device: str
+    dtype: str
+    length: int | None
+    threads: int
+
+
+def measure(path: str | Path, device: str = "auto", dtype: str = "auto", length: int | None = None) -> SpeedFigures:
     """`measure_in_turns` of one model."""
     (found,) = measure_in_turns([path], device, dtype, length)
     return found
@@ -41,7 +52,7 @@ def measure(path: str | Path, device: str = "auto", dtype: str = "auto", length:
 
 def measure_in_turns(
     paths: Sequence[str | Path], device: str = "auto", dtype: str = "auto", length: int | None = None
-) -> list[dict[str, Any]]:
+) -> list[SpeedFigures]:
     """Measure models in fresh processes. Takes about ten seconds for a small one, half of it imports.
 
     Args:
@@ -57,7 +68,7 @@ def measure_in_turns(
     """
     from secateur.evaluation.speed import enough
 
-    machine = {"load_before": round(psutil.getloadavg()[0], 2), "cores": psutil.cpu_count()}
+    load, cores = round(psutil.getloadavg()[0], 2), psutil.cpu_count()
     with ExitStack() as stack:
         sides = [stack.enter_context(_Side(path, device, dtype, length)) for path in paths]
         for side in sides:
@@ -67,7 +78,7 @@ def measure_in_turns(
             for side in sides:
                 side.ask(RUN)
             rounds += 1
-        return [side.ask(END) | machine for side in sides]
+        return [{**side.end(), "load_before": load, "cores": cores} for side in sides]
 
 
 class _Side:
@@ -77,8 +88,13 @@ class _Side:
         import torch
 
         self._path = path
-        order = {"path": str(path), "device": device, "dtype": dtype, "length": length}
-        order["threads"] = torch.get_num_threads()  # what this process was told to use holds there too
+        order: Order = {
+            "path": str(path),
+            "device": device,
+            "dtype": dtype,
+            "length": length,
+            "threads": torch.get_num_threads(),  # what this process was told to use holds there too
+        }
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
         self._process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, json.dumps(order)],
@@ -99,8 +115,13 @@ class _Side:
             with suppress(BrokenPipeError):  # it may have gone before it read what it was told
                 stream.close()  # type: ignore[union-attr]
 
-    def ask(self, word: str | None = None) -> dict[str, Any]:
-        """Its answer to a word, or its first answer."""
+    def end(self) -> OwnSpeed:
+        """Its figures; it ends then."""
+        found: OwnSpeed = json.loads(self.ask(END))
+        return found
+
+    def ask(self, word: str | None = None) -> str:
+        """Its answer to a word, or its first answer: JSON."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):  # said below, with the reason
@@ -109,10 +130,11 @@ class _Side:
         answer = next((line for line in self._process.stdout if line.startswith(_MARK)), None)
         if answer is None:
             raise self._failure()
-        found: dict[str, Any] = json.loads(answer.removeprefix(_MARK))
+        text = answer.removeprefix(_MARK)
+        found = json.loads(text)
         if "error" in found:
             raise SecateurError(found["error"])
-        return found
+        return text
 
     def _failure(self) -> SecateurError:
         code = self._process.wait()
@@ -131,7 +153,7 @@ def child() -> None:
         _tell({"error": str(error)})
 
 
-def _tell(found: dict[str, Any]) -> None:
+def _tell(found: Mapping[str, object]) -> None:
     print(_MARK + json.dumps(found), flush=True)
 
 

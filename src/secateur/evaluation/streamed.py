@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,11 +11,12 @@ from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.stream import TOKENS_PER_BATCH, Stream
 from secateur.data.documents import load_corpus
 from secateur.data.sources import split_specs
-from secateur.evaluation.evaluation import figures
+from secateur.evaluation.evaluation import figures_of
 from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.perplexity import batches, check_finite, pad, score_rows, total
 from secateur.evaluation.windows import Window, evaluation_length, windows
 from secateur.model.streamed import StreamedModel
+from secateur.report.schema.figures import LossFigures, TextFigures
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def evaluate_streamed(
     budget: MemoryBudget | None = None,
     work: Path | None = None,
     step: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+) -> LossFigures:
     """What `evaluate` says of a model, but for its speed, its zeros and its distance from another.
 
     Args:
@@ -44,11 +44,12 @@ def evaluate_streamed(
     every = [window for part in found for window in part]
     sums = _sums(streamed, every, budget or MemoryBudget(None), work, step)
     streamed.release()
-    sets, first = {}, 0
+    sets: dict[str, TextFigures] = {}
+    first = 0
     for corpus, part in zip(corpora, found, strict=True):
         score = total(part, float(sums[first : first + len(part)].sum()))
         first += len(part)
-        sets[corpus.name] = figures(corpus, score)
+        sets[corpus.name] = figures_of(corpus, score)
     return {"model": str(checkpoint.path), **next(iter(sets.values())), "sets": sets, "length": length}
 
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from secateur.errors import UnsupportedModelError
+from secateur.model.json_files import Json
 
 # What configurations say once per layer, in order.
 PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 
 
-def shallow_config(config: Any, kept: Sequence[int]) -> dict[str, Any]:
+def shallow_config(config: Any, kept: Sequence[int]) -> Json:
     """`config` as a plain dict, for a model of the layers `kept` alone, renumbered from 0.
 
     Args:

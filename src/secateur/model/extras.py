@@ -8,58 +8,55 @@ configuration counts, would mean something else once the model is cut: that is r
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 from torch import Tensor
 
 from secateur.errors import InputError
-
-if TYPE_CHECKING:
-    from secateur.model.checkpoint import Checkpoint
+from secateur.model.stored import Stored
 
 COMPUTED = re.compile(
     r"(rotary_emb\.(inv_freq|cos_cached|sin_cached)|\.attn\.(masked_)?bias|attention\.(masked_)?bias|position_ids)$"
 )
 
 
-def uncounted(checkpoint: Checkpoint) -> list[str]:
+def uncounted(stored: Stored) -> list[str]:
     """Names on disk of all tensors that no parameter or buffer is made of."""
-    state = checkpoint.template.state_dict()
-    return [key for key, name in checkpoint.targets.items() if name not in state]
+    state = stored.template.state_dict()
+    return [key for key, name in stored.targets.items() if name not in state]
 
 
-def unused(checkpoint: Checkpoint) -> list[str]:
+def unused(stored: Stored) -> list[str]:
     """Those of them that have entries, and aren't tables that the model computes."""
-    ignored = [re.compile(p) for p in getattr(checkpoint.template, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    ignored = [re.compile(p) for p in getattr(stored.template, "_keys_to_ignore_on_load_unexpected", None) or ()]
     return [
         key
-        for key in uncounted(checkpoint)
-        if checkpoint.sizes[key]
+        for key in uncounted(stored)
+        if stored.sizes[key]
         and not COMPUTED.search(key)
-        and not any(pattern.search(checkpoint.targets[key]) for pattern in ignored)
+        and not any(pattern.search(stored.targets[key]) for pattern in ignored)
     ]
 
 
-def check_extras(checkpoint: Checkpoint) -> None:
+def check_extras(stored: Stored) -> None:
     """Refuses tensors of layers that the model doesn't have.
 
     Raises:
         InputError: with the name of the first.
     """
-    pattern = re.compile(rf"(^|\.){re.escape(checkpoint.family.layers.rpartition('.')[2])}\.\d+\.")
-    for key in unused(checkpoint):
+    pattern = re.compile(rf"(^|\.){re.escape(stored.family.layers.rpartition('.')[2])}\.\d+\.")
+    for key in unused(stored):
         if pattern.search(key):
             raise InputError(
-                f"{checkpoint.path}: holds tensor {key}, which a model of {checkpoint.layers} layers as in its "
+                f"{stored.path}: holds tensor {key}, which a model of {stored.layers} layers as in its "
                 "config.json doesn't use; correct config.json, or save the model without it"
             )
 
 
-def read_extras(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def read_extras(stored: Stored) -> dict[str, Tensor]:
     """Those that are copied, by their names on disk; mapped, so nothing is read before it is used."""
     found = {}
-    for key in unused(checkpoint):
-        with safe_open(checkpoint.files[key], framework="pt") as handle:
+    for key in unused(stored):
+        with safe_open(stored.files[key], framework="pt") as handle:
             found[key] = handle.get_tensor(key)
     return found

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from secateur.errors import InputError
 
+Json = dict[str, Any]  # an object in a file that others define: config.json, above all
+
 MOST_BYTES = 2**26
 MOST_LEVELS = 32
 
@@ -37,8 +39,8 @@ class ConfigKeys(_Keys):
 
     model_type: Annotated[StrictStr, Field(min_length=1, max_length=100)]
     architectures: Annotated[list[StrictStr], Field(max_length=16)] | None = None
-    auto_map: dict[str, Any] | None = None
-    quantization_config: dict[str, Any] | None = None
+    auto_map: Json | None = None
+    quantization_config: Json | None = None
     dtype: Dtype | None = None
     torch_dtype: Dtype | None = None
     num_hidden_layers: Layers = 1
@@ -66,8 +68,8 @@ class ConfigKeys(_Keys):
     hidden_act: Annotated[StrictStr, Field(max_length=100)] = ""
     activation_function: Annotated[StrictStr, Field(max_length=100)] = ""
     rope_theta: Positive = 1.0
-    rope_parameters: dict[str, Any] | None = None
-    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: Json | None = None
+    rope_scaling: Json | None = None
     partial_rotary_factor: Small | None = None
     rms_norm_eps: Small = 0.0
     layer_norm_eps: Small = 0.0
@@ -79,7 +81,7 @@ class ConfigKeys(_Keys):
     bos_token_id: Token | None = None
     eos_token_id: Token | list[Token] | None = None
     pad_token_id: Token | None = None
-    per_layer_config: Annotated[dict[str, dict[str, Any]], Field(max_length=1024)] | None = None
+    per_layer_config: Annotated[dict[str, Json], Field(max_length=1024)] | None = None
 
 
 class GenerationKeys(_Keys):
@@ -101,7 +103,7 @@ class GenerationKeys(_Keys):
     cache_implementation: StrictStr | None = None
 
 
-def read_object(file: Path, keys: type[BaseModel] | None = None, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+def read_object(file: Path, keys: type[BaseModel] | None = None, most_bytes: int = MOST_BYTES) -> Json:
     """The object in a JSON file.
 
     Args:
@@ -133,7 +135,7 @@ def read_object(file: Path, keys: type[BaseModel] | None = None, most_bytes: int
 _SPOKEN: dict[type, str] = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
-def check_keys(file: Path, found: dict[str, Any], keys: type[BaseModel]) -> None:
+def check_keys(file: Path, found: Json, keys: type[BaseModel]) -> None:
     """Refuses an object of which a key isn't what `keys` says.
 
     Raises:

@@ -6,8 +6,10 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from secateur.model.json_files import Json
 
-def with_old_keys(config: dict[str, Any]) -> dict[str, Any]:
+
+def with_old_keys(config: Json) -> Json:
     """The configuration with `rope_theta`, `rope_scaling` and `torch_dtype` beside `rope_parameters` and `dtype`.
 
     Only where they mean the same: read with them, it must be what it is without.
@@ -20,7 +22,7 @@ def with_old_keys(config: dict[str, Any]) -> dict[str, Any]:
     return both if _rope(both) == _rope(config) else new
 
 
-def _old_rope(rope: dict[str, Any]) -> dict[str, Any]:
+def _old_rope(rope: Json) -> Json:
     """The old keys for one set of parameters; none where layers have sets of their own."""
     if "rope_theta" not in rope:
         return {}
@@ -32,11 +34,11 @@ def _old_rope(rope: dict[str, Any]) -> dict[str, Any]:
     return {"rope_theta": rope["rope_theta"], "rope_scaling": scaling} | _partial(rope)
 
 
-def _partial(rope: dict[str, Any]) -> dict[str, Any]:
+def _partial(rope: Json) -> Json:
     return {k: rope[k] for k in ("partial_rotary_factor",) if k in rope}
 
 
-def _rope(config: dict[str, Any]) -> Any:
+def _rope(config: Json) -> Any:
     try:
         return AutoConfig.for_model(**config).to_dict().get("rope_parameters")
     except Exception:  # each configuration class raises its own kinds

@@ -7,15 +7,14 @@ differ. The bundled modelling file passes over them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from secateur.model.architectures import Family, join
+from secateur.model.json_files import Json
 
 
-def placeholders(family: Family, config: dict[str, Any], place: int) -> dict[str, Tensor]:
+def placeholders(family: Family, config: Json, place: int) -> dict[str, Tensor]:
     """Those of one layer, by their names in memory.
 
     Args:

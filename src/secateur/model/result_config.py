@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.depth import shallow_config
+from secateur.model.json_files import Json
 from secateur.model.uneven import Widths, uneven_config, uniform_config
 
 
 def new_config(
     checkpoint: Checkpoint, kept: list[int] | tuple[int, ...], widths: dict[int, Widths], flags: tuple[str, ...] = ()
-) -> dict[str, Any]:
+) -> Json:
     """config.json of a cut checkpoint: stock where the stock class takes it, else with per-layer widths.
 
     Args:

@@ -26,6 +26,7 @@ from secateur.errors import InputError
 from secateur.model.architectures import EXPERT_CHANNELS, Family, join
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class
+from secateur.model.json_files import Json
 from secateur.model.uneven import builds
 
 EPSILON = "rms_norm_eps"
@@ -142,14 +143,14 @@ def dimension_multiple(checkpoint: Checkpoint) -> int:
     return math.lcm(1 if builds(odd) else heads, EXPERT_CHANNELS if checkpoint.family.experts is not None else 1)
 
 
-def narrow_values(checkpoint: Checkpoint, hidden: int) -> dict[str, Any]:
+def narrow_values(checkpoint: Checkpoint, hidden: int) -> Json:
     """What changes in the configuration of a model with `hidden` dimensions, whose heads are as they were."""
     wide, epsilon = int(checkpoint.config.hidden_size), float(getattr(checkpoint.config, EPSILON))
     own = {"hidden_size": hidden, "head_dim": checkpoint.head_dim, "tie_word_embeddings": False}
     return {**own, EPSILON: epsilon * wide / hidden}
 
 
-def narrow_config(checkpoint: Checkpoint, hidden: int) -> dict[str, Any]:
+def narrow_config(checkpoint: Checkpoint, hidden: int) -> Json:
     """config.json of the model with `hidden` dimensions.
 
     Raises:

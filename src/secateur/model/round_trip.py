@@ -25,6 +25,7 @@ from secateur.model.classes import model_class
 from secateur.model.files import read_config
 from secateur.model.quiet import quiet_loading
 from secateur.model.streamed import StreamedModel
+from secateur.report.schema.report import GateFindings
 from secateur.system.malloc import keep_large_apart
 from secateur.system.memory import fits_in_memory
 
@@ -39,7 +40,7 @@ def write_probe(file: Path, ids: torch.Tensor, logits: torch.Tensor) -> None:
     save_file({"ids": ids.cpu().contiguous(), "logits": logits.float().cpu().contiguous()}, file)
 
 
-def verify(folder: Path, probe: Path, bound: int | None = None, source: Path | None = None) -> dict[str, Any]:
+def verify(folder: Path, probe: Path, bound: int | None = None, source: Path | None = None) -> GateFindings:
     """Runs the gate in a fresh process.
 
     Args:
@@ -75,13 +76,16 @@ def verify(folder: Path, probe: Path, bound: int | None = None, source: Path | N
     if done.returncode != 0 or not lines:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise VerificationError(f"the saved checkpoint doesn't load with plain transformers: {reason}")
-    result = json.loads(lines[-1])
-    for what in ("max_logit_difference", "max_cache_difference"):
-        allowed = result["tolerance"] if what == "max_logit_difference" else result["cache_tolerance"]
-        if result[what] is not None and not result[what] <= allowed:
+    result: GateFindings = json.loads(lines[-1])
+    judged = (
+        ("max_logit_difference", result["max_logit_difference"], result["tolerance"]),
+        ("max_cache_difference", result["max_cache_difference"], result["cache_tolerance"]),
+    )
+    for what, found, allowed in judged:
+        if found is not None and not found <= allowed:
             raise VerificationError(
                 f"the saved checkpoint computes something else than the model in memory: {what} is "
-                f"{result[what]:.2e} of the largest logit, above {allowed:g}"
+                f"{found:.2e} of the largest logit, above {allowed:g}"
             )
     return result
 
@@ -100,7 +104,7 @@ def load_as_user(folder: Path) -> tuple[Any, str]:
 
 
 @torch.no_grad()
-def check(folder: Path, probe: Path, bound: int | None = None, source: Path | None = None) -> dict[str, Any]:
+def check(folder: Path, probe: Path, bound: int | None = None, source: Path | None = None) -> GateFindings:
     """The comparison itself, in this process."""
     with safe_open(probe, framework="pt") as handle:
         ids, expected = handle.get_tensor("ids"), handle.get_tensor("logits")
@@ -137,9 +141,7 @@ def _own_cache_difference(source: Path, ids: torch.Tensor) -> float:
     return _cache_difference(model, ids) / scale
 
 
-def _check_streamed(
-    checkpoint: Checkpoint, ids: torch.Tensor, expected: torch.Tensor, scale: float
-) -> dict[str, Any]:
+def _check_streamed(checkpoint: Checkpoint, ids: torch.Tensor, expected: torch.Tensor, scale: float) -> GateFindings:
     """For a model that doesn't fit in memory: its logits, block by block from the saved files."""
     streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
     hidden, calls = streamed.embed(ids)

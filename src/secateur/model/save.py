@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,6 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from secateur.model import modeling_secateur
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.extras import read_extras, unused
+from secateur.model.json_files import Json
 from secateur.model.old_keys import with_old_keys
 from secateur.model.placeholders import placeholders
 from secateur.model.shards import TensorSource, write_file, write_weights
@@ -67,7 +67,7 @@ def write_checkpoint(
     streamed: StreamedModel,
     blocks: Path,
     kept: Sequence[int],
-    config: dict[str, Any],
+    config: Json,
     around: Callable[[bool], dict[str, Tensor]] | None = None,
 ) -> None:
     """Writes weights, config.json and what goes with them.
@@ -101,7 +101,7 @@ def write_state(
 
 
 def _state_parts(
-    checkpoint: Checkpoint, state: dict[str, Tensor], config: dict[str, Any], dtype: torch.dtype | None
+    checkpoint: Checkpoint, state: dict[str, Tensor], config: Json, dtype: torch.dtype | None
 ) -> Iterator[TensorSource]:
     """What surrounds the layers, then layer by layer, under the names on disk."""
     dtypes, prefix = checkpoint.target_dtypes, checkpoint.family.layers
@@ -127,7 +127,7 @@ def _state_parts(
     yield from _extras(checkpoint)
 
 
-def _write_rest(folder: Path, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+def _write_rest(folder: Path, checkpoint: Checkpoint, config: Json) -> None:
     """config.json, the tokenizer's files and what else goes with the weights."""
     # Where the model lay on this machine is nobody else's business.
     shown = {key: value for key, value in with_old_keys(config).items() if key != "_name_or_path"}
@@ -141,7 +141,7 @@ def _parts(
     streamed: StreamedModel,
     blocks: Path,
     kept: Sequence[int],
-    config: dict[str, Any],
+    config: Json,
     around: Callable[[bool], dict[str, Tensor]],
 ) -> Iterator[TensorSource]:
     """The checkpoint's tensors under their names on disk: what surrounds the layers, then layer by layer."""

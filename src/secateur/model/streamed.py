@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,7 @@ class Call:
     """The arguments that the model hands to one layer, hidden states excepted."""
 
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: Mapping[str, Any]
 
     def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         out = layer(hidden, *self.args, **self.kwargs)

@@ -7,31 +7,29 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 
-if TYPE_CHECKING:
-    from secateur.model.checkpoint import Checkpoint
+from secateur.model.stored import Stored
 
 ENTRIES = 2**24  # that are compared at once
 
 
-def stored_twice(checkpoint: Checkpoint) -> dict[str, str]:
+def stored_twice(stored: Stored) -> dict[str, str]:
     """Tensors on disk that the configuration ties to others which are there too: the tied one -> the other."""
-    tied = getattr(checkpoint.template, "all_tied_weights_keys", None) or {}
-    stored = {name: key for key, name in checkpoint.targets.items()}
-    return {stored[name]: stored[own] for name, own in tied.items() if name in stored and own in stored}
+    tied = getattr(stored.template, "all_tied_weights_keys", None) or {}
+    keys = {name: key for key, name in stored.targets.items()}
+    return {keys[name]: keys[own] for name, own in tied.items() if name in keys and own in keys}
 
 
-def stored_apart(checkpoint: Checkpoint) -> bool:
+def stored_apart(stored: Stored) -> bool:
     """Whether any of these has values of its own."""
-    return any(not _equal(checkpoint, *pair) for pair in stored_twice(checkpoint).items())
+    return any(not _equal(stored, *pair) for pair in stored_twice(stored).items())
 
 
-def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
-    with safe_open(checkpoint.files[one], "pt") as first, safe_open(checkpoint.files[other], "pt") as second:
+def _equal(stored: Stored, one: str, other: str) -> bool:
+    with safe_open(stored.files[one], "pt") as first, safe_open(stored.files[other], "pt") as second:
         a, b = first.get_slice(one), second.get_slice(other)
         shape = a.get_shape()
         if shape != b.get_shape():

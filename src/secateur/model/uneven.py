@@ -21,6 +21,7 @@ from transformers import MODEL_MAPPING, AutoConfig
 
 from secateur.model.architectures import Family, join
 from secateur.model.classes import MODULE, stock_class
+from secateur.model.json_files import Json
 from secateur.model.linears import has_weight, parameter_shape, submodule
 from secateur.model.sites import head_counts
 
@@ -33,8 +34,7 @@ UNEVEN_KEYS = (
     "auto_map",
 )
 
-Config = dict[str, Any]
-Widths = dict[str, Any]
+Widths = Json  # a part of one: configuration key -> a layer's own value
 
 
 def layer_widths(layer: nn.Module, family: Family, config: Any, head_dim: int) -> Widths:
@@ -68,12 +68,12 @@ def layer_overrides(layer: nn.Module, family: Family, config: Any, head_dim: int
     return _overrides(layer_widths(layer, family, config, head_dim), config.to_dict())
 
 
-def _overrides(widths: Widths, config: Config) -> Widths:
+def _overrides(widths: Widths, config: Json) -> Widths:
     known = _class_of(config).attribute_map
     return {key: value for key, value in widths.items() if key == "skip" or config.get(known.get(key, key)) != value}
 
 
-def uneven_config(config: Config, family: Family, widths: dict[int, Widths], head_dim: int) -> Config:
+def uneven_config(config: Json, family: Family, widths: dict[int, Widths], head_dim: int) -> Json:
     """The configuration of a checkpoint that needs the bundled modelling file.
 
     The global widths stay as they are: the stock classes check them against each other.
@@ -102,7 +102,7 @@ def uneven_config(config: Config, family: Family, widths: dict[int, Widths], hea
     return new
 
 
-def uniform_config(config: Config, family: Family, widths: dict[int, Widths], head_dim: int) -> Config | None:
+def uniform_config(config: Json, family: Family, widths: dict[int, Widths], head_dim: int) -> Json | None:
     """The stock configuration of a checkpoint whose layers all have these widths.
 
     Returns:
@@ -123,7 +123,7 @@ def uniform_config(config: Config, family: Family, widths: dict[int, Widths], he
     return _named(new)
 
 
-def with_heads(config: Config, family: Family, head_dim: int) -> Config | None:
+def with_heads(config: Json, family: Family, head_dim: int) -> Json | None:
     """The configuration with its head size stated, so that the head counts in it may be any, if the stock
     class allows that; Llama becomes Mistral, which computes the same, where only Mistral does."""
     if family.heads == "fixed" or config[HEADS] % config.get(KV_HEADS, config[HEADS]):
@@ -155,13 +155,13 @@ class LegalHeads:
     own: tuple[int, ...]
 
 
-def legal_heads(family: Family, config: Config, head_dim: int) -> LegalHeads:
+def legal_heads(family: Family, config: Json, head_dim: int) -> LegalHeads:
     """Found by building each configuration. The counts that the checkpoint has are always among them;
     FFN channels need no such list, since every class takes any number of them."""
     config = _stock(config)
     heads = _read(config, HEADS)
     kv_heads = config.get(KV_HEADS) or heads
-    found: dict[tuple[int, int], Config] = {}
+    found: dict[tuple[int, int], Json] = {}
     groups = [(k * heads // kv_heads, k) for k in range(1, kv_heads + 1)]
     queries = [(h, kv_heads) for h in range(kv_heads, heads + 1, kv_heads)]
     for q, kv in {*groups, *queries}:
@@ -178,24 +178,24 @@ def legal_heads(family: Family, config: Config, head_dim: int) -> LegalHeads:
     )
 
 
-def _stock(config: Config) -> Config:
+def _stock(config: Json) -> Json:
     """A copy without what an earlier uneven save has added."""
     return {key: value for key, value in copy.deepcopy(config).items() if key not in UNEVEN_KEYS}
 
 
-def _named(config: Config) -> Config:
+def _named(config: Json) -> Json:
     return config | {"architectures": [stock_class(AutoConfig.for_model(**config)).__name__]}
 
 
-def _class_of(config: Config) -> Any:
+def _class_of(config: Json) -> Any:
     return type(AutoConfig.for_model(config["model_type"]))
 
 
-def _read(config: Config, key: str) -> Any:
+def _read(config: Json, key: str) -> Any:
     return config[_class_of(config).attribute_map.get(key, key)]
 
 
-def builds(config: Config) -> bool:
+def builds(config: Json) -> bool:
     """Whether the configuration class takes these values."""
     try:
         AutoConfig.for_model(**config)

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TypedDict
 
 from secateur.calibration.layer_scores import ModelPart, leave_out, scores_of_layers
 from secateur.pipeline.inputs import Inputs, Services
+
+
+class LayerChoice(TypedDict):
+    """What the journal keeps; keys of `scores` are texts when it's read back."""
+
+    kept: list[int]
+    scores: Mapping[int, float]
+
+
+class SubBlockChoice(TypedDict):
+    """(layer, kind) of the sub-blocks to drop; (layer, kind, loss without it) of every one."""
+
+    dropped: list[tuple[int, str]]
+    losses: list[tuple[int, str, float]]
 
 
 def choose_layers(inputs: Inputs, services: Services) -> tuple[tuple[int, ...], dict[int, float]]:
@@ -16,11 +31,11 @@ def choose_layers(inputs: Inputs, services: Services) -> tuple[tuple[int, ...], 
     if not inputs.rules.layers_to_drop:
         return everything, {}
 
-    def compute() -> dict[str, Any]:
+    def compute() -> LayerChoice:
         gone, scores = _weakest_layers(inputs, services)
         return {"kept": [i for i in everything if i not in gone], "scores": scores}
 
-    found = services.store.decide("layers", compute)
+    found: LayerChoice = services.store.decide("layers", compute)
     return tuple(found["kept"]), {int(i): score for i, score in found["scores"].items()}
 
 
@@ -35,7 +50,7 @@ def choose_sub_blocks(
         return inputs.rules.plan.dropped, {}
     if not any(inputs.rules.sub_blocks.values()):
         return frozenset(), {}
-    found = services.store.decide("sub-blocks", lambda: _weakest_sub_blocks(inputs, services, kept))
+    found: SubBlockChoice = services.store.decide("sub-blocks", lambda: _weakest_sub_blocks(inputs, services, kept))
     dropped = frozenset((int(index), kind) for index, kind in found["dropped"])
     return dropped, {(int(index), kind): loss for index, kind, loss in found["losses"]}
 
@@ -56,8 +71,8 @@ def _weakest_layers(inputs: Inputs, services: Services) -> tuple[frozenset[int],
     return frozenset(i for i, _ in gone), {i: loss for (i, _), loss in losses.items()}
 
 
-def _weakest_sub_blocks(inputs: Inputs, services: Services, kept: tuple[int, ...]) -> dict[str, Any]:
-    """`dropped`: (layer, kind) of the sub-blocks to drop; `losses`: (layer, kind, loss) of every one, without it."""
+def _weakest_sub_blocks(inputs: Inputs, services: Services, kept: tuple[int, ...]) -> SubBlockChoice:
+    """The sub-blocks to drop, and the loss without every one."""
     gone = frozenset((i, "layer") for i in range(inputs.checkpoint.layers) if i not in kept)
     chosen: frozenset[ModelPart] = frozenset()
     losses: dict[ModelPart, float] = {}
@@ -70,4 +85,4 @@ def _weakest_sub_blocks(inputs: Inputs, services: Services, kept: tuple[int, ...
                 inputs.streamed, inputs.calibration.tokens, count, parts, *where, before=gone | chosen
             )
             chosen, losses = chosen | found, losses | own
-    return {"dropped": [list(p) for p in sorted(chosen)], "losses": [[*p, loss] for p, loss in losses.items()]}
+    return {"dropped": sorted(chosen), "losses": [(*part, loss) for part, loss in losses.items()]}

@@ -8,11 +8,11 @@ Whatever is counted and told is of the original model (`lineage`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from secateur.allocation.job import key_of
 from secateur.config.configuration import resolve
@@ -34,8 +34,17 @@ from secateur.pipeline.results.report import parameters_of
 from secateur.pipeline.results.sites import sites_of_run
 from secateur.pipeline.schedule import PruningStep, pruning_steps
 from secateur.pipeline.store import DONE, Store
+from secateur.report.schema.report import GradualStep
 from secateur.system import distributed
 from secateur.workspace.ownership import discard
+
+
+class StepRecord(TypedDict):
+    """What the journal keeps of a step."""
+
+    row: GradualStep
+    warnings: Sequence[str]
+    lineage: Mapping[str, object]
 
 
 def check_steps(recipe: Recipe, planned: bool, dry_run: bool) -> None:
@@ -65,13 +74,13 @@ def in_steps(inputs: Inputs, services: Services) -> PassResult:
         folder = narrowed.checkpoint.path
     kept = {inputs.checkpoint.path, folder}  # to the end; a resumed run looks for the narrow one
     *earlier, last = pruning_steps(inputs.recipe)
-    rows: list[dict[str, Any]] = []
+    rows: list[GradualStep] = []
     warnings: tuple[str, ...] = ()
     for stop in earlier:
         own = replace(services, store=services.store.step(stop.number, inputs.fingerprint(stop.number)))
         own.store.begin()
         services.monitor.prefix = f"step {stop.number}, "
-        record = own.store.decide(DONE, partial(_step, inputs, own, stop, folder, lineage, narrowed))
+        record: StepRecord = own.store.decide(DONE, partial(_step, inputs, own, stop, folder, lineage, narrowed))
         rows.append(record["row"])
         lineage, warnings = Lineage.from_json(record["lineage"]), (*warnings, *record["warnings"])
         folder = _next(folder, kept, own.store)
@@ -82,20 +91,23 @@ def in_steps(inputs: Inputs, services: Services) -> PassResult:
     fingerprint = [*inputs.notes, *warnings, *result.warnings]
     fresh = tuple(w for i, w in enumerate(fingerprint) if w not in fingerprint[:i] and i >= len(inputs.notes))
     if inputs.recipe.steps > 1:
-        rows.append(_row(inputs, result, last) | {"perplexity": {}})  # which is measured with everything else
+        rows.append(_row(inputs, result, last, {}))  # perplexity is measured with everything else
     return replace(result, warnings=fresh, steps=tuple(rows))
 
 
 def _step(
     inputs: Inputs, services: Services, stop: PruningStep, folder: Path, lineage: Lineage, narrowed: Narrowed | None
-) -> dict[str, Any]:
+) -> StepRecord:
     """One step but the last: its line in the report, its warnings, and what it leaves to the next one."""
     before = pass_inputs(inputs, stop, folder, lineage)
     own = one_shot(before, services)
     whole = composed(inputs, before, own, narrowed)
     found = distributed.on_first(lambda: perplexities(before, own, services))
-    row = _row(inputs, whole, stop) | {"perplexity": found}
-    return {"row": row, "warnings": own.warnings, "lineage": after(before, own).to_json()}
+    return {
+        "row": _row(inputs, whole, stop, found or {}),
+        "warnings": own.warnings,
+        "lineage": after(before, own).to_json(),
+    }
 
 
 def pass_inputs(inputs: Inputs, stop: PruningStep, folder: Path, lineage: Lineage) -> Inputs:
@@ -163,7 +175,7 @@ def _renamed(key: str, names: dict[str, str]) -> str:
     return names[head] + key.removeprefix(head)
 
 
-def _row(inputs: Inputs, whole: PassResult, stop: PruningStep) -> dict[str, Any]:
+def _row(inputs: Inputs, whole: PassResult, stop: PruningStep, perplexity: dict[str, float]) -> GradualStep:
     """The report's line on a step."""
     counts = parameters_of(inputs, whole, sites_of_run(inputs, whole))
     return {
@@ -171,6 +183,7 @@ def _row(inputs: Inputs, whole: PassResult, stop: PruningStep) -> dict[str, Any]
         "share": stop.share,
         "parameters": counts["after"],
         "nonzero_parameters": counts["nonzero_after"],
+        "perplexity": perplexity,
     }
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from secateur.cut.counts import dimension_step, kept_dimensions
 from secateur.cut.hidden import ModelPair, Narrowed, fit_hidden
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.json_files import Json
 from secateur.model.rotation import (
     check_rotatable,
     narrow_config,
@@ -107,7 +107,7 @@ def _energies(places: list[Place], Q: Tensor) -> dict[str, Tensor]:
     return {p.name: ((p.moment @ Q) * Q).sum() / p.moment.diagonal().sum() for p in places}
 
 
-def _cut(inputs: Inputs, services: Services, store: Store, Q: Tensor, config: dict[str, Any]) -> None:
+def _cut(inputs: Inputs, services: Services, store: Store, Q: Tensor, config: Json) -> None:
     """The rotated and cut checkpoint, not fitted yet."""
     checkpoint = inputs.checkpoint
     with services.monitor.stage("narrow", checkpoint.layers) as step:
@@ -139,7 +139,7 @@ def _with_head(streamed: StreamedModel, head: Tensor, empty: bool) -> dict[str, 
     return tensors if empty else {**tensors, name: head.to(tensors[name])}
 
 
-def _fit(inputs: Inputs, services: Services, narrow: Checkpoint, Q: Tensor, config: dict[str, Any]) -> None:
+def _fit(inputs: Inputs, services: Services, narrow: Checkpoint, Q: Tensor, config: Json) -> None:
     """The narrow checkpoint fitted to the untouched model; the one that isn't is removed."""
     streamed, store = StreamedModel(narrow, inputs.streamed.device, inputs.streamed.dtype), services.store
     area = store.area

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -44,7 +43,7 @@ class Inputs:
     dry_run: bool = False
     notes: tuple[str, ...] = ()
 
-    def fingerprint(self, step: int) -> dict[str, Any]:
+    def fingerprint(self, step: int) -> dict[str, object]:
         """Everything that decides the result of a step; an interrupted run goes on only if it was told the same."""
         return {
             **self.recipe.model_dump(mode="json", exclude={"memory"}),

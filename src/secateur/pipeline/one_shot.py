@@ -29,6 +29,7 @@ from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.recovery import recover_stage
 from secateur.pipeline.result import PassResult
 from secateur.pipeline.store import Store
+from secateur.report.schema.report import GateFacts, GateFindings
 from secateur.system import distributed
 from secateur.workspace.folder import REFUSED
 from secateur.workspace.ownership import discard
@@ -148,9 +149,17 @@ def cut_blocks(
             distributed.on_first(lambda: probe(inputs, store, choice.kept, stream))
 
     with services.monitor.stage("prune", len(choice.kept)) as step:
-        places: dict[str, Any] = {"layers": choice.kept, "budget": services.memory, "work": services.scratch}
-        hooks: dict[str, Any] = {"finished": finished, "edited": edited, "at_end": at_end}
-        for block in walk(streamed, inputs.calibration.tokens, dense=choice.rules.needs_dense, **places, **hooks):
+        for block in walk(
+            streamed,
+            inputs.calibration.tokens,
+            dense=choice.rules.needs_dense,
+            layers=choice.kept,
+            budget=services.memory,
+            work=services.scratch,
+            finished=finished,
+            edited=edited,
+            at_end=at_end,
+        ):
             done.append(cut_block(block, choice.rules, services.memory, gradients, weights))
             step(f"layer {block.index}")
             del block  # its layer, before the next one is read
@@ -191,7 +200,7 @@ def logits_in_fp32(inputs: Inputs, store: Store, kept: tuple[int, ...], ids: Ten
     return streamed.logits(ids, hidden)
 
 
-def save(inputs: Inputs, services: Services, result: PassResult) -> dict[str, Any]:
+def save(inputs: Inputs, services: Services, result: PassResult) -> GateFacts:
     """Writes the checkpoint and proves it in a fresh process."""
     area, monitor = services.store.area, services.monitor
     with monitor.stage("save"):
@@ -201,10 +210,10 @@ def save(inputs: Inputs, services: Services, result: PassResult) -> dict[str, An
     inputs.streamed.release()
     with monitor.stage("verify"):
         gate = _verified(area.final, area.work / PROBE, inputs.config.memory, inputs.checkpoint.path)
-    return gate | {"seconds": monitor.stages[-1].seconds}
+    return {**gate, "seconds": monitor.stages[-1].seconds}
 
 
-def _verified(folder: Path, probe: Path, bound: int | None, source: Path) -> dict[str, Any]:
+def _verified(folder: Path, probe: Path, bound: int | None, source: Path) -> GateFindings:
     """The gate's findings. What it refuses is kept beside the work area's `final`, which is emptied.
 
     Raises:

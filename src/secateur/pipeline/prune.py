@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -43,11 +42,12 @@ from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.report import make_evidence, make_plan, make_report, write_outputs
 from secateur.pipeline.schedule import pruning_steps
 from secateur.pipeline.store import Store
+from secateur.report.schema.report import Report, no_report
 from secateur.system import distributed
 from secateur.system.device import dtype_name, resolve_device, resolve_dtype
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import EVENTS, WORK, Area, Workspace
-from secateur.workspace.journal import Journal, found_before
+from secateur.workspace.journal import Found, Journal, found_before
 from secateur.workspace.room import check_room
 
 
@@ -60,7 +60,7 @@ def prune(
     overwrite: bool = False,
     resume: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Report:
     """Prunes a checkpoint into the folder `out`.
 
     Under torchrun every rank calls this; rank 0 writes.
@@ -98,7 +98,7 @@ def prune(
         scratch = stack.enter_context(_scratch(store))
         result = run_passes(inputs, Services(monitor, store, memory, scratch))
         if workspace is None:
-            return {}
+            return no_report()
         made = make_plan(inputs, result)
         report = make_report(inputs, result, made, workspace, monitor, memory)
         write_outputs(report, made, inputs.recipe, workspace, make_evidence(inputs, result))
@@ -163,7 +163,7 @@ def _scratch(store: Store) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _within_budget(recipe: Recipe, checkpoint: Checkpoint, monitor: Monitor, found: dict[str, Any] | None) -> Recipe:
+def _within_budget(recipe: Recipe, checkpoint: Checkpoint, monitor: Monitor, found: Found | None) -> Recipe:
     """The recipe with a sparsity, where it has a target instead.
 
     Args:
@@ -176,7 +176,7 @@ def _within_budget(recipe: Recipe, checkpoint: Checkpoint, monitor: Monitor, fou
         with monitor.stage("target") as step:
             recipe = resolved(recipe, checkpoint, step)
     else:
-        recipe = recipe.model_copy(update=found)
+        recipe = recipe.model_copy(update={**found})
     recipe = distributed.share_object(recipe, 0)
     monitor.say(f"{key} {getattr(recipe, key)}: sparsity {recipe.sparsity:g} of {', '.join(recipe.sites)}")
     return recipe
@@ -188,7 +188,7 @@ def prepare(
     device: torch.device,
     monitor: Monitor,
     dry_run: bool = False,
-    found: dict[str, Any] | None = None,
+    found: Found | None = None,
 ) -> Inputs:
     """Opens everything that the run reads and refuses what can't work, before anything is written.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from secateur.config.recipe import Recipe
 from secateur.config.training import Recovery
@@ -21,6 +20,7 @@ from secateur.recovery.save import replace as put_in_place
 from secateur.recovery.save import save_checkpoint
 from secateur.recovery.task import Task, check, prepare
 from secateur.recovery.train import TrainingResult, train
+from secateur.report.schema.report import GateFacts
 from secateur.system import distributed
 from secateur.workspace.folder import PRUNED, TRAINING
 
@@ -89,7 +89,7 @@ def recover_stage(inputs: Inputs, services: Services, result: PassResult) -> Pas
     return distributed.on_first(deliver) or result
 
 
-def _save(task: Task, outcome: TrainingResult, folder: Path, services: Services) -> dict[str, Any]:
+def _save(task: Task, outcome: TrainingResult, folder: Path, services: Services) -> GateFacts:
     """Puts the trained checkpoint in the place of the pruned one; returns the gate's findings."""
     area = services.store.area
     new = area.work / "trained"
@@ -99,4 +99,4 @@ def _save(task: Task, outcome: TrainingResult, folder: Path, services: Services)
         write_untrained(task, area)
         shutil.copytree(folder, area.work / PRUNED)
         put_in_place(folder, new)
-    return gate | {"seconds": services.monitor.stages[-1].seconds}
+    return {**gate, "seconds": services.monitor.stages[-1].seconds}

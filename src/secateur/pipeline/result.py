@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from secateur.cut.block import BlockCuts
 from secateur.cut.hidden import Narrowed
@@ -12,6 +11,8 @@ from secateur.cut.rules import Rules
 from secateur.cut.units import UnitCut
 from secateur.cut.weights import WeightCut
 from secateur.model.uneven import Widths
+from secateur.report.schema.recovery import RecoveryFacts
+from secateur.report.schema.report import GateFacts, GradualStep
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class PassResult:
     layer_scores: Mapping[int, float] = field(default_factory=dict)
     sub_block_scores: Mapping[tuple[int, str], float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    gate: dict[str, Any] | None = None
-    recovery: dict[str, Any] | None = None
-    steps: tuple[dict[str, Any], ...] = ()
+    gate: GateFacts | None = None
+    recovery: RecoveryFacts | None = None
+    steps: tuple[GradualStep, ...] = ()
     narrowed: Narrowed | None = None
 
     @property

@@ -8,7 +8,7 @@ cubic    s_k = s · (1 - (1 - k/K)³)           large cuts first, small ones onc
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from secateur.config.configuration import method_name
 from secateur.config.recipe import Recipe
@@ -56,7 +56,8 @@ def _without_hidden(recipe: Recipe) -> Recipe:
         return recipe
     sites = tuple(kind for kind in recipe.sites if kind != "hidden")
     used = {method_name(recipe, kind) for kind in sites}
-    changed: dict[str, Any] = {"sites": sites, "method": tuple(name for name in recipe.method if name in used)}
+    method = tuple(name for name in recipe.method if name in used)
+    changed: dict[str, object] = {"sites": sites, "method": method}
     if isinstance(recipe.sparsity, dict):
         changed["sparsity"] = {k: part for k, part in recipe.sparsity.items() if k != "hidden"} or None
     return recipe.model_copy(update=changed)
@@ -64,25 +65,23 @@ def _without_hidden(recipe: Recipe) -> Recipe:
 
 def _part_of(recipe: Recipe, share: float) -> Recipe | None:
     pattern = Pattern.parse(recipe.pattern)
-    changed: dict[str, Any] = {"steps": 1, "sites": recipe.sites}
+    sites, changed = recipe.sites, dict[str, object]()
     if not pattern.free:
         assert pattern.of is not None
         assert pattern.kept is not None
         kept = pattern.of - math.floor((pattern.of - pattern.kept) * share + 1e-9)
         if kept == pattern.of:
-            changed |= {"sites": tuple(kind for kind in recipe.sites if kind != "weight"), "pattern": "free"}
+            sites = tuple(kind for kind in recipe.sites if kind != "weight")
+            changed["pattern"] = "free"
         else:
             changed["pattern"] = f"{kept}:{pattern.of}"
-    if not changed["sites"]:
+    if not sites:
         return None
     if isinstance(recipe.sparsity, dict):
-        kinds = [k for k in recipe.sparsity if k in changed["sites"] and (pattern.free or k != "weight")]
+        kinds = [k for k in recipe.sparsity if k in sites and (pattern.free or k != "weight")]
         changed["sparsity"] = {kind: recipe.sparsity[kind] * share for kind in kinds} or None
     elif recipe.sparsity is not None:
-        changed["sparsity"] = recipe.sparsity * share
-        if changed["sites"] == ("weight",) and not pattern.free:
-            changed["sparsity"] = None
-    methods = tuple(
-        name for name in recipe.method if any(method_name(recipe, kind) == name for kind in changed["sites"])
-    )
-    return recipe.model_copy(update={**changed, "method": methods})
+        patterned = sites == ("weight",) and not pattern.free
+        changed["sparsity"] = None if patterned else recipe.sparsity * share
+    methods = tuple(name for name in recipe.method if any(method_name(recipe, kind) == name for kind in sites))
+    return recipe.model_copy(update={**changed, "steps": 1, "sites": sites, "method": methods})

@@ -6,7 +6,7 @@ rank they are, nor whether something is remembered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from secateur.model.save import block_file, read_block, write_block
 from secateur.system import distributed
 from secateur.system.decisions import Decisions
 from secateur.workspace.folder import Area
-from secateur.workspace.journal import Journal
+from secateur.workspace.journal import Journal, Line
 
 DONE = "step finished"
 
@@ -38,7 +38,7 @@ class Store(Decisions):
     notes: Journal
     area: Area
 
-    def step(self, number: int, fingerprint: dict[str, Any]) -> Store:
+    def step(self, number: int, fingerprint: Mapping[str, object]) -> Store:
         """What one step of a gradual run has for itself.
 
         Args:
@@ -116,7 +116,7 @@ class Store(Decisions):
     def finished_block(self, index: int) -> tuple[BlockCuts | None, bool]:
         """What was done to a block that the interrupted run has finished; whether that was lost since."""
 
-        def look() -> tuple[dict[str, Any] | None, bool]:
+        def look() -> tuple[Line | None, bool]:
             record = self.notes.finished(index)
             lost = record is not None and not self.notes.intact(record)
             return None if lost else record, lost

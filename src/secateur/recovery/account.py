@@ -7,9 +7,8 @@ import math
 import platform
 import shlex
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 import transformers
@@ -18,8 +17,11 @@ from secateur._version import __version__
 from secateur.config.training import Recovery
 from secateur.evaluation.generate import generate
 from secateur.model.checkpoint import Checkpoint
+from secateur.recovery.forecast import as_dict
 from secateur.recovery.task import Task
 from secateur.recovery.train import TrainingResult
+from secateur.report.schema.recovery import RecoveryFacts, Teacher
+from secateur.report.schema.report import VERSION, Cut, Environment, ModelFacts, ResultFacts, Sample
 from secateur.system.device import device_name
 from secateur.system.monitor import Monitor
 
@@ -38,10 +40,25 @@ KEPT = (
 )
 
 
-def recovery_facts(task: Task, outcome: TrainingResult) -> dict[str, Any]:
+class Base(Cut):
+    """What a recovery's report begins with."""
+
+    version: int
+
+
+class Surroundings(Environment):
+    """When, and by which version too."""
+
+    secateur: str
+    created: str
+
+
+def recovery_facts(task: Task, outcome: TrainingResult) -> RecoveryFacts:
     """The section `recovery`: what was told, what it cost, what came of it."""
     recovery, text, teacher = task.recovery, task.text, task.teacher
-    shown = teacher and {"path": str(teacher.path), "digest": teacher.digest, "dtype": task.teacher_dtype}
+    shown: Teacher | None = None
+    if teacher is not None:
+        shown = {"path": str(teacher.path), "digest": teacher.digest, "dtype": task.teacher_dtype}
     return {
         "how": recovery.how,
         "loss": recovery.mix,
@@ -65,7 +82,7 @@ def recovery_facts(task: Task, outcome: TrainingResult) -> dict[str, Any]:
         "masked_matrices": len(task.masks),
         "zeros_kept": outcome.zeros,
         "merged": recovery.how != "lora" or recovery.merge,
-        "forecast": None if outcome.forecast is None else asdict(outcome.forecast),
+        "forecast": None if outcome.forecast is None else as_dict(outcome.forecast),
         "seconds": round(outcome.seconds, 3),
         "curve": outcome.curve,
     }
@@ -85,17 +102,17 @@ def warnings_of(task: Task, outcome: TrainingResult) -> list[str]:
     return found
 
 
-def base_report(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+def base_report(folder: Path, checkpoint: Checkpoint) -> Base:
     """What the pruned folder's own report says of the model; for a folder without one, what its files say."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         if "secateur" in report and isinstance(report.get("model"), dict):
-            return {key: report[key] for key in KEPT if key in report}
+            return cast("Base", {"version": VERSION, **{key: report[key] for key in KEPT if key in report}})
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         pass
     config = checkpoint.config
     architecture = (config.architectures or [type(config).__name__])[0]
-    model = {
+    model: ModelFacts = {
         "path": str(folder),
         "digest": checkpoint.digest,
         "architecture": architecture,
@@ -104,15 +121,15 @@ def base_report(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         "layers": checkpoint.layers,
     }
     uneven = bool(getattr(config, "auto_map", None))
-    result = {
+    result: ResultFacts = {
         "loader": "transformers, trust_remote_code" if uneven else "transformers",
         "architecture": architecture,
         "uniform": not uneven,
     }
-    return {"model": model, "sites": [], "result": result}
+    return {"version": VERSION, "model": model, "sites": [], "result": result}
 
 
-def environment(device: torch.device, dtype: torch.dtype, monitor: Monitor) -> dict[str, Any]:
+def environment(device: torch.device, dtype: torch.dtype, monitor: Monitor) -> Surroundings:
     """Where and with what it ran."""
     return {
         "secateur": __version__,
@@ -128,7 +145,7 @@ def environment(device: torch.device, dtype: torch.dtype, monitor: Monitor) -> d
             "threads": torch.get_num_threads(),
             "dtype": str(dtype).removeprefix("torch."),
         },
-        "stages": [asdict(stage) for stage in monitor.stages],
+        "stages": monitor.facts(),
     }
 
 
@@ -145,15 +162,15 @@ def command(model: str, recovery: Recovery, out: Path) -> str:
     return shlex.join([*words, "--out", out.name])
 
 
-def samples(task: Task, recovered: Path, original: Path | None, pruned: Path) -> list[dict[str, str]]:
+def samples(task: Task, recovered: Path, original: Path | None, pruned: Path) -> list[Sample]:
     """The same openings continued greedily by the original, the pruned and the recovered model."""
     if task.tokenizer is None:
         return []
-    found = []
+    found: list[Sample] = []
     for row in task.text.reported.ids[:SAMPLES]:
         prompt = task.tokenizer.decode(row[:PROMPT_TOKENS], skip_special_tokens=True)
         if prompt.strip():
             models = {"before": original, "pruned": pruned, "after": recovered}
             texts = {k: generate(m, prompt, max_new_tokens=48)["text"] for k, m in models.items() if m is not None}
-            found.append({"prompt": prompt, **texts})
+            found.append(cast("Sample", {"prompt": prompt, **texts}))
     return found

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _plain(prompt: str, completion: str, tokenizer: Any) -> Example:
     return Example(before + answer, [IGNORED] * len(before) + answer)
 
 
-def _conversation(where: str, messages: list[dict[str, Any]], tokenizer: Any) -> Example:
+def _conversation(where: str, messages: list[Mapping[str, Any]], tokenizer: Any) -> Example:
     """What the template writes; learned is what it adds for each of the assistant's turns, their end included."""
 
     def ids(count: int, ask: bool = False) -> list[int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from secateur.report import numbers as fmt
+from secateur.report.schema.recovery import TrainingForecast
 
 # Operations of a training step per operation of a forward pass: one forward, and backward one for the activations and
 # one for the weights; frozen weights need no gradient. Recomputed activations are one forward more.
@@ -53,6 +53,12 @@ def weights_bytes(parameters: int, trained: int, teacher: int, teacher_width: in
     return 4 * parameters + 12 * trained + teacher_width * teacher
 
 
-def as_dict(forecast: Forecast) -> dict[str, Any]:
+def as_dict(forecast: Forecast) -> TrainingForecast:
     """For the report."""
-    return dict(vars(forecast))
+    return {
+        "tokens": forecast.tokens,
+        "flops": forecast.flops,
+        "memory_bytes": forecast.memory_bytes,
+        "seconds_per_step": forecast.seconds_per_step,
+        "seconds": forecast.seconds,
+    }

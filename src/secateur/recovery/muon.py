@@ -40,8 +40,8 @@ class MuonAndAdamW(torch.optim.Optimizer):
         matrices = {name: p for name, p in trained.items() if p.dim() == 2 and name.startswith(f"{layers}.")}
         others = [p for name, p in trained.items() if name not in matrices]
         self._held = [(p, own(masks[name], p)) for name, p in matrices.items() if name in masks]
-        told: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
-        self._parts = [_Muon(matrices.values(), told), torch.optim.AdamW(others, betas=BETAS, **told)]
+        muon = _Muon(matrices.values(), {"lr": learning_rate, "weight_decay": weight_decay})
+        self._parts = [muon, torch.optim.AdamW(others, learning_rate, BETAS, weight_decay=weight_decay)]
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 

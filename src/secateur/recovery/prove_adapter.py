@@ -12,16 +12,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from secateur.errors import VerificationError
 from secateur.model.round_trip import TOLERANCE, load_as_user
+from secateur.report.schema.report import GateFindings
 
 
-def prove(base: Path, adapter: Path, probe: Path) -> dict[str, Any]:
+def prove(base: Path, adapter: Path, probe: Path) -> GateFindings:
     """Runs the gate in a fresh process; see `model.verify.verify`.
 
     Raises:
@@ -35,7 +35,7 @@ def prove(base: Path, adapter: Path, probe: Path) -> dict[str, Any]:
     if done.returncode != 0 or not lines:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise VerificationError(f"the adapter doesn't load with plain peft: {reason}")
-    found = json.loads(lines[-1])
+    found: GateFindings = json.loads(lines[-1])
     if not found["max_logit_difference"] <= TOLERANCE:
         raise VerificationError(
             f"the adapter computes something else than the model in memory: a logit differs by "
@@ -45,7 +45,7 @@ def prove(base: Path, adapter: Path, probe: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def compare(base: Path, adapter: Path, probe: Path) -> dict[str, Any]:
+def compare(base: Path, adapter: Path, probe: Path) -> GateFindings:
     """The comparison itself, in this process."""
     from peft import PeftModel
 

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,12 +26,16 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.model.side_files import copy_regular, left_behind
 from secateur.recovery import account, adapters
+from secateur.recovery.forecast import as_dict
 from secateur.recovery.save import save_adapter, save_checkpoint
 from secateur.recovery.states import read_best
 from secateur.recovery.task import Task, prepare, teacher_of
 from secateur.recovery.train import TrainingResult, forecast, train
 from secateur.report import model_card
 from secateur.report.html import page
+from secateur.report.schema.figures import Figures
+from secateur.report.schema.recovery import RecoveryFacts, RecoveryForecast
+from secateur.report.schema.report import Evaluation, Measured, Report, no_report
 from secateur.system import distributed
 from secateur.system.decisions import Decisions
 from secateur.system.device import resolve_device
@@ -58,7 +61,7 @@ def recover(
     resume: bool = False,
     finish: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Report | RecoveryForecast:
     """Trains a pruned checkpoint into the folder `out`, its zeros kept; the result is never worse than the start.
 
     Under torchrun every rank calls this; rank 0 writes.
@@ -97,7 +100,7 @@ def recover(
                 task = prepare(folder, recovery, str(recovery.data), teacher_of(folder)[0], where, dtype)
         if dry_run:
             with tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
-                return {"dry_run": True, "forecast": vars(forecast(task, same(Path(scratch)), monitor))}
+                return {"dry_run": True, "forecast": as_dict(forecast(task, same(Path(scratch)), monitor))}
         with distributed.in_step():
             decisions = Decisions()
             if workspace is not None:
@@ -106,7 +109,7 @@ def recover(
         begun = workspace.worth_keeping if workspace is not None else lambda: None
         outcome = train(task, same(Path(out) / WORK / TRAINING), monitor, decisions, begun, finish)
         if workspace is None:
-            return {}
+            return no_report()
         return _deliver(str(model), task, outcome, workspace, monitor, evaluate, speed)
 
 
@@ -178,7 +181,7 @@ def _deliver(
     monitor: Monitor,
     evaluate: str | None,
     speed: bool,
-) -> dict[str, Any]:
+) -> Report:
     """Saves, proves, measures, reports."""
     folder, final = task.checkpoint.path, workspace.final
     measured = final
@@ -190,18 +193,22 @@ def _deliver(
         else:
             gate = save_checkpoint(task, outcome, final, workspace.work)
     outcome.model = task.model = None  # what is measured next shall have the machine's memory
-    report = account.base_report(folder, task.checkpoint)
-    report |= {"gate": gate | {"seconds": monitor.stages[-1].seconds}}
-    report["recovery"] = account.recovery_facts(task, outcome)
-    report["command"] = account.command(model, task.recovery, workspace.out)
+    base, seconds = account.base_report(folder, task.checkpoint), monitor.stages[-1].seconds
+    section = account.recovery_facts(task, outcome)
     notes = [*account.warnings_of(task, outcome), *left_behind(folder)]
+    found: Measured = {"evaluation": None, "not_evaluated": "evaluate is none"}
     if evaluate != "none":
         with monitor.stage("evaluate"):
-            report |= _measured(task, measured, report["recovery"], workspace, evaluate, speed, notes)
-    else:
-        report |= {"evaluation": None, "not_evaluated": "evaluate is none"}
-    report["warnings"] = notes
-    report |= account.environment(task.device, task.dtype, monitor)
+            found = _measured(task, measured, section, workspace, evaluate, speed, notes)
+    report: Report = {
+        **base,
+        "gate": {**gate, "seconds": seconds},
+        "recovery": section,
+        "command": account.command(model, task.recovery, workspace.out),
+        **found,
+        "warnings": notes,
+        **account.environment(task.device, task.dtype, monitor),
+    }
     _write(report, folder, workspace)
     return report
 
@@ -221,34 +228,33 @@ def original_of(folder: Path, task: Task, notes: list[str]) -> Path | None:
 def _measured(
     task: Task,
     recovered: Path,
-    section: dict[str, Any],
+    section: RecoveryFacts,
     workspace: Workspace,
     evaluate: str | None,
     speed: bool,
     notes: list[str],
-) -> dict[str, Any]:
+) -> Measured:
     """The original, the pruned and the recovered model on the same text; `section` gets a row for each."""
     pruned = task.checkpoint.path
     original = original_of(pruned, task, notes)
     data, name = _evaluation_text(task, workspace, evaluate)
     where = (str(task.device), "auto", None)
     found = measure(recovered, data, original or pruned, *where, speed)
-    rows = [("recovered", found)]
+    rows: list[tuple[str, Figures]] = [("recovered", found)]
     if original is not None:
         rows = [("original", found["reference"]), ("pruned", measure(pruned, data, None, *where, False)), *rows]
     else:
         rows = [("pruned", found["reference"]), *rows]
     notes += found.pop("notes", [])
     before, kl, ratios = found.pop("reference"), found.pop("kl", None), found.pop("ratios", None)
-    for figures, shown in ((found, workspace.out), (before, original or pruned)):
-        figures["model"] = str(shown)
+    found["model"], before["model"] = str(workspace.out), str(original or pruned)
     for figures in (figures for _, figures in rows):
         if name != data:
             figures["data"] = name
             (only,) = figures["sets"].values()
-            figures["sets"] = {name: only | {"data": name}}
+            figures["sets"] = {name: {**only, "data": name}}
     section["states"] = [state_figures(state, figures) for state, figures in rows]
-    evaluation = {"before": before, "after": found, "kl": kl, "ratios": ratios, "data": name}
+    evaluation: Evaluation = {"before": before, "after": found, "kl": kl, "ratios": ratios, "data": name}
     return {"evaluation": evaluation, "samples": account.samples(task, recovered, original, pruned)}
 
 
@@ -270,7 +276,7 @@ def write_untrained(task: Task, area: Area) -> Path:
     return file
 
 
-def _write(report: dict[str, Any], pruned: Path, workspace: Workspace) -> None:
+def _write(report: Report, pruned: Path, workspace: Workspace) -> None:
     """Everything beside the weights, report.json last of all."""
     folder = workspace.final
     for name in ("plan.json", "recipe.yaml"):

@@ -14,10 +14,11 @@ from secateur.recovery import adapters
 from secateur.recovery.prove_adapter import prove
 from secateur.recovery.task import Task
 from secateur.recovery.train import TrainingResult
+from secateur.report.schema.report import GateFindings
 
 
 @torch.no_grad()
-def save_checkpoint(task: Task, outcome: TrainingResult, folder: Path, work: Path) -> dict[str, Any]:
+def save_checkpoint(task: Task, outcome: TrainingResult, folder: Path, work: Path) -> GateFindings:
     """Writes the recovered checkpoint into `folder`, which exists, and proves it; returns the gate's findings."""
     model = _on_cpu(outcome.model)
     write_state(folder, task.checkpoint, model.state_dict())
@@ -26,7 +27,7 @@ def save_checkpoint(task: Task, outcome: TrainingResult, folder: Path, work: Pat
 
 
 @torch.no_grad()
-def save_adapter(task: Task, outcome: TrainingResult, folder: Path, work: Path, merged: Path) -> dict[str, Any]:
+def save_adapter(task: Task, outcome: TrainingResult, folder: Path, work: Path, merged: Path) -> GateFindings:
     """Writes the adapter into `folder` and the same merged into `merged`, for measuring; proves the adapter."""
     model = _on_cpu(outcome.model)
     _probe(model, task, work / "recovered.safetensors")

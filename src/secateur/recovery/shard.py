@@ -8,7 +8,7 @@ is sharded once, before any trainer sees it; to transformers and accelerate it i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +121,15 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: Any, schedule: Any
     before = len(list(folder.glob("optimizer-*.safetensors")))
     if before != distributed.world():
         raise InputError(f"the training was sharded over {before} processes, here are {distributed.world()}")
-    parameters: dict[str, Any] = dict(model.named_parameters())
+    parameters: Mapping[str, Any] = dict(model.named_parameters())
     places = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
-    state: dict[int, dict[str, Any]] = {}
+    state: dict[int, dict[str, Tensor]] = {}
     for entry, value in load_file(_file(folder)).items():
         name, _, key = entry.rpartition(":")
         parameter = parameters[name]
         if value.dim():  # not the count of steps
-            shape = {"shape": parameter.shape, "stride": parameter.stride()}
-            there = value.to(parameter.device)
-            value = DTensor.from_local(there, parameter.device_mesh, parameter.placements, **shape)
+            there, mesh, placements = value.to(parameter.device), parameter.device_mesh, parameter.placements
+            value = DTensor.from_local(there, mesh, placements, shape=parameter.shape, stride=parameter.stride())
         state.setdefault(places[parameter], {})[key] = value
     told = json.loads((folder / SCHEDULE).read_text(encoding="utf-8"))
     groups = optimizer.state_dict()["param_groups"]

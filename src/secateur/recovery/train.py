@@ -23,6 +23,7 @@ from secateur.recovery.rate import Tried
 from secateur.recovery.session import Session
 from secateur.recovery.states import BEST, START, Best, put_back, trained
 from secateur.recovery.task import Task
+from secateur.report.schema.recovery import CurvePoint
 from secateur.system import distributed
 from secateur.system.decisions import Decisions
 from secateur.system.monitor import Monitor
@@ -46,7 +47,7 @@ class TrainingResult:
     learning_rate: float
     tried: list[Tried]
     forecast: Forecast | None
-    curve: list[dict[str, float]] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
     steps: int = 0
     seconds: float = 0.0
     trained_parameters: int = 0
@@ -197,9 +198,9 @@ def _run(session: Session, outcome: TrainingResult) -> None:
         outcome.seconds = time.monotonic() - begin
 
 
-def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
+def _curve(history: list[dict[str, float]]) -> list[CurvePoint]:
     """Losses by step."""
-    found: list[dict[str, float]] = []
+    found: list[CurvePoint] = []
     for entry in history:
         if "loss" in entry:
             found.append({"step": int(entry["step"]), "loss": entry["loss"]})

@@ -284,7 +284,7 @@ def arguments(
     return made
 
 
-def _checkpointing() -> dict[str, Any]:
+def _checkpointing() -> dict[str, bool | dict[str, bool]]:
     """Under the name that the installed transformers has for it."""
     name = "activation_checkpointing"
     name = name if name in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"

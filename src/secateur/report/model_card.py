@@ -34,7 +34,7 @@ def model_card(report: Report) -> str:
 
 
 def _header(report: Report) -> str:
-    fields: dict[str, Any] = {"library_name": "transformers"}
+    fields: dict[str, str | list[str]] = {"library_name": "transformers"}
     task = {"AutoModelForCausalLM": "text-generation", "AutoModelForMaskedLM": "fill-mask"}.get(_auto_class(report))
     if task:
         fields["pipeline_tag"] = task

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from secateur.model.files import read_config, read_header, read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
 from secateur.model.side_files import left_behind
+from secateur.report.schema.model import Compressed, PackedFigures
 from secateur.runtime import folder as layout
 from secateur.runtime.entries import DTYPES, Entry, write_manifest
 from secateur.runtime.folder import Reader, compressed_name
@@ -46,7 +46,7 @@ def compress(
     exact_bits: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Compressed:
     """Stores a checkpoint's sparse matrices as bitmap and kept values (docs/format.md), the rest as it is.
 
     Args:
@@ -91,11 +91,15 @@ def compress(
             with monitor.stage("verify", len(entries)) as step:
                 count, negative = compare(Reader(workspace.final), files, step, exact_bits)
             copy_beside(source, workspace.final)
-            found = _figures(entries, count, Reader(workspace.final), values, group)
-            found |= {"exact_bits": exact_bits, "negative_zeros": negative}
-            found = {"model": str(source), "out": str(out)} | found
-            found["seconds"] = round(sum(stage.seconds for stage in monitor.stages), 3)
-            found["warnings"] = left_behind(source, BESIDE)
+            found: Compressed = {
+                "model": str(source),
+                "out": str(out),
+                **_figures(entries, count, Reader(workspace.final), values, group),
+                "exact_bits": exact_bits,
+                "negative_zeros": negative,
+                "seconds": round(sum(stage.seconds for stage in monitor.stages), 3),
+                "warnings": left_behind(source, BESIDE),
+            }
             write_mark(workspace.final, found)
             workspace.deliver()
     return found
@@ -158,7 +162,7 @@ def _write_compressed(
     write_manifest(folder, entries)
 
 
-def _figures(entries: list[Entry], count: int, reader: Reader, values: str, group: int | None) -> dict[str, Any]:
+def _figures(entries: list[Entry], count: int, reader: Reader, values: str, group: int | None) -> PackedFigures:
     packed = [entry for entry in entries if entry.packed]
     before, dense = sum(e.nbytes for e in packed), sum(e.nbytes for e in entries if not e.packed)
     entries_in_all = sum(entry.size for entry in packed)

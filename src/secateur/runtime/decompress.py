@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from secateur.model.files import read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
 from secateur.model.side_files import left_behind
+from secateur.report.schema.model import Decompressed
 from secateur.runtime.entries import Entry
 from secateur.runtime.folder import Reader
 from secateur.runtime.transfer import BESIDE, ProgressStep, compare, copy_beside, write_mark
@@ -24,7 +24,7 @@ from secateur.workspace.room import check_room
 _INDEX = "model.safetensors.index.json"
 
 
-def decompress(model: str | Path, out: str | Path, *, overwrite: bool = False, quiet: bool = False) -> dict[str, Any]:
+def decompress(model: str | Path, out: str | Path, *, overwrite: bool = False, quiet: bool = False) -> Decompressed:
     """The dense checkpoint of a compressed folder: the same tensors, bit for bit, in files of the same names.
 
     Values that were rounded to int8 come back as what they stand for, in the dtype that they had.
@@ -51,11 +51,15 @@ def decompress(model: str | Path, out: str | Path, *, overwrite: bool = False, q
         with monitor.stage("verify", len(reader.entries)) as step:
             compare(reader, read_index(workspace.final), step)
         copy_beside(source, workspace.final)
-        found: dict[str, Any] = {"model": str(source), "out": str(out), "tensors": len(reader.entries)}
-        found["bytes_before"] = reader.bytes_on_disk
-        found["bytes_after"] = sum(file.stat().st_size for file in workspace.final.glob("*.safetensors"))
-        found["seconds"] = round(sum(stage.seconds for stage in monitor.stages), 3)
-        found["warnings"] = left_behind(source, BESIDE)
+        found: Decompressed = {
+            "model": str(source),
+            "out": str(out),
+            "tensors": len(reader.entries),
+            "bytes_before": reader.bytes_on_disk,
+            "bytes_after": sum(file.stat().st_size for file in workspace.final.glob("*.safetensors")),
+            "seconds": round(sum(stage.seconds for stage in monitor.stages), 3),
+            "warnings": left_behind(source, BESIDE),
+        }
         write_mark(workspace.final, found)
         workspace.deliver()
     return found

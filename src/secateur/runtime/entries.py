@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -85,14 +85,24 @@ class Entry:
         return found
 
 
+class ManifestEntry(TypedDict):
+    """A tensor as the manifest has it; the last two of packed ones."""
+
+    file: str
+    dtype: str
+    shape: list[int]
+    form: str
+    values: NotRequired[str]
+    group: NotRequired[int | None]
+
+
 def write_manifest(folder: Path, entries: list[Entry]) -> None:
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, ManifestEntry] = {}
     for e in entries:
-        tensors[e.name] = {"file": e.file, "dtype": NAMES[e.dtype], "shape": list(e.shape)}
+        form = "bitmap" if e.packed else "dense"
+        tensors[e.name] = {"file": e.file, "dtype": NAMES[e.dtype], "shape": list(e.shape), "form": form}
         if e.packed:
-            tensors[e.name] |= {"form": "bitmap", "values": "I8" if e.int8 else NAMES[e.dtype], "group": e.group}
-        else:
-            tensors[e.name] |= {"form": "dense"}
+            tensors[e.name] |= {"values": "I8" if e.int8 else NAMES[e.dtype], "group": e.group}
     text = json.dumps({"version": VERSION, "tensors": tensors}, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 

@@ -16,6 +16,7 @@ from secateur.errors import InputError
 from secateur.model.architectures import family_of
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.files import read_config
+from secateur.report.schema.bench import PackedShape, RuntimeFacts
 from secateur.runtime.choose import Choice, choose
 from secateur.runtime.entries import MANIFEST, reason, shown
 from secateur.runtime.folder import Reader
@@ -39,9 +40,9 @@ class _Later:
         return self.reader.dense(self.name)[index]
 
 
-def _facts(ran: Counter[tuple[int, int, Choice]]) -> dict[str, Any]:
+def _facts(ran: Counter[tuple[int, int, Choice]]) -> RuntimeFacts:
     """What became of the packed matrices, as plain data for reports: (rows, columns, choice) -> how many."""
-    shapes = [
+    shapes: list[PackedShape] = [
         {
             "rows": rows,
             "columns": columns,

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -15,6 +14,7 @@ from torch import Tensor
 from secateur._version import __version__
 from secateur.errors import VerificationError
 from secateur.model.side_files import copy_side_files
+from secateur.report.schema.model import Compressed, CompressionMark, Decompressed
 from secateur.runtime.entries import DTYPES, Entry
 from secateur.runtime.folder import Reader
 from secateur.workspace.ownership import MARK, names_for_report
@@ -81,7 +81,7 @@ def copy_beside(source: Path, target: Path) -> None:
     copy_side_files(source, target, BESIDE)
 
 
-def write_mark(folder: Path, found: dict[str, Any]) -> None:
+def write_mark(folder: Path, found: Compressed | Decompressed) -> None:
     """The mark by which a later run knows what it may replace."""
-    mark = {"secateur": __version__, "compression": found, "files": names_for_report(folder)}
+    mark: CompressionMark = {"secateur": __version__, "compression": found, "files": names_for_report(folder)}
     (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")

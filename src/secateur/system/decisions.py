@@ -6,6 +6,7 @@ disk), and no rank has to make it again, or might make it otherwise.
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ class Notes(Protocol):
         """Remembers a value that JSON can say."""
 
 
-class Unwritten(dict[str, Any]):
+class Unwritten(UserDict[str, Any]):
     """Notes that last as long as the process."""
 
     def noted(self, key: str) -> Any:

@@ -33,6 +33,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Column
 from rich.text import Text
 
+from secateur.report.schema.report import StageFacts
 from secateur.report.terminal.console import Console
 
 SAMPLE_SECONDS = 0.02
@@ -130,6 +131,18 @@ class Monitor:
         if self._live is not None:
             self._live.stop()
         self._memory.close()
+
+    def facts(self) -> list[StageFacts]:
+        """The stages so far, as a report lists them."""
+        return [
+            {
+                "name": stage.name,
+                "seconds": stage.seconds,
+                "peak_memory_bytes": stage.peak_memory_bytes,
+                "cpu_seconds": stage.cpu_seconds,
+            }
+            for stage in self.stages
+        ]
 
     def record(self, file: Path, ranks: int = 1, resumed: bool = False) -> None:
         """Writes events to `file` from now on, with those before this call; goes on with a file that is there."""

@@ -13,12 +13,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from secateur.errors import InputError
 from secateur.workspace.folder import BLOCKS, JOURNAL, STEPS, block_file
 from secateur.workspace.ownership import may_start_over
+
+Line = dict[str, Any]  # a line: whatever was noted, under its key
+
+
+class Found(TypedDict):
+    """What an interrupted run has found for its target."""
+
+    sparsity: float | dict[str, float]
+    sites: tuple[str, ...]
 
 
 class Journal:
@@ -29,11 +39,11 @@ class Journal:
         fingerprint: everything that decides the result: recipe, data hash, checkpoint digest, plan, version.
     """
 
-    def __init__(self, work: Path, fingerprint: dict[str, Any]) -> None:
+    def __init__(self, work: Path, fingerprint: Mapping[str, object]) -> None:
         self._file = work / JOURNAL
         self._blocks = work / BLOCKS
         self._fingerprint = json.loads(json.dumps(fingerprint))
-        self._lines: list[dict[str, Any]] = []
+        self._lines: list[Line] = []
 
     def begin(self, resume: bool) -> bool:
         """Goes on with the journal of an interrupted run, if it shall and there's one; whether it did."""
@@ -70,7 +80,7 @@ class Journal:
         _write_whole(self._file, "".join(json.dumps(line) + "\n" for line in self._lines))
         return True
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, record: Line) -> None:
         self._lines.append(record)
         with self._file.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(record) + "\n")
@@ -85,23 +95,23 @@ class Journal:
         """A remembered decision, the last where there were several; or None."""
         return next((line[key] for line in reversed(self._lines) if key in line), None)
 
-    def block(self, index: int, record: dict[str, Any]) -> None:
+    def block(self, index: int, record: Mapping[str, object]) -> None:
         """A block is finished: its file is complete on disk."""
         self._append({"block": index, "sha256": _digest(block_file(self._blocks, index)), **record})
 
-    def finished(self, index: int) -> dict[str, Any] | None:
+    def finished(self, index: int) -> Line | None:
         """The record of a block that is finished, or None."""
         return next((line for line in reversed(self._lines) if line.get("block") == index), None)
 
-    def intact(self, record: dict[str, Any]) -> bool:
+    def intact(self, record: Line) -> bool:
         """Whether the file of a finished block is there, whole and unchanged."""
         file = block_file(self._blocks, record["block"])
         return file.is_file() and _digest(file) == record["sha256"]
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
+def read_lines(file: Path) -> list[Line]:
     """The whole lines of a journal, up to one that was cut short; empty if it says not even what was told."""
-    lines: list[dict[str, Any]] = []
+    lines: list[Line] = []
     for text in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
         try:
             line = json.loads(text)
@@ -113,7 +123,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def found_before(work: Path) -> dict[str, Any] | None:
+def found_before(work: Path) -> Found | None:
     """Sparsity and sites that an interrupted run has found for its target; None if there's none."""
     lines = read_lines(work / JOURNAL)
     return {"sparsity": lines[0]["told"]["sparsity"], "sites": tuple(lines[0]["told"]["sites"])} if lines else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Self
 
@@ -11,14 +12,14 @@ from pydantic import TypeAdapter
 class Record:
     """What a dataclass gets that a journal keeps. Lists come back as the tuples that they were."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The fields, as `json.dumps` takes them."""
         kind: Any = type(self)
-        fields: dict[str, Any] = _adapter(kind).dump_python(self, warnings=False)
+        fields: dict[str, object] = _adapter(kind).dump_python(self, warnings=False)
         return fields
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Self:
+    def from_json(cls, record: Mapping[str, object]) -> Self:
         """The same again; what isn't a field is left out.
 
         Raises:

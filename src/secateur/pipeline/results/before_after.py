@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from secateur.calibration.activations import MemoryBudget
 from secateur.data.batches import Calibration
@@ -16,6 +17,9 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.result import PassResult
+from secateur.report.schema.figures import LossFigures
+from secateur.report.schema.recovery import ModelState
+from secateur.report.schema.report import Evaluation, Measured, Sample
 from secateur.system.memory import fits_in_memory
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import PRUNED, UNTRAINED, Area, Workspace
@@ -25,7 +29,7 @@ SAMPLES = 2
 NOT_WANTED = "evaluate is none"
 
 
-class Measured(NamedTuple):
+class BeforeAfter(NamedTuple):
     """Both models on held-out text.
 
     Args:
@@ -34,8 +38,8 @@ class Measured(NamedTuple):
         notes: what a report should say about them.
     """
 
-    sections: dict[str, Any]
-    states: list[dict[str, Any]]
+    sections: Measured
+    states: list[ModelState]
     notes: tuple[str, ...] = ()
 
 
@@ -55,7 +59,7 @@ def text_of(inputs: Inputs, result: PassResult, area: Area) -> tuple[str, str] |
     return str(_held_out(calibration, area)), f"{recipe.calibrate}, sequences not calibrated on"
 
 
-def not_evaluated(inputs: Inputs) -> dict[str, Any]:
+def not_evaluated(inputs: Inputs) -> Measured:
     """What a report says where nothing was evaluated: nothing, and why."""
     if inputs.dry_run:
         reason = "a dry run saves no model"
@@ -85,77 +89,76 @@ def perplexities(inputs: Inputs, result: PassResult, services: Services) -> dict
     states = {"pruned": area.final}
     if result.recovery is not None:
         states = {"pruned": area.work / PRUNED, "recovered": area.final}
-    how: dict[str, Any] = {"device": recipe.device, "dtype": recipe.dtype, "speed": False, "quiet": True}
+    measure = partial(evaluate, data=text[0], device=recipe.device, dtype=recipe.dtype, speed=False, quiet=True)
     with services.monitor.stage("evaluate"):
-        return {state: evaluate(folder, text[0], **how)["perplexity"] for state, folder in states.items()}
+        return {state: measure(folder)["perplexity"] for state, folder in states.items()}
 
 
 def before_and_after(
     inputs: Inputs, result: PassResult, workspace: Workspace, monitor: Monitor, memory: MemoryBudget
-) -> Measured:
+) -> BeforeAfter:
     """Before and after on held-out text, and samples of both."""
     recipe, text = inputs.recipe, text_of(inputs, result, workspace)
     if text is None:
-        return Measured({}, [], _why_not(inputs))
+        return BeforeAfter({}, [], _why_not(inputs))
     data, name = text
     notes: tuple[str, ...]
     if fits_in_memory(2 * inputs.checkpoint.parameters, inputs.streamed.dtype, inputs.config.memory):
         with monitor.stage("evaluate"):
-            found, notes = _evaluated(inputs, result, workspace, data)
+            found, notes = _evaluated(inputs, result, workspace, text)
     else:
-        found = _evaluated_in_blocks(inputs, workspace, data, monitor, memory)
+        found = _evaluated_in_blocks(inputs, workspace, text, monitor, memory)
         notes = ("both models together exceed the memory: no speed, KL and samples",)
     # Paths of the work area mean nothing once it's gone.
-    for side, model in (("before", recipe.model), ("after", str(workspace.out))):
-        figures = found["evaluation"][side]
+    evaluation = found["evaluation"]
+    assert evaluation is not None
+    sides: tuple[tuple[LossFigures, str], ...]
+    sides = ((evaluation["before"], recipe.model), (evaluation["after"], str(workspace.out)))
+    for figures, model in sides:
         figures["model"] = model
         if recipe.evaluate is None:
             figures["data"] = name
             (only,) = figures["sets"].values()
-            figures["sets"] = {name: only | {"data": name}}
-    states = _states(inputs, workspace, found["evaluation"], data) if result.recovery is not None else []
-    found["evaluation"]["data"] = name
-    return Measured(found, states, notes)
+            figures["sets"] = {name: {**only, "data": name}}
+    states = _states(inputs, workspace, evaluation, data) if result.recovery is not None else []
+    return BeforeAfter(found, states, notes)
 
 
-def _states(inputs: Inputs, workspace: Workspace, evaluation: dict[str, Any], data: str) -> list[dict[str, Any]]:
+def _states(inputs: Inputs, workspace: Workspace, evaluation: Evaluation, data: str) -> list[ModelState]:
     """The original, the pruned and the recovered model on the same text."""
     recipe = inputs.recipe
-    rows = [("original", evaluation["before"]), ("recovered", evaluation["after"])]
+    rows: list[tuple[str, LossFigures]] = [("original", evaluation["before"]), ("recovered", evaluation["after"])]
     if fits_in_memory(inputs.checkpoint.parameters, inputs.streamed.dtype, inputs.config.memory):
-        how: dict[str, Any] = {"device": recipe.device, "dtype": recipe.dtype, "speed": False}
-        pruned = evaluate(workspace.work / PRUNED, data, **how)
+        pruned = evaluate(workspace.work / PRUNED, data, device=recipe.device, dtype=recipe.dtype, speed=False)
         pruned["sets"] = dict(zip(evaluation["after"]["sets"], pruned["sets"].values(), strict=True))
         rows.insert(1, ("pruned", pruned))
     return [state_figures(name, figures) for name, figures in rows]
 
 
 def _evaluated(
-    inputs: Inputs, result: PassResult, workspace: Workspace, data: str
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+    inputs: Inputs, result: PassResult, workspace: Workspace, text: tuple[str, str]
+) -> tuple[Measured, tuple[str, ...]]:
     """Both models side by side: every figure, and samples; and notes."""
     recipe = inputs.recipe
-    how: dict[str, Any] = {"device": recipe.device, "dtype": recipe.dtype, "speed": recipe.speed}
-    found = evaluate(workspace.final, data, against=inputs.checkpoint.path, **how)
+    how = (recipe.device, recipe.dtype, None, recipe.speed)
+    found = evaluate(workspace.final, text[0], inputs.checkpoint.path, *how)
     samples = _samples(inputs, result, workspace)
     notes = tuple(found.pop("notes", ()))
     before, kl = found.pop("reference"), found.pop("kl", None)
     ratios = found.pop("ratios", None)
-    return {"evaluation": {"before": before, "after": found, "kl": kl, "ratios": ratios}} | samples, notes
+    evaluation: Evaluation = {"before": before, "after": found, "kl": kl, "ratios": ratios, "data": text[1]}
+    return {"evaluation": evaluation, **samples}, notes
 
 
 def _evaluated_in_blocks(
-    inputs: Inputs, workspace: Workspace, data: str, monitor: Monitor, memory: MemoryBudget
-) -> dict[str, Any]:
+    inputs: Inputs, workspace: Workspace, text: tuple[str, str], monitor: Monitor, memory: MemoryBudget
+) -> Measured:
     """One model after the other, block by block."""
     after = StreamedModel(Checkpoint.open(workspace.final), inputs.streamed.device, inputs.streamed.dtype)
     layers = inputs.checkpoint.layers + after.checkpoint.layers
     with monitor.stage("evaluate", layers) as step:
-        sides = {
-            name: evaluate_streamed(streamed, data, memory, workspace.work, step)
-            for name, streamed in (("before", inputs.streamed), ("after", after))
-        }
-    return {"evaluation": sides}
+        found = [evaluate_streamed(one, text[0], memory, workspace.work, step) for one in (inputs.streamed, after)]
+    return {"evaluation": {"before": found[0], "after": found[1], "data": text[1]}}
 
 
 def _held_out(calibration: Calibration, area: Area) -> Path:
@@ -165,19 +168,19 @@ def _held_out(calibration: Calibration, area: Area) -> Path:
     return file
 
 
-def _samples(inputs: Inputs, result: PassResult, workspace: Workspace) -> dict[str, Any]:
+def _samples(inputs: Inputs, result: PassResult, workspace: Workspace) -> Measured:
     """The same openings continued by both models, greedily; none where there's no tokenizer to show them."""
     tokenizer = load_tokenizer(inputs.checkpoint.path)
     if tokenizer is None:
         return {}
     source = inputs.calibration.held_out if len(inputs.calibration.held_out) else inputs.calibration.tokens
-    samples = []
+    samples: list[Sample] = []
     for row in source[:SAMPLES]:
         prompt = tokenizer.decode(row[:PROMPT_TOKENS], skip_special_tokens=True)
         if prompt.strip():
             found = generate(workspace.final, prompt, max_new_tokens=48, against=inputs.checkpoint.path)
-            texts = {"before": found["reference"]["text"], "after": found["text"]}
+            sample: Sample = {"prompt": prompt, "before": found["reference"]["text"], "after": found["text"]}
             if result.recovery is not None:
-                texts["pruned"] = generate(workspace.work / PRUNED, prompt, max_new_tokens=48)["text"]
-            samples.append({"prompt": prompt, **texts})
+                sample["pruned"] = generate(workspace.work / PRUNED, prompt, max_new_tokens=48)["text"]
+            samples.append(sample)
     return {"samples": samples}

@@ -10,13 +10,14 @@ if TYPE_CHECKING:  # `secateur explain` reads the file back without waiting for 
     from torch import Tensor
 
     from secateur.cut.units import UnitCut
+    from secateur.report.schema.evidence import Evidence, Passage, RemovedUnit, SiteEvidence
 
 EVIDENCE = "evidence.json"
 VERSION = 1
 BEFORE, AFTER = 6, 2  # tokens shown around the one at which a unit was largest
 
 
-def evidence_record(cuts: Sequence[UnitCut], tokens: Tensor, tokenizer: Any | None, refit: bool) -> dict[str, Any]:
+def evidence_record(cuts: Sequence[UnitCut], tokens: Tensor, tokenizer: Any | None, refit: bool) -> Evidence:
     """The content of evidence.json.
 
     Args:
@@ -25,19 +26,19 @@ def evidence_record(cuts: Sequence[UnitCut], tokens: Tensor, tokenizer: Any | No
         tokenizer: shows them as text; None = as ids.
         refit: whether consumers were solved anew.
     """
-    sites = []
+    sites: list[SiteEvidence] = []
     for cut in cuts:
         found = cut.evidence
         if found is None:
             continue
         gone = sorted(set(range(cut.site.units)) - set(cut.keep))
-        removed = [
+        removed: list[RemovedUnit] = [
             {
                 "unit": unit,
                 "bits": found.bits[row],
                 "energy": found.energy[row],
                 "restored": found.restored[row],
-                "carriers": [list(pair) for pair in zip(found.predictors[row], found.shares[row], strict=True)],
+                "carriers": list(zip(found.predictors[row], found.shares[row], strict=True)),
                 "fired": [
                     {"value": value, **_passage(tokens, place, tokenizer)}
                     for place, value in zip(found.places[row], found.values[row], strict=True)
@@ -45,12 +46,14 @@ def evidence_record(cuts: Sequence[UnitCut], tokens: Tensor, tokenizer: Any | No
             }
             for row, unit in enumerate(gone)
         ]
-        head = {"site": cut.site.name, "kind": cut.site.kind, "layer": cut.site.layer, "units": cut.site.units}
-        sites.append({**head, "removed": removed})
+        site = cut.site
+        sites.append(
+            {"site": site.name, "kind": site.kind, "layer": site.layer, "units": site.units, "removed": removed}
+        )
     return {"version": VERSION, "refit": refit, "sites": sites}
 
 
-def _passage(tokens: Tensor, place: int, tokenizer: Any | None) -> dict[str, str]:
+def _passage(tokens: Tensor, place: int, tokenizer: Any | None) -> Passage:
     """The token with this number, and the text around it."""
     row, at = divmod(place, tokens.shape[1])
     ids = tokens[row].tolist()
@@ -67,7 +70,7 @@ def _passage(tokens: Tensor, place: int, tokenizer: Any | None) -> dict[str, str
     return {"before": left, "token": token, "after": right}
 
 
-def evidence_json(record: dict[str, Any]) -> str:
+def evidence_json(record: Evidence) -> str:
     """JSON with each removed unit on one line."""
     sites = []
     for site in record["sites"]:

@@ -6,8 +6,6 @@ import json
 import platform
 import shutil
 import time
-from dataclasses import asdict
-from typing import Any
 
 import torch
 import transformers
@@ -27,6 +25,23 @@ from secateur.pipeline.results.evidence import EVIDENCE, evidence_json, evidence
 from secateur.pipeline.results.sites import method_of, sites_of_run, sized
 from secateur.report import model_card
 from secateur.report.html import page
+from secateur.report.schema.evidence import Evidence
+from secateur.report.schema.report import (
+    VERSION,
+    Asked,
+    CalibrationFacts,
+    Environment,
+    ForecastFacts,
+    GradualStep,
+    ModelFacts,
+    Outcome,
+    ParameterCounts,
+    Report,
+    ResultFacts,
+    SiteFacts,
+    SparsityFacts,
+    TunedBlock,
+)
 from secateur.system.device import device_name
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import EVENTS, MARK, Workspace
@@ -59,7 +74,7 @@ def make_plan(inputs: Inputs, result: PassResult) -> Plan:
     return Plan(model, _calibration(inputs), result.kept, tuple(entries))
 
 
-def _calibration(inputs: Inputs) -> dict[str, Any]:
+def _calibration(inputs: Inputs) -> CalibrationFacts:
     c = inputs.calibration
     return {
         "source": c.source,
@@ -74,34 +89,41 @@ def _calibration(inputs: Inputs) -> dict[str, Any]:
 
 def make_report(
     inputs: Inputs, result: PassResult, plan: Plan, workspace: Workspace, monitor: Monitor, memory: MemoryBudget
-) -> dict[str, Any]:
+) -> Report:
     """Evaluates (unless nothing was saved) and puts the report together."""
     sites = sites_of_run(inputs, result)
-    report = _chosen(inputs, result, workspace, sites)
+    counts = parameters_of(inputs, result, sites)
+    chosen, outcome = _chosen(inputs, result, workspace, sites, counts), Outcome()
     warnings = [*inputs.notes, *result.warnings]
     if result.gate is not None:
-        report |= _loads_as(workspace) | {"gate": result.gate}
-        report |= {"recovery": dict(result.recovery)} if result.recovery is not None else {}
+        chosen["result"], outcome["gate"] = _loads_as(workspace), result.gate
+        if result.recovery is not None:
+            outcome["recovery"] = {**result.recovery}
         found = before_and_after(inputs, result, workspace, monitor, memory)
-        report |= found.sections
+        outcome |= found.sections
         warnings += found.notes
         if found.states:
-            report["recovery"]["states"] = found.states
+            outcome["recovery"]["states"] = found.states
         # What was cut says nothing of zeros that were there before; the files do.
-        for side, folder in (("before", inputs.lineage.path), ("after", workspace.final)):
-            report["parameters"][f"nonzero_{side}"] = count_nonzero(Checkpoint.open(folder))
-        report["sparsity"]["parameters"] = 1 - report["parameters"]["nonzero_after"] / report["parameters"]["before"]
+        counts["nonzero_before"] = count_nonzero(Checkpoint.open(inputs.lineage.path))
+        counts["nonzero_after"] = count_nonzero(Checkpoint.open(workspace.final))
+        chosen["sparsity"]["parameters"] = 1 - counts["nonzero_after"] / counts["before"]
     else:
-        report["forecast"] = _forecast(inputs, result, report["parameters"])
-    report |= not_evaluated(inputs) if report.get("evaluation") is None else {}
-    report |= {"steps": _steps(result, report)} if result.steps else {}
-    return report | {"warnings": warnings} | _environment(inputs, monitor)
+        outcome["forecast"] = _forecast(inputs, result, counts)
+    if outcome.get("evaluation") is None:
+        outcome |= not_evaluated(inputs)
+    if result.steps:
+        outcome["steps"] = _steps(result, outcome, counts)
+    return {**chosen, **outcome, "warnings": warnings, **_environment(inputs, monitor)}
 
 
-def _chosen(inputs: Inputs, result: PassResult, workspace: Workspace, sites: list[dict[str, Any]]) -> dict[str, Any]:
+def _chosen(
+    inputs: Inputs, result: PassResult, workspace: Workspace, sites: list[SiteFacts], counts: ParameterCounts
+) -> Asked:
     """What was asked for and what was cut."""
-    recipe, counts = inputs.recipe, parameters_of(inputs, result, sites)
+    recipe = inputs.recipe
     return {
+        "version": VERSION,
         "secateur": __version__,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "dry_run": inputs.dry_run,
@@ -115,21 +137,37 @@ def _chosen(inputs: Inputs, result: PassResult, workspace: Workspace, sites: lis
             "how": recipe.allocate if inputs.rules.plan is None else "plan",
             "shares": dict(result.shares),
         },
-        "reconstruction": [{"layer": b.index, **asdict(b.tuned)} for b in result.blocks if b.tuned is not None],
+        "reconstruction": _tuned(result),
         "sparsity": _sparsity(inputs, result, counts),
         "parameters": counts,
     }
 
 
-def _loads_as(workspace: Workspace) -> dict[str, Any]:
+def _tuned(result: PassResult) -> list[TunedBlock]:
+    return [
+        {
+            "layer": block.index,
+            "before": block.tuned.before,
+            "after": block.tuned.after,
+            "held_out_before": block.tuned.held_out_before,
+            "held_out_after": block.tuned.held_out_after,
+            "steps": block.tuned.steps,
+            "predictions": block.tuned.predictions,
+        }
+        for block in result.blocks
+        if block.tuned is not None
+    ]
+
+
+def _loads_as(workspace: Workspace) -> ResultFacts:
     """Under which class the result loads."""
     config = json.loads((workspace.final / "config.json").read_text(encoding="utf-8"))
     uneven = "auto_map" in config
     loader = "transformers, trust_remote_code" if uneven else "transformers"
-    return {"result": {"loader": loader, "architecture": config["architectures"][0], "uniform": not uneven}}
+    return {"loader": loader, "architecture": config["architectures"][0], "uniform": not uneven}
 
 
-def _environment(inputs: Inputs, monitor: Monitor) -> dict[str, Any]:
+def _environment(inputs: Inputs, monitor: Monitor) -> Environment:
     """Versions, device, and what each stage took."""
     return {
         "versions": {
@@ -144,19 +182,24 @@ def _environment(inputs: Inputs, monitor: Monitor) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "dtype": str(inputs.streamed.dtype).removeprefix("torch."),
         },
-        "stages": [asdict(stage) for stage in monitor.stages],
+        "stages": monitor.facts(),
     }
 
 
-def _steps(result: PassResult, report: dict[str, Any]) -> list[dict[str, Any]]:
+def _steps(result: PassResult, outcome: Outcome, counts: ParameterCounts) -> list[GradualStep]:
     """The steps of a gradual run, before them the original model; the last one as it was evaluated with that."""
-    evaluation = report.get("evaluation")
-    start = {"step": 0, "share": 0.0, "parameters": report["parameters"]["before"], "perplexity": {}}
-    start["nonzero_parameters"] = report["parameters"]["nonzero_before"]
-    last = dict(result.steps[-1])
+    evaluation = outcome.get("evaluation")
+    start: GradualStep = {
+        "step": 0,
+        "share": 0.0,
+        "parameters": counts["before"],
+        "perplexity": {},
+        "nonzero_parameters": counts["nonzero_before"],
+    }
+    last: GradualStep = {**result.steps[-1]}
     if evaluation is not None:
         start["perplexity"] = {"original": evaluation["before"]["perplexity"]}
-        rows = report.get("recovery", {}).get("states", [])
+        rows = outcome["recovery"].get("states", []) if "recovery" in outcome else []
         states = {row["state"]: row["perplexity"] for row in rows if row["state"] != "original"}
         last["perplexity"] = states or {"pruned": evaluation["after"]["perplexity"]}
     return [start, *result.steps[:-1], last]
@@ -168,7 +211,7 @@ def _command(inputs: Inputs, workspace: Workspace) -> str:
     return f"secateur prune --recipe recipe.yaml{replayed} --out {workspace.out.name}"
 
 
-def _model(inputs: Inputs) -> dict[str, Any]:
+def _model(inputs: Inputs) -> ModelFacts:
     config = inputs.checkpoint.config
     return {
         "path": inputs.recipe.model,
@@ -180,7 +223,7 @@ def _model(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def parameters_of(inputs: Inputs, result: PassResult, sites: list[dict[str, Any]]) -> dict[str, int]:
+def parameters_of(inputs: Inputs, result: PassResult, sites: list[SiteFacts]) -> ParameterCounts:
     """Parameters of both models, all and those that aren't zero, by what was cut."""
     before = inputs.checkpoint.parameters
     after = before + result.added_parameters - sum(int(site["parameters_removed"]) for site in sites)
@@ -188,7 +231,7 @@ def parameters_of(inputs: Inputs, result: PassResult, sites: list[dict[str, Any]
     return {"before": before, "after": after, "nonzero_before": before, "nonzero_after": after - zeroed}
 
 
-def _sparsity(inputs: Inputs, result: PassResult, counts: dict[str, int]) -> dict[str, Any]:
+def _sparsity(inputs: Inputs, result: PassResult, counts: ParameterCounts) -> SparsityFacts:
     narrow, linear = sized(inputs, result), inputs.checkpoint.linear_parameters
     gone = narrow.parameters - counts["nonzero_after"] + result.added_parameters
     gone += linear - narrow.linear_parameters
@@ -199,7 +242,7 @@ def _sparsity(inputs: Inputs, result: PassResult, counts: dict[str, int]) -> dic
     }
 
 
-def _forecast(inputs: Inputs, result: PassResult, counts: dict[str, int]) -> dict[str, Any]:
+def _forecast(inputs: Inputs, result: PassResult, counts: ParameterCounts) -> ForecastFacts:
     """What the checkpoint of a dry run would be."""
     cuts = [cut for _, cut in result.weight_cuts]
     layers = sum(cut.shape[0] * cut.shape[1] for cut in cuts)
@@ -211,7 +254,7 @@ def _forecast(inputs: Inputs, result: PassResult, counts: dict[str, int]) -> dic
     }
 
 
-def make_evidence(inputs: Inputs, result: PassResult) -> dict[str, Any] | None:
+def make_evidence(inputs: Inputs, result: PassResult) -> Evidence | None:
     """Why the removed units went; None where no unit did, or where it wasn't asked for."""
     cuts = [cut for cut in result.unit_cuts if cut.evidence is not None]
     if not cuts:
@@ -221,7 +264,7 @@ def make_evidence(inputs: Inputs, result: PassResult) -> dict[str, Any] | None:
 
 
 def write_outputs(
-    report: dict[str, Any], plan: Plan, recipe: Recipe, workspace: Workspace, evidence: dict[str, Any] | None
+    report: Report, plan: Plan, recipe: Recipe, workspace: Workspace, evidence: Evidence | None
 ) -> None:
     """events.jsonl, plan.json, recipe.yaml, evidence.json, README.md, report.html, and report.json last of all."""
     folder = workspace.final

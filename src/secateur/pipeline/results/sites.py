@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.site_kinds import KINDS, SUB_BLOCKS
 from secateur.model.sites import Site
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
+from secateur.report.schema.report import SiteFacts
 
 
 def method_of(inputs: Inputs, site: Site) -> str:
@@ -28,7 +26,7 @@ def sized(inputs: Inputs, result: PassResult) -> Checkpoint:
     return inputs.checkpoint if result.narrowed is None else result.narrowed.checkpoint
 
 
-def sites_of_run(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
+def sites_of_run(inputs: Inputs, result: PassResult) -> list[SiteFacts]:
     """Hidden dimensions; layers and sub-blocks (all of them where some were to go); units; weights: a record each."""
     return [
         *_hidden(inputs, result),
@@ -39,7 +37,7 @@ def sites_of_run(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
     ]
 
 
-def _hidden(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
+def _hidden(inputs: Inputs, result: PassResult) -> list[SiteFacts]:
     found = result.narrowed
     if found is None:
         return []
@@ -59,7 +57,7 @@ def _hidden(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
     ]
 
 
-def _layers(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
+def _layers(inputs: Inputs, result: PassResult) -> list[SiteFacts]:
     method = inputs.config.method_names["layer"] if "layer" in inputs.config.sites else "plan"
     checkpoint = sized(inputs, result)
     return [
@@ -69,9 +67,10 @@ def _layers(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
     ]
 
 
-def _sub_blocks(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
+def _sub_blocks(inputs: Inputs, result: PassResult) -> list[SiteFacts]:
     kinds = {kind for _, kind in result.rules.dropped}
-    checkpoint, records = sized(inputs, result), []
+    checkpoint = sized(inputs, result)
+    records: list[SiteFacts] = []
     for index in result.kept if kinds else ():
         for site in checkpoint.sites[index]:
             if site.kind in kinds:
@@ -82,7 +81,7 @@ def _sub_blocks(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
     return records
 
 
-def _whole(kind: str, layer: int, stays: bool, parameters: int, method: str, score: float | None) -> dict[str, Any]:
+def _whole(kind: str, layer: int, stays: bool, parameters: int, method: str, score: float | None) -> SiteFacts:
     return {
         "name": f"layers.{layer}.{kind}",
         "kind": kind,
@@ -96,35 +95,40 @@ def _whole(kind: str, layer: int, stays: bool, parameters: int, method: str, sco
     }
 
 
-def _units(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
-    records = []
+def _units(inputs: Inputs, result: PassResult) -> list[SiteFacts]:
+    records: list[SiteFacts] = []
     for cut in result.unit_cuts:
         if cut.site.kind in SUB_BLOCKS:
             continue
         gone = cut.site.units - len(cut.keep)
-        records.append(
-            {
-                "name": cut.site.name,
-                "kind": cut.site.kind,
-                "layer": cut.site.layer,
-                "units": cut.site.units,
-                "kept": len(cut.keep),
-                "sparsity": gone / cut.site.units,
-                "parameters_removed": gone * cut.site.params_per_unit,
-                "method": method_of(inputs, cut.site),
-                "error_before_refit": cut.error_masked,
-                "error_after_refit": cut.error,
-                "damping": cut.damping,
-            }
-            | ({} if KINDS[cut.site.kind].refitted else {"scores": cut.scores})
-            | ({"merged": [asdict(merge) for merge in cut.merged]} if cut.merged is not None else {})
-        )
+        record: SiteFacts = {
+            "name": cut.site.name,
+            "kind": cut.site.kind,
+            "layer": cut.site.layer,
+            "units": cut.site.units,
+            "kept": len(cut.keep),
+            "sparsity": gone / cut.site.units,
+            "parameters_removed": gone * cut.site.params_per_unit,
+            "method": method_of(inputs, cut.site),
+            "error_before_refit": cut.error_masked,
+            "error_after_refit": cut.error,
+            "damping": cut.damping,
+        }
+        if not KINDS[cut.site.kind].refitted:
+            record["scores"] = cut.scores
+        if cut.merged is not None:
+            record["merged"] = [
+                {"unit": merge.unit, "into": merge.into, "likeness": merge.likeness, "taken": merge.taken}
+                for merge in cut.merged
+            ]
+        records.append(record)
     return records
 
 
-def _weights(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
-    records = []
+def _weights(inputs: Inputs, result: PassResult) -> list[SiteFacts]:
+    records: list[SiteFacts] = []
     for layer, weight in result.weight_cuts:
+        assert inputs.rules.weight_method is not None
         size = weight.shape[0] * weight.shape[1]
         records.append(
             {
@@ -137,7 +141,7 @@ def _weights(inputs: Inputs, result: PassResult) -> list[dict[str, Any]]:
                 "sparsity": weight.sparsity,
                 "parameters_removed": 0,
                 "weights_zeroed": round(weight.sparsity * size),
-                "method": inputs.rules.weight_method.name if inputs.rules.weight_method else None,
+                "method": inputs.rules.weight_method.name,
                 "pattern": str(inputs.rules.pattern),
                 "error_after_refit": weight.error,
                 "damping": weight.damping,

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -123,7 +122,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Any] = {
+    filters: dict[str, Callable[..., str]] = {
         name: getattr(fmt, name)
         for name in ("text", "number", "count", "short", "size", "percent", "seconds", "ratio", "threads")
     }

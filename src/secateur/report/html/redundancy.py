@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.report import numbers as fmt
+from secateur.report.schema.evidence import SiteSummary
 
 SIZE, RADIUS = 300.0, 138.0
 MOST_LINKS = 400  # the strongest; more would be a blot
@@ -58,14 +59,17 @@ def loudest(evidence: Mapping[str, Any] | None, count: int = 20) -> list[tuple[s
     return sorted(units, key=lambda pair: -float(pair[1]["energy"]))[:count]
 
 
-def summary(site: Mapping[str, Any]) -> dict[str, Any]:
+def summary(site: Mapping[str, Any]) -> SiteSummary:
     """What the removed units of a site have in common."""
     removed = site["removed"]
     bits = sorted(unit["bits"] for unit in removed)
     energy = sum(unit["energy"] for unit in removed)
     given = sum(unit["energy"] * unit["restored"] for unit in removed)
     return {
-        **{key: site[key] for key in ("site", "kind", "layer", "units")},
+        "site": site["site"],
+        "kind": site["kind"],
+        "layer": site["layer"],
+        "units": site["units"],
         "removed_count": len(removed),
         "median_bits": bits[len(bits) // 2] if bits else None,
         "energy": energy,

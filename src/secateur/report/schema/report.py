@@ -1,13 +1,17 @@
-"""The types of report.json, section by section. docs/schema/report.v1.json is made from them.
+"""The types of report.json, section by section.
 
 Keys that are `NotRequired` are there only where they mean something; what wasn't measured is None.
 """
 
 from __future__ import annotations
 
-from typing import Any, NotRequired
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, cast
 
 from typing_extensions import TypedDict
+
+from secateur.report.schema.figures import Figures, LossFigures, Ratios
+from secateur.report.schema.recovery import RecoveryFacts
 
 VERSION = 1  # of the format; a key that changes its meaning, or goes, raises it
 
@@ -62,8 +66,8 @@ class SiteFacts(TypedDict):
     error_after_refit: NotRequired[float | None]
     damping: NotRequired[float | None]
     score: NotRequired[float | None]
-    scores: NotRequired[list[float] | None]
-    energies: NotRequired[dict[str, float]]
+    scores: NotRequired[Sequence[float] | None]
+    energies: NotRequired[Mapping[str, float]]
     merged: NotRequired[list[MergedExpert] | None]
 
 
@@ -111,14 +115,21 @@ class ResultFacts(TypedDict):
     uniform: bool
 
 
-class GateFacts(TypedDict):
-    """What the round-trip check found; differences are relative to the largest logit."""
+class GateFindings(TypedDict):
+    """What the round-trip check found, relative to the largest logit; nothing of the cache of an adapter, and None of
+    one that wasn't tried."""
 
     how: str
     max_logit_difference: float
-    max_cache_difference: float
-    cache_equals_no_cache: bool
+    max_cache_difference: NotRequired[float | None]
+    cache_equals_no_cache: NotRequired[bool | None]
     tolerance: float
+    cache_tolerance: NotRequired[float]
+
+
+class GateFacts(GateFindings):
+    """And how long it took."""
+
     seconds: float
 
 
@@ -168,114 +179,73 @@ class Sample(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """Before and after on held-out text; the sides are objects as `eval --json` prints them."""
+    """Before and after on held-out text; the sides are objects as `eval --json` prints them,
+    less of them where the models were measured block by block."""
 
     data: str
-    before: dict[str, Any]
-    after: dict[str, Any]
+    before: Figures | LossFigures
+    after: Figures | LossFigures
     kl: NotRequired[float | None]
-    ratios: NotRequired[dict[str, Any] | None]
+    ratios: NotRequired[Ratios | None]
 
 
-class RateTried(TypedDict):
-    """A short run with one learning rate."""
+class Environment(TypedDict):
+    """With what and where the run computed, and what each stage took."""
 
-    learning_rate: float
-    held_out: float | None
-
-
-class TrainingForecast(TypedDict):
-    """What a training was expected to cost."""
-
-    tokens: int
-    flops: int
-    memory_bytes: int | None
-    seconds_per_step: float
-    seconds: float
+    versions: dict[str, str]
+    device: DeviceFacts
+    stages: list[StageFacts]
 
 
-class CurvePoint(TypedDict):
-    """The training's loss, or the held-out loss, at a step."""
+class Cut(TypedDict, total=False):
+    """What was cut from which model, and how: as true after a training."""
 
-    step: int
-    loss: NotRequired[float | None]
-    held_out: NotRequired[float | None]
-
-
-class ModelState(TypedDict):
-    """The original, the pruned or the recovered model on the same text."""
-
-    state: str
-    perplexity: float
-    bits_per_byte: float | None
-    sets: dict[str, float]
+    model: ModelFacts
+    calibration: CalibrationFacts
+    sites: list[SiteFacts]
+    reconstruction: list[TunedBlock]
+    sparsity: SparsityFacts
+    parameters: ParameterCounts
+    result: ResultFacts
+    recipe: Mapping[str, object]
+    recipe_yaml: str
 
 
-class Teacher(TypedDict):
-    """The dense model that a recovery learnt from."""
+class Measured(TypedDict, total=False):
+    """What was measured of the result; `not_evaluated`: why nothing was."""
 
-    path: str
-    digest: str
-    dtype: str
-
-
-class RecoveryFacts(TypedDict):
-    """The training after pruning."""
-
-    how: str
-    loss: dict[str, float]
-    settings: dict[str, Any]
-    teacher: Teacher | None
-    layer_map: list[list[int]]
-    data: str
-    data_sha256: str
-    sequences_sha256: str
-    sequences: int
-    steps: int
-    tokens: int
-    trained_parameters: int
-    optimizer: str
-    learning_rate: float | None
-    rates_tried: list[RateTried]
-    held_out_before: float | None
-    held_out_after: float | None
-    best_step: int
-    kept_start: bool
-    masked_matrices: int
-    zeros_kept: int
-    merged: bool
-    forecast: TrainingForecast | None
-    seconds: float
-    curve: list[CurvePoint]
-    states: NotRequired[list[ModelState]]
+    evaluation: Evaluation | None
+    not_evaluated: str
+    samples: list[Sample]
 
 
-class Report(TypedDict):
-    """report.json: everything that a run says of itself."""
+class Outcome(Measured, total=False):
+    """What became of the cut model."""
+
+    gate: GateFacts
+    recovery: RecoveryFacts
+    forecast: ForecastFacts
+    steps: list[GradualStep]
+
+
+class Asked(Cut):
+    """What was asked for, and what was cut for that."""
 
     version: int
     secateur: str
     created: str
     dry_run: NotRequired[bool]
-    recipe: NotRequired[dict[str, Any]]
-    recipe_yaml: NotRequired[str]
     command: str
-    model: NotRequired[ModelFacts]
-    calibration: NotRequired[CalibrationFacts]
-    sites: NotRequired[list[SiteFacts]]
     allocation: NotRequired[AllocationFacts]
-    reconstruction: NotRequired[list[TunedBlock]]
-    sparsity: NotRequired[SparsityFacts]
-    parameters: NotRequired[ParameterCounts]
-    result: NotRequired[ResultFacts]
-    gate: NotRequired[GateFacts]
-    recovery: NotRequired[RecoveryFacts]
-    evaluation: NotRequired[Evaluation | None]
-    samples: NotRequired[list[Sample]]
-    forecast: NotRequired[ForecastFacts]
-    steps: NotRequired[list[GradualStep]]
+
+
+class Report(Asked, Outcome, Environment):
+    """report.json: everything that a run says of itself."""
+
     warnings: list[str]
-    versions: dict[str, str]
-    device: DeviceFacts
-    stages: list[StageFacts]
     files: NotRequired[list[str]]
+
+
+def no_report() -> Report:
+    """What ranks other than the first have: an empty one."""
+    return cast("Report", {})
