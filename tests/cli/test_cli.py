@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from secateur.cli import app as cli
 from secateur.model import save as saving
 from secateur.pipeline import one_shot
-from secateur.pipeline import prune as pipeline
 from secateur.workspace.folder import WORK
 from tests.small import byte_tokenizer, save_tiny
 
@@ -470,7 +469,7 @@ def plan_file(prune: Callable[..., list[object]], run: Callable[..., Ended], tmp
     [
         ('"model_type": "llama"', '"model_type": "gpt2"', "the plan is for gpt2 with 2 layers, the model is llama"),
         ('"layers": 2', '"layers": 3', "the plan is for llama with 3 layers"),
-        ('"layers.1.channel"', '"layers.1.chanel"', "names layers.1.chanel, which the model doesn't have"),
+        ('"layers.1.channel"', '"layers.1.chanel"', "kind 'channel' contradicts the site's name"),
         ('"units": 24', '"units": 25', "has 25 units, the model has 24"),
         ('"version": 1', '"version": 9', "plan version 9 is unknown"),
     ],
@@ -542,7 +541,7 @@ def test_no_room_is_noticed_before_the_run(
     refused: Callable[..., str], prune: Callable[..., list[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("secateur.workspace.room.shutil.disk_usage", lambda path: usage)
     assert "free, the run needs about" in refused(*prune(), code=1)
 
 

@@ -167,8 +167,8 @@ def test_an_output_folder_is_needed_and_kept(run: Callable[..., Ended], model: P
 def test_what_reads_back_wrong_is_not_delivered(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = compressing.pack
 
-    def wrong(W: torch.Tensor) -> object:
-        packed = right(W)
+    def wrong(W: torch.Tensor, *rest: object, **named: object) -> object:
+        packed = right(W, *rest, **named)  # type: ignore[arg-type]
         packed.values[-1] += 1
         return packed
 

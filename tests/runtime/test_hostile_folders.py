@@ -89,8 +89,15 @@ JSON = st.recursive(
 )
 
 
+FIELDS = ("file", "dtype", "shape", "form", "values", "group")
+
+
 @settings(max_examples=150, deadline=None, database=None, derandomize=True)
-@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("file", "dtype", "shape", "form", "values", "group"), JSON)))
+@given(
+    fields=st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("file", "dtype", "shape", "form", "values", "group"), JSON)
+    )
+)
 def test_any_json_is_a_manifest_or_is_refused_in_one_line(fields: dict[str, Any], tmp_path_factory: Any) -> None:
     folder = tmp_path_factory.getbasetemp()
     whole = {"file": "model.safetensors", "dtype": "F32", "shape": [4, 64], "form": "bitmap", "values": "F32"}

@@ -41,6 +41,8 @@ class Methods(MutableMapping[str, "Method"]):
         return [name for name in self if ability in self.facts(name).prunes]
 
     def __getitem__(self, name: str) -> Method:
+        if name in self._listed and name in self._others:
+            self._others[name]  # which says that the name is taken
         if name not in self._ready:
             if name in self._others:
                 self._ready[name] = self._others[name]
