@@ -10,11 +10,14 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from secateur.data.documents import load_corpus
+from secateur.data.sources import split_specs
 from secateur.errors import InputError
 from secateur.evaluation import evaluate
-from secateur.evaluation.evaluation import RATIOS, split_specs
 from secateur.evaluation.loading import load
 from tests.small import save_tiny
+
+RATIOS = ("perplexity", "bits_per_byte", "parameters", "nonzero_parameters", "bytes_on_disk")
+RATIOS += ("prefill_tokens_per_s", "decode_tokens_per_s", "peak_memory_bytes")
 
 
 @pytest.fixture
