@@ -21,9 +21,6 @@ from tests.system.launch import torchrun
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 
-# Known and open: a rank of two was seen to end with SIGSEGV here. Take this mark away with the cause.
-pytestmark = pytest.mark.xfail(reason="two ranks with FSDP crash, the cause is not found yet", strict=False)
-
 HELD_OUT = 5  # an odd number: one rank has a sequence less
 # What is told beside `shard`, what else it is run with, and the pruned model.
 JOBS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
