@@ -41,7 +41,7 @@ class Hyper:
 
 
 @dataclass(frozen=True)
-class MemoryBudget:
+class Budget:
     steps: int = 0  # of the run; 0: it follows the clock
     minutes: float = 0.0  # of the run, where it follows the clock
     ends: float = math.inf  # when this process has to stop, by the monotonic clock; the run goes on another day
@@ -196,7 +196,7 @@ def loop(
     run: Run,
     corpus: list[torch.Tensor],
     hyper: Hyper,
-    budget: MemoryBudget,
+    budget: Budget,
     seed: int,
     workers: int,
     save_every: float,

@@ -17,16 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from _training import (  # before torch
-    Hyper,
-    MemoryBudget,
-    Run,
-    encode,
-    held_out,
-    loop,
-    make_optimizer,
-    train_tokenizer,
-)
+from _training import Budget, Hyper, Run, encode, held_out, loop, make_optimizer, train_tokenizer  # before torch
 
 # isort: split
 import torch
@@ -95,7 +86,7 @@ def train(args: argparse.Namespace) -> None:
     def measure() -> dict[str, float]:
         return {domain: held_out(model, tokenizer, unseen[domain], CONTEXT)["bits_per_byte"] for domain in domains}
 
-    budget = MemoryBudget(steps=args.steps, minutes=args.minutes)
+    budget = Budget(steps=args.steps, minutes=args.minutes)
     keep = lambda: run.save(tokenizer, facts)  # noqa: E731
     loop(run, corpus, HYPER, budget, args.seed, args.workers, args.save_every, keep, measure)
 

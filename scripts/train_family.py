@@ -30,16 +30,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _training import (  # before torch
-    Hyper,
-    MemoryBudget,
-    Run,
-    encode,
-    held_out,
-    loop,
-    make_optimizer,
-    train_tokenizer,
-)
+from _training import Budget, Hyper, Run, encode, held_out, loop, make_optimizer, train_tokenizer  # before torch
 
 # isort: split
 import torch
@@ -152,7 +143,7 @@ def train(size: str, corpus: list[torch.Tensor], data: dict[str, Any], args: arg
         run,
         corpus,
         hyper,
-        MemoryBudget(steps=steps, ends=args.ends),
+        Budget(steps=steps, ends=args.ends),
         args.seed,
         1,
         args.save_every,

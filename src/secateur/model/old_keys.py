@@ -1,4 +1,4 @@
-"""config.json for consumers that know only the keys of transformers 4: without them they'd take a default."""
+"""config.json for readers that know only the keys of transformers 4: without them they'd take a default."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _old_rope(rope: Json) -> Json:
     scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
     if scaling.get("rope_type", "default") == "default":
         return {"rope_theta": rope["rope_theta"], "rope_scaling": None} | _partial(rope)
-    if scaling["rope_type"] == "longrope":  # its old consumer wants these three keys and no other
+    if scaling["rope_type"] == "longrope":  # its old reader wants these three keys and no other
         scaling = {"type": "longrope", **{k: rope[k] for k in ("short_factor", "long_factor") if k in rope}}
     return {"rope_theta": rope["rope_theta"], "rope_scaling": scaling} | _partial(rope)
 

@@ -6,7 +6,7 @@ and what reads from it by Qᵀ, and the model computes the same (Ashkboos et al.
 https://arxiv.org/abs/2401.15024, theorem 1). With only k columns of Q the model is one whose stream is projected onto
 them, with k hidden dimensions:
 
-    writer  W -> Qᵀ W        consumer  W -> W diag(γ) Q        gain -> sqrt(d / k)        epsilon -> epsilon d / k
+    producer  W -> Qᵀ W        consumer  W -> W diag(γ) Q        gain -> sqrt(d / k)        epsilon -> epsilon d / k
 
 The new gain and epsilon are there because the mean of the squares is now over k entries; with them the smaller model
 equals the projected one to rounding. Embeddings and head can no longer be one matrix: the last gain is in the head.
