@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import psutil
 from secateur.benchmarking.worker import MARK, SEGMENTS
 from secateur.evaluation.evaluation import bytes_on_disk
 from secateur.report.schema.bench import BenchAnswer, BenchForm, BenchOrder, BenchSettings
+from secateur.system.child import Child
 from secateur.system.monitor import ProgressStep
 
 _CHILD = "from secateur.benchmarking.worker import child; child()"
@@ -86,57 +83,30 @@ class _Process:
             "bytes_on_disk": bytes_on_disk(form.folder),
         }
         self._begun = False
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, json.dumps(order)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env=_environment(settings["threads"]),
-        )
+        threads = str(settings["threads"])
+        changes = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        self._child = Child(_CHILD, order, MARK, changes)
 
     def __enter__(self) -> _Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            with suppress(BrokenPipeError):  # it may have gone before it read what it was told
-                stream.close()  # type: ignore[union-attr]
+        self._child.__exit__()
 
     def go_on(self) -> None:
         """Waits for its next answer; the first one comes by itself."""
         if "error" in self.found:
             return
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with suppress(BrokenPipeError):  # said below, with the reason
-            self._process.stdin.write("next\n" if self._begun else "")
-            self._process.stdin.flush()
+        answer = self._child.ask("next" if self._begun else "")
         self._begun = True
-        line = next((line for line in self._process.stdout if line.startswith(MARK)), None)
-        if line is None:
-            self.found["error"] = f"{self.name} failed: {self._reason()}"
+        if answer is None:
+            code, said = self._child.last_words()
+            self.found["error"] = f"{self.name} failed: {said or f'exit code {code}'}"
             return
-        told: BenchAnswer = json.loads(line.removeprefix(MARK))
+        told: BenchAnswer = json.loads(answer)
         if "form" in told:
             self.found |= told["form"]
         if "error" in told:
             self.found["error"] = told["error"]
         if "row" in told:
             self.found["rows"].append(told["row"])
-
-    def _reason(self) -> str:
-        code = self._process.wait()
-        self._errors.seek(0)
-        return (self._errors.read().strip().splitlines() or [f"exit code {code}"])[-1]
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """This process's environment with the running copy of the package first, and as many threads everywhere."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    changes = {"PYTHONPATH": os.pathsep.join(paths), "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
-    return {**os.environ, **changes, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

@@ -13,13 +13,10 @@ in the meantime hits both. What a process reports as `peak_memory_bytes` is
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict
@@ -28,6 +25,7 @@ import psutil
 
 from secateur.errors import ResourceError, SecateurError
 from secateur.report.schema.figures import OwnSpeed, SpeedFigures
+from secateur.system.child import Child
 
 _CHILD = "from secateur.evaluation.measure import child; child()"
 _MARK = "secateur-measure:"  # before the answer, as libraries may print what they like
@@ -95,54 +93,34 @@ class _Side:
             "length": length,
             "threads": torch.get_num_threads(),  # what this process was told to use holds there too
         }
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, json.dumps(order)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env=_environment(),
-        )
+        self._child = Child(_CHILD, order, _MARK)
 
     def __enter__(self) -> _Side:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            with suppress(BrokenPipeError):  # it may have gone before it read what it was told
-                stream.close()  # type: ignore[union-attr]
+        self._child.__exit__()
 
     def end(self) -> OwnSpeed:
         """Its figures; it ends then."""
         found: OwnSpeed = json.loads(self.ask(END))
         return found
 
-    def ask(self, word: str | None = None) -> str:
+    def ask(self, word: str = "") -> str:
         """Its answer to a word, or its first answer: JSON."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with suppress(BrokenPipeError):  # said below, with the reason
-            self._process.stdin.write("" if word is None else f"{word}\n")
-            self._process.stdin.flush()
-        answer = next((line for line in self._process.stdout if line.startswith(_MARK)), None)
+        answer = self._child.ask(word)
         if answer is None:
             raise self._failure()
-        text = answer.removeprefix(_MARK)
-        found = json.loads(text)
+        found = json.loads(answer)
         if "error" in found:
             raise SecateurError(found["error"])
-        return text
+        return answer
 
     def _failure(self) -> SecateurError:
-        code = self._process.wait()
+        code, said = self._child.last_words()
         if code < 0:
             return ResourceError(f"measuring {self._path} was killed by signal {-code}; it may lack memory")
-        self._errors.seek(0)
-        reason = (self._errors.read().strip().splitlines() or ["it said nothing"])[-1]
-        return SecateurError(f"measuring {self._path} failed: {reason}")
+        return SecateurError(f"measuring {self._path} failed: {said or 'it said nothing'}")
 
 
 def child() -> None:
@@ -206,10 +184,3 @@ def peak_resident_bytes() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, with the running copy of the package first on the path."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TRANSFORMERS_VERBOSITY": "error"}

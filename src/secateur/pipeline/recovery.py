@@ -15,7 +15,8 @@ from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.result import PassResult
 from secateur.recovery import account
 from secateur.recovery.examples import is_task_data
-from secateur.recovery.recover import accelerated, write_untrained
+from secateur.recovery.measured import write_untrained
+from secateur.recovery.recover import accelerated
 from secateur.recovery.save import replace as put_in_place
 from secateur.recovery.save import save_checkpoint
 from secateur.recovery.task import Task, check, prepare

@@ -20,27 +20,24 @@ from secateur.config.training import Recovery
 from secateur.data.documents import load_corpus
 from secateur.data.sources import split_specs
 from secateur.errors import InputError
-from secateur.evaluation.evaluation import evaluate as measure
-from secateur.evaluation.evaluation import state_figures
-from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.model.side_files import copy_regular, left_behind
 from secateur.recovery import account, adapters
 from secateur.recovery.forecast import as_dict
+from secateur.recovery.measured import measured
 from secateur.recovery.save import save_adapter, save_checkpoint
 from secateur.recovery.states import read_best
 from secateur.recovery.task import Task, prepare, teacher_of
 from secateur.recovery.train import TrainingResult, forecast, train
 from secateur.report import model_card
 from secateur.report.html import page
-from secateur.report.schema.figures import Figures
-from secateur.report.schema.recovery import RecoveryFacts, RecoveryForecast
-from secateur.report.schema.report import Evaluation, Measured, Report, no_report
+from secateur.report.schema.recovery import RecoveryForecast
+from secateur.report.schema.report import Measured, Report, no_report
 from secateur.system import distributed
 from secateur.system.decisions import Decisions
 from secateur.system.device import resolve_device
 from secateur.system.monitor import Monitor
-from secateur.workspace.folder import EVENTS, MARK, TRAINING, UNTRAINED, WORK, Area, Workspace
+from secateur.workspace.folder import EVENTS, MARK, TRAINING, WORK, Workspace
 from secateur.workspace.journal import Journal
 from secateur.workspace.ownership import names_for_report
 
@@ -184,12 +181,12 @@ def _deliver(
 ) -> Report:
     """Saves, proves, measures, reports."""
     folder, final = task.checkpoint.path, workspace.final
-    measured = final
+    loadable = final
     with monitor.stage("save"):
         if task.recovery.how == "lora" and not task.recovery.merge:
-            measured = workspace.work / "merged"
-            measured.mkdir()
-            gate = save_adapter(task, outcome, final, workspace.work, measured)
+            loadable = workspace.work / "merged"
+            loadable.mkdir()
+            gate = save_adapter(task, outcome, final, workspace.work, loadable)
         else:
             gate = save_checkpoint(task, outcome, final, workspace.work)
     outcome.model = task.model = None  # what is measured next shall have the machine's memory
@@ -199,7 +196,7 @@ def _deliver(
     found: Measured = {"evaluation": None, "not_evaluated": "evaluate is none"}
     if evaluate != "none":
         with monitor.stage("evaluate"):
-            found = _measured(task, measured, section, workspace, evaluate, speed, notes)
+            found = measured(task, loadable, section, workspace, evaluate, speed, notes)
     report: Report = {
         **base,
         "gate": {**gate, "seconds": seconds},
@@ -211,69 +208,6 @@ def _deliver(
     }
     _write(report, folder, workspace)
     return report
-
-
-def original_of(folder: Path, task: Task, notes: list[str]) -> Path | None:
-    """The dense model, if it's still where the pruned folder's report says, or where --teacher does."""
-    named, digest = (str(task.teacher.path), None) if task.teacher is not None else teacher_of(folder)
-    if named is None or (not Path(named).is_dir() and named != "embedded"):
-        return None
-    path = Path(local_folder(named))
-    if digest is not None and Checkpoint.open(path).digest != digest:
-        notes.append(f"{named} has changed since the model was pruned from it: the original isn't shown")
-        return None
-    return path
-
-
-def _measured(
-    task: Task,
-    recovered: Path,
-    section: RecoveryFacts,
-    workspace: Workspace,
-    evaluate: str | None,
-    speed: bool,
-    notes: list[str],
-) -> Measured:
-    """The original, the pruned and the recovered model on the same text; `section` gets a row for each."""
-    pruned = task.checkpoint.path
-    original = original_of(pruned, task, notes)
-    data, name = _evaluation_text(task, workspace, evaluate)
-    where = (str(task.device), "auto", None)
-    found = measure(recovered, data, original or pruned, *where, speed)
-    rows: list[tuple[str, Figures]] = [("recovered", found)]
-    if original is not None:
-        rows = [("original", found["reference"]), ("pruned", measure(pruned, data, None, *where, False)), *rows]
-    else:
-        rows = [("pruned", found["reference"]), *rows]
-    notes += found.pop("notes", [])
-    before, kl, ratios = found.pop("reference"), found.pop("kl", None), found.pop("ratios", None)
-    found["model"], before["model"] = str(workspace.out), str(original or pruned)
-    for figures in (figures for _, figures in rows):
-        if name != data:
-            figures["data"] = name
-            (only,) = figures["sets"].values()
-            figures["sets"] = {name: {**only, "data": name}}
-    section["states"] = [state_figures(state, figures) for state, figures in rows]
-    evaluation: Evaluation = {"before": before, "after": found, "kl": kl, "ratios": ratios, "data": name}
-    return {"evaluation": evaluation, "samples": account.samples(task, recovered, original, pruned)}
-
-
-def _evaluation_text(task: Task, workspace: Workspace, evaluate: str | None) -> tuple[str, str]:
-    """What to measure on, and its name."""
-    source = str(task.recovery.data)
-    if evaluate is not None:
-        return evaluate, evaluate
-    if source.startswith("stdlib"):
-        return source, f"{source}, files held out"
-    return str(write_untrained(task, workspace)), f"{source}, sequences not trained on"
-
-
-def write_untrained(task: Task, area: Area) -> Path:
-    """A file of the sequences that are left for the report."""
-    file = area.work / UNTRAINED
-    rows = (json.dumps({"input_ids": row}) for row in task.text.reported.documents())
-    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return file
 
 
 def _write(report: Report, pruned: Path, workspace: Workspace) -> None:

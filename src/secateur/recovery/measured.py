@@ -1,0 +1,80 @@
+"""The original, the pruned and the recovered model on text that none of them was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from secateur.evaluation.evaluation import evaluate as measure
+from secateur.evaluation.evaluation import state_figures
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.hub import local_folder
+from secateur.recovery import account
+from secateur.recovery.task import Task, teacher_of
+from secateur.report.schema.figures import Figures
+from secateur.report.schema.recovery import RecoveryFacts
+from secateur.report.schema.report import Evaluation, Measured
+from secateur.workspace.folder import UNTRAINED, Area, Workspace
+
+
+def original_of(folder: Path, task: Task, notes: list[str]) -> Path | None:
+    """The dense model, if it's still where the pruned folder's report says, or where --teacher does."""
+    named, digest = (str(task.teacher.path), None) if task.teacher is not None else teacher_of(folder)
+    if named is None or (not Path(named).is_dir() and named != "embedded"):
+        return None
+    path = Path(local_folder(named))
+    if digest is not None and Checkpoint.open(path).digest != digest:
+        notes.append(f"{named} has changed since the model was pruned from it: the original isn't shown")
+        return None
+    return path
+
+
+def measured(
+    task: Task,
+    recovered: Path,
+    section: RecoveryFacts,
+    workspace: Workspace,
+    evaluate: str | None,
+    speed: bool,
+    notes: list[str],
+) -> Measured:
+    """The original, the pruned and the recovered model on the same text; `section` gets a row for each."""
+    pruned = task.checkpoint.path
+    original = original_of(pruned, task, notes)
+    data, name = _evaluation_text(task, workspace, evaluate)
+    where = (str(task.device), "auto", None)
+    found = measure(recovered, data, original or pruned, *where, speed)
+    rows: list[tuple[str, Figures]] = [("recovered", found)]
+    if original is not None:
+        rows = [("original", found["reference"]), ("pruned", measure(pruned, data, None, *where, False)), *rows]
+    else:
+        rows = [("pruned", found["reference"]), *rows]
+    notes += found.pop("notes", [])
+    before, kl, ratios = found.pop("reference"), found.pop("kl", None), found.pop("ratios", None)
+    found["model"], before["model"] = str(workspace.out), str(original or pruned)
+    for figures in (figures for _, figures in rows):
+        if name != data:
+            figures["data"] = name
+            (only,) = figures["sets"].values()
+            figures["sets"] = {name: {**only, "data": name}}
+    section["states"] = [state_figures(state, figures) for state, figures in rows]
+    evaluation: Evaluation = {"before": before, "after": found, "kl": kl, "ratios": ratios, "data": name}
+    return {"evaluation": evaluation, "samples": account.samples(task, recovered, original, pruned)}
+
+
+def _evaluation_text(task: Task, workspace: Workspace, evaluate: str | None) -> tuple[str, str]:
+    """What to measure on, and its name."""
+    source = str(task.recovery.data)
+    if evaluate is not None:
+        return evaluate, evaluate
+    if source.startswith("stdlib"):
+        return source, f"{source}, files held out"
+    return str(write_untrained(task, workspace)), f"{source}, sequences not trained on"
+
+
+def write_untrained(task: Task, area: Area) -> Path:
+    """A file of the sequences that are left for the report."""
+    file = area.work / UNTRAINED
+    rows = (json.dumps({"input_ids": row}) for row in task.text.reported.documents())
+    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return file
