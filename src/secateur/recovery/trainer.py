@@ -205,7 +205,8 @@ class Recoverer(Trainer):
         return SequentialSampler(self.train_dataset)  # the order is drawn already, see `Draw`
 
     def close(self) -> None:
-        """Lets go of what wraps the model, so that another trainer can take it."""
+        """Lets go of what wraps the model: another trainer can take it, and it computes in its own dtype again."""
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # of its forward, in place
         self.accelerator.free_memory()
         self.optimizer = self.lr_scheduler = None
         self.model_wrapped = self.model
