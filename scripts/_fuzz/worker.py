@@ -21,7 +21,7 @@ from typing import Any
 from _fuzz.edits import apply
 from _fuzz.targets import TARGETS, Case, Command
 
-MOST_MEMORY = 16 << 30  # of addresses: what asks for more gets an error, not the machine's last page
+MOST_MEMORY = 8 << 30  # of addresses: what asks for more gets an error, not the machine's last page
 
 
 def main(words: list[str]) -> None:

@@ -259,3 +259,9 @@ def test_another_window_is_refused(given: Any) -> None:
 def test_a_window_without_reconstruction_is_refused() -> None:
     assert "add --reconstruct" in complaint(quality="balanced", window="half")
     assert recipe(quality="balanced", reconstruct=50, window="half").window == "half"
+
+
+@pytest.mark.parametrize("key", ["protect", "sites", "calibrate", "x\ud800"])
+def test_half_a_surrogate_pair_is_refused_in_one_line(key: str) -> None:
+    with pytest.raises(InputError):
+        recipe(**{key: "\ud800"})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from _fuzz import herd
 
-SEEDS = sorted((Path(__file__).parent / "fuzz_seeds").glob("*.json"))
+SEEDS = sorted((Path(__file__).parents[1] / "fuzz_seeds").glob("*.json"))
 
 
 @pytest.mark.parametrize("file", SEEDS, ids=[file.stem for file in SEEDS])

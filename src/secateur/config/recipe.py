@@ -160,6 +160,8 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
             where = first["loc"][0]
             raise InputError(f"no {where} given; name it as an argument or as '{where}' in the recipe") from None
         raise InputError(complaint(error)) from None
+    except UnicodeEncodeError:  # pydantic's own, while it words what is wrong
+        raise InputError("a value of the recipe holds half a surrogate pair; it is not valid Unicode") from None
 
 
 MOST_BYTES = 2**20
