@@ -43,7 +43,7 @@ def apply(folder: Path, edits: list[Edit]) -> None:
         data = path.read_bytes() if path.is_file() else b""
         try:
             path.write_bytes(_OPERATIONS[edit["op"]](data, edit))
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError):
             continue
 
 

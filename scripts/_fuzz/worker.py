@@ -33,6 +33,7 @@ def main(words: list[str]) -> None:
     warnings.simplefilter("ignore")
     target, root, seed, first = TARGETS[words[0]], Path(words[1]), int(words[2]), words[3]
     say = os.fdopen(os.dup(1), "w")  # commands may close or redirect theirs
+    os.dup2(2, 1)  # and libraries that aren't Python print to it
     if first == "replay":
         case = json.load(sys.stdin)
         numbered = iter([(0, (case["base"], case["edits"]))])
