@@ -13,7 +13,7 @@ ANSWERS: list[tuple[list[str], int, str]] = [
     (["--version"], 0, "secateur 0."),
     (["inspect", "--help"], 0, "secateur inspect embedded"),
     (["prune", "--help"], 0, "hidden"),
-    (["methods"], 0, "arXiv:2301.00774"),
+    (["methods"], 0, "2301.00774"),
     (["methods", "--json"], 0, '"wanda"'),
     (["explain", "DONE"], 0, "layers.0"),
     (["explain", "DONE", "--json"], 0, '"sites"'),

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from secateur.report import facts
 from secateur.report import numbers as fmt
 from secateur.report.curve import Curve, draw
 from secateur.report.facts import Report
 from secateur.report.terminal.console import Console
+from secateur.report.terminal.table import Table, figures
 
 
 @dataclass(frozen=True)
@@ -97,10 +96,7 @@ def recovery_table(report: Report) -> Table | None:
     found = lines(report)
     if not found:
         return None
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for name in states(report):
-        table.add_column(name, justify="right")
+    table = figures("", *states(report))
     for line in found:
         table.add_row(line.label, *line.values)
     return table
@@ -133,7 +129,7 @@ def print_forecast(report: Report, console: Console | None = None) -> None:
     """What `secateur recover --dry-run` shows."""
     console = console or Console(markup=False)
     found = facts.section(report, "forecast")
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Table("", "", header=False)
     for label, key, show in (
         ("tokens", "tokens", fmt.short),
         ("FLOPs", "flops", fmt.short),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
 from secateur.report import facts
 from secateur.report import numbers as fmt
 from secateur.report.curve import Curve, draw
 from secateur.report.facts import Report
+from secateur.report.terminal.table import Column, Table
 
 HEAD = ("step", "of what goes", "parameters", "not zero", "perplexity", "after recovery")
 
@@ -64,9 +63,7 @@ def steps_table(report: Report) -> Table | None:
     names = head(report)
     if not names:
         return None
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        table.add_column(name, justify="right")
+    table = Table(*(Column(name, right=True) for name in names))
     for row in rows(report):
         table.add_row(*row)
     return table

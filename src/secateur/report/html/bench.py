@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from secateur.report import numbers as fmt
 from secateur.report.html.page import environment
 from secateur.report.samples import NO_DIFFERENCE, busy
 from secateur.report.terminal.console import Console
+from secateur.report.terminal.table import Column, Table
 
 Facts = Mapping[str, Any]
 _LEFT, _WIDTH, _BAR, _GAP = 210.0, 1030.0, 18.0, 5.0
@@ -22,19 +21,19 @@ _LEFT, _WIDTH, _BAR, _GAP = 210.0, 1030.0, 18.0, 5.0
 def print_compression(found: Facts, console: Console | None = None) -> None:
     """What `secateur compress` and `decompress` show."""
     console = console or Console(markup=False, highlight=False)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table("", "", "", header=False)
     ratio = fmt.ratio(found["bytes_after"] / found["bytes_before"])
     table.add_row("weights", f"{fmt.size(found['bytes_before'])} → {fmt.size(found['bytes_after'])}", ratio)
     if "compressed" in found:
         before, after = found["matrix_bytes_before"], found["matrix_bytes_after"]
         table.add_row("sparse matrices", f"{fmt.size(before)} → {fmt.size(after)}", fmt.ratio(after / before))
-        table.add_row("compressed", f"{found['compressed']} of {found['tensors']} tensors")
-        table.add_row("zeros in them", fmt.percent(found["sparsity"]))
+        table.add_row("compressed", f"{found['compressed']} of {found['tensors']} tensors", "")
+        table.add_row("zeros in them", fmt.percent(found["sparsity"]), "")
         if found["negative_zeros"]:
             told = f"{found['negative_zeros']:,} taken as zeros, the same number; --exact-bits keeps them"
-            table.add_row("-0.0 among them", told)
+            table.add_row("-0.0 among them", told, "")
     same = "bit for bit" if found.get("values", "keep") == "keep" else "int8 within half a step"
-    table.add_row("read back", f"the same, {same}")
+    table.add_row("read back", f"the same, {same}", "")
     console.print(table)
     for warning in found.get("warnings", []):
         console.print(f"note: {warning}")
@@ -72,9 +71,22 @@ def busy_then(found: Facts) -> str | None:
 def _figures(forms: Sequence[Facts]) -> Table:
     """A row for each batch, context and form; memory and size stand with the form's first one."""
     first = forms[0]["name"] if forms else "first"
-    columns = ("batch", "context", "form", "first token", "prefill tok/s", "decode tok/s", f"× {first}", "verdict")
     energy = any(fmt.is_number(row.get("joules_per_token")) for form in forms for row in form["rows"])
-    table = _table(*columns, *(["J/token"] if energy else []), "weights", "peak memory", "loads in", "file")
+    table = Table(
+        Column("batch", right=True),
+        Column("context", right=True),
+        "form",
+        Column("first token", right=True, drop=3),
+        Column("prefill tok/s", right=True, drop=1),
+        Column("decode tok/s", right=True),
+        Column(f"× {first}", right=True),
+        Column("verdict", drop=2),
+        *([Column("J/token", right=True, drop=4)] if energy else []),
+        Column("weights", right=True, drop=5),
+        Column("peak memory", right=True, drop=6),
+        Column("loads in", right=True, drop=8),
+        Column("file", right=True, drop=7),
+    )
     told: set[str] = set()
     for batch, context in places(forms):
         for form in forms:
@@ -130,13 +142,6 @@ def _cells(row: Facts) -> list[str | Text]:
 def places(forms: Sequence[Facts]) -> list[tuple[int, int]]:
     """Every (batch, context), in order."""
     return sorted({(row["batch"], row["context"]) for form in forms for row in form["rows"]})
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.table import Table
 from rich.text import Text
 
 from secateur.report import numbers as fmt
 from secateur.report.terminal.console import Console
+from secateur.report.terminal.table import Column, Table
 
 Facts = Mapping[str, Any]
 # From harmless to ruinous; the middle stays readable on light and dark.
@@ -54,11 +54,8 @@ def print_sensitivity(found: Facts, page: Path | None = None, console: Console |
     by_place = {(row["layer"], row["kind"], row["level"]): row["kl"] for row in found["sites"]}
     values = list(by_place.values())
     for kind in dict.fromkeys(kind for kind, _ in columns_of(found)):
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("layer", justify="right")
         levels = [level for name, level in columns_of(found) if name == kind]
-        for level in levels:
-            table.add_column(fmt.percent(level), justify="right")
+        table = Table(*(Column(name, right=True) for name in ("layer", *map(fmt.percent, levels))))
         for layer in sorted({row["layer"] for row in found["sites"] if row["kind"] == kind}):
             cells = []
             for level in levels:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from secateur.report import numbers as fmt
 from secateur.report.terminal.console import Console
+from secateur.report.terminal.table import Column, Table
+from secateur.report.terminal.table import figures as _table
 
 Facts = Mapping[str, Any]
 
@@ -28,13 +29,6 @@ def print_explanation(found: Facts, console: Console | None = None) -> None:
     _hidden(found, console)
     _experts(found, console)
     _linears(found, console)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left")
-    return table
 
 
 def _sites(found: Facts, console: Console) -> None:
@@ -60,14 +54,9 @@ def _sites(found: Facts, console: Console) -> None:
 def _removed(site: Facts, console: Console) -> None:
     console.print()
     console.print(Text(site["site"], "bold"))
-    table = _table("unit", "bits", "output", "back", "known by (share)", "largest at")
-    for column in table.columns[1:4]:
-        column.no_wrap = True
-    table.columns[4].justify = table.columns[5].justify = "left"
-    table.columns[4].no_wrap = True
-    table.columns[5].overflow = "ellipsis"
-    table.columns[5].max_width = max(16, console.width - 68)  # what the others leave: their numbers aren't cut
-    table.columns[5].no_wrap = True
+    numbers = (Column(name, right=True) for name in ("bits", "output", "back"))
+    table = Table("unit", *numbers, Column("known by (share)", drop=1), Column("largest at", drop=2))
+    room = max(16, console.width - 68)  # what the others leave
     for unit in sorted(site["removed"], key=lambda unit: -unit["energy"]):
         table.add_row(
             str(unit["unit"]),
@@ -75,7 +64,7 @@ def _removed(site: Facts, console: Console) -> None:
             fmt.percent(unit["energy"]),
             fmt.percent(unit["restored"]),
             ", ".join(f"{k} ({fmt.percent(share)})" for k, share in unit["carriers"][:2]),
-            _passage(unit["fired"][0]) if unit["fired"] else Text(fmt.MISSING),
+            _shortened(_passage(unit["fired"][0]), room) if unit["fired"] else Text(fmt.MISSING),
         )
     console.print(table)
 
@@ -84,6 +73,11 @@ def _passage(fired: Facts) -> Text:
     """One line: a token in bold, in its text."""
     parts = (str(fired[key]).replace("\n", "⏎") for key in ("before", "token", "after"))
     return Text.assemble(next(parts), (next(parts), "bold reverse"), next(parts))
+
+
+def _shortened(passage: Text, room: int) -> Text:
+    passage.truncate(room, overflow="ellipsis")
+    return passage
 
 
 def _unit(unit: Facts, refit: bool, console: Console) -> None:
@@ -145,10 +139,9 @@ def _hidden(found: Facts, console: Console) -> None:
 
 def _experts(found: Facts, console: Console) -> None:
     if found["experts"]:
-        table = _table("site", "removed", "highest score of these", "lowest of the others", "method")
         merges = any("merged" in row for row in found["experts"])
-        if merges:
-            table.add_column("merged into others", justify="right")
+        more = ["merged into others"] if merges else []
+        table = _table("site", "removed", "highest score of these", "lowest of the others", "method", *more)
         for row in found["experts"]:
             scores, gone = sorted(row.get("scores") or ()), row["units"] - row["kept"]
             edge = [fmt.number(s) for s in scores[gone - 1 : gone + 1]] if scores and gone else [fmt.MISSING] * 2

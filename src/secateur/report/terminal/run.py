@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from secateur.report import facts
 from secateur.report import numbers as fmt
@@ -14,6 +14,7 @@ from secateur.report.facts import Report
 from secateur.report.recovery import recovery_table, sentence
 from secateur.report.steps import steps_table
 from secateur.report.terminal.console import Console
+from secateur.report.terminal.table import Column, Table
 
 _STYLE = {"better": "green", "worse": "red", "same": "dim"}
 
@@ -25,14 +26,11 @@ def print_report(report: Report, out: Path | str, console: Console | None = None
     console.print(_cuts(report))
     rows = facts.comparison(report)
     if rows:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("")
-        for name in ("before", "after", "ratio"):
-            table.add_column(name, justify="right")
-        table.add_column("", style="dim")
+        right = (Column(name, right=True) for name in ("before", "after", "ratio"))
+        table = Table("", *right, Column("", drop=1))
         for row in rows:
-            ratio = f"[{_STYLE.get(row.verdict, 'none')}]{row.ratio}[/]"
-            table.add_row(row.label, row.before, row.after, ratio, row.note)
+            ratio = Text(row.ratio, _STYLE.get(row.verdict, ""))
+            table.add_row(row.label, row.before, row.after, ratio, Text(row.note, "dim"))
         warning = load_warning(facts.section(report, "evaluation", "after"))
         if warning is not None:
             console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
@@ -60,14 +58,11 @@ def print_report(report: Report, out: Path | str, console: Console | None = None
 
 
 def _cuts(report: Report) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("cut")
-    for name in ("removed", "left", "error before refit", "after"):
-        table.add_column(name, justify="right")
-    table.add_column("method")
+    errors = (Column("error before refit", right=True, drop=2), Column("after", right=True, drop=2))
+    table = Table("cut", Column("removed", right=True), Column("left", right=True), *errors, Column("method", drop=1))
     for name, tally in facts.by_kind(report).items():
         left = f"{fmt.count(tally.total('kept'))} of {fmt.count(tally.total('units'))}"
-        errors = (tally.mean("error_before_refit"), tally.mean("error_after_refit"))
-        numbers = (fmt.percent(tally.sparsity), left, *(fmt.number(error) for error in errors))
+        found = (tally.mean("error_before_refit"), tally.mean("error_after_refit"))
+        numbers = (fmt.percent(tally.sparsity), left, *(fmt.number(error) for error in found))
         table.add_row(name, *numbers, tally.names("method"))
     return table

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from secateur.report import numbers as fmt
 from secateur.report.compared import compared, load_warning
 from secateur.report.terminal.console import Console
+from secateur.report.terminal.table import Column, Table, figures
 
 Facts = Mapping[str, Any]
 
@@ -35,35 +34,41 @@ def print_anatomy(found: Facts, console: Console | None = None) -> None:
         "file that is saved beside the weights (trust_remote_code=True), or with secateur.load.",
         style="dim",
     )
-    speed = _table("cut", "faster or smaller", "not")
+    speed = Table("cut", Column("faster or smaller", wraps=24), Column("not", wraps=20, drop=1))
     for row in found["speed"]:
         speed.add_row(row["kind"], row["speeds_up"], row["does_not"])
     _section(console, "What a cut speeds up", speed)
 
 
 def _sizes(found: Facts) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column()
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(justify="right", style="dim", no_wrap=True)
-    table.add_row("parameters", fmt.count(found["parameters"]))
+    table = Table("", Column("", right=True), Column("", right=True), header=False)
+
+    def add(name: str, value: str, more: str = "") -> None:
+        table.add_row(name, value, Text(more, "dim"))
+
+    add("parameters", fmt.count(found["parameters"]))
     for part in found["parts"]:
-        table.add_row(f"  {part['part']}", fmt.count(part["parameters"]), fmt.percent(part["share"]))
+        add(f"  {part['part']}", fmt.count(part["parameters"]), fmt.percent(part["share"]))
     share = found["linear_parameters"] / found["parameters"]
-    table.add_row("in prunable matrices", fmt.count(found["linear_parameters"]), fmt.percent(share))
-    table.add_row("weights on disk", fmt.size(found["bytes_on_disk"]))
-    table.add_row("FLOPs per token", fmt.short(found["flops_per_token"]))
+    add("in prunable matrices", fmt.count(found["linear_parameters"]), fmt.percent(share))
+    add("weights on disk", fmt.size(found["bytes_on_disk"]))
+    add("FLOPs per token", fmt.short(found["flops_per_token"]))
     if found["context"]:
-        table.add_row("  at full context", fmt.short(found["flops_per_token_at_context"]))
+        add("  at full context", fmt.short(found["flops_per_token_at_context"]))
     if found["kv_cache_bytes_per_token"]:
-        table.add_row("KV cache per token", fmt.size(found["kv_cache_bytes_per_token"]), "16 bit")
+        add("KV cache per token", fmt.size(found["kv_cache_bytes_per_token"]), "16 bit")
     return table
 
 
 def _sites(rows: Sequence[Facts]) -> Table:
-    table = _table("site", "per layer", "weights each", "of model", "may keep", "hardware likes")
-    for column in (2, 3):
-        table.columns[column].justify = "right"
+    table = Table(
+        "site",
+        "per layer",
+        Column("weights each", right=True, drop=2),
+        Column("of model", right=True, drop=1),
+        Column("may keep", wraps=20),
+        Column("hardware likes", wraps=14, drop=3),
+    )
     for row in rows:
         table.add_row(
             row["kind"],
@@ -101,10 +106,9 @@ def print_evaluation(found: Facts, console: Console | None = None) -> None:
     warning = load_warning(found)
     if warning is not None:
         console.print(Text(f"warning: {warning}", "yellow"))
-    table = _table("", "model", *(("reference", "ratio", "") if reference is not None else ()))
-    _right(table)
+    beside = (Column("reference", right=True), Column("ratio", right=True), Column("", drop=1))
+    table = Table("", Column("model", right=True), *(beside if reference is not None else ()))
     rows = {row.key: row for row in compared(reference, found)} if reference is not None else {}
-    table.columns[0].min_width = 26
     for key, label, show in _METRICS:
         if found.get(key) is None:
             continue
@@ -132,10 +136,9 @@ def print_evaluation(found: Facts, console: Console | None = None) -> None:
 
 def _sets(sets: Facts, reference: Facts | None) -> Table:
     columns = ["perplexity", "bits/byte", *(["reference", "bits/byte"] if reference is not None else [])]
-    table = _table("text", *columns)
-    _right(table)
-    for name, figures in sets.items():
-        row = [name, fmt.number(figures["perplexity"]), fmt.number(figures["bits_per_byte"])]
+    table = figures("text", *columns)
+    for name, found in sets.items():
+        row = [name, fmt.number(found["perplexity"]), fmt.number(found["bits_per_byte"])]
         if reference is not None:
             other = reference["sets"][name]
             row += [fmt.number(other["perplexity"]), fmt.number(other["bits_per_byte"])]
@@ -152,20 +155,41 @@ def print_generation(found: Facts, console: Console | None = None) -> None:
             console.print(Panel(text, title=Text(str(side["model"])), title_align="left", border_style="dim"))
 
 
-def print_methods(rows: Sequence[Facts], console: Console | None = None) -> None:
-    """What `secateur methods` shows."""
+# What a method prunes -> how that is called above its methods.
+_GROUPS = {
+    "weights": "Single weights",
+    "units": "Units: FFN channels, query heads, KV groups",
+    "experts": "Experts",
+    "dimensions": "Hidden dimensions",
+    "layers": "Layers",
+    "sub-blocks": "Sub-blocks: attention or FFN of a layer",
+}
+
+
+def print_methods(rows: Sequence[Facts], defaults: Mapping[str, str], console: Console | None = None) -> None:
+    """What `secateur methods` shows: a table for each thing that is pruned.
+
+    Args:
+        defaults: what is pruned -> the method that is taken where none is named.
+    """
     console = _console(console)
-    table = _table("method", "", "prunes", "gathers", "paper")
-    for column in table.columns:
-        column.no_wrap = column is not table.columns[1]
-    for row in rows:
-        gathers = ", ".join(row["needs"]) or fmt.MISSING
-        paper = row["paper"].replace("https://arxiv.org/abs/", "arXiv:")
-        table.add_row(row["name"], row["title"], ", ".join(row["prunes"]), gathers, paper)
-    console.print(table)
+    for prunes in [*_GROUPS, *sorted({other for row in rows for other in row["prunes"]} - _GROUPS.keys())]:
+        of_group = [row for row in rows if prunes in row["prunes"]]
+        if not of_group:
+            continue
+        table = Table("method", Column("", wraps=24), Column("gathers", drop=2), Column("paper", drop=1))
+        for row in sorted(of_group, key=lambda row: row["name"] != defaults.get(prunes)):
+            chosen = row["name"] == defaults.get(prunes)
+            title = Text(row["title"]) + Text(" (default)" if chosen else "", "bold")
+            paper = row["paper"].removeprefix("https://arxiv.org/abs/").removeprefix("https://")
+            gathers = ", ".join(row["needs"]) or fmt.MISSING
+            table.add_row(Text(row["name"], "bold" if chosen else ""), title, gathers, paper)
+        _section(console, _GROUPS.get(prunes, prunes), table)
     console.print()
     console.print(
-        "units: channels, query heads, KV groups; gathers: statistics of what each Linear reads", style="dim"
+        "gathers: statistics of what each Linear reads; paper: an arXiv number, or an address. "
+        "docs/methods.md has the formulas; --json has everything",
+        style="dim",
     )
 
 
@@ -174,22 +198,8 @@ def _console(given: Console | None) -> Console:
     return given or Console(markup=False, highlight=False)
 
 
-def _right(table: Table) -> None:
-    """Figures to the right, their labels to the left."""
-    for column in table.columns[1:]:
-        column.justify = "right"
-
-
 def _section(console: Console, title: str | None, table: Table) -> None:
     console.print()
     if title is not None:
         console.print(title, style="bold")
     console.print(table)
-
-
-def _table(*columns: str) -> Table:
-    """A header and a rule under it, no frame."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
