@@ -210,15 +210,24 @@ def walk(
     budget: MemoryBudget | None = None,
     work: Path | None = None,
 ) -> Iterator[Block]:
-    """Yields every block in order; edits made in the loop body are what the next block sees.
+    """Yields every block in order, read from disk in its turn; edits in the loop body are what the next block sees.
+
+        >>> import torch, secateur
+        >>> model, tokens = secateur.open_for_walk("embedded", device="cpu"), torch.arange(128).view(2, 64)
+        >>> for block in walk(model, tokens, layers=[0, 1]):
+        ...     linear, moments = list(block.statistics(frozenset({"gram"})))[-1]
+        ...     print(block.index, linear.name, tuple(linear.shape), tuple(moments.gram.shape), moments.n)
+        ...     linear.weight = 0.5 * linear.weight
+        0 mlp.down_proj (192, 512) (512, 512) 128
+        1 mlp.down_proj (192, 512) (512, 512) 128
 
     Args:
         streamed: the opened checkpoint.
-        tokens: calibration token ids (sequences, length), the same on every rank.
+        tokens: calibration token ids, int64 (sequences, length), the same on every rank.
         layers: the blocks to visit (all others are skipped as if removed); None = all.
         dense: carry the untouched model's hidden states along, for targets that need them.
-        finished: gives the edited layer of a block that an earlier run has finished, which then isn't
-            yielded again, or None.
+        finished: gives the edited layer of a block that an earlier run has finished, which then isn't yielded
+            again, or None.
         edited: called with each block when its edits are done and its weights are rounded as they'll be saved.
         at_end: called with the hidden states that leave the last block.
         budget: bytes of hidden states that may stay in memory; None = all.

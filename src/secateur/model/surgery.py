@@ -24,9 +24,11 @@ __all__ = ["drop", "remove", "renumber", "set_heads", "silence", "unit_parameter
 
 
 def zero(layer: nn.Module, site: Site, keep: torch.Tensor) -> None:
-    """Sets all weights of the units that go to zero, in place.
+    """Sets all weights of the units that go to zero, in place; no shape changes.
 
     Args:
+        layer: the decoder layer that the site is of.
+        site: what is cut, from `sites_of` or `secateur.sites`.
         keep: bool (units,), True = stays.
 
     Raises:
@@ -54,12 +56,28 @@ def unit_parameters(layer: nn.Module, site: Site) -> torch.Tensor:
 
 
 def remove(layer: nn.Module, cuts: list[tuple[Site, torch.Tensor]]) -> None:
-    """Takes the units out of the layer's parameters, in place; the layer's own sizes are updated.
+    """Takes units out of the layer's parameters, in place, and updates the sizes that its modules state.
+
+    The result computes what `zero` with the same units would leave, but for rounding:
+
+        >>> import copy, torch, secateur
+        >>> layer = secateur.open_for_walk("embedded", device="cpu").load(0)
+        >>> channels = next(site for site in secateur.sites("embedded") if site.name == "layers.0.channel")
+        >>> keep = torch.arange(channels.units) % 4 != 0
+        >>> zeroed = copy.deepcopy(layer)
+        >>> zero(zeroed, channels, keep)
+        >>> remove(layer, [(channels, keep)])
+        >>> zeroed.mlp.down_proj.weight.shape, layer.mlp.down_proj.weight.shape
+        (torch.Size([192, 512]), torch.Size([192, 384]))
+        >>> x = torch.linspace(-1, 1, 192)
+        >>> torch.allclose(zeroed.mlp(x), layer.mlp(x), atol=1e-5)
+        True
 
     Args:
-        cuts: (site, keep bool (units,)) for sites of this layer. Query heads and KV groups of one layer
-            are taken one after the other, so give them in one call each; expert sites that share a 3-D
-            parameter must come together and keep equally many units.
+        layer: the decoder layer that the sites are of.
+        cuts: (site, keep bool (units,), True = stays) for sites of this layer. Query heads and KV groups of one layer
+            are taken one after the other, so give them in one call each, and call `update_heads` after it; expert
+            sites that share a 3-D parameter must come together and keep equally many units.
 
     Raises:
         UnsupportedModelError: experts of one layer would keep different numbers of channels or no multiple of
