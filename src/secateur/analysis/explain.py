@@ -24,16 +24,18 @@ MOST_BYTES = 2**30  # evidence of a large model is long
 def explain(
     out: str | Path, layer: int | None = None, unit: int | None = None, site: str | None = None
 ) -> Explanation:
-    """What a finished run noted about its cuts.
+    """Reads back what a finished run of `prune` noted about its cuts; computes nothing and loads no model.
 
     Args:
-        out: its output folder.
+        out: the run's output folder.
         layer: of the original model; all unless given.
         unit: one unit of that layer, removed or kept.
         site: `channel`, `query_head` or `kv_group`; needed with `unit` where a layer has several.
 
-    Returns: `sites` (one summary each, with its removed units if a layer was named), `layers` (sub-blocks too),
-        `hidden`, `experts` and `linears` (what the report says of them), and `unit`.
+    Returns:
+        `out`; `refit`; `sites` (one summary each, with its removed units if a layer was named); `layers` (whole
+        layers and sub-blocks), `hidden`, `experts` and `linears` (what the report says of them); and `unit`, what was
+        noted of the one that was named, or None.
 
     Raises:
         InputError: no run in the folder, or nothing in it about what was asked for.

@@ -25,14 +25,17 @@ CACHE_BYTES = 2  # per entry of the KV cache in half precision
 
 
 def inspect(path: str | Path) -> Inspected:
-    """Describes a checkpoint.
+    """Describes a checkpoint: its size, its cost for each token, and which cuts it allows. No weights are read.
+
+    Args:
+        path: a folder, `embedded`, or a hub id.
 
     Returns:
-        architecture, model_type, dtype, layers, parameters, bytes_on_disk, flops_per_token (multiply and add
-        counted apart, attention over the context left out), flops_per_token_at_context,
-        kv_cache_bytes_per_token (half precision), parts (share of each part of the model), sites (one row for
-        each kind: units per layer, parameters per unit, share of the model, what is legal), speed (what each
-        kind of cut speeds up and what not).
+        model, architecture, model_type, dtype, layers, hidden_size, context (tokens), parameters, linear_parameters
+        (of the prunable matrices), bytes_on_disk, flops_per_token (multiply and add counted apart, attention over the
+        context left out), flops_per_token_at_context (with it, at the full context), kv_cache_bytes_per_token (half
+        precision), parts (share of each part of the model), sites (one row for each kind: units per layer, parameters
+        per unit, share of the model, what is legal), speed (what each kind of cut speeds up and what not).
 
     Raises:
         InputError: the folder is no model folder.

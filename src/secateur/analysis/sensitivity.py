@@ -31,13 +31,28 @@ def sensitivity(
     dtype: str = "auto",
     quiet: bool = True,
 ) -> Sensitivity:
-    """How much a model's predictions change when one kind of site of one layer is cut alone.
+    """Measures how much a model's predictions change when one kind of site of one layer is cut alone.
 
-    Each is scored, cut and refitted as `prune` would with these settings, on the untouched model. Levels are rounded
-    to what a site allows.
+    Each cut is scored, made and refitted as `prune` would with these settings, on the untouched model. Nothing is
+    written.
 
-    Returns: `sites`, one object for each that was measured: `site`, `kind`, `layer`, `level` (the fraction that went)
-        and `kl` (nats per token); and what it was measured on.
+    Args:
+        model: a folder, `embedded`, or a hub id.
+        calibrate: the text, named as in `secateur.calibrate`.
+        sites: the kinds to cut; `layer` is refused.
+        method: names of methods; for a kind that none of them scores, and unless given, the default.
+        levels: fractions to remove, between 0 and 1; they are rounded to what a site allows.
+        samples: how many sequences of text.
+        length: tokens of each.
+        seed: of the draw of the sequences.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else what the checkpoint holds.
+        quiet: no progress display.
+
+    Returns:
+        `sites`, one object for each cut that was measured: `site`, `kind`, `layer`, `level` (the fraction that went)
+        and `kl` (nats per token, from the untouched model's predictions); and what it was measured on: model,
+        calibration, data_sha256, tokens, methods.
 
     Raises:
         InputError: a level that isn't between 0 and 1, and whatever `prune` would refuse.

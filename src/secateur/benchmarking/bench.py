@@ -52,19 +52,23 @@ def bench(
     Args:
         model: dense or compressed. Zeros in a dense one are compressed in a temporary folder for the comparison.
         against: the model before it was pruned.
-        batches, contexts: sequences at a time; tokens of the prompt.
-        tokens: new tokens of a timed segment; there are three.
+        batches: numbers of sequences at a time.
+        contexts: lengths of the prompt, in tokens; each is measured with each of `batches`.
+        tokens: new tokens of a timed segment, at least 4; there are three segments.
         limit: seconds that one figure may take; rows beyond are left out, and say so.
-        compile: measure torch.compile too.
+        compile: measure `torch.compile` too.
         dtype: `stored`: what the checkpoint holds; or float32, bfloat16, float16.
-        threads: default: what torch would take.
-        out: a new folder for bench.json and bench.html.
+        threads: of torch; by default as many as it would take.
+        out: a new folder for bench.json and bench.html; None writes nothing.
+        overwrite: an earlier result in `out` may be replaced.
+        quiet: no progress display.
 
     Returns:
-        model, against, created, settings, machine, forms (each with its rows), headline, verdicts, notes:
-        docs/runtime.md.
+        secateur (its version), model, against, settings, machine, notes, forms (each with its rows), headline,
+        verdicts: docs/runtime.md.
 
     Raises:
+        InputError: a model, a number or an output folder that can't be used.
         SecateurError: nothing could be measured.
     """
     if not 4 <= tokens <= 2**20 or not 0 < limit <= 1e6:

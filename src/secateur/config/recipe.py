@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 
 
 class Recipe(Settings):
-    """One run of `prune`: the settings, and what they mean together."""
+    """Everything that one run of `prune` is told: the settings, and what they mean together.
+
+    The fields are the keys of a recipe file and the flags of `secateur prune`; docs/recipes.md lists them.
+    """
 
     @model_validator(mode="after")
     def _coherent(self) -> Recipe:
@@ -91,7 +94,7 @@ class Recipe(Settings):
 
     @property
     def limit(self) -> str | None:
-        """Which target stands in the place of a sparsity."""
+        """The setting that is given in place of a sparsity, one of `fields.LIMITS`; None where none is."""
         return budget_of(self)
 
     def _check_budget(self) -> None:
@@ -106,7 +109,7 @@ class Recipe(Settings):
 
     @property
     def preset(self) -> Preset:
-        """The quality asked for; a method that is named alone is run as published, with nothing added."""
+        """What `quality` stands for; a method that is named alone is run as published, with nothing added."""
         return preset_of(self)
 
     def _check_methods(self, config: Configuration) -> None:
@@ -124,7 +127,7 @@ class Recipe(Settings):
             raise ValueError(f"method '{name}' doesn't score {kind}; methods that do: {fit}")
 
     def sparsity_for(self, kind: str) -> float:
-        """Fraction that goes of each site of this kind.
+        """Gives the fraction of each site of this kind that goes, between 0 and 1.
 
         Raises:
             ValueError: the recipe doesn't say, or says something that its pattern contradicts.
@@ -136,7 +139,7 @@ class Recipe(Settings):
         return METHODS[method_name(self, kind)]
 
     def to_yaml(self) -> str:
-        """The recipe that repeats this run; parse it back with `load_recipe`."""
+        """Writes the recipe as YAML that repeats this run; `load_recipe` reads it back from a file."""
         data = {k: list(v) if isinstance(v, tuple) else v for k, v in self.model_dump().items()}
         if self.sparsity is not None:  # found for a target, which it stands for now
             data |= dict.fromkeys(LIMITS)
@@ -144,10 +147,14 @@ class Recipe(Settings):
 
 
 def make_recipe(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain values.
+    """Makes a recipe from plain values, checked one by one and together.
+
+    Args:
+        values: key -> value, by the names of a recipe file; `model` must be given.
 
     Raises:
-        InputError: an unknown key (with the nearest known one) or a value out of range, in one line.
+        InputError: an unknown key (with the nearest known one), a value out of range, or keys that contradict each
+            other, in one line.
     """
     for key in values:
         if key not in Recipe.model_fields:
@@ -168,7 +175,11 @@ MOST_BYTES = 2**20
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Reads a YAML recipe; `overrides` (the flags that were given) win.
+    """Reads a recipe file and checks it as `make_recipe` does.
+
+    Args:
+        path: a YAML file of at most 1 MiB: a mapping of keys.
+        overrides: values that take the place of the file's, such as the flags that were given.
 
     Raises:
         InputError: no such file, not YAML, an unknown key, a value out of range.

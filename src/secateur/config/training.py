@@ -20,7 +20,10 @@ DEFAULT_LOSS = {"full": {"lm": 1.0}, "lora": {"lm": 1.0}, "distill": {"logits": 
 
 
 class Recovery(BaseModel):
-    """One training after pruning. The fields are the flags of `secateur recover` and the keys of `recover`."""
+    """How to train a model after pruning, and on what.
+
+    The fields are the flags of `secateur recover` and the keys of a recipe's section `recover`; docs/recovery.md.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
 
@@ -136,13 +139,14 @@ class Recovery(BaseModel):
 
     @property
     def mix(self) -> dict[str, float]:
-        """Weight of each loss. A cache of the teacher has no hidden states."""
+        """Loss -> its weight. With a cache of the teacher the default is `logits` alone: it has no hidden states."""
         if self.loss is None and self.teacher_cache is not None:
             return {"logits": 1.0}
         return self.loss or DEFAULT_LOSS[self.how]
 
     @property
     def needs_teacher(self) -> bool:
+        """Whether a loss compares with the dense model."""
         return bool({"logits", "hidden"} & set(self.mix))
 
     @property
@@ -157,10 +161,14 @@ class Recovery(BaseModel):
 
 
 def make_recovery(values: Mapping[str, Any]) -> Recovery:
-    """A recovery from plain values.
+    """Makes a recovery from plain values, checked one by one and together.
+
+    Args:
+        values: key -> value, by the names of a recipe's section `recover`.
 
     Raises:
-        InputError: an unknown key (with the nearest known one) or a value out of range, in one line.
+        InputError: an unknown key (with the nearest known one), a value out of range, or keys that contradict each
+            other, in one line.
     """
     try:
         return _parse(values)

@@ -39,26 +39,31 @@ def evaluate(
     speed: bool = True,
     quiet: bool = True,
 ) -> Evaluated:
-    """Measure a model on held-out data.
+    """Measures a model on held-out text: perplexity, size and speed, alone or against another model.
 
     Args:
-        data: what `load_corpus` reads, or several of them separated by commas. The figures at the top are of the
-            first one, `sets` has them all.
-        against: a reference model, evaluated on the same tokens in the same pass.
+        model_dir: a folder, also a compressed one, `embedded`, or a hub id.
+        data: a .jsonl, .txt or .parquet file, `stdlib`, a data set of the hub, or several of them separated by
+            commas. The figures at the top are of the first one, `sets` has them all.
+        against: a reference model, evaluated on the same text.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else what the checkpoint holds.
         length: tokens of a window. Default: the context (the shorter of both models'), at most 4096.
         speed: False leaves out tokens a second and peak memory (those keys are None), which need a process each, and
             are measured in turns.
+        quiet: no progress display.
 
     Returns:
         model, data, data_sha256, perplexity, bits_per_byte, tokens, windows, length, sets, parameters (tied ones
         once), nonzero_parameters, bytes_on_disk (weight files), prefill_tokens_per_s, decode_tokens_per_s,
         prefill_range, decode_range, prompt_tokens, new_tokens, speed_runs, peak_memory_bytes,
         memory_before_model_bytes, load_before, cores, device, dtype, threads, notes; with `against` also kl (nats a
-        token; None with a note where the two don't share their tokens), reference (the same keys for the other model)
-        and ratios (this model / reference).
+        token; None with a note where the two don't share their tokens), reference (the same keys for the other
+        model) and ratios (this model / reference).
 
     Raises:
         InputError: data, model, device or dtype can't be used; nothing is measured then.
+        UnsupportedModelError: `transformers` doesn't know the architecture.
     """
     corpora = [load_corpus(spec, split="held_out") for spec in split_specs(data)]
     own = load(model_dir, device, dtype)

@@ -30,12 +30,17 @@ def generate(
     device: str = "auto",
     dtype: str = "auto",
 ) -> Generated:
-    """Continue a prompt with `transformers`' own generation: plain text, no chat template.
+    """Continues a prompt with `transformers`' own generation: plain text, no chat template.
 
     Args:
+        model_dir: a folder, also a compressed one, `embedded`, or a hub id.
+        prompt: the text to continue; it must leave room in the model's context.
         max_new_tokens: fewer are made where the context ends first, or the model ends its text.
-        temperature: 0 is greedy; above it, tokens are drawn from the whole distribution with `seed`.
         against: a second model, which gets the same prompt and seed.
+        temperature: 0 takes the likeliest token; above it, tokens are drawn from the whole distribution with `seed`.
+        seed: of the draw.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else what the checkpoint holds.
 
     Returns:
         model, prompt, text (the continuation without the prompt), tokens (made), seconds, device, dtype,
@@ -43,6 +48,7 @@ def generate(
 
     Raises:
         InputError: an empty or too long prompt, a number out of range, or a model that can't be loaded.
+        UnsupportedModelError: `transformers` doesn't know the architecture.
     """
     if max_new_tokens < 1:
         raise InputError(f"--tokens {max_new_tokens} is too small; give 1 or more")

@@ -37,16 +37,18 @@ class Loaded:
 def load(
     path: str | Path, device: str = "auto", dtype: str = "auto", encoders: bool = False, runtime: str = "auto"
 ) -> Loaded:
-    """Load a model for evaluation, uneven and compressed ones too.
+    """Loads a model and its tokenizer for evaluation; models of uneven width and compressed ones too.
 
     Args:
-        path: what `local_folder` takes: a folder, `embedded` or a hub id.
-        encoders: also models that predict no next token.
+        path: a folder, `embedded`, or a hub id.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else what the checkpoint holds.
+        encoders: also models that predict no next token; they are refused otherwise.
         runtime: for compressed weights, see `load_compressed`.
 
     Raises:
         InputError: no such folder, damaged or incomplete weights, an encoder, a device or dtype not to be had.
-        UnsupportedModelError: transformers doesn't know the architecture.
+        UnsupportedModelError: `transformers` doesn't know the architecture.
     """
     where = resolve_device(device)
     folder = local_folder(path)

@@ -61,22 +61,29 @@ def prune(
     resume: bool = False,
     quiet: bool = False,
 ) -> Report:
-    """Prunes a checkpoint into the folder `out`.
+    """Prunes a checkpoint and writes the result, its plan and its report into the folder `out`.
 
-    Under torchrun every rank calls this; rank 0 writes.
+    The layers are cut one after the other on calibration text. What was saved is loaded again and compared with the
+    model in memory, then both models are evaluated. Under torchrun every rank calls this; rank 0 writes.
 
     Args:
-        plan: replay this plan instead of choosing; the recipe's sites and sparsity then don't matter.
+        recipe: the model and all settings, from `make_recipe` or `load_recipe`.
+        out: a new or empty folder.
+        plan: cut what this plan says instead of choosing; the recipe's sites and sparsity then don't matter.
         dry_run: choose and forecast, but save no model: `out` gets plan.json and report.json only.
         overwrite: an earlier result in `out` may be replaced.
-        resume: go on with the interrupted run in `out`; it must have been told the same.
+        resume: go on with the interrupted run in `out`; its recipe, text, model and plan must be the same.
         quiet: no progress display.
 
     Returns:
         The report, as in report.json; empty on ranks other than 0.
 
     Raises:
-        SecateurError: in one line. `out` is then as it was before, or holds what `resume` goes on from.
+        InputError: a setting, text or folder that can't be used as given.
+        UnsupportedModelError: an architecture that isn't known, or a cut that nothing would load.
+        VerificationError: what was saved doesn't compute what the model in memory did.
+        SecateurError: all of these, and every other refusal, in one line. `out` is then as it was before, or holds
+            what `resume` goes on from.
     """
     device = distributed.own_device(resolve_device(recipe.device))
     with distributed.group(device), ExitStack() as stack:

@@ -61,19 +61,25 @@ def recover(
 ) -> Report | RecoveryForecast:
     """Trains a pruned checkpoint into the folder `out`, its zeros kept; the result is never worse than the start.
 
+    The best state, by the loss on sequences that aren't trained on, is saved, or the start where none was better.
     Under torchrun every rank calls this; rank 0 writes.
 
     Args:
         model: a pruned folder. Another model works too where its teacher is named, or no loss needs one.
-        evaluate: text for the figures of the report, or none; default: sequences of the data that aren't trained on.
+        out: a new or empty folder.
+        recovery: how to train and on what, from `make_recovery`; `data` must be given.
+        evaluate: text for the figures of the report, or `none`; default: the sequences that aren't trained on.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: of the products; weights and their updates are fp32.
         speed: measure tokens a second and memory.
         dry_run: forecast the cost, write nothing.
-        resume: go on with the interrupted run in `out`; it must have been told the same.
+        overwrite: an earlier result in `out` may be replaced.
+        resume: go on with the interrupted run in `out`; its settings, text and models must be the same.
         finish: with `resume`: train no further, deliver the best state so far.
+        quiet: no progress display.
 
     Returns:
-        The report, as in report.json; empty on ranks other than 0.
+        The report, as in report.json; empty on ranks other than 0. With `dry_run`, the forecast alone.
 
     Raises:
         SecateurError: in one line. `out` is then as it was before, or holds what `resume` goes on from.

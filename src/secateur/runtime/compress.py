@@ -47,24 +47,29 @@ def compress(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Compressed:
-    """Stores a checkpoint's sparse matrices as bitmap and kept values (docs/format.md), the rest as it is.
+    """Stores a checkpoint's sparse matrices as a bitmap and the values that aren't zero, and the rest as it is.
+
+    docs/format.md describes the files. What was written is read again and compared before `out` appears.
 
     Args:
         model: a folder of safetensors, `embedded`, or a hub id.
-        out: a new folder.
+        out: a new or empty folder.
         values: `keep`: as they are, without loss; `int8`: rounded, with a scale for each row.
         group: for int8: a scale for each row and this many columns, a multiple of 64.
-        exact_bits: -0.0 is kept. By default it is a zero like any other, and comes back as 0.0: masks that were
+        exact_bits: keep -0.0 apart. By default it is a zero like any other, and comes back as 0.0: masks that were
             multiplied with leave a matrix full of them.
         overwrite: an earlier result in `out` may be replaced.
+        quiet: no progress display.
 
     Returns:
         model, out, values, group, exact_bits, negative_zeros (that were taken as zeros), tensors,
-        compressed (how many), bytes_before and bytes_after of all weights, matrix_bytes_before and
-        matrix_bytes_after of those that were compressed, sparsity of these, seconds, warnings.
+        compressed (how many of them), bytes_before and bytes_after of all weights, matrix_bytes_before and
+        matrix_bytes_after of those that were compressed, sparsity of these (the fraction of zeros), seconds,
+        warnings.
 
     Raises:
-        InputError: nothing in the checkpoint is sparse enough to get smaller, or a value out of range.
+        InputError: nothing in the checkpoint is sparse enough to get smaller, it is compressed already, or a value
+            out of range.
         VerificationError: what was written doesn't read back as it was.
     """
     if values not in ("keep", "int8"):

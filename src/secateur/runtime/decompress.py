@@ -25,19 +25,23 @@ _INDEX = "model.safetensors.index.json"
 
 
 def decompress(model: str | Path, out: str | Path, *, overwrite: bool = False, quiet: bool = False) -> Decompressed:
-    """The dense checkpoint of a compressed folder: the same tensors, bit for bit, in files of the same names.
+    """Writes the dense checkpoint of a compressed folder: the same tensors in files of the same names.
 
-    Values that were rounded to int8 come back as what they stand for, in the dtype that they had.
+    What was compressed with `values="keep"` comes back bit for bit, but for -0.0, which is 0.0 unless `exact_bits`
+    was on. Values that were rounded to int8 come back as what they stand for, in the dtype that they had.
 
     Args:
-        out: a new folder.
+        model: the compressed folder.
+        out: a new or empty folder.
         overwrite: an earlier result in `out` may be replaced.
+        quiet: no progress display.
 
     Returns:
-        model, out, tensors, bytes_before, bytes_after, seconds, warnings.
+        model, out, tensors (how many), bytes_before, bytes_after, seconds, warnings.
 
     Raises:
         InputError: not a compressed folder, or a damaged one.
+        VerificationError: what was written doesn't read back as it was.
     """
     source = local_folder(model)
     reader = Reader(source)
