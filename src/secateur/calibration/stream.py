@@ -17,7 +17,7 @@ TOKENS_PER_BATCH = 2048
 
 
 def batches_of(tokens: Tensor) -> list[Tensor]:
-    """This rank's share of (n, length) token ids, in batches of about `TOKENS_PER_BATCH` tokens.
+    """Cuts token ids (n, length) into batches of about `TOKENS_PER_BATCH` tokens; returns this rank's share.
 
     The batches are the same however many ranks there are, only who takes them differs: what a batch
     contributes is then the same to the last bit, and so, but for the order of a double precision sum, are

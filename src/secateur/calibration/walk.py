@@ -62,12 +62,12 @@ class Block:
 
     @property
     def linears(self) -> list[Linear]:
-        """The prunable weight matrices, in the order in which data reaches them."""
+        """The layer's prunable weight matrices, in the order in which data reaches them."""
         return linears_of(self.layer, self.streamed.checkpoint.family)
 
     @torch.no_grad()
     def moments(self, sources: Sequence[str], needs: frozenset[str], every: int = 1) -> dict[str, Moments]:
-        """Statistics of the inputs of the named Linears, from one pass over the calibration sequences.
+        """Gathers statistics of the inputs of the named Linears, in one pass over the calibration sequences.
 
         Args:
             sources: `Linear.source` names; Linears that read the same tensor share one entry.
@@ -98,13 +98,13 @@ class Block:
         return found
 
     def routing(self, needs: frozenset[str]) -> Routing:
-        """Which experts the calibration tokens are routed to, from one pass; `needs`: see `numerics.routing`."""
+        """Gathers which experts the calibration tokens are routed to; `needs`: any of `numerics.routing.ROUTING`."""
         family = self.streamed.checkpoint.family
         assert family.experts is not None
         return routing_of(self.layer, family.experts.path, self.stream, self.index, self.streamed.device, needs)
 
     def entering(self, path: str) -> Iterator[Tensor]:
-        """What enters a module of the layer, one batch (sequences, tokens, hidden) of this rank after the other."""
+        """Yields what enters the module at `path`, (sequences, tokens, hidden) for each batch of this rank."""
         calls = arguments_of(self.layer, path, self.stream, self.index, self.streamed.device)
         return (states for states, *_ in calls)
 
@@ -175,9 +175,10 @@ class Block:
         return frozenset({join(family.attention.path, family.attention.o), join(family.ffn.path, family.ffn.down)})
 
     def stages(self, needs: frozenset[str], sequential: bool = False) -> Iterator[list[tuple[Linear, Moments]]]:
-        """The Linears with the statistics of their inputs, in groups that may be solved side by side.
+        """Yields the Linears with the statistics of their inputs, in groups that may be edited side by side.
 
         Args:
+            needs: see `numerics.moments.NEEDS`.
             sequential: one group per distinct input (q, k and v; o; gate and up; down), each gathered after
                 the groups before it were edited; otherwise one group, gathered once.
         """
@@ -193,7 +194,7 @@ class Block:
             yield [(linear, found[source]) for linear in members]
 
     def statistics(self, needs: frozenset[str], sequential: bool = False) -> Iterator[tuple[Linear, Moments]]:
-        """Every Linear with the statistics of its inputs: `stages` without the grouping."""
+        """Yields every Linear with the statistics of its inputs: `stages` without the grouping."""
         for stage in self.stages(needs, sequential):
             yield from stage
 

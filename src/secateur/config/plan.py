@@ -77,12 +77,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """All entries of a run, and what they were derived from.
+    """What a run removes: an entry for each site, and what they were derived from. `read` loads a plan.json.
 
     Args:
         model: `model_type`, layers, and digest of the checkpoint that was scored.
         calibration: source, hashes, samples, length, seed.
         layers: indices of the layers that stay; all of them unless layers are cut.
+        entries: one for each site that is cut; what isn't named stays as it is.
     """
 
     model: Mapping[str, object]
@@ -91,7 +92,7 @@ class Plan:
     entries: tuple[Entry, ...] = field(default_factory=tuple)
 
     def entry(self, site: str) -> Entry | None:
-        """The entry of a site, or None if the plan leaves it alone."""
+        """Finds the entry of a site by name, such as `layers.3.channel`; None if the plan leaves it alone."""
         return self._by_site.get(site)
 
     @cached_property
@@ -100,17 +101,17 @@ class Plan:
 
     @property
     def dropped(self) -> frozenset[tuple[int, str]]:
-        """(layer, kind) of the sub-blocks that go."""
+        """(layer, kind) of the sub-blocks that go whole, kind `attention` or `ffn`."""
         return frozenset((entry.layer, entry.kind) for entry in self.entries if entry.kind in SUB_BLOCKS)
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The kinds of sites that a recipe for this plan names."""
+        """The kinds of sites that the plan cuts, as a recipe names them; `layer` where only layers go."""
         return tuple(sorted(self.kinds)) or ("layer",)
 
     @property
     def sparsities(self) -> dict[str, float]:
-        """For the same recipe: the largest sparsity of each kind. The plan's own entries are what counts."""
+        """The largest sparsity of each kind, for the same recipe. A replay goes by the entries, not by this."""
         out: dict[str, float] = {}
         for e in self.entries:
             out[e.kind] = max(out.get(e.kind, 0.0), e.sparsity)
@@ -118,10 +119,11 @@ class Plan:
 
     @property
     def kinds(self) -> frozenset[str]:
+        """The kinds of sites that have an entry."""
         return frozenset(entry.kind for entry in self.entries)
 
     def to_json(self) -> str:
-        """Pretty JSON with each entry on one line, so that plans can be read and diffed."""
+        """Writes the plan as JSON text, with each entry on one line, so that plans can be read and diffed."""
         head = {"version": VERSION, "model": self.model, "calibration": self.calibration, "layers": list(self.layers)}
         body = json.dumps(head, indent=1)[:-2]
         lines = [json.dumps({k: v for k, v in asdict(e).items() if v is not None}) for e in self.entries]
@@ -129,7 +131,7 @@ class Plan:
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
-        """Reads a plan file.
+        """Reads a plan file and checks its form; `check` then compares it with a model.
 
         Raises:
             InputError: no such file, not JSON, or not a plan.
@@ -156,7 +158,9 @@ class Plan:
         """Refuses a plan that was made for another architecture or depth, or that can't be carried out.
 
         Args:
-            names: every site and Linear that the model has, as entries name them.
+            model_type: of the model that is to be cut.
+            layers: how many it has.
+            names: every site and Linear that it has, as entries name them; None leaves names unchecked.
 
         Raises:
             InputError: with what differs.

@@ -58,7 +58,11 @@ def closest(word: Any, known: Iterable[str]) -> str | None:
 
 
 def nearest(word: Any, known: Iterable[str]) -> str:
-    """The end of a complaint about an unknown word: the one that was meant, or all of them."""
+    """Words the end of a complaint about an unknown word: the known word that was meant, or else all of them.
+
+    >>> nearest("chanel", ["channel", "query_head"])
+    "; did you mean 'channel'?"
+    """
     listed = list(known)
     found = closest(word, listed)
     return f"; did you mean '{found}'?" if found else f"; known are {', '.join(listed)}"

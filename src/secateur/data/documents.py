@@ -25,7 +25,7 @@ KINDS = ".jsonl, .txt or .parquet"
 
 
 def load_corpus(spec: str, split: Split = "train") -> Corpus:
-    """Read the documents that `spec` names (see the head of this file for its forms).
+    """Reads the documents that `spec` names (see the head of this file for its forms).
 
     Args:
         spec: a path, `stdlib`, or a hub id. An existing path always wins over a hub id of the same name.

@@ -39,10 +39,17 @@ def counts_of(shares: list[float], samples: int) -> list[int]:
 def calibration_of(
     spec: str, tokenizer: Callable[[], Any], samples: int, length: int, seed: int, vocab_size: int
 ) -> Calibration:
-    """Sequences of one source or of several, by the protocol of `calibration_batches` for each.
+    """Draws token sequences of one source or of several, by the protocol of `calibration_batches` for each.
 
-    `tokenizer` is asked for only where a source is text. Those of several sources are mixed by the
-    seed. The held-out ones are of all sources, by their shares too.
+    Sequences of several sources are mixed by the seed. The held-out ones are of all sources, by their shares too.
+
+    Args:
+        spec: one source, or several with commas, each with its share or none: `a.jsonl:0.7,b.jsonl:0.3`.
+        tokenizer: gives the tokenizer; asked for only where a source is text.
+        samples: sequences of all sources together.
+        length: tokens of each.
+        seed: of the draw and of the mixing.
+        vocab_size: token ids at or above it are refused.
 
     Raises:
         InputError: see `shares_of` and `calibration_batches`; fewer samples than sources.

@@ -9,7 +9,11 @@ from secateur.errors import InputError
 
 
 def split_specs(data: str) -> list[str]:
-    """The specs of a comma-separated list, each once. An existing path with a comma in it is one spec."""
+    """Splits a comma-separated list of sources, each once. An existing path with a comma in it is one source.
+
+    Raises:
+        InputError: nothing is in it.
+    """
     specs = [data] if _exists(data) else [part.strip() for part in data.split(",") if part.strip()]
     if not specs:
         raise InputError("--data is empty; give a .jsonl, .txt or .parquet file, or 'stdlib'")

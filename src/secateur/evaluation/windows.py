@@ -26,7 +26,7 @@ class Window:
 
 
 def context_length(config: Any) -> int | None:
-    """The longest sequence that a model takes, from its config; None if the config names no limit."""
+    """Gives the longest sequence, in tokens, that a model's configuration allows; None if it names no limit."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     for field in _CONTEXT_FIELDS:
         value = getattr(text, field, None)
@@ -36,7 +36,7 @@ def context_length(config: Any) -> int | None:
 
 
 def evaluation_length(config: Any, length: int | None = None) -> int:
-    """Tokens of a window: `length` if given, else the model's context, but at most `LONGEST`.
+    """Gives the tokens of a window: `length` if given, else the model's context, but at most `LONGEST`.
 
     Raises:
         InputError: `length` is under 2 or over the context.

@@ -26,7 +26,13 @@ GRADIENTS = frozenset({"gradient", "gradient_size", "fisher", "input_fisher", "e
 
 
 class Solution(NamedTuple):
-    """A pruned weight (out, in) fp32, +0.0 where `mask` is False; the damping of its solve, if any."""
+    """What a method for weights returns.
+
+    Args:
+        weight: the pruned weight, (out, in) fp32, +0.0 where `mask` is False.
+        mask: bool (out, in), True = kept.
+        damping: that its solve has used; None where nothing was solved.
+    """
 
     weight: Tensor
     mask: Tensor
@@ -81,22 +87,22 @@ class Method(NamedTuple):
 
     @property
     def loss(self) -> frozenset[str]:
-        """What it needs to know of the loss, any of `GRADIENTS`."""
+        """The gradients that it needs, any of `GRADIENTS`."""
         return self.needs & GRADIENTS
 
     @property
     def statistics(self) -> frozenset[str]:
-        """The moments that it needs."""
+        """The moments that it needs, any of `numerics.moments.NEEDS`."""
         return self.needs - GRADIENTS - ROUTING
 
     @property
     def routing(self) -> frozenset[str]:
-        """What it needs to know of a router's choices, any of `ROUTING`."""
+        """The statistics of a router that it needs, any of `ROUTING`."""
         return self.needs & ROUTING
 
     @property
     def prunes(self) -> frozenset[str]:
-        """Any of `weights`, `units`, `experts`, `dimensions`, `layers`, `sub-blocks`."""
+        """What it can choose among: any of `weights`, `units`, `experts`, `dimensions`, `layers`, `sub-blocks`."""
         kinds = {
             "weights": self.score is not None or self.solve is not None,
             "units": self.score_units is not None,

@@ -33,6 +33,7 @@ class Units:
 
     @property
     def count(self) -> int:
+        """How many units there are."""
         return self.consumer.shape[1] // self.width
 
 

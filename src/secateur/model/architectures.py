@@ -196,5 +196,5 @@ def family_of(config: Any) -> Family:
 
 
 def join(*parts: str) -> str:
-    """Joins module path parts, leaving empty ones out: join('', 'fc1') == 'fc1'."""
+    """Joins parts of a module path with dots and leaves empty ones out: join('', 'fc1') == 'fc1'."""
     return ".".join(part for part in parts if part)

@@ -49,11 +49,11 @@ _TORCH_DTYPES = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder. Nothing but its headers is in memory.
+    """A model folder, opened; only the headers of its files are in memory. `open` makes one.
 
     Args:
-        files: tensor name on disk -> file that holds it.
-        dtypes: tensor name on disk -> its dtype.
+        files, dtypes, sizes: tensor name on disk -> the file that holds it, its dtype, its number of entries.
+        family: the row of the table of architectures.
     """
 
     path: Path
@@ -128,7 +128,7 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Entries of all tensors; that are used; what is stored twice and tied counts once."""
+        """Entries of all tensors that are used; what is stored twice, or tied, counts once."""
         return sum(size for key, size in self.sizes.items() if key not in self._uncounted)
 
     @cached_property

@@ -29,6 +29,10 @@ def stock_class(config: Any) -> Any:
 
 
 def model_class(config: Any) -> Any:
-    """The class to build: stock, or the stock one with per-layer widths mixed in."""
+    """Gives the class that builds a model: the `transformers` one, with per-layer widths mixed in for uneven models.
+
+    Raises:
+        UnsupportedModelError: `transformers` has no language model class for this configuration.
+    """
     cls = stock_class(config)
     return getattr(modeling_secateur, f"Pruned{cls.__name__}") if is_uneven(config) else cls

@@ -30,6 +30,12 @@ _TOKENIZER_JSON_BYTES = 2**28  # a vocabulary of a million words has a tenth of 
 
 
 def read_config(folder: Path) -> Any:
+    """Reads a model folder's configuration as `transformers` does; no code that comes with it is run.
+
+    Raises:
+        InputError: no such folder, no config.json in it, or one that doesn't load; or an adapter beside the weights.
+        UnsupportedModelError: `transformers` doesn't know the architecture.
+    """
     if not folder.exists():
         raise InputError(f"{folder}: no such folder; give a model folder with config.json and *.safetensors")
     if not (folder / "config.json").is_file():
@@ -109,7 +115,12 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def read_index(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file."""
+    """Tells which safetensors file of a folder holds each tensor: name on disk -> file. No weights are read.
+
+    Raises:
+        InputError: no safetensors, a missing shard, or an index that leads out of the folder or doesn't fit the
+            files.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:

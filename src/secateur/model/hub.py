@@ -29,10 +29,10 @@ def id_of(model: str) -> str:
 
 
 def local_folder(model: str | Path) -> Path:
-    """The folder of a model.
+    """Finds the folder of a model, and fetches a model of the hub if need be.
 
-    An existing path always wins; then `embedded`; then a hub id `org/name`, which is fetched (or taken from
-    the local cache). A name whose first part is a folder here is taken for a path.
+    An existing path always wins; then `embedded`, the model that comes with the package; then a hub id `org/name`,
+    which is fetched (or taken from the local cache). A name whose first part is a folder here is taken for a path.
 
     Raises:
         InputError: a path that isn't there, or a hub id that can't be fetched.

@@ -25,7 +25,7 @@ def is_transposed(module: nn.Module) -> bool:
 
 
 def submodule(root: nn.Module, path: str) -> nn.Module | None:
-    """The module at `path`, or None where this layer has none."""
+    """Finds the module at a dotted path below `root`; None where this layer has none."""
     try:
         return root.get_submodule(path)
     except AttributeError:
@@ -56,9 +56,10 @@ def renumbered(name: str, experts: Sequence[int]) -> str:
 
 @dataclass(eq=False)
 class Linear:
-    """A weight matrix of one layer, read and written as W (out_features, in_features).
+    """A weight matrix of one layer, read and written as W (out_features, in_features), however it is stored.
 
     Args:
+        layer: the decoder layer.
         name: path below the layer; `mlp.experts.down_proj[3]` is expert 3 of a 3-D parameter.
         source: name of the Linear whose input statistics this one shares (q, k and v read one tensor).
     """
@@ -94,11 +95,12 @@ class Linear:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
         return tuple(self.stored.shape)  # type: ignore[return-value]
 
     @property
     def weight(self) -> torch.Tensor:
-        """A float32 copy of W, (out_features, in_features)."""
+        """A float32 copy of W, (out_features, in_features). Assign to it to write W, in the parameter's own dtype."""
         return self.stored.to(torch.float32, copy=True)
 
     @weight.setter
@@ -115,9 +117,13 @@ class Linear:
 
 
 def linears_of(layer: nn.Module, family: Family) -> list[Linear]:
-    """The prunable weight matrices of one decoder layer, in the order in which data reaches them.
+    """Lists the prunable weight matrices of one decoder layer, in the order in which data reaches them.
 
-    Embeddings, the head, norms and routers are left alone: a router is tiny and decides everything.
+    Embeddings, the head, norms and routers are left out: a router is tiny and decides everything.
+
+    Args:
+        layer: the module, on any device.
+        family: the architecture's row of the table, see `family_of`.
     """
     a, f = family.attention, family.ffn
     names: list[tuple[str, str]] = []

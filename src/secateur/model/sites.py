@@ -23,10 +23,13 @@ from secateur.model.linears import has_weight, is_transposed, parameter_shape, s
 
 @dataclass(frozen=True)
 class Cut:
-    """Unit u owns entries [offset + u*width, offset + (u+1)*width) of `axis` of `parameter`.
+    """A slice of one parameter: unit u owns entries [offset + u*width, offset + (u+1)*width) of `axis`.
 
     Args:
         parameter: path below the layer, e.g. `mlp.gate_proj.weight`.
+        axis: of the parameter as it is stored.
+        width: entries of that axis for each unit.
+        offset: where unit 0 begins.
         expert: index on axis 0 of a 3-D expert parameter; `axis` then counts the axes behind it.
         rescale: the parameter is an RMS-norm gain over all units, so removing units from it must
             multiply the rest by sqrt(units / kept) to leave their outputs as they were with zeros (up to
@@ -43,16 +46,22 @@ class Cut:
 
 @dataclass(frozen=True)
 class Site:
-    """A set of equal units of one layer.
+    """A set of equal units of one layer that can be removed: channels, query heads, KV groups, experts, a sub-block.
 
     Args:
-        groups: units come in this many equal runs, and each run must keep the same number (query heads
-            inside their KV groups).
-        multiple: a cut must keep a multiple of this many units.
-        least: a cut must keep this many units or more (experts: as many as a token takes).
+        kind: what a unit is, see `site_kinds.KINDS`.
+        layer: index of the decoder layer.
+        units: how many there are.
+        cuts: the parameter slices that the units own.
         consumer: path of the Linear that consumes the units; `mlp.experts.down_proj[3]` for expert 3. Whole experts
             are consumed by none: for them it's the parameter that writes to the stream.
         width: inputs of the consumer per unit.
+        params_per_unit: entries of all parameters that one unit owns.
+        groups: units come in this many equal runs, and each run must keep the same number (query heads
+            inside their KV groups).
+        expert: the one whose channels these are; None outside of experts.
+        multiple: a cut must keep a multiple of this many units.
+        least: a cut must keep this many units or more (experts: as many as a token takes).
     """
 
     kind: str
@@ -75,15 +84,17 @@ class Site:
 
     @property
     def name(self) -> str:
+        """As plans name it: `layers.3.channel`, or `layers.3.channel[5]` for the channels of expert 5."""
         suffix = "" if self.expert is None else f"[{self.expert}]"
         return f"layers.{self.layer}.{self.kind}{suffix}"
 
 
 def sites_of(layer: nn.Module, family: Family, index: int, head_dim: int) -> list[Site]:
-    """Every site of one decoder layer: channels, query heads, KV groups, experts, sub-blocks, the layer.
+    """Lists every site of one decoder layer: query heads, KV groups, channels, experts, sub-blocks, the layer itself.
 
     Args:
         layer: the module, on any device (shapes only are read).
+        family: the architecture's row of the table, see `family_of`.
         index: its place among the layers.
         head_dim: inputs of the attention output Linear per query head.
     """

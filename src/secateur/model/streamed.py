@@ -52,9 +52,10 @@ class _Probe(nn.Module):
 
 
 class StreamedModel:
-    """A checkpoint opened for streaming: layers come one by one, what surrounds them when it is asked for.
+    """A checkpoint whose layers are read from disk one at a time, and what surrounds them when it is asked for.
 
     Args:
+        checkpoint: the opened folder.
         device: where layers and activations in work live.
         dtype: of the computation; the checkpoint's own dtype is restored on saving.
     """
@@ -85,7 +86,7 @@ class StreamedModel:
         return list(self._model.get_submodule(self.checkpoint.family.layers).children())
 
     def release(self) -> None:
-        """Gives the memory of embeddings and head back; they are read again when they're next needed."""
+        """Frees the memory of embeddings and head; they are read again when they're next needed."""
         self.__dict__.pop("_model", None)
         give_back()
 
@@ -95,12 +96,12 @@ class StreamedModel:
         return layers
 
     def template(self, index: int) -> nn.Module:
-        """A fresh copy of layer `index` without weights."""
+        """Makes a copy of layer `index` without weights (meta device)."""
         config = self._loader.config
         return copy.deepcopy(self._slots()[index], {id(config): config})
 
     def load(self, index: int) -> nn.Module:
-        """Layer `index`, read from disk, in the compute dtype on the device."""
+        """Reads layer `index` from disk, in the compute dtype, onto the device."""
         give_back()  # of the layer before
         with self._reading:
             slots, empty = self._slots(), self.template(index)
@@ -112,7 +113,7 @@ class StreamedModel:
         return layer.to(self.device)
 
     def surroundings(self, empty: bool = False) -> dict[str, Tensor]:
-        """Every stored tensor outside the layers, by its name in memory, in its stored dtype.
+        """Reads every stored tensor outside the layers: name in memory -> tensor on the CPU, in its stored dtype.
 
         Args:
             empty: names, shapes and dtypes alone: tensors on the meta device.
@@ -144,11 +145,11 @@ class StreamedModel:
 
     @torch.no_grad()
     def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
-        """Final norm and head on the hidden state (batch, tokens, hidden) that left the last layer."""
+        """Runs final norm and head on the last layer's output (batch, tokens, hidden): logits of each token."""
         return self.lm_head(ids, hidden)
 
     def lm_head(self, ids: Tensor, hidden: Tensor) -> Tensor:
-        """`logits`, with a gradient for the hidden state."""
+        """Does the same as `logits`, with a gradient for the hidden state."""
         last = self._probes[-1]
         last.inject = hidden.to(self.device, self.dtype)
         try:
@@ -158,7 +159,7 @@ class StreamedModel:
 
     @torch.no_grad()
     def normed(self, ids: Tensor, hidden: Tensor) -> Tensor:
-        """What the head reads, (batch, tokens, hidden), of the hidden state that left the last layer."""
+        """Runs the final norm on the last layer's output: what the head reads, (batch, tokens, hidden)."""
         seen: list[Tensor] = []
         handle = self._model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try:

@@ -30,13 +30,21 @@ def live_inputs(G: Tensor) -> Tensor:
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
-    """fp64, or fp32 on devices without it."""
+    """Gives the widest float dtype of a device: fp64, or fp32 on devices without it (mps)."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def damped(G: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
-    """A copy of G (d, d) with the damping added. A dead input gets the mean diagonal of the live ones: it is
-    independent of all others and changes nothing."""
+    """Copies G and adds `damping` times the mean diagonal of the live inputs to its diagonal.
+
+    An input that was always zero (diagonal 0) gets that mean as its own diagonal first: it is independent of all
+    others and changes nothing.
+
+    Args:
+        G: Gram matrix, (d, d).
+        damping: fraction, such as 0.01.
+        dtype: of the copy.
+    """
     diagonal = G.diagonal().to(dtype)
     live = diagonal > 0
     mean = diagonal[live].mean() if bool(live.any()) else torch.ones((), dtype=dtype, device=G.device)

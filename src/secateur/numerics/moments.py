@@ -28,7 +28,12 @@ T = TypeVar("T")
 
 
 class Moments:
-    """Statistics over all tokens seen of inputs X (tokens, features).
+    """Statistics over all tokens seen of the inputs X (tokens, features) of one Linear.
+
+    Fill it with `update`, then read the means: `mean`, `rms`, `gram` and so on. Reading one whose need wasn't named
+    is a SecateurError. Each batch is multiplied in fp32 and added up in fp64 (fp32 on devices without it), so that
+    neither the number of batches nor the number of ranks that share them shows in the result. With no token seen, all
+    is zero.
 
     Args:
         features: width of the inputs.
@@ -36,9 +41,6 @@ class Moments:
         device: where the sums live, and where `update` expects (or moves) its batches.
         target_features: width of the second stream for `cross`; equal to `features` unless given.
         drift_features: width of the residual stream for `drift`.
-
-    Each batch is multiplied in fp32 and added up in fp64 (fp32 on devices without it), so that neither the number
-    of batches nor the number of ranks that share them shows in the result. With no token seen, all is zero.
     """
 
     def __init__(
@@ -88,9 +90,16 @@ class Moments:
 
     @torch.no_grad()
     def update(self, x: Tensor, target_x: Tensor | None = None, drift: Tensor | None = None) -> None:
-        """Add a batch x (..., features); with need `cross` also its counterpart target_x
-        (..., target_features), token for token: the dense model's inputs, say, where x are the pruned one's;
-        with need `drift` what the residual stream lacks at that point, (..., drift_features).
+        """Adds a batch of inputs to the sums.
+
+        Args:
+            x: inputs, (..., features).
+            target_x: for the need `cross`: (..., target_features), what the other model has in the place of x, token
+                for token; the dense model's inputs, say, where x are the pruned one's.
+            drift: for the need `drift`: what the residual stream lacks at that point, (..., drift_features).
+
+        Raises:
+            ValueError: another width, or a missing counterpart.
         """
         x = self._rows(x, self.features, "x")
         self._memo.clear()
@@ -127,7 +136,11 @@ class Moments:
         return x.detach().reshape(-1, features).to(self.device, torch.float32)
 
     def merge(self, other: Moments) -> None:
-        """Add another's sums, as if its batches had been seen here."""
+        """Adds the sums of another `Moments` of the same needs and widths, as if its batches had been seen here.
+
+        Raises:
+            ValueError: they hold different things.
+        """
         if other.needs != self.needs or other.features != self.features:
             raise ValueError(f"cannot merge {other} into {self}")
         self._memo.clear()
@@ -137,12 +150,15 @@ class Moments:
             self.token_samples = TokenSamples.join([self.token_samples, other.token_samples])
 
     def tensors(self) -> list[Tensor]:
-        """The raw sums, in a fixed order; all-reduce them in place (sum) before the first read."""
+        """The raw sums, in a fixed order. To add up those of all ranks, all-reduce them before the first read."""
         return [self._count, *self._sums.values()]
 
     def once(self, key: str, make: Callable[[], T]) -> T:
-        """`make()`, remembered until the next update. Linears that share their input (q, k, v) share the
-        Moments, and so the factor of the Gram matrix, which costs as much as the solve itself."""
+        """Returns `make()`, computed once for each `key` and remembered until the next update.
+
+        Linears that share their input (q, k, v) share the Moments, and so the factor of the Gram matrix, which costs
+        as much as the solve itself.
+        """
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]  # type: ignore[return-value]
@@ -163,12 +179,12 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """E[x], (features,) fp32."""
+        """Mean of each input, E[x], (features,) fp32."""
         return (self._sum("mean") / self._divisor).float()
 
     @property
     def mean_abs(self) -> Tensor:
-        """E|x|, (features,) fp32."""
+        """Mean size of each input, E|x|, (features,) fp32."""
         return (self._sum("mean_abs") / self._divisor).float()
 
     @property
@@ -180,26 +196,29 @@ class Moments:
 
     @property
     def second_moment(self) -> Tensor:
-        """E[x²] per feature, (features,) fp32."""
+        """Mean square of each input, E[x²], (features,) fp32. Comes with `rms` or `gram`."""
         if "rms" not in self._sums and "gram" in self._sums:
             return (self._sums["gram"].diagonal() / self._divisor).float()
         return (self._sum("rms") / self._divisor).float()
 
     @property
     def rms(self) -> Tensor:
-        """√E[x²], (features,) fp32: the norm of a feature over the tokens, divided by √n."""
+        """Root mean square of each input, √E[x²], (features,) fp32: its norm over the tokens, divided by √n."""
         return self.second_moment.sqrt()
 
     @property
     def var(self) -> Tensor:
-        """E[x²] - E[x]², biased, never below zero, (features,) fp32."""
+        """Variance of each input, E[x²] - E[x]², biased, never below zero, (features,) fp32.
+
+        Needs `mean`, and `rms` or `gram`.
+        """
         square = self._sum("rms") if "rms" in self._sums else self._sum("gram").diagonal()
         mean = self._sum("mean") / self._divisor
         return (square / self._divisor - mean.square()).clamp_min(0).float()
 
     @property
     def gram(self) -> Tensor:
-        """XᵀX / n, (features, features) fp32, a fresh tensor at each read."""
+        """Gram matrix of the inputs, XᵀX / n, (features, features) fp32, a fresh tensor at each read."""
         gram = (self._sum("gram") / self._divisor).float()
         for start in range(GRAM_BLOCK, self.features, GRAM_BLOCK):
             stop = min(start + GRAM_BLOCK, self.features)
@@ -208,14 +227,14 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """E[x xᵀ] - E[x] E[x]ᵀ, (features, features) fp32. Needs `gram` and `mean`."""
+        """Covariance of the inputs, E[x xᵀ] - E[x] E[x]ᵀ, (features, features) fp32. Needs `gram` and `mean`."""
         mean = self.mean
         return self.gram.addr_(mean, mean, alpha=-1)
 
     def centred(self) -> Moments:
-        """The statistics of the same tokens about their means: what a solve with a free bias looks at.
+        """Gives the statistics of the same tokens about their means, as a solve with a free bias needs them.
 
-        Needs `gram` and `mean`. An input that never varies becomes a dead one, which a bias can stand in for.
+        Needs `gram` and `mean`. An input that never varies becomes zero throughout: a bias can stand in for it.
         """
         drift = self._sums.get("drift")
         out = Moments(

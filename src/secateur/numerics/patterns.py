@@ -17,12 +17,16 @@ if TYPE_CHECKING:  # a recipe with a pattern is checked without waiting for torc
 
 
 def removed_count(count: int, sparsity: float) -> int:
-    """How many of `count` entries go at this sparsity: the nearest whole number, halves up."""
+    """Gives how many of `count` entries go when the fraction `sparsity` does: the nearest whole number, halves up."""
     return min(count, math.floor(count * sparsity + 0.5))
 
 
 def check_scores(scores: Tensor) -> None:
-    """InputError where a score is NaN: it has no rank."""
+    """Refuses scores of any shape that hold NaN, which has no rank.
+
+    Raises:
+        InputError: one of them is NaN.
+    """
     import torch
 
     if bool(torch.isnan(scores).any()):
@@ -30,7 +34,15 @@ def check_scores(scores: Tensor) -> None:
 
 
 def keep_best(scores: Tensor, removed: int) -> Tensor:
-    """Mask (True = keep) over the last axis without its `removed` lowest scores; exact, ties by index."""
+    """Gives a mask, True = keep, without the `removed` lowest scores of the last axis; of equal ones the first stays.
+
+    Args:
+        scores: of any shape; higher = keep.
+        removed: entries that go of each row of the last axis.
+
+    Raises:
+        InputError: a score is NaN.
+    """
     import torch
 
     check_scores(scores)
@@ -51,12 +63,16 @@ def keep_best(scores: Tensor, removed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Pattern:
-    """`free`: any entry may be zero. `N:M`: of each M consecutive inputs of a row, N stay (sparsity 1 - N/M).
+    """Which zeros a pruned weight may have: any (`free`), or M - N of each M consecutive inputs of a row (`N:M`).
 
     >>> Pattern.parse("2:4").sparsity
     0.5
     >>> str(Pattern.parse("free"))
     'free'
+
+    Args:
+        kept: N; None for `free`.
+        of: M; None for `free`.
     """
 
     kept: int | None = None
@@ -64,7 +80,11 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """`free` or `N:M` with 0 < N < M <= 256; InputError otherwise."""
+        """Reads `free` or `N:M`, with 0 < N < M <= 256.
+
+        Raises:
+            InputError: any other text.
+        """
         if text.strip().lower() == "free":
             return cls()
         found = re.fullmatch(r"\s*(\d+):(\d+)\s*", text)
@@ -77,15 +97,24 @@ class Pattern:
 
     @property
     def free(self) -> bool:
+        """Whether zeros may be anywhere."""
         return self.of is None
 
     @property
     def sparsity(self) -> float | None:
-        """The fraction that the pattern itself removes; None where it is free."""
+        """The fraction that the pattern itself removes, 1 - N/M; None where it is free."""
         return None if self.of is None or self.kept is None else 1 - self.kept / self.of
 
     def validate(self, in_features: int, name: str) -> None:
-        """InputError unless M divides the width of the Linear called `name`."""
+        """Checks that the pattern fits a Linear: M must divide its number of inputs.
+
+        Args:
+            in_features: inputs of the Linear.
+            name: the Linear, for the message.
+
+        Raises:
+            InputError: M doesn't divide it.
+        """
         if self.of is not None and in_features % self.of:
             raise InputError(
                 f"pattern {self} does not fit {name}: its {in_features} inputs are no multiple of {self.of}; "
@@ -93,10 +122,15 @@ class Pattern:
             )
 
     def mask(self, scores: Tensor, sparsity: float = 0.0, scope: str = "row") -> Tensor:
-        """Mask (out, in), True = keep, of the best scores (out, in).
+        """Makes a mask (out, in), True = keep, that keeps the best scores as far as the pattern allows.
 
-        Free patterns remove `removed_count` entries of each row (scope `row`) or of the whole (scope
-        `matrix`); N:M ignores `sparsity` and `scope`.
+        Args:
+            scores: (out, in), higher = keep; of equal scores the one at the lower index stays.
+            sparsity: fraction that goes of a free pattern; N:M ignores it.
+            scope: where scores of a free pattern compete: `row`, each row loses equally many; `matrix`, all in all.
+
+        Raises:
+            InputError: a score is NaN, or M doesn't divide the number of inputs.
         """
         if self.of is not None:
             return self._grouped(scores)
@@ -107,8 +141,13 @@ class Pattern:
         raise ValueError(f"scope '{scope}' is unknown; known are row, matrix")
 
     def partial(self, scores: Tensor, sparsity: float, share: float) -> Tensor:
-        """A mask (out, in) on the way to this pattern: of what `mask` would take of the whole matrix, only
-        `share`, the lowest scores first."""
+        """Makes a mask (out, in), True = keep, on the way to `mask(scores, sparsity, "matrix")`.
+
+        Args:
+            scores: (out, in), higher = keep.
+            sparsity: of the final mask, where the pattern is free.
+            share: of the entries that the final mask removes, the fraction that goes now, lowest scores first.
+        """
         import torch
 
         final = self.mask(scores, sparsity, "matrix")
@@ -136,7 +175,7 @@ class Pattern:
         return torch.stack([rank < self.kept for rank in better], dim=-1).flatten(-2)
 
     def holds(self, mask: Tensor) -> bool:
-        """Whether a mask (out, in) keeps at most N of each M; always so for `free`."""
+        """Tells whether a mask (out, in), True = keep, keeps at most N of each M; always so for `free`."""
         if self.of is None:
             return True
         return bool((mask.unflatten(-1, (-1, self.of)).sum(-1) <= self.kept).all())

@@ -15,7 +15,7 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device where there is one, else the CPU.
+    """Turns a device's name into a device; `auto` is the first CUDA device where there is one, else the CPU.
 
     Raises:
         InputError: no such kind of device, or none here.
@@ -35,10 +35,15 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
-    """`auto` is float32 on a CPU, and elsewhere what the checkpoint holds.
+    """Turns a dtype's name into a dtype; `auto` is float32 on a CPU, and elsewhere what the checkpoint holds.
+
+    Args:
+        name: `auto`, `float32`, `float16` or `bfloat16`, or the short forms `fp32`, `fp16`, `bf16`.
+        device: where it will be computed.
+        config: of the model.
 
     Raises:
-        InputError: not one of float32, float16, bfloat16.
+        InputError: any other name.
     """
     if check_dtype(name) == "auto":
         stored = getattr(config, "dtype", None)

@@ -10,6 +10,12 @@ OVERHEAD = 1.5
 
 
 def fits_in_memory(parameters: int, dtype: torch.dtype = torch.float32, bound: int | None = None) -> bool:
-    """True if `parameters` of this dtype fit into what is free now, with some room left, and into `bound` bytes."""
+    """Tells whether weights fit into the memory that is free now, with half as much again left for everything else.
+
+    Args:
+        parameters: how many there are.
+        dtype: of each.
+        bound: bytes that the weights alone may have; None = no bound.
+    """
     size = parameters * dtype.itemsize
     return OVERHEAD * size < psutil.virtual_memory().available and (bound is None or size <= bound)
