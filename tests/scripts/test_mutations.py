@@ -1,4 +1,4 @@
-"""The table of mutations is about the code as it is: a row that fits nowhere would break nothing, and prove nothing."""
+"""The table of mutations is about the code as it is: a row that fits nowhere breaks nothing, and proves nothing."""
 
 from __future__ import annotations
 
