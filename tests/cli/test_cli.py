@@ -655,6 +655,23 @@ def test_inspect(run: Callable[..., Ended], model: Path) -> None:
     assert "What can be cut" in run("inspect", model).out
 
 
+def test_eval_on_tasks(run: Callable[..., Ended], model: Path, text: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"query": "a", "choices": ["b", "c"], "gold": 1}\n' * 3, encoding="utf-8")
+    words = ["eval", model, "--tasks", asked, "--limit", 2, "--against", model, "-q"]
+    shown = run(*words)
+    assert shown.code == 0
+    assert "acc_norm" in shown.out
+    assert "McNemar" in shown.out
+    alone = json.loads(run(*words, "--json").out)
+    assert alone["tasks"]["asked"]["items"] == 2
+    both = json.loads(run(*words, "--data", text, "--no-speed", "--json").out)
+    assert both["perplexity"] > 0
+    assert both["reference"]["perplexity"] == both["perplexity"]
+    assert both["differences"] == alone["differences"]
+    assert both["reference"]["tasks"]["asked"]["metrics"] == alone["tasks"]["asked"]["metrics"]
+
+
 def test_eval_against_itself(run: Callable[..., Ended], model: Path, text: Path) -> None:
     ended = run("eval", model, "--against", model, "--data", text, "--no-speed", "-q", "--json")
     found = json.loads(ended.out)

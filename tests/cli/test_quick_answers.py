@@ -48,6 +48,8 @@ ANSWERS: list[tuple[list[str], int, str]] = [
     (["recover", "embedded", "--out", "x", "--device", "tpu"], 2, "--device tpu is unknown"),
     (["eval", "embedded", "--data", "stdlib", "--device", "tpu"], 2, "--device tpu is unknown"),
     (["eval", "embedded", "--data", "gone.txt"], 2, "data file 'gone.txt' does not exist"),
+    (["eval", "embedded", "--tasks", "gone.jsonl"], 2, "task file 'gone.jsonl' does not exist"),
+    (["eval", "embedded", "--tasks", ","], 2, "--tasks is empty"),
     (["recover", "embedded", "--out", "x", "--data", "gone.txt"], 2, "data file 'gone.txt' does not exist"),
     (["prune", "embedded", "-s", "0.5", "--out", "x", "--calibrate", "stdlib:0.5,gone.txt:0.5"], 2, "does not exist"),
     (["generate", "embedded", "Once", "--tokens", "0"], 2, "--tokens 0 is too small"),

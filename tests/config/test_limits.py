@@ -13,7 +13,7 @@ from secateur.config.fields import Settings
 from secateur.config.quantities import parse_search
 from secateur.config.recipe import load_recipe, make_recipe
 from secateur.config.training import Recovery, make_recovery
-from secateur.data import documents, tokens
+from secateur.data import documents, rows, tokens
 from secateur.data.corpus import Corpus
 from secateur.errors import InputError
 from secateur.system.device import set_threads
@@ -97,6 +97,6 @@ def test_a_tokenizer_that_fails_on_a_text_is_no_traceback() -> None:
 
 def test_a_text_beyond_reading_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("some words")
-    monkeypatch.setattr(documents, "MOST_BYTES", 4)
+    monkeypatch.setattr(rows, "MOST_BYTES", 4)
     with pytest.raises(InputError, match="GB"):
         documents.load_corpus(str(tmp_path / "a.txt"))

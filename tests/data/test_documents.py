@@ -106,7 +106,7 @@ BAD_FILES = {
     "blank documents": ("a.jsonl", lines({"text": ""}, {"text": "\n"}), "no document with any text"),
     "blank lines": ("a.jsonl", "\n\n", "no document with any text"),
     "blank txt": ("a.txt", " \n", "nothing but white space"),
-    "kind": ("a.csv", "a,b", r"no data file that can be read; give a \.jsonl, \.txt or \.parquet file"),
+    "kind": ("a.doc", "a,b", r"no data file that can be read; give a \.jsonl, \.txt or \.parquet file"),
     "not parquet": ("a.parquet", "PAR1 but not really", "is not a whole parquet file"),
 }
 

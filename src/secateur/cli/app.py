@@ -27,6 +27,7 @@ from secateur.cli.options import (
     Threads,
     at_least,
     check_data,
+    check_tasks,
     examples,
     output,
     text,
@@ -84,13 +85,16 @@ app.command(
     epilog=examples(
         "secateur eval out/small --data stdlib",
         "secateur eval out/small --data general.jsonl --against path/to/model",
+        "secateur eval out/small --tasks questions.jsonl --against path/to/model",
     ),
 )
 def evaluate(
     model: Model,
     data: Annotated[
-        str, text("--data", "-d", help=".jsonl, .txt, .parquet, stdlib or a hub id; several with commas")
-    ],
+        str | None, text("--data", "-d", help=".jsonl, .txt, .parquet, stdlib or a hub id; several with commas")
+    ] = None,
+    tasks: Annotated[str | None, text("--tasks", "-t", help="files of questions; several with commas")] = None,
+    limit: Annotated[int | None, text(help="only the first items of each task", callback=at_least(1))] = None,
     against: Against = None,
     length: Annotated[int | None, text(help="tokens per window (default: the context)")] = None,
     speed: Annotated[bool, output(help="measure tokens a second and memory")] = True,
@@ -100,16 +104,34 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure perplexity, bits per byte, size, speed and memory; of two models also ratios and the KL."""
+    """Measure perplexity, bits per byte, size, speed and memory, or tasks; of two models also what differs."""
+    if data is None and tasks is None:
+        raise InputError("Missing option '--data', or '--tasks'; see secateur eval --help")
     folder, other = _path(model), None if against is None else _path(against)
     check_data(data)
-    from secateur.evaluation import evaluate as measure
+    check_tasks(tasks)
     from secateur.report.terminal.tables import print_evaluation
+    from secateur.report.terminal.tasks import print_tasks
     from secateur.system.device import set_threads
 
     set_threads(threads)
-    found = measure(folder, data, other, device, dtype, length, speed, quiet or as_json)
-    _print_json(found) if as_json else print_evaluation(found)
+    how = (other, device, dtype)
+    found: dict[str, Any] = {}
+    if data is not None:
+        from secateur.evaluation import evaluate as measure
+
+        found = {**measure(folder, data, *how, length, speed, quiet or as_json)}
+    if tasks is not None:
+        from secateur.evaluation.tasks import beside, evaluate_tasks
+
+        found = beside(found, evaluate_tasks(folder, tasks, *how, limit, quiet=quiet or as_json))
+    if as_json:
+        _print_json(found)
+        return
+    if data is not None:
+        print_evaluation(found)
+    if tasks is not None:
+        print_tasks(found)
 
 
 @app.command(

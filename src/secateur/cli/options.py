@@ -116,6 +116,15 @@ def check_data(*named: str | None) -> None:
             check_there(spec)
 
 
+def check_tasks(named: str | None) -> None:
+    """Refuses task files that aren't there, before anything is imported to read them."""
+    from secateur.data.sources import split_specs
+    from secateur.data.tasks import check_tasks as check
+
+    if named is not None:
+        check(split_specs(named, "--tasks"))
+
+
 def examples(*lines: str) -> str:
     """The end of a command's help."""
     return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])

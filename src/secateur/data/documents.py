@@ -1,6 +1,7 @@
 """Opens the data that a user names: a file, the standard library's text, or a data set of the hub.
 
 FILE.jsonl             one JSON object a line with `text`, or with `input_ids` (tokenised already)
+FILE.json, .csv, .jsonl.gz, .jsonl.zst   rows of the same, see `rows`
 FILE.txt               one running text
 FILE.parquet           a column `text` or `input_ids`, one document a row
 stdlib[:prose|:code]   text of the running Python installation; without a domain, both
@@ -10,17 +11,15 @@ stdlib[:prose|:code]   text of the running Python installation; without a domain
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from secateur.data import hub, stdlib
 from secateur.data.corpus import Corpus, from_rows, from_texts
+from secateur.data.rows import check_size, format_of, read_rows, utf8
 from secateur.data.stdlib import Split
 from secateur.errors import InputError, install
 
-MOST_BYTES = 2**31
 KINDS = ".jsonl, .txt or .parquet"
 
 
@@ -73,16 +72,12 @@ def _stdlib(spec: str, split: Split) -> Corpus:
 
 
 def _file(spec: str, path: Path) -> Corpus:
-    readers = {".jsonl": _jsonl, ".txt": _txt, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
+    readers = {".txt": _txt, ".parquet": _parquet}
+    reader = _rows if format_of(path) is not None else readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{spec} is no data file that can be read; give a {KINDS} file")
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise InputError(f"{spec} has {size / 1e9:.1f} GB, and text is read whole; give a part of at most 2 GB")
-        if size == 0:
-            raise InputError(f"{spec} is empty; give a file with at least one document")
+        check_size(spec, path)
         return reader(spec, path)
     except OSError as error:
         raise InputError(f"{spec} can't be read: {error.strerror or error}") from None
@@ -90,44 +85,15 @@ def _file(spec: str, path: Path) -> Corpus:
 
 def _txt(spec: str, path: Path) -> Corpus:
     raw = path.read_bytes()
-    text = _utf8(spec, raw)
+    text = utf8(spec, raw)
     if not text.strip():
         raise InputError(f"{spec} holds nothing but white space; give a file with text")
     return Corpus(spec, hashlib.sha256(raw).hexdigest(), documents=(text,), stream=True)
 
 
-def _jsonl(spec: str, path: Path) -> Corpus:
-    raw = path.read_bytes()
-    text = _utf8(spec, raw)
-
-    def rows() -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a string may hold U+2028
-            if line.strip():
-                yield f"line {number}", _object(spec, number, line)
-
-    return from_rows(spec, rows(), hashlib.sha256(raw).hexdigest())
-
-
-def _object(spec: str, number: int, line: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        reason = str(error).replace(": line 1 ", ", ")
-        raise InputError(f"{spec}: line {number} is not JSON ({reason}); write one object a line") from None
-    except RecursionError:
-        raise InputError(f'{spec}: line {number} is nested too deeply; write {{"text": "..."}}') from None
-    if not isinstance(row, dict):
-        raise InputError(f'{spec}: line {number} is not a JSON object; write {{"text": "..."}}')
-    return row
-
-
-def _utf8(spec: str, raw: bytes) -> str:
-    try:
-        return raw.decode().removeprefix("\ufeff")  # some editors put a byte order mark first
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        byte = f"byte {error.start} (line {line}) is 0x{raw[error.start]:02x}"
-        raise InputError(f"{spec} is not UTF-8: {byte}; convert the file to UTF-8") from None
+def _rows(spec: str, path: Path) -> Corpus:
+    found = read_rows(spec, path)
+    return from_rows(spec, found.rows, found.sha256)
 
 
 def _parquet(spec: str, path: Path) -> Corpus:

@@ -8,13 +8,15 @@ from pathlib import Path
 from secateur.errors import InputError
 
 
-def split_specs(data: str) -> list[str]:
+def split_specs(data: str, flag: str = "--data") -> list[str]:
     """Splits a comma-separated list of sources, each once. An existing path with a comma in it is one source.
 
     Raises:
         InputError: nothing is in it.
     """
     specs = [data] if _exists(data) else [part.strip() for part in data.split(",") if part.strip()]
+    if not specs and flag != "--data":
+        raise InputError(f"{flag} is empty; give a .jsonl file")
     if not specs:
         raise InputError("--data is empty; give a .jsonl, .txt or .parquet file, or 'stdlib'")
     return list(dict.fromkeys(specs))

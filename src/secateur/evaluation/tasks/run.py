@@ -1,0 +1,193 @@
+"""`secateur eval --tasks`: models on tasks, alone or against another one, item by item."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.data.sources import split_specs
+from secateur.data.tasks import Choice, Continuation, Labelled, Question, TaskFile, is_file, pairs_of, read_task
+from secateur.errors import InputError
+from secateur.evaluation.loading import Loaded, load
+from secateur.evaluation.tasks.answers import answers, is_right
+from secateur.evaluation.tasks.encode import Pair, encode_pairs
+from secateur.evaluation.tasks.labels import classifies, classify, load_classifier, numbers_of
+from secateur.evaluation.tasks.likelihood import Likelihood, log_likelihoods
+from secateur.evaluation.tasks.outcome import PERPLEXITY, Outcome, differences
+from secateur.evaluation.windows import LONGEST, context_length
+from secateur.report.schema.tasks import TasksEvaluated, TasksMeasured
+from secateur.system.device import dtype_name
+
+ACC, ACC_NORM, EXACT = "acc", "acc_norm", "exact_match"
+
+
+def evaluate_tasks(
+    model_dir: str | Path,
+    tasks: str,
+    against: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    limit: int | None = None,
+    quiet: bool = True,
+) -> TasksEvaluated:
+    """Measure a model on tasks.
+
+    Args:
+        tasks: files of items (see `data.tasks`), with commas.
+        against: a reference model, measured on the same items afterwards.
+        limit: only the first items of each task.
+
+    Returns:
+        model, device, dtype, threads, tasks (figures by name), notes; with `against` also reference (the same of the
+        other model) and differences (by task and metric, paired item by item).
+
+    Raises:
+        InputError: tasks or models that can't be used; task files are read before any model.
+    """
+    files = read_tasks(tasks, limit)
+    sides = [model_dir, *([against] if against is not None else [])]
+    measured = [measure(opened(side, files, device, dtype), files, quiet) for side in sides]
+    notes = [f"{name}: {note}" for one in measured for name, outcome in one[1].items() for note in outcome.notes]
+    result: TasksEvaluated = {**measured[0][0], "notes": list(dict.fromkeys(notes))}
+    if against is not None:
+        (_, own), (other, reference) = measured
+        result["reference"] = other
+        result["differences"] = {name: differences(own[name], reference[name]) for name in own}
+    return result
+
+
+def beside(evaluated: Mapping[str, Any], asked: TasksEvaluated) -> dict[str, Any]:
+    """What was measured on tasks beside what was measured on text, if anything: one object."""
+    found: dict[str, Any] = {**asked, **evaluated, "notes": [*evaluated.get("notes", ()), *asked["notes"]]}
+    if "reference" in asked:
+        found["reference"] = {**asked["reference"], **evaluated.get("reference", {})}
+    return found
+
+
+def read_tasks(tasks: str, limit: int | None = None) -> dict[str, TaskFile]:
+    """Name -> items, for each of a list with commas. Files of one name are told apart by what the user wrote."""
+    found = [read_task(spec).first(limit) for spec in _files(split_specs(tasks, "--tasks"))]
+    names = [file.name for file in found]
+    return {file.name if names.count(file.name) == 1 else file.spec: file for file in found}
+
+
+def _files(specs: Sequence[str]) -> list[str]:
+    for spec in specs:
+        if not is_file(spec):
+            raise InputError(f"task {spec!r} is no file; give a .jsonl file")
+    return list(specs)
+
+
+def opened(path: str | Path, tasks: Mapping[str, TaskFile], device: str, dtype: str) -> Loaded:
+    """The model, as a classifier where it is one.
+
+    Raises:
+        InputError: labels for a model that predicts text, or the other way round.
+    """
+    labels = {name for name, task in tasks.items() if task.form == "label"}
+    if not classifies(path):
+        if labels:
+            raise InputError(f"{tasks[min(labels)].spec} has labels, and {path} predicts text; give choices and gold")
+        return load(path, device, dtype)
+    if len(labels) < len(tasks):
+        other = tasks[min(set(tasks) - labels)]
+        raise InputError(f"{other.spec} asks for text, and {path} classifies; give rows with text and label")
+    return load_classifier(path, device, dtype)
+
+
+def measure(
+    loaded: Loaded, tasks: dict[str, TaskFile], quiet: bool = True
+) -> tuple[TasksMeasured, dict[str, Outcome]]:
+    """One model on all tasks: its figures, and what became of each item."""
+    found = {name: outcome_of(loaded, task, quiet) for name, task in tasks.items()}
+    facts: TasksMeasured = {
+        "model": loaded.path,
+        "device": str(loaded.device),
+        "dtype": dtype_name(loaded.dtype),
+        "threads": torch.get_num_threads(),
+        "tasks": {name: outcome.figures() for name, outcome in found.items()},
+    }
+    return facts, found
+
+
+def outcome_of(loaded: Loaded, task: TaskFile, quiet: bool = True) -> Outcome:
+    """One model on one task."""
+    if loaded.tokenizer is None:
+        raise InputError(f"{loaded.path} has no tokenizer, and tasks are text")
+    begin = time.perf_counter()
+    items, metric, chance, tokens, notes = MEASURES[task.form](loaded, task, quiet)
+    seconds = time.perf_counter() - begin
+    return Outcome(items, metric, chance, task.form, task.spec, task.sha256, tokens, seconds, notes)
+
+
+Measured = tuple[dict[str, list[float]], str, float | None, int, tuple[str, ...]]
+
+
+def _options(loaded: Loaded, task: TaskFile, quiet: bool) -> Measured:
+    """The likeliest option, raw and by likelihood per character; the first of several alike."""
+    items = [item for item in task.items if isinstance(item, Choice)]
+    found, tokens, notes = log_likelihoods(loaded.model, encoded(loaded, task), task.name, quiet)
+    figures: dict[str, list[float]] = {ACC: [float(best(own) == i.gold) for own, i in zip(found, items, strict=True)]}
+    if all(item.lengths is not None for item in items):
+        figures[ACC_NORM] = [
+            float(best(own, item.lengths) == item.gold) for own, item in zip(found, items, strict=True)
+        ]
+    chance = sum(1 / len(item.pairs) for item in items) / len(items)
+    return figures, ACC, chance, tokens, notes
+
+
+def best(options: Sequence[Likelihood], lengths: Sequence[int] | None = None) -> int:
+    """Number of the likeliest option; with lengths, of nats over length."""
+    values = [one.nats / size for one, size in zip(options, lengths or [1] * len(options), strict=True)]
+    return values.index(max(values))
+
+
+def _continuations(loaded: Loaded, task: TaskFile, quiet: bool) -> Measured:
+    """Whether greedy decoding would say it, and the perplexity of what is to come."""
+    found, tokens, notes = log_likelihoods(loaded.model, encoded(loaded, task), task.name, quiet)
+    figures = {ACC: [float(one.greedy) for (one,) in found], PERPLEXITY: [one.nats for (one,) in found]}
+    return figures, ACC, 0.0, tokens, notes
+
+
+def _questions(loaded: Loaded, task: TaskFile, quiet: bool) -> Measured:
+    questions = [item for item in task.items if isinstance(item, Question)]
+    said, tokens = answers(loaded, questions, task.name, quiet)
+    figures = {EXACT: [float(is_right(question, answer)) for question, answer in zip(questions, said, strict=True)]}
+    return figures, EXACT, 0.0, tokens, ()
+
+
+def _labels(loaded: Loaded, task: TaskFile, quiet: bool) -> Measured:
+    """The likeliest class; a blind guess takes any of them."""
+    items = [item for item in task.items if isinstance(item, Labelled)]
+    gold = numbers_of(loaded.model.config, items, task.spec)
+    found, tokens = classify(loaded, items, task.name, quiet)
+    figures = {ACC: [float(own == right) for own, right in zip(found, gold, strict=True)]}
+    return figures, ACC, 1 / loaded.model.config.num_labels, tokens, ()
+
+
+MEASURES: dict[str, Callable[[Loaded, TaskFile, bool], Measured]] = {
+    "choices": _options,
+    "contexts": _options,
+    "continuation": _continuations,
+    "answer": _questions,
+    "label": _labels,
+}
+
+
+def encoded(loaded: Loaded, task: TaskFile) -> list[list[Pair]]:
+    """The token ids of each item's options."""
+    texts = [list(pairs_of(item)) for item in task.items if isinstance(item, Choice | Continuation)]
+    config = loaded.model.config
+    flat = encode_pairs(
+        [pair for item in texts for pair in item],
+        loaded.tokenizer,
+        int(config.get_text_config().vocab_size),
+        context_length(config) or LONGEST,
+        task.spec,
+    )
+    each = iter(flat)
+    return [[next(each) for _ in item] for item in texts]
