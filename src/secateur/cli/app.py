@@ -93,8 +93,14 @@ def evaluate(
     data: Annotated[
         str | None, text("--data", "-d", help=".jsonl, .txt, .parquet, stdlib or a hub id; several with commas")
     ] = None,
-    tasks: Annotated[str | None, text("--tasks", "-t", help="files of questions; several with commas")] = None,
+    tasks: Annotated[
+        str | None, text("--tasks", "-t", help="files of questions, or names of lm-eval's tasks; commas")
+    ] = None,
     limit: Annotated[int | None, text(help="only the first items of each task", callback=at_least(1))] = None,
+    shots: Annotated[
+        int | None, text(help="examples before each question of lm-eval's tasks", callback=at_least(0))
+    ] = None,
+    include_path: Annotated[str | None, text(help="folder of more tasks for lm-eval")] = None,
     against: Against = None,
     length: Annotated[int | None, text(help="tokens per window (default: the context)")] = None,
     speed: Annotated[bool, output(help="measure tokens a second and memory")] = True,
@@ -124,7 +130,8 @@ def evaluate(
     if tasks is not None:
         from secateur.evaluation.tasks import beside, evaluate_tasks
 
-        found = beside(found, evaluate_tasks(folder, tasks, *how, limit, quiet=quiet or as_json))
+        asked = evaluate_tasks(folder, tasks, *how, limit, shots, include_path, quiet or as_json)
+        found = beside(found, asked)
     if as_json:
         _print_json(found)
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -55,21 +55,36 @@ def cut(answer: str, stop: Sequence[str]) -> str:
 def answers(loaded: Loaded, questions: Sequence[Question], name: str, quiet: bool = True) -> tuple[list[str], int]:
     """The answers in order, and the tokens of prompts and answers together.
 
-    Prompts of the same length go through the model together, so that nothing is padded and each is answered as if it
-    were alone.
-
     Raises:
         InputError: chats without a chat template, a prompt that fills the context.
     """
     ids = prompts(loaded, questions, name)
-    found = [""] * len(questions)
-    tokens = sum(map(len, ids))
-    with progress(name, len(questions), quiet) as advance:
-        for batch in _alike(ids, questions, TOKENS.get(loaded.device.type, TOKENS_ELSE)):
-            texts, made = _generate(loaded, [ids[index] for index in batch], questions[batch[0]])
+    asked = [Asked(own, q.stop, q.max_tokens) for q, own in zip(questions, ids, strict=True)]
+    return write(loaded, asked, name, quiet)
+
+
+class Asked(NamedTuple):
+    """A prompt, what ends its answer, and the most tokens of that."""
+
+    ids: list[int]
+    stop: tuple[str, ...]
+    max_tokens: int
+
+
+def write(loaded: Loaded, asked: Sequence[Asked], name: str, quiet: bool = True) -> tuple[list[str], int]:
+    """Greedy answers in order, cut at their stops, and the tokens of prompts and answers together.
+
+    Prompts of the same length go through the model together, so that nothing is padded and each is answered as if it
+    were alone.
+    """
+    found = [""] * len(asked)
+    tokens = sum(len(one.ids) for one in asked)
+    with progress(name, len(asked), quiet) as advance:
+        for batch in _alike(asked, TOKENS.get(loaded.device.type, TOKENS_ELSE)):
+            texts, made = _generate(loaded, [asked[index] for index in batch])
             tokens += made
             for index, text in zip(batch, texts, strict=True):
-                found[index] = cut(text, questions[index].stop)
+                found[index] = cut(text, asked[index].stop)
             advance(len(batch))
     return found, tokens
 
@@ -102,11 +117,11 @@ def chat_text(tokenizer: Any, messages: Any, name: str) -> str:
     return made
 
 
-def _alike(ids: list[list[int]], questions: Sequence[Question], most: int) -> list[list[int]]:
-    """Indices of questions that are answered together: of one length, told the same, longest first."""
+def _alike(asked: Sequence[Asked], most: int) -> list[list[int]]:
+    """Indices of what is answered together: of one length, told the same, longest first."""
     groups: dict[Any, list[int]] = {}
-    for index, question in enumerate(questions):
-        groups.setdefault((len(ids[index]), question.stop, question.max_tokens), []).append(index)
+    for index, one in enumerate(asked):
+        groups.setdefault((len(one.ids), one.stop, one.max_tokens), []).append(index)
     found = []
     for (length, _, _), members in sorted(groups.items(), key=lambda group: -group[0][0]):
         step = max(1, most // length)
@@ -115,11 +130,12 @@ def _alike(ids: list[list[int]], questions: Sequence[Question], most: int) -> li
 
 
 @torch.no_grad()
-def _generate(loaded: Loaded, rows: list[list[int]], question: Question) -> tuple[list[str], int]:
+def _generate(loaded: Loaded, asked: Sequence[Asked]) -> tuple[list[str], int]:
+    rows, (_, stop, most) = [one.ids for one in asked], asked[0]
     ids = torch.tensor(rows, device=loaded.device)
     longest = context_length(loaded.model.config)
-    room = question.max_tokens if longest is None else min(question.max_tokens, longest - ids.shape[1])
-    stops = {"stop_strings": list(question.stop), "tokenizer": loaded.tokenizer} if question.stop else {}
+    room = most if longest is None else min(most, longest - ids.shape[1])
+    stops = {"stop_strings": list(stop), "tokenizer": loaded.tokenizer} if stop else {}
     stop_ids = loaded.model.generation_config.eos_token_id
     ends = set(stop_ids if isinstance(stop_ids, list) else [stop_ids]) - {None}
     pad = next(iter(ends), 0)

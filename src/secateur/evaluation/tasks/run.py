@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.tasks.answers import answers, is_right
 from secateur.evaluation.tasks.encode import Pair, encode_pairs
+from secateur.evaluation.tasks.harness import harness_outcomes, open_tasks
 from secateur.evaluation.tasks.labels import classifies, classify, load_classifier, numbers_of
 from secateur.evaluation.tasks.likelihood import Likelihood, log_likelihoods
 from secateur.evaluation.tasks.outcome import PERPLEXITY, Outcome, differences
@@ -32,14 +34,18 @@ def evaluate_tasks(
     device: str = "auto",
     dtype: str = "auto",
     limit: int | None = None,
+    shots: int | None = None,
+    include_path: str | None = None,
     quiet: bool = True,
 ) -> TasksEvaluated:
     """Measure a model on tasks.
 
     Args:
-        tasks: files of items (see `data.tasks`), with commas.
+        tasks: files of items (see `data.tasks`) and names that lm-eval knows, with commas.
         against: a reference model, measured on the same items afterwards.
         limit: only the first items of each task.
+        shots: examples before each question; for lm-eval's tasks, since a file has them in its questions or not.
+        include_path: a folder of task files of lm-eval's, beside its own.
 
     Returns:
         model, device, dtype, threads, tasks (figures by name), notes; with `against` also reference (the same of the
@@ -48,9 +54,9 @@ def evaluate_tasks(
     Raises:
         InputError: tasks or models that can't be used; task files are read before any model.
     """
-    files = read_tasks(tasks, limit)
+    asked = ask(tasks, limit, shots, include_path)
     sides = [model_dir, *([against] if against is not None else [])]
-    measured = [measure(opened(side, files, device, dtype), files, quiet) for side in sides]
+    measured = [measure(opened(side, asked.files, device, dtype), asked, quiet) for side in sides]
     notes = [f"{name}: {note}" for one in measured for name, outcome in one[1].items() for note in outcome.notes]
     result: TasksEvaluated = {**measured[0][0], "notes": list(dict.fromkeys(notes))}
     if against is not None:
@@ -60,26 +66,40 @@ def evaluate_tasks(
     return result
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Tasks that are ready to be measured: files, read, and those that lm-eval knows by name."""
+
+    files: Mapping[str, TaskFile]
+    names: tuple[str, ...] = ()
+    manager: Any = None
+    limit: int | None = None
+    shots: int | None = None
+
+
+def ask(tasks: str, limit: int | None = None, shots: int | None = None, include_path: str | None = None) -> Asked:
+    """Reads a list of tasks with commas; files of one name are told apart by what the user wrote.
+
+    Raises:
+        InputError: see `read_task` and `harness.open_tasks`; shots for files.
+    """
+    specs = split_specs(tasks, "--tasks")
+    names = tuple(spec for spec in specs if not is_file(spec))
+    if shots is not None and len(names) < len(specs):
+        raise InputError("--shots is for lm-eval's tasks; in a file, examples stand in the questions themselves")
+    manager = open_tasks(names, include_path) if names else None
+    found = [read_task(spec).first(limit) for spec in specs if is_file(spec)]
+    stems = [file.name for file in found]
+    files = {file.name if stems.count(file.name) == 1 else file.spec: file for file in found}
+    return Asked(files, names, manager, limit, shots)
+
+
 def beside(evaluated: Mapping[str, Any], asked: TasksEvaluated) -> dict[str, Any]:
     """What was measured on tasks beside what was measured on text, if anything: one object."""
     found: dict[str, Any] = {**asked, **evaluated, "notes": [*evaluated.get("notes", ()), *asked["notes"]]}
     if "reference" in asked:
         found["reference"] = {**asked["reference"], **evaluated.get("reference", {})}
     return found
-
-
-def read_tasks(tasks: str, limit: int | None = None) -> dict[str, TaskFile]:
-    """Name -> items, for each of a list with commas. Files of one name are told apart by what the user wrote."""
-    found = [read_task(spec).first(limit) for spec in _files(split_specs(tasks, "--tasks"))]
-    names = [file.name for file in found]
-    return {file.name if names.count(file.name) == 1 else file.spec: file for file in found}
-
-
-def _files(specs: Sequence[str]) -> list[str]:
-    for spec in specs:
-        if not is_file(spec):
-            raise InputError(f"task {spec!r} is no file; give a .jsonl file")
-    return list(specs)
 
 
 def opened(path: str | Path, tasks: Mapping[str, TaskFile], device: str, dtype: str) -> Loaded:
@@ -99,11 +119,13 @@ def opened(path: str | Path, tasks: Mapping[str, TaskFile], device: str, dtype: 
     return load_classifier(path, device, dtype)
 
 
-def measure(
-    loaded: Loaded, tasks: dict[str, TaskFile], quiet: bool = True
-) -> tuple[TasksMeasured, dict[str, Outcome]]:
+def measure(loaded: Loaded, asked: Asked, quiet: bool = True) -> tuple[TasksMeasured, dict[str, Outcome]]:
     """One model on all tasks: its figures, and what became of each item."""
-    found = {name: outcome_of(loaded, task, quiet) for name, task in tasks.items()}
+    if loaded.tokenizer is None:
+        raise InputError(f"{loaded.path} has no tokenizer, and tasks are text")
+    found = {name: outcome_of(loaded, task, quiet) for name, task in asked.files.items()}
+    if asked.names:
+        found |= harness_outcomes(loaded, asked.manager, asked.names, asked.limit, asked.shots, quiet)
     facts: TasksMeasured = {
         "model": loaded.path,
         "device": str(loaded.device),
@@ -116,8 +138,6 @@ def measure(
 
 def outcome_of(loaded: Loaded, task: TaskFile, quiet: bool = True) -> Outcome:
     """One model on one task."""
-    if loaded.tokenizer is None:
-        raise InputError(f"{loaded.path} has no tokenizer, and tasks are text")
     begin = time.perf_counter()
     items, metric, chance, tokens, notes = MEASURES[task.form](loaded, task, quiet)
     seconds = time.perf_counter() - begin
