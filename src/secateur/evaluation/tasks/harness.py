@@ -1,4 +1,4 @@
-"""Tasks of EleutherAI's lm-eval by name, on a model that is loaded already: its prompts and metrics, our forward passes.
+"""Tasks of EleutherAI's lm-eval by name, on a model that is loaded already: its prompts and metrics, our passes.
 
 So any model that Secateur loads is judged, uneven and compressed ones too, without remote code. Task files of the
 user's own (`include_path`) are lm-eval's YAML; functions that they name are Python, and are run.
