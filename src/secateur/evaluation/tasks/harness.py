@@ -127,11 +127,11 @@ def _language_model(loaded: Loaded, quiet: bool) -> Any:
     from lm_eval.api.model import LM
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-    tokenizer, config = loaded.tokenizer, loaded.model.config
-    assert tokenizer is not None, "the caller has asked for one"
+    tokenizer: Any = loaded.tokenizer
+    config = loaded.model.config
     vocabulary, longest = int(config.get_text_config().vocab_size), context_length(config) or LONGEST
 
-    class Model(LM):  # type: ignore[misc]
+    class Model(LM):
         def __init__(self) -> None:
             super().__init__()
             self.tokens, self.notes = 0, dict[str, None]()
