@@ -20,6 +20,7 @@ from .config.training import make_recovery as make_recovery
 from .errors import SecateurError as SecateurError
 from .evaluation import evaluate as evaluate
 from .evaluation import generate as generate
+from .evaluation.tasks import evaluate_tasks as evaluate_tasks
 from .methods import METHODS as METHODS
 from .methods import Method as Method
 from .methods import Solution as Solution

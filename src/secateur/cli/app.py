@@ -83,7 +83,6 @@ app.command(
 @app.command(
     "eval",
     epilog=examples(
-        "secateur eval out/small --data stdlib",
         "secateur eval out/small --data general.jsonl --against path/to/model",
         "secateur eval out/small --tasks questions.jsonl --against path/to/model",
     ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.options import Json, Out, Overwrite, Quiet, Resume, Threads, check_data, flags, output
+from secateur.cli.options import Json, Out, Overwrite, Quiet, Resume, Threads, check_data, check_tasks, flags, output
 from secateur.config.fields import Settings
 from secateur.errors import InputError, Stopped, Terminated
 
@@ -79,3 +79,4 @@ def _check_text(recipe: Recipe) -> None:
         for source, _ in shares_of(recipe.calibrate):
             check_there(source)
     check_data(None if recipe.evaluate == "none" else recipe.evaluate)
+    check_tasks(recipe.tasks)

@@ -18,7 +18,9 @@ from secateur.cli.options import (
     Quiet,
     Resume,
     Threads,
+    at_least,
     check_data,
+    check_tasks,
     flags,
     output,
 )
@@ -32,6 +34,8 @@ def recover(
     *,
     given: Mapping[str, Any],
     evaluate: Annotated[str | None, output(help="text for the report's figures, or none")] = None,
+    tasks: Annotated[str | None, output(help="judge on tasks too: files, or names of lm-eval's; commas")] = None,
+    tasks_limit: Annotated[int | None, output(help="only the first items of each task", callback=at_least(1))] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -51,6 +55,7 @@ def recover(
 
     settings = make_recovery(given)
     check_data(settings.data, None if evaluate == "none" else evaluate)
+    check_tasks(tasks)
     local_folder(model)  # what isn't there is said at once, not after torch has been imported
     from secateur.recovery.recover import recover as run
     from secateur.recovery.recover import stopped_line
@@ -66,6 +71,8 @@ def recover(
             target,
             settings,
             evaluate=evaluate,
+            tasks=tasks,
+            tasks_limit=tasks_limit,
             device=device,
             dtype=dtype,
             quiet=quiet or as_json,

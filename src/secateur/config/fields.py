@@ -90,6 +90,12 @@ class Settings(Spelled):
     evaluate: Annotated[str | None, Flag(DATA, choices=("none", "stdlib"))] = Field(
         None, description="evaluation text, or none; default: held-out text of the calibration's source"
     )
+    tasks: Annotated[str | None, Flag(DATA)] = Field(
+        None, description="judge both models on tasks too: files of questions, or names of lm-eval's; commas"
+    )
+    tasks_limit: Annotated[int | None, Flag(DATA)] = Field(
+        None, ge=1, le=2**31, description="only the first items of each task; default all"
+    )
     samples: Annotated[int, Flag(DATA)] = Field(128, ge=1, le=1_000_000, description="calibration sequences")
     length: Annotated[int, Flag(DATA)] = Field(512, ge=2, le=2**24, description="tokens per calibration sequence")
     allow_little_text: Annotated[bool, Flag(DATA)] = Field(

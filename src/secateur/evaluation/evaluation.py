@@ -98,7 +98,8 @@ def _score(
     if same and _vocab(own) == _vocab(other):
         score, reference = perplexity(own.model, mine, other.model, quiet)
         assert reference is not None, "a reference was given"
-        return [{**figures_of(corpus, score), "kl": score.kl}, figures_of(corpus, reference)]
+        beside: TextFigures = {**figures_of(corpus, score), "kl": score.kl}
+        return [{**beside, "difference_stderr": score.difference_stderr}, figures_of(corpus, reference)]
     notes.append(f"{corpus.name}: the models split the text into different tokens: no KL, compare bits per byte")
     score, reference = (perplexity(side.model, w, quiet=quiet)[0] for side, w in ((own, mine), (other, theirs)))
     return [{**figures_of(corpus, score), "kl": None}, figures_of(corpus, reference)]
@@ -117,9 +118,11 @@ def figures_of(corpus: Corpus, score: Score) -> TextFigures:
 
 def _describe(side: Loaded, sets: dict[str, TextFigures], length: int) -> Described:
     total, nonzero = count_parameters(side.model)
+    first: TextFigures = {**next(iter(sets.values()))}
+    first.pop("difference_stderr", None)
     return {
         "model": side.path,
-        **next(iter(sets.values())),
+        **first,
         "sets": sets,
         "length": length,
         "parameters": total,

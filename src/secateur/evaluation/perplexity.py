@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Score:
     tokens         predicted tokens
     bits_per_byte  nll / ln 2 / UTF-8 bytes of the text behind the predicted tokens; None if unknown
     kl             mean over the predicted tokens of KL(reference || model), nats; None without a reference
+    difference_stderr  standard error of the difference in nats a token from the reference; None without one
     """
 
     perplexity: float
@@ -39,6 +40,7 @@ class Score:
     text_bytes: float | None
     bits_per_byte: float | None
     kl: float | None = None
+    difference_stderr: float | None = None
 
 
 @torch.no_grad()
@@ -77,8 +79,20 @@ def perplexity(
             advance(sum(map(len, rows)))
     check_finite(sums)
     own, divergence, other = sums.sum(0).tolist()
-    score = total(found, own, divergence if reference is not None else None)
-    return score, total(found, other) if reference is not None else None
+    if reference is None:
+        return total(found, own), None
+    score = replace(total(found, own, divergence), difference_stderr=_error_between(found, sums))
+    return score, total(found, other)
+
+
+def _error_between(found: list[Window], sums: Tensor) -> float | None:
+    """Of the two models' difference in nats a token: windows are the sample, a ratio of sums is estimated."""
+    tokens = torch.tensor([len(window.ids) - 1 for window in found], dtype=torch.float64)
+    between = sums[:, 0] - sums[:, 2]
+    if len(found) < 2:
+        return None
+    rest = between - tokens * between.sum() / tokens.sum()
+    return float((rest.square().sum() * len(found) / (len(found) - 1)).sqrt() / tokens.sum())
 
 
 def check_finite(sums: Tensor) -> None:

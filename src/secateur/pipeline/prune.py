@@ -40,6 +40,7 @@ from secateur.pipeline.one_shot import one_shot
 from secateur.pipeline.recovery import check_stage, planned_recovery
 from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.report import make_evidence, make_plan, make_report, write_outputs
+from secateur.pipeline.results.tasks import check_tasks
 from secateur.pipeline.schedule import pruning_steps
 from secateur.pipeline.store import Store
 from secateur.report.schema.report import Report, no_report
@@ -135,7 +136,8 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
         own = planned_pass(told, plan, dry_run)
         own += ["evaluate"] if number < len(every) and recipe.evaluate != "none" else []
         names += [f"step {number}, {name}" if len(every) > 1 else name for name in own]
-    return names + ([] if dry_run or recipe.evaluate == "none" else ["evaluate"])
+    names += [] if dry_run or recipe.evaluate == "none" else ["evaluate"]
+    return names + (["tasks"] if recipe.tasks is not None and not dry_run else [])
 
 
 def planned_pass(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
@@ -217,6 +219,7 @@ def prepare(
             # Read now, so that a run doesn't find out at its end that there's nothing to evaluate on.
             for spec in split_specs(recipe.evaluate):
                 load_corpus(spec, split="held_out")
+        distributed.on_first(lambda: check_tasks(recipe, checkpoint))
     dtype = resolve_dtype(recipe.dtype, device, checkpoint.config)
     with monitor.stage("open"):
         distributed.on_first(lambda: check_source(checkpoint, config.memory))

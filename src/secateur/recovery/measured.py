@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.evaluation.evaluation import evaluate as measure
 from secateur.evaluation.evaluation import state_figures
+from secateur.evaluation.tasks.judged import AFTER, BEFORE, PRUNED, judge
+from secateur.evaluation.tasks.run import Asked
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.recovery import account
@@ -29,21 +32,43 @@ def original_of(folder: Path, task: Task, notes: list[str]) -> Path | None:
     return path
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is measured of a recovery: text (None = what isn't trained on, or `none`), speed, tasks."""
+
+    evaluate: str | None
+    speed: bool
+    tasks: Asked | None = None
+
+
+def judged_on_tasks(task: Task, recovered: Path, asked: Asked, found: Measured, notes: list[str]) -> Measured:
+    """The original, the pruned and the recovered model on tasks; without the original, the pruned one is `before`."""
+    pruned = task.checkpoint.path
+    original = original_of(pruned, task, [])
+    states = {BEFORE: original or pruned, AFTER: recovered}
+    if original is not None:
+        states[PRUNED] = pruned
+    evaluation = found.get("evaluation")
+    texts = None if evaluation is None else (evaluation["before"], evaluation["after"])
+    judged = judge(states, asked, (str(task.device), "auto"), texts)
+    notes += judged["notes"]
+    return {"tasks": judged}
+
+
 def measured(
     task: Task,
     recovered: Path,
     section: RecoveryFacts,
     workspace: Workspace,
-    evaluate: str | None,
-    speed: bool,
+    wanted: Wanted,
     notes: list[str],
 ) -> Measured:
     """The original, the pruned and the recovered model on the same text; `section` gets a row for each."""
     pruned = task.checkpoint.path
     original = original_of(pruned, task, notes)
-    data, name = _evaluation_text(task, workspace, evaluate)
+    data, name = _evaluation_text(task, workspace, wanted.evaluate)
     where = (str(task.device), "auto", None)
-    found = measure(recovered, data, original or pruned, *where, speed)
+    found = measure(recovered, data, original or pruned, *where, wanted.speed)
     rows: list[tuple[str, Figures]] = [("recovered", found)]
     if original is not None:
         rows = [("original", found["reference"]), ("pruned", measure(pruned, data, None, *where, False)), *rows]

@@ -20,11 +20,12 @@ from secateur.config.training import Recovery
 from secateur.data.documents import load_corpus
 from secateur.data.sources import split_specs
 from secateur.errors import InputError
+from secateur.evaluation.tasks.run import ask
 from secateur.model.hub import local_folder
 from secateur.model.side_files import copy_regular, left_behind
 from secateur.recovery import account, adapters
 from secateur.recovery.forecast import as_dict
-from secateur.recovery.measured import measured
+from secateur.recovery.measured import Wanted, judged_on_tasks, measured
 from secateur.recovery.save import save_adapter, save_checkpoint
 from secateur.recovery.states import read_best
 from secateur.recovery.task import Task, prepare, teacher_of
@@ -50,6 +51,8 @@ def recover(
     recovery: Recovery,
     *,
     evaluate: str | None = None,
+    tasks: str | None = None,
+    tasks_limit: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
     speed: bool = True,
@@ -69,6 +72,8 @@ def recover(
         out: a new or empty folder.
         recovery: how to train and on what, from `make_recovery`; `data` must be given.
         evaluate: text for the figures of the report, or `none`; default: the sequences that aren't trained on.
+        tasks: to judge the original, the pruned and the recovered model on, see `evaluate_tasks`.
+        tasks_limit: only the first items of each task.
         device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
         dtype: of the products; weights and their updates are fp32.
         speed: measure tokens a second and memory.
@@ -89,6 +94,7 @@ def recover(
     with distributed.group(where), ExitStack() as stack, accelerated(where):
         with distributed.in_step():
             _check(recovery, evaluate, resume, finish)
+            asked = None if tasks is None else ask(tasks, tasks_limit)
             workspace = None
             if distributed.is_main() and not dry_run:
                 pruned = local_folder(model)
@@ -96,7 +102,7 @@ def recover(
                 workspace = Workspace(out, overwrite, resume, [pruned, *teachers])
             if finish and workspace is not None and read_best(workspace.work / TRAINING) is None:
                 raise InputError(f"{out}: holds no state better than the start yet; --resume alone goes on")
-            monitor = Monitor(where, quiet or not distributed.is_main(), _stages(recovery, dry_run, evaluate))
+            monitor = Monitor(where, quiet or not distributed.is_main(), _stages(recovery, dry_run, evaluate, tasks))
             stack.callback(monitor.close)
             folder = Path(local_folder(model))
             with monitor.stage("open"):
@@ -113,7 +119,8 @@ def recover(
         outcome = train(task, same(Path(out) / WORK / TRAINING), monitor, decisions, begun, finish)
         if workspace is None:
             return no_report()
-        return _deliver(str(model), task, outcome, workspace, monitor, evaluate, speed)
+        wanted = Wanted(evaluate, speed, asked)
+        return _deliver(str(model), task, outcome, workspace, monitor, wanted)
 
 
 def _check(recovery: Recovery, evaluate: str | None, resume: bool, finish: bool) -> None:
@@ -126,12 +133,12 @@ def _check(recovery: Recovery, evaluate: str | None, resume: bool, finish: bool)
             load_corpus(spec, split="held_out")
 
 
-def _stages(recovery: Recovery, dry_run: bool, evaluate: str | None) -> list[str]:
+def _stages(recovery: Recovery, dry_run: bool, evaluate: str | None, tasks: str | None) -> list[str]:
     names = ["open", *(["teacher"] if recovery.teacher_cache else []), "forecast"]
     if dry_run:
         return names
     names += [*(["learning rate"] if recovery.learning_rate is None else []), "train", "save"]
-    return names + ([] if evaluate == "none" else ["evaluate"])
+    return names + ([] if evaluate == "none" else ["evaluate"]) + ([] if tasks is None else ["tasks"])
 
 
 @contextmanager
@@ -182,8 +189,7 @@ def _deliver(
     outcome: TrainingResult,
     workspace: Workspace,
     monitor: Monitor,
-    evaluate: str | None,
-    speed: bool,
+    wanted: Wanted,
 ) -> Report:
     """Saves, proves, measures, reports."""
     folder, final = task.checkpoint.path, workspace.final
@@ -200,9 +206,12 @@ def _deliver(
     section = account.recovery_facts(task, outcome)
     notes = [*account.warnings_of(task, outcome), *left_behind(folder)]
     found: Measured = {"evaluation": None, "not_evaluated": "evaluate is none"}
-    if evaluate != "none":
+    if wanted.evaluate != "none":
         with monitor.stage("evaluate"):
-            found = measured(task, loadable, section, workspace, evaluate, speed, notes)
+            found = measured(task, loadable, section, workspace, wanted, notes)
+    if wanted.tasks is not None:
+        with monitor.stage("tasks"):
+            found |= judged_on_tasks(task, loadable, wanted.tasks, found, notes)
     report: Report = {
         **base,
         "gate": {**gate, "seconds": seconds},

@@ -35,8 +35,12 @@ def _quality(report: Report) -> list[str]:
     tokens = measured(report, "after", "tokens")
     if data:
         size = f" ({fmt.count(tokens)} tokens)" if fmt.is_number(tokens) else ""
+        tasks = ", ".join(map(str, section(report, "tasks", "before")))
         lines.append(
-            f"Quality was measured only as perplexity on {data}{size}. "
+            f"Quality was measured only as perplexity on {data}{size} and on the tasks {tasks}. "
+            "Other tasks, safety behaviour and long contexts were not measured."
+            if tasks
+            else f"Quality was measured only as perplexity on {data}{size}. "
             "Tasks, safety behaviour and long contexts were not measured."
         )
     elif after is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from secateur.report import facts, recovery, steps
+from secateur.report import facts, recovery, steps, tasks
 from secateur.report import numbers as fmt
 from secateur.report.facts import Report
 from secateur.report.limits import limits
@@ -26,6 +26,7 @@ def model_card(report: Report) -> str:
         _figures(report),
         steps.markdown(report),
         recovery.markdown(report),
+        tasks.markdown(report),
         _samples(report),
         _limits(report),
         _repeat(report),

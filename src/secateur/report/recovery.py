@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.report import facts
+from secateur.report import facts, tasks
 from secateur.report import numbers as fmt
 from secateur.report.curve import Curve, draw
 from secateur.report.facts import Report
@@ -116,6 +116,9 @@ def print_recovery(report: Report, out: Path | str, console: Console | None = No
             f"all {fmt.count(r['zeros_kept'])} zeros of {fmt.count(r['masked_matrices'])} matrices are still zeros"
         )
         console.print(zeros, style="dim", highlight=False)
+    for table in tasks.tables(report):
+        console.print()
+        console.print(table)
     for warning in report.get("warnings") or ():
         console.print(f"note: {warning}", highlight=False, style="yellow")
     console.print(

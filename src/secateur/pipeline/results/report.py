@@ -23,6 +23,7 @@ from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.before_after import before_and_after, not_evaluated
 from secateur.pipeline.results.evidence import EVIDENCE, evidence_json, evidence_record
 from secateur.pipeline.results.sites import method_of, sites_of_run, sized
+from secateur.pipeline.results.tasks import judged_on_tasks
 from secateur.report import model_card
 from secateur.report.html import page
 from secateur.report.schema.evidence import Evidence
@@ -101,7 +102,9 @@ def make_report(
             outcome["recovery"] = {**result.recovery}
         found = before_and_after(inputs, result, workspace, monitor, memory)
         outcome |= found.sections
-        warnings += found.notes
+        judged, notes = judged_on_tasks(inputs, result, workspace, monitor, found.sections)
+        outcome |= judged
+        warnings += [*found.notes, *notes]
         if found.states:
             outcome["recovery"]["states"] = found.states
         # What was cut says nothing of zeros that were there before; the files do.

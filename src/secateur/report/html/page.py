@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jinja2
 
-from secateur.report import facts, recovery, steps
+from secateur.report import facts, recovery, steps, tasks
 from secateur.report import numbers as fmt
 from secateur.report.compared import load_warning
 from secateur.report.facts import Report, Tally
@@ -60,6 +60,11 @@ def render(report: Report, evidence: Report | None = None) -> str:
             steps_head=steps.head(report),
             steps_rows=steps.rows(report),
             steps_curve=steps.curve(report),
+            tasks_head=tasks.head(report),
+            tasks_rows=tasks.rows(report),
+            ranking_note=tasks.RANKING,
+            ranking_head=tasks.RANKING_HEAD,
+            ranking_rows=tasks.ranking(report),
             samples=facts.samples(report),
             dampings=facts.dampings(report),
             reconstruction=facts.items(report, "reconstruction"),

@@ -8,7 +8,8 @@ from typing_extensions import TypedDict
 
 
 class TextFigures(TypedDict):
-    """Of one text; `kl` where another model was given, None where the two split it differently."""
+    """Of one text; `kl` where another model was given, None where the two split it differently. `difference_stderr`:
+    standard error of the two models' difference in nats a token, from window to window."""
 
     data: str
     data_sha256: str
@@ -17,6 +18,7 @@ class TextFigures(TypedDict):
     tokens: int
     windows: int
     kl: NotRequired[float | None]
+    difference_stderr: NotRequired[float | None]
 
 
 class LossFigures(TextFigures):

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from secateur.report.schema.figures import Figures, LossFigures, Ratios
 from secateur.report.schema.recovery import RecoveryFacts
+from secateur.report.schema.tasks import JudgedOnTasks
 
 VERSION = 1  # of the format; a key that changes its meaning, or goes, raises it
 
@@ -217,6 +218,7 @@ class Measured(TypedDict, total=False):
     evaluation: Evaluation | None
     not_evaluated: str
     samples: list[Sample]
+    tasks: JudgedOnTasks
 
 
 class Outcome(Measured, total=False):

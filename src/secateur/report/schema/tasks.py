@@ -40,6 +40,34 @@ class Difference(TypedDict):
     p: float
 
 
+class Suffered(TypedDict):
+    """What became of a task or a text: `loss` is the part of the original's lead over chance that is gone, `low` and
+    `high` its 95 % interval. Chance is a blind guess, of a text every token alike. None where it isn't known, or
+    where the original is no better than chance."""
+
+    name: str
+    kind: str
+    metric: str
+    before: float
+    after: float
+    loss: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+class JudgedOnTasks(TypedDict):
+    """The section `tasks` of report.json: figures by task, before and after, and before a training that came between;
+    `differences` of after and before by task and metric; `suffered` with what lost most first."""
+
+    before: dict[str, TaskFigures]
+    pruned: NotRequired[dict[str, TaskFigures]]
+    after: dict[str, TaskFigures]
+    differences: dict[str, dict[str, Difference]]
+    suffered: list[Suffered]
+    notes: list[str]
+
+
 class TasksMeasured(TypedDict):
     """Of one model: its tasks by name."""
 

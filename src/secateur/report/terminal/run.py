@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.text import Text
 
-from secateur.report import facts
+from secateur.report import facts, tasks
 from secateur.report import numbers as fmt
 from secateur.report.compared import load_warning
 from secateur.report.facts import Report
@@ -46,6 +46,9 @@ def print_report(report: Report, out: Path | str, console: Console | None = None
     if recovered is not None:
         console.print(f"\nrecovery: {sentence(report)}", markup=False, highlight=False)
         console.print(recovered)
+    for table in tasks.tables(report):
+        console.print()
+        console.print(table)
     for warning in report.get("warnings") or ():
         console.print(f"[yellow]note:[/yellow] {escape(str(warning))}", highlight=False)
     if report.get("dry_run"):

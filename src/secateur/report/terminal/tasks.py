@@ -8,11 +8,12 @@ from typing import Any
 from rich.text import Text
 
 from secateur.report import numbers as fmt
+from secateur.report.tasks import SURE, difference, shown
 from secateur.report.terminal.console import Console
-from secateur.report.terminal.tables import _console, _right, _section, _table
+from secateur.report.terminal.table import Column, Table
+from secateur.report.terminal.tables import _console, _section
 
 Facts = Mapping[str, Any]
-SURE = 0.05  # p below which a difference is coloured
 
 
 def print_tasks(found: Facts, console: Console | None = None) -> None:
@@ -24,9 +25,8 @@ def print_tasks(found: Facts, console: Console | None = None) -> None:
         if reference is not None:
             console.print(Text("reference"), Text(str(reference["model"]), "bold"))
     extra = ("reference", "difference", "p") if reference is not None else ("chance",)
-    table = _table("task", "items", "metric", "model", *extra)
-    _right(table)
-    table.columns[2].justify = "left"
+    right = (Column(name, right=True) for name in ("model", *extra))
+    table = Table("task", Column("items", right=True, drop=1), "metric", *right)
     for name, task in found["tasks"].items():
         for metric, figures in task["metrics"].items():
             row: list[str | Text] = [name, fmt.count(task["items"]), metric, shown(metric, figures)]
@@ -36,7 +36,7 @@ def print_tasks(found: Facts, console: Console | None = None) -> None:
             else:
                 other = reference["tasks"][name]["metrics"].get(metric)
                 told = found["differences"].get(name, {}).get(metric)
-                row += [shown(metric, other) if other else fmt.MISSING, *_difference(metric, told)]
+                row += [shown(metric, other or {}), *_coloured(metric, told or {})]
             table.add_row(*row)
     _section(console, None, table)
     console.print()
@@ -48,20 +48,7 @@ def print_tasks(found: Facts, console: Console | None = None) -> None:
         console.print(f"note: {note}")
 
 
-def shown(metric: str, figures: Facts) -> str:
-    """A value with its standard error: accuracies as percentages."""
-    value, error = figures["value"], figures["stderr"]
-    if metric == "perplexity" or not fmt.is_number(value) or not 0 <= value <= 1:
-        return fmt.number(value) + (f" ± {fmt.number(error)}" if error is not None else "")
-    return f"{100 * value:.2f}%" + (f" ± {100 * error:.2f}" if error is not None else "")
-
-
-def _difference(metric: str, told: Facts | None) -> list[str | Text]:
-    """What tells two models apart: points of accuracy, or nats an item."""
-    if told is None:
-        return [fmt.MISSING, fmt.MISSING]
-    scale, unit = (1.0, " nats") if metric == "perplexity" else (100.0, "")
-    error = f" ± {scale * told['stderr']:.2f}" if told["stderr"] is not None else ""
-    text = f"{scale * told['difference']:+.2f}{error}{unit}"
-    colour = ("green" if told["difference"] > 0 else "red") if told["p"] < SURE else "dim"
-    return [Text(text, colour), f"{told['p']:.2g}"]
+def _coloured(metric: str, told: Facts) -> list[str | Text]:
+    apart, p = difference(metric, told)
+    sure = fmt.is_number(told.get("p")) and told["p"] < SURE
+    return [Text(apart, ("green" if told["difference"] > 0 else "red") if sure else "dim"), p]
