@@ -132,7 +132,7 @@ def test_the_page_has_a_section_and_a_picture_of_each_site(done: Path) -> None:
     html = (done / "report.html").read_text(encoding="utf-8")
     Reader(html)
     assert "Why these units" in html
-    assert len(re.findall(r'<svg class="redundancy"', html)) == 10
+    assert len(re.findall(r'<svg class="matrix"', html)) == 10
 
 
 @pytest.mark.parametrize(

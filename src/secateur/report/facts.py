@@ -15,6 +15,7 @@ import yaml
 
 from secateur.report import numbers as fmt
 from secateur.report.compared import METRICS, Metric, Row, compared, judged
+from secateur.report.passages import is_code, without_repetition
 
 Report = Mapping[str, Any]
 
@@ -41,6 +42,7 @@ class Sample:
     before: str
     after: str
     pruned: str = ""  # between pruning and training, where there was one
+    code: bool = False
 
 
 @dataclass
@@ -200,17 +202,18 @@ def _lower(name: str) -> str:
 
 
 def samples(report: Report) -> list[Sample]:
-    """Text samples with the prompt taken off the front of each continuation, where it was repeated there."""
+    """Text samples with the prompt taken off the front of each continuation, and without endless repetition."""
     found = []
     for item in items(report, "samples"):
         prompt = str(item.get("prompt") or "")
-        sides = (_continuation(item.get(side), prompt) for side in ("before", "after", "pruned"))
-        found.append(Sample(prompt, *sides))
+        sides = [_continuation(item.get(side), prompt) for side in ("before", "after", "pruned")]
+        found.append(Sample(prompt, *sides, code=is_code(prompt + sides[0])))
     return found
 
 
 def _continuation(written: Any, prompt: str) -> str:
-    return str(written or "").removeprefix(prompt).strip(" ")
+    text, repeats = without_repetition(str(written or "").removeprefix(prompt).strip(" "))
+    return f"{text} [and so on: it repeats itself]" if repeats else text
 
 
 def recipe_text(report: Report) -> str:

@@ -73,7 +73,7 @@ def render(report: Report, evidence: Report | None = None) -> str:
             requested=_requested(report),
             evidence=evidence,
             reasons=[redundancy.summary(site) for site in facts.items(evidence or {}, "sites") if site["removed"]],
-            circles=redundancy.circles(evidence),
+            matrices=redundancy.matrices(evidence),
             loudest=redundancy.loudest(evidence),
             recipe=facts.recipe_text(report),
             **{name: facts.section(report, name) for name in _SECTIONS},

@@ -1,55 +1,92 @@
-"""The picture of who carries whom: units of a site on a circle, lines from each removed one to those that know it.
+"""Who stands in for whom: of each site the removed units that wrote most, against the kept units that know them.
 
 Geometry only, as in `charts.py`; the template draws it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from secateur.report import numbers as fmt
 from secateur.report.schema.evidence import SiteSummary
 
-SIZE, RADIUS = 300.0, 138.0
-MOST_LINKS = 400  # the strongest; more would be a blot
-MOST_SPOTS = 600  # of wider sites only units that went or that know one are drawn, the loudest of those
-MOST_CIRCLES = 48
+LEFT, TOP, CELL = 128.0, 34.0, 15.0
+MOST_ROWS, MOST_COLUMNS, MOST_MATRICES = 12, 16, 24
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A unit on the circle; `size` is its radius."""
+class Label:
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How much of what is known of a removed unit (row) one kept unit (column) knows; `opacity` shows it."""
 
     x: float
     y: float
-    size: float
-    gone: bool
+    opacity: float
     hint: str
 
 
 @dataclass(frozen=True)
-class Link:
-    """From a removed unit to a kept one that knows it, bent towards the middle."""
+class Matrix:
+    """One site: removed units down, the one that wrote most first; kept ones across, those most leaned on first."""
 
-    path: str
-    opacity: float
-
-
-@dataclass(frozen=True)
-class Circle:
     title: str
     caption: str
-    spots: list[Spot]
-    links: list[Link]
+    width: float
+    height: float
+    rows: list[Label]
+    columns: list[Label]
+    cells: list[Cell]
 
 
-def circles(evidence: Mapping[str, Any] | None) -> list[Circle]:
-    """One picture for each site with removed units, in the order of the file."""
-    sites = (evidence or {}).get("sites") or []
-    return [circle(site) for site in sites if site.get("removed")][:MOST_CIRCLES]
+def matrices(evidence: Mapping[str, Any] | None) -> list[Matrix]:
+    """One for each site with removed units; of many, those whose removed units wrote most, in the file's order."""
+    sites = [site for site in (evidence or {}).get("sites") or [] if site.get("removed")]
+    loud = sorted(range(len(sites)), key=lambda n: -sum(unit["energy"] for unit in sites[n]["removed"]))
+    return [matrix(sites[n]) for n in sorted(loud[:MOST_MATRICES])]
+
+
+def matrix(site: Mapping[str, Any]) -> Matrix:
+    """The picture of one site."""
+    removed = sorted(site["removed"], key=lambda unit: -float(unit["energy"]))[:MOST_ROWS]
+    leaning: dict[int, float] = {}
+    for unit in removed:
+        for predictor, share in unit["carriers"]:
+            leaning[predictor] = leaning.get(predictor, 0.0) + share * unit["restored"]
+    columns = sorted(leaning, key=lambda unit: (-leaning[unit], unit))[:MOST_COLUMNS]
+    place = {unit: LEFT + n * CELL for n, unit in enumerate(columns)}
+    cells = [
+        Cell(
+            place[predictor],
+            TOP + row * CELL,
+            round(max(0.08, min(1.0, share)), 2),
+            f"{predictor} knows {fmt.percent(share)} of {unit['unit']}",
+        )
+        for row, unit in enumerate(removed)
+        for predictor, share in unit["carriers"]
+        if predictor in place and share > 0
+    ]
+    count = len(site["removed"])
+    more = f", the {len(removed)} that wrote most" if count > len(removed) else ""
+    return Matrix(
+        str(site["site"]),
+        f"{count} of {site['units']} removed{more}",
+        LEFT + CELL * max(len(columns), 1) + 16,
+        TOP + CELL * len(removed) + 4,
+        [
+            Label(LEFT - 6, TOP + (n + 0.5) * CELL, f"{unit['unit']} · {fmt.percent(unit['energy'])}")
+            for n, unit in enumerate(removed)
+        ],
+        [Label(place[unit] + CELL / 2, TOP - 6, str(unit)) for unit in columns],
+        cells,
+    )
 
 
 def loudest(evidence: Mapping[str, Any] | None, count: int = 20) -> list[tuple[str, Mapping[str, Any]]]:
@@ -75,51 +112,3 @@ def summary(site: Mapping[str, Any]) -> SiteSummary:
         "energy": energy,
         "restored": given / energy if energy > 0 else None,
     }
-
-
-def circle(site: Mapping[str, Any]) -> Circle:
-    """A removed unit is the larger, the more it wrote; a kept one, the more removed ones lean on it."""
-    everyone: Sequence[Mapping[str, Any]] = site["removed"]
-    count = int(site["units"])
-    removed = sorted(everyone, key=lambda unit: -float(unit["energy"]))[: MOST_SPOTS // 2]
-    leaning: dict[int, float] = {}
-    lines: list[tuple[float, int, int]] = []
-    for unit in removed:
-        for predictor, share in unit["carriers"]:
-            if share > 0:
-                weight = share * unit["restored"]
-                leaning[predictor] = leaning.get(predictor, 0.0) + weight
-                lines.append((weight, unit["unit"], predictor))
-    lines.sort(key=lambda line: (-line[0], line[1], line[2]))
-    highest = max((unit["energy"] for unit in removed), default=0.0) or 1.0
-    spots = []
-    gone = {unit["unit"]: unit for unit in removed}
-    for index in range(count):
-        x, y = _place(index, count)
-        if index in gone:
-            unit = gone[index]
-            hint = f"unit {index}, removed: {fmt.number(unit['bits'])} bits known, "
-            hint += f"{fmt.percent(unit['energy'])} of the output"
-            spots.append(Spot(x, y, round(1.2 + 3.3 * math.sqrt(unit["energy"] / highest), 2), True, hint))
-        elif index in leaning:
-            size = round(1.2 + 0.9 * math.sqrt(leaning[index]), 2)
-            hint = f"unit {index}, kept: stands in for {fmt.number(leaning[index])} of a removed unit"
-            spots.append(Spot(x, y, min(size, 6.0), False, hint))
-        elif count <= MOST_SPOTS:
-            spots.append(Spot(x, y, 0.8, False, f"unit {index}, kept"))
-    links = [_link(weight, source, target, count) for weight, source, target in lines[:MOST_LINKS]]
-    bits = sorted(unit["bits"] for unit in everyone)
-    caption = f"{len(everyone)} of {count} removed, median {fmt.number(bits[len(bits) // 2])} bits known"
-    return Circle(str(site["site"]), caption, spots, links)
-
-
-def _place(index: int, count: int) -> tuple[float, float]:
-    angle = 2 * math.pi * index / max(count, 1) - math.pi / 2
-    return round(SIZE / 2 + RADIUS * math.cos(angle), 1), round(SIZE / 2 + RADIUS * math.sin(angle), 1)
-
-
-def _link(weight: float, source: int, target: int, count: int) -> Link:
-    (x1, y1), (x2, y2) = _place(source, count), _place(target, count)
-    middle = SIZE / 2
-    bend = (round(middle + 0.2 * (x1 + x2 - SIZE), 1), round(middle + 0.2 * (y1 + y2 - SIZE), 1))
-    return Link(f"M{x1} {y1}Q{bend[0]} {bend[1]} {x2} {y2}", round(min(max(math.sqrt(weight), 0.25), 1.0), 2))
