@@ -206,8 +206,8 @@ def samples(report: Report) -> list[Sample]:
     found = []
     for item in items(report, "samples"):
         prompt = str(item.get("prompt") or "")
-        sides = [_continuation(item.get(side), prompt) for side in ("before", "after", "pruned")]
-        found.append(Sample(prompt, *sides, code=is_code(prompt + sides[0])))
+        before, after, pruned = (_continuation(item.get(side), prompt) for side in ("before", "after", "pruned"))
+        found.append(Sample(prompt, before, after, pruned, is_code(prompt + before)))
     return found
 
 

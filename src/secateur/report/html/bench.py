@@ -146,10 +146,12 @@ def places(forms: Sequence[Facts]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Stroke:
-    """One bar: a form's tokens a second."""
+    """One bar: a form's tokens a second, with the lowest and highest that were seen (from `low` to `high`)."""
 
     y: float
     width: float
+    low: float
+    high: float
     label: str
     value: str
     compressed: bool
@@ -168,25 +170,37 @@ class SpeedChart:
 
 
 def charts(forms: Sequence[Facts]) -> list[SpeedChart]:
-    """One chart for each batch and context that was measured."""
-    found = []
-    for batch, context in places(forms):
-        speeds = {
-            form["name"]: row["decode_tokens_per_s"]
+    """One chart for each batch and context that was measured, all on one scale."""
+    measured = {
+        place: [
+            (form["name"], row)
             for form in forms
             for row in form["rows"]
-            if (row["batch"], row["context"]) == (batch, context) and "skipped" not in row
-        }
-        if not speeds:
-            continue
-        room = (_WIDTH - _LEFT - 90) / max(speeds.values())
-        strokes = [
-            Stroke(n * (_BAR + _GAP), round(room * speed, 1), name, fmt.number(speed), name.startswith("compressed"))
-            for n, (name, speed) in enumerate(speeds.items())
+            if (row["batch"], row["context"]) == place and "skipped" not in row
         ]
-        title = f"batch {batch}, context {context}"
-        found.append(SpeedChart(title, _LEFT, _WIDTH, len(strokes) * (_BAR + _GAP), _BAR, strokes))
+        for place in places(forms)
+    }
+    highest = max((max(_range(row)) for rows in measured.values() for _, row in rows), default=0.0) or 1.0
+    room = (_WIDTH - _LEFT - 90) / highest
+    found = []
+    for (batch, context), rows in measured.items():
+        strokes = [_stroke(n, name, row, room) for n, (name, row) in enumerate(rows)]
+        if strokes:
+            height = len(strokes) * (_BAR + _GAP)
+            found.append(SpeedChart(f"batch {batch}, context {context}", _LEFT, _WIDTH, height, _BAR, strokes))
     return found
+
+
+def _stroke(n: int, name: str, row: Facts, room: float) -> Stroke:
+    speed = row["decode_tokens_per_s"]
+    low, high = (round(room * value, 1) for value in _range(row))
+    text, compressed = fmt.number(speed), name.startswith("compressed")
+    return Stroke(n * (_BAR + _GAP), round(room * speed, 1), low, high, name, text, compressed)
+
+
+def _range(row: Facts) -> tuple[float, float]:
+    low, high = row.get("decode_range") or [row["decode_tokens_per_s"]] * 2
+    return low, high
 
 
 def bench_page(found: Facts) -> str:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.text import Text
 
 from secateur.report import numbers as fmt
+from secateur.report.html.page import environment
 from secateur.report.terminal.console import Console
 from secateur.report.terminal.table import Column, Table
 
 Facts = Mapping[str, Any]
-# From harmless to ruinous; the middle stays readable on light and dark.
-COLOURS = ("#2c7bb6", "#7fb8d6", "#d9d7c5", "#f0a36b", "#d7191c")
+# An absolute scale, in nats: a value belongs to the first band whose end it's below. Harmless to ruinous.
+BANDS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, math.inf)
+COLOURS = ("#2c7bb6", "#6aadd0", "#b5d3de", "#e8e2c4", "#f5b878", "#ea6b42", "#b5131a")
+INKS = ("#ffffff", "#111111", "#111111", "#111111", "#111111", "#111111", "#ffffff")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Cell:
     width: float
     height: float
     colour: str
+    ink: str
     label: str
     hint: str
 
@@ -36,23 +40,38 @@ def columns_of(found: Facts) -> list[tuple[str, float]]:
     return list(dict.fromkeys((row["kind"], row["level"]) for row in found["sites"]))
 
 
-def shade(kl: float, values: list[float]) -> float:
-    """Place of a value between the least and the largest, by their logarithms, in [0, 1]."""
-    positive = [math.log(value) for value in values if value > 0]
-    if kl <= 0 or not positive or max(positive) == min(positive):
-        return 0.0
-    return (math.log(kl) - min(positive)) / (max(positive) - min(positive))
+def band(kl: float) -> int:
+    """Which of the bands a value is in."""
+    return next(n for n, end in enumerate(BANDS) if kl < end or end == math.inf)
 
 
-def colour(part: float) -> str:
-    return COLOURS[min(int(part * len(COLOURS)), len(COLOURS) - 1)]
+def legend() -> list[tuple[str, str, str]]:
+    """(colour, text colour, what it stands for) of every band."""
+    names = [f"below {BANDS[0]:g}", *(f"{a:g} to {b:g}" for a, b in pairwise(BANDS[:-1]))]
+    return list(zip(COLOURS, INKS, [*names, f"above {BANDS[-2]:g}"], strict=True))
+
+
+def conclusion(found: Facts) -> str:
+    """In words: what costs most and least at the level that all sites have in common, and what to do about it."""
+    level = max((row["level"] for row in found["sites"]), default=None)
+    rows = sorted((row for row in found["sites"] if row["level"] == level), key=lambda row: row["kl"])
+    if len(rows) < 2:
+        return ""
+    worst, best = rows[-1], rows[0]
+    factor = worst["kl"] / best["kl"] if best["kl"] > 0 else math.inf
+    said = (
+        f"With {fmt.percent(level)} cut, layer {worst['layer']} ({worst['kind']}) costs most, "
+        f"{fmt.number(worst['kl'])} nats, and layer {best['layer']} ({best['kind']}) least, {fmt.number(best['kl'])}."
+    )
+    if factor < 2:
+        return f"{said} They hardly differ: --allocate local is as good as any."
+    return f"{said} Try --protect {worst['layer']}, or --allocate sensitivity, which shares it out by this."
 
 
 def print_sensitivity(found: Facts, page: Path | None = None, console: Console | None = None) -> None:
     """Rows are layers, columns are what was cut, cells are KL in nats per token."""
     console = console or Console()
     by_place = {(row["layer"], row["kind"], row["level"]): row["kl"] for row in found["sites"]}
-    values = list(by_place.values())
     for kind in dict.fromkeys(kind for kind, _ in columns_of(found)):
         levels = [level for name, level in columns_of(found) if name == kind]
         table = Table(*(Column(name, right=True) for name in ("layer", *map(fmt.percent, levels))))
@@ -60,7 +79,7 @@ def print_sensitivity(found: Facts, page: Path | None = None, console: Console |
             cells = []
             for level in levels:
                 kl = by_place.get((layer, kind, level))
-                style = "" if kl is None else f"black on {colour(shade(kl, values))}"
+                style = "" if kl is None else f"{INKS[band(kl)]} on {COLOURS[band(kl)]}"
                 cells.append(Text(fmt.MISSING if kl is None else f" {fmt.number(kl)} ", style))
             table.add_row(str(layer), *cells)
         console.print(Text(f"\n{kind} ({found['methods'].get(kind, '')})", "bold"))
@@ -71,6 +90,8 @@ def print_sensitivity(found: Facts, page: Path | None = None, console: Console |
         style="dim",
         highlight=False,
     )
+    if said := conclusion(found):
+        console.print(said, style="bold", highlight=False)
     if page is not None:
         console.print(f"The heat map is in {page}", highlight=False, soft_wrap=True)
 
@@ -79,32 +100,42 @@ def cells_of(found: Facts) -> tuple[list[Cell], float, float]:
     """(cells, width, height) of the heat map: layers from left to right, one lane for each kind and level."""
     lanes = columns_of(found)
     layers = sorted({row["layer"] for row in found["sites"]})
-    values = [row["kl"] for row in found["sites"]]
     left, height = 170.0, 26.0
-    width = min(60.0, 860.0 / max(len(layers), 1))
+    width = min(60.0, max(11.0, 860.0 / max(len(layers), 1)))
     cells = []
     for row in found["sites"]:
         x = left + layers.index(row["layer"]) * width
         y = lanes.index((row["kind"], row["level"])) * height
         hint = f"{row['site']}, {fmt.percent(row['level'])} cut: KL {fmt.number(row['kl'])}"
-        label = fmt.number(row["kl"]) if width >= 44 else ""
-        cells.append(Cell(x, y, width - 1, height - 1, colour(shade(row["kl"], values)), label, hint))
+        label = _brief(row["kl"]) if width >= 27 else ""
+        shown = band(row["kl"])
+        cells.append(Cell(x, y, width - 1, height - 1, COLOURS[shown], INKS[shown], label, hint))
     return cells, left + len(layers) * width, len(lanes) * height + 20
+
+
+def _brief(kl: float) -> str:
+    """Two digits that count, in as few letters as that takes: .012, .35, 1.5."""
+    if kl < 0.0005:
+        return "0"
+    return f"{kl:.1f}" if kl >= 1 else f"{kl:.{2 if kl >= 0.0995 else 3}f}".lstrip("0")
 
 
 def write_page(found: Facts, file: Path) -> None:
     """One HTML file without scripts that fetches nothing."""
     cells, width, height = cells_of(found)
     layers = sorted({row["layer"] for row in found["sites"]})
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("secateur.report.html", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update({"percent": fmt.percent, "number": fmt.number, "count": fmt.count})
-    text = environment.get_template("sensitivity.html.j2").render(
-        found=found, cells=cells, width=width, height=height, lanes=columns_of(found), layers=layers
+    text = (
+        environment()
+        .get_template("sensitivity.html.j2")
+        .render(
+            found=found,
+            cells=cells,
+            width=width,
+            height=height,
+            lanes=columns_of(found),
+            layers=layers,
+            legend=legend(),
+            conclusion=conclusion(found),
+        )
     )
     file.write_text(text, encoding="utf-8")
