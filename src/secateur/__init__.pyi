@@ -11,6 +11,8 @@ from .api import save as save
 from .api import sites as sites
 from .benchmarking.bench import bench as bench
 from .calibration.walk import walk as walk
+from .config.export import Export as Export
+from .config.export import make_export as make_export
 from .config.plan import Plan as Plan
 from .config.recipe import Recipe as Recipe
 from .config.recipe import load_recipe as load_recipe
@@ -21,6 +23,7 @@ from .errors import SecateurError as SecateurError
 from .evaluation import evaluate as evaluate
 from .evaluation import generate as generate
 from .evaluation.tasks import evaluate_tasks as evaluate_tasks
+from .export.export import export as export
 from .methods import METHODS as METHODS
 from .methods import Method as Method
 from .methods import Solution as Solution

@@ -17,6 +17,7 @@ import typer
 
 from secateur.cli import runtime as cli_runtime
 from secateur.cli import study as cli_study
+from secateur.cli.export import export
 from secateur.cli.options import (
     Against,
     Device,
@@ -190,6 +191,13 @@ app.command(
         "secateur recover out/small --how lora --data general.jsonl --steps 100 --out out/recovered",
     )
 )(recover)
+
+app.command(
+    epilog=examples(
+        "secateur export out/small --to gguf --type q8_0 --out out/gguf",
+        "secateur export out/small --to hub --repo org/name --dry-run",
+    )
+)(export)
 
 
 def _path(model: str) -> str:

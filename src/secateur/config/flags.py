@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 CUT, REPAIR, DATA = "What to cut", "Repair", "Data"
 LEARN, TRAIN = "What it learns", "Training"
-WHERE, OUTPUT = "Where it runs", "Output"
+WHERE, OUTPUT, FORM = "Where it runs", "Output", "What it becomes"
 
 
 class Flag(NamedTuple):

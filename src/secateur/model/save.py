@@ -80,7 +80,7 @@ def write_checkpoint(
         around: what surrounds the layers, as `StreamedModel.surroundings`, which it is unless given.
     """
     write_weights(folder, _parts(streamed, blocks, kept, config, around or streamed.surroundings))
-    _write_rest(folder, streamed.checkpoint, config)
+    write_rest(folder, streamed.checkpoint, config)
 
 
 def write_state(
@@ -97,7 +97,7 @@ def write_state(
     write_weights(folder, _state_parts(checkpoint, state, config, dtype))
     if config.get("tie_word_embeddings", True) and not checkpoint.config.tie_word_embeddings:
         config["tie_word_embeddings"] = False  # the files have a head of their own
-    _write_rest(folder, checkpoint, config)
+    write_rest(folder, checkpoint, config)
 
 
 def _state_parts(
@@ -127,7 +127,7 @@ def _state_parts(
     yield from _extras(checkpoint)
 
 
-def _write_rest(folder: Path, checkpoint: Checkpoint, config: Json) -> None:
+def write_rest(folder: Path, checkpoint: Checkpoint, config: Json) -> None:
     """config.json, the tokenizer's files and what else goes with the weights."""
     # Where the model lay on this machine is nobody else's business.
     shown = {key: value for key, value in with_old_keys(config).items() if key != "_name_or_path"}

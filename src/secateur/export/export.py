@@ -1,0 +1,144 @@
+"""`secateur export`: a result in the form that another program runs, proved against transformers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from secateur._version import __version__
+from secateur.config.export import Export
+from secateur.errors import UnsupportedModelError
+from secateur.export.padded import write_padded
+from secateur.export.result import Made
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.hub import local_folder
+from secateur.model.round_trip import verify, write_probe
+from secateur.model.side_files import copy_regular, left_behind
+from secateur.model.streamed import StreamedModel
+from secateur.report.schema.export import Exported, ExportMark
+from secateur.system.monitor import Monitor
+from secateur.workspace.folder import MARK, Workspace
+from secateur.workspace.ownership import names_for_report
+from secateur.workspace.room import check_room
+
+# What a pruning has written that belongs to the model wherever it goes.
+BESIDE = ("README.md", "plan.json", "recipe.yaml")
+SUFFIXES = (".safetensors", ".gguf", ".onnx", ".onnx.data", ".data", ".bin")
+
+
+def export(
+    model: str | Path, out: str | Path, told: Export, *, overwrite: bool = False, quiet: bool = False
+) -> Exported:
+    """Writes a model in another program's form into the folder `out`, and proves that it does the same there.
+
+    Args:
+        model: a result, or any model folder of a known architecture.
+        told: which form; see `make_export`.
+        overwrite: an earlier result in `out` may be replaced.
+
+    Returns:
+        what was written, its size before and after, and how it was proved: every tensor read back, and the tokens of
+        the client where it's installed.
+
+    Raises:
+        SecateurError: in one line: what the client would compute otherwise, a package that isn't installed, or an
+            export that doesn't do the same.
+    """
+    source = local_folder(model)
+    checkpoint = Checkpoint.open(source)
+    if not checkpoint.family.causal and told.to not in ("padded", "hub"):
+        raise UnsupportedModelError(f"{source}: {checkpoint.family.name} predicts no next token; nothing to export")
+    workspace = Workspace(out, overwrite, inputs=[source])
+    check_room(workspace.out, 2 * checkpoint.bytes_on_disk)
+    stages = ["write", "prove"]
+    begun = time.monotonic()
+    with Monitor(torch.device("cpu"), quiet, stages) as monitor, workspace.open():
+        made = make(checkpoint, workspace.final, workspace.work, told, monitor)
+        found = told_of(checkpoint, workspace.final, str(model), str(out), told, made)
+        found["seconds"] = round(time.monotonic() - begun, 3)
+        mark: ExportMark = {
+            "secateur": __version__,
+            "export": found,
+            "files": names_for_report(workspace.final),
+        }
+        (workspace.final / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+        workspace.deliver()
+    return found
+
+
+def make(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monitor: Monitor) -> Made:
+    """Writes and proves one export.
+
+    Args:
+        folder: gets the files; exists.
+        work: for what is needed meanwhile; exists.
+    """
+    return _MAKERS[str(told.to)](checkpoint, folder, work, told, monitor)
+
+
+def _padded(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monitor: Monitor) -> Made:
+    with monitor.stage("write"):
+        stock = write_padded(checkpoint, folder, told.multiple)
+    for name in BESIDE:
+        if (checkpoint.path / name).exists():
+            copy_regular(checkpoint.path, name, folder / name)
+    with monitor.stage("prove"):
+        probe = work / "probe.safetensors"
+        ids, logits = logits_of(checkpoint)
+        write_probe(probe, ids, logits)
+        gate = verify(folder, probe, None, checkpoint.path)
+    after = Checkpoint.open(folder)
+    note = f"loaded by {gate['how']}: logits differ by {gate['max_logit_difference']:.1e} of the largest"
+    return Made(stock.config["architectures"][0], after.parameters, notes=[note])
+
+
+@torch.no_grad()
+def logits_of(checkpoint: Checkpoint, tokens: int = 24) -> tuple[Tensor, Tensor]:
+    """Token ids (1, tokens) from all over the vocabulary, and what the model computes of them in fp32."""
+    size = int(checkpoint.config.vocab_size)
+    context = getattr(checkpoint.config, "max_position_embeddings", None) or tokens
+    ids = (torch.arange(1, min(tokens, context) + 1) * 7919 % size)[None]
+    streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
+    hidden, calls = streamed.embed(ids)
+    for index in range(checkpoint.layers):
+        hidden = calls[index](streamed.load(index), hidden)
+    return ids, streamed.logits(ids, hidden)
+
+
+def told_of(checkpoint: Checkpoint, folder: Path, model: str, out: str, told: Export, made: Made) -> Exported:
+    """The report of an export whose files lie in `folder`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    weights = [path for path in files if path.name.endswith(SUFFIXES)]
+    return {
+        "model": model,
+        "to": str(told.to),
+        "out": out,
+        "architecture": made.architecture,
+        "type": made.numbers,
+        "files": [{"name": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size} for path in files],
+        "parameters_before": checkpoint.parameters,
+        "parameters_after": made.parameters,
+        "bytes_before": checkpoint.bytes_on_disk,
+        "bytes_after": sum(path.stat().st_size for path in weights),
+        "read_back": made.read_back,
+        "client": made.client,
+        "seconds": 0.0,
+        "warnings": [*made.notes, *left_behind(checkpoint.path, BESIDE)],
+    }
+
+
+Maker = Callable[[Checkpoint, Path, Path, Export, Monitor], Made]
+
+
+def _gguf(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monitor: Monitor) -> Made:
+    from secateur.export.gguf.export import export as run
+
+    return run(checkpoint, folder, work, told, monitor)
+
+
+_MAKERS: dict[str, Maker] = {"padded": _padded, "gguf": _gguf}
