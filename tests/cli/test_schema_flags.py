@@ -18,7 +18,7 @@ from secateur.config.training import Recovery
 from secateur.methods import METHODS
 
 GROUP: Any = typer.main.get_command(cli.app)
-OTHERWISE = {"model", "recover"}  # an argument, and a section of recipes
+OTHERWISE = {"model", "recover", "export"}  # an argument, and sections of recipes
 
 
 def option(command: str, name: str) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from secateur.analysis.for_client import for_client
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.flops import flops_per_token
 from secateur.model.hub import local_folder
@@ -24,11 +25,12 @@ HARDWARE_TILE = 64
 CACHE_BYTES = 2  # per entry of the KV cache in half precision
 
 
-def inspect(path: str | Path) -> Inspected:
+def inspect(path: str | Path, client: str | None = None) -> Inspected:
     """Describes a checkpoint: its size, its cost for each token, and which cuts it allows. No weights are read.
 
     Args:
         path: a folder, `embedded`, or a hub id.
+        client: the program that a result has to run in, see `model.clients`: counts are those that it takes.
 
     Returns:
         model, architecture, model_type, dtype, layers, hidden_size, context (tokens), parameters, linear_parameters
@@ -47,7 +49,7 @@ def inspect(path: str | Path) -> Inspected:
     flops = flops_per_token(checkpoint, layers)
     rows = [*_weight_rows(checkpoint, layers), *_site_rows(checkpoint, sites), *_hidden_rows(checkpoint)]
     rows.sort(key=lambda row: SITE_KINDS.index(row["kind"]))
-    return {
+    found: Inspected = {
         "model": str(path),
         "architecture": checkpoint.family.name,
         "model_type": checkpoint.config.model_type,
@@ -65,6 +67,7 @@ def inspect(path: str | Path) -> Inspected:
         "sites": rows,
         "speed": _speed({row["kind"] for row in rows}),
     }
+    return found if client is None else for_client(found, client, causal=checkpoint.family.causal)
 
 
 def _attention_flops(checkpoint: Checkpoint, sites: list[Site]) -> int:

@@ -29,7 +29,9 @@ from secateur.cli.options import (
     at_least,
     check_data,
     check_tasks,
+    completer,
     examples,
+    one_of,
     output,
     text,
 )
@@ -38,6 +40,7 @@ from secateur.cli.recover import recover
 from secateur.cli.stopping import drop_output, exit_code, write_anything
 from secateur.config.suggestions import closest
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped, Terminated
+from secateur.model.clients import CLIENTS
 from secateur.report.terminal.escape import printable
 from secateur.system.malloc import keep_large_apart
 
@@ -63,13 +66,25 @@ def top(
 
 
 @app.command(epilog=examples("secateur inspect embedded", "secateur inspect path/to/model --json"))
-def inspect(model: Model, as_json: Json = False) -> None:
+def inspect(
+    model: Model,
+    client: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help=f"what a result has to run in: {', '.join(CLIENTS)}",
+            callback=one_of(*CLIENTS),
+            autocompletion=completer(CLIENTS),
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Show what a model is made of and what could be cut."""
     folder = _path(model)
     from secateur.analysis.inspect import inspect as look
     from secateur.report.terminal.tables import print_anatomy
 
-    found = look(folder)
+    found = look(folder, client)
     _print_json(found) if as_json else print_anatomy(found)
 
 

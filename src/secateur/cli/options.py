@@ -66,6 +66,7 @@ def _option(name: str, field: FieldInfo, flag: Flag) -> Any:
     spelled = name.replace("_", "-")
     long = f"--{spelled}/--no-{spelled}" if kind is bool else f"--{spelled}"
     option = typer.Option(
+        *([f"--{flag.spelled}"] if flag.spelled else []),
         long,
         *([flag.short] if flag.short else []),
         help=f"{said}{_default(field)}{f' {REQUIRED}' if flag.required else ''}",
@@ -141,11 +142,11 @@ def at_least(least: int) -> Callable[[Any, Any, int | None], int | None]:
     return check
 
 
-def one_of(*words: str) -> Callable[[Any, Any, str], str]:
-    """A check of a word from a list that is closed."""
+def one_of(*words: str) -> Callable[[Any, Any, str | None], str | None]:
+    """A check of a word from a list that is closed; a flag that isn't given is fine."""
 
-    def check(context: typer.Context, flag: typer.CallbackParam, value: str) -> str:
-        if value not in words:
+    def check(context: typer.Context, flag: typer.CallbackParam, value: str | None) -> str | None:
+        if value is not None and value not in words:
             raise InputError(f"{flag.opts[0]} {value} is unknown{nearest(value, words)}")
         return value
 

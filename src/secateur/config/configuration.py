@@ -14,6 +14,7 @@ from secateur.config.fields import LIMITS, Settings
 from secateur.config.presets import PRESETS, Masks, Objective, Preset, Window
 from secateur.config.quantities import parse_bytes
 from secateur.methods import METHODS
+from secateur.model.clients import CLIENTS, Client
 from secateur.model.site_kinds import KINDS
 from secateur.numerics.patterns import Pattern
 
@@ -36,6 +37,8 @@ class Configuration:
         pooled: one sparsity was given for all kinds together.
         pattern: of the zeros of single weights.
         steps: of block reconstruction; 0 = none.
+        round_to: channels that stay are a multiple of this many, and hidden dimensions of `hidden_step`.
+        client: what the result has to run in, see `model.clients`.
         memory: bytes for hidden states; None = what is free.
     """
 
@@ -53,6 +56,8 @@ class Configuration:
     objective: Objective
     window: Window
     round_to: int
+    hidden_step: int
+    client: str | None
     protect: tuple[int, ...]
     refit: bool
     bias: str
@@ -93,7 +98,9 @@ def resolve(settings: Settings) -> Configuration:
         masks=settings.masks or masks,
         objective=settings.objective or (preset.objective if steps else "output"),
         window=settings.window,
-        round_to=settings.round_to,
+        round_to=math.lcm(settings.round_to, _client(settings).channels),
+        hidden_step=math.lcm(settings.round_to, _client(settings).hidden),
+        client=settings.client,
         protect=settings.protect,
         refit=settings.refit,
         bias=settings.bias,
@@ -102,6 +109,10 @@ def resolve(settings: Settings) -> Configuration:
         seed=settings.seed,
         memory=None if settings.memory is None else parse_bytes(settings.memory),
     )
+
+
+def _client(settings: Settings) -> Client:
+    return CLIENTS[settings.client or "transformers"]
 
 
 def preset_of(settings: Settings) -> Preset:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from secateur.config.export import ExportSection
 from secateur.config.flags import CUT, DATA, OUTPUT, REPAIR, WHERE, Flag
 from secateur.config.parsing import Spelled
 from secateur.config.presets import Masks, Objective, Window
@@ -13,6 +14,7 @@ from secateur.config.quantities import parse_bytes, parse_search
 from secateur.config.suggestions import nearest
 from secateur.config.training import RecoverSection
 from secateur.methods import METHODS
+from secateur.model.clients import CLIENTS
 from secateur.model.hub import id_of
 from secateur.model.site_kinds import SITE_KINDS
 from secateur.system.names import DEVICES, DTYPES, check_device, check_dtype
@@ -49,6 +51,9 @@ class Settings(Spelled):
     )
     search: Annotated[str, Flag(CUT)] = Field(
         "100", description="how long evolve searches: 100 weighings of the whole model, or 10min"
+    )
+    client: Annotated[str | None, Flag(CUT, choices=CLIENTS, spelled="for")] = Field(
+        None, description=f"what the result has to run in: {', '.join(CLIENTS)}"
     )
     method: Annotated[tuple[str, ...], Flag(CUT, "-m", choices=METHODS)] = Field(
         (), description="one method, or one per kind of site; see secateur methods"
@@ -137,6 +142,7 @@ class Settings(Spelled):
     memory: Annotated[str | None, Flag(WHERE)] = Field(
         None, description="for activations, such as 2GB; models that are larger are verified and evaluated in blocks"
     )
+    export: ExportSection = Field(None, description="the last stage: a section of keys, see serving")
     recover: RecoverSection = Field(None, description="training after pruning: a section of keys, see recovery")
 
     @field_validator("model")
@@ -148,6 +154,13 @@ class Settings(Spelled):
     @classmethod
     def _device(cls, value: str) -> str:
         return check_device(value)
+
+    @field_validator("client")
+    @classmethod
+    def _client(cls, value: str | None) -> str | None:
+        if value is not None and value not in CLIENTS:
+            raise ValueError(f"for {value} is unknown{nearest(value, CLIENTS)}")
+        return value
 
     @field_validator("dtype")
     @classmethod

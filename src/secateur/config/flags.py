@@ -18,9 +18,11 @@ class Flag(NamedTuple):
         short: one letter that stands for it, such as `-s`.
         choices: values that the shell completes, where the type doesn't list them.
         required: the command refuses to go without it.
+        spelled: another name of the flag, which is shown first.
     """
 
     panel: str
     short: str | None = None
     choices: Iterable[str] = ()
     required: bool = False
+    spelled: str | None = None

@@ -40,6 +40,13 @@ ALIASES = {
     "shortgpt": "block_influence",
     "slicegpt": "pca",
     "obc": "obs",
+    "ollama": "llama.cpp",
+    "llamacpp": "llama.cpp",
+    "llama_cpp": "llama.cpp",
+    "gguf": "llama.cpp",
+    "hf": "transformers",
+    "onnxruntime": "onnx",
+    "trt": "tensorrt-llm",
 }
 
 

@@ -10,7 +10,9 @@ from secateur.config.plan import Plan
 from secateur.cut.counts import asked, multiple
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.clients import refusal
 from secateur.model.linears import linears_of
+from secateur.model.site_kinds import HEADS
 from secateur.model.sites import Site
 from secateur.numerics.patterns import Pattern
 
@@ -35,6 +37,29 @@ def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
                 f"the plan keeps {len(entry.keep or ())} of {site.units} units of {site.name}, but a token takes "
                 f"{site.least}; keep {site.least} or more"
             )
+
+
+def check_client(config: Configuration, checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> None:
+    """Refuses what the program that the result is for wouldn't load, or would undo.
+
+    Raises:
+        InputError: why, and what would work.
+    """
+    if config.client is None:
+        return
+    sites = frozenset(config.sites)
+    reason = refusal(
+        config.client,
+        checkpoint.config.model_type,
+        causal=checkpoint.family.causal,
+        uneven=bool(unit_kinds) and (config.allocate != "local" or bool(config.protect)),
+        heads=bool(unit_kinds & HEADS),
+        layers="layer" in sites,
+        attention="attention" in sites,
+        ffn="ffn" in sites,
+    )
+    if reason is not None:
+        raise InputError(reason)
 
 
 def check_counts(

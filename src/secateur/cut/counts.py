@@ -90,7 +90,7 @@ def kept_dimensions(config: Configuration, checkpoint: Checkpoint) -> int:
 
 def dimension_step(config: Configuration, checkpoint: Checkpoint) -> int:
     """What the number of kept hidden dimensions must be a multiple of."""
-    return math.lcm(config.round_to, dimension_multiple(checkpoint))
+    return math.lcm(config.hidden_step, dimension_multiple(checkpoint))
 
 
 def multiple(config: Configuration, site: Site) -> int:

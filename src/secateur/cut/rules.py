@@ -9,7 +9,7 @@ from functools import partial
 from secateur.config.configuration import Configuration
 from secateur.config.plan import Plan
 from secateur.config.presets import Masks
-from secateur.cut.checks import check_counts, check_pattern, check_plan
+from secateur.cut.checks import check_client, check_counts, check_pattern, check_plan
 from secateur.cut.counts import asked, keep_counts, layers_to_drop, protected_layers, sub_blocks_to_drop
 from secateur.cut.units import UnitRules
 from secateur.errors import InputError
@@ -17,6 +17,7 @@ from secateur.methods import METHODS, Method
 from secateur.model.architectures import join
 from secateur.model.biases import bias_flags
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.clients import notes_of
 from secateur.model.site_kinds import HEADS, REFITTED, UNIT_KINDS, units_of
 from secateur.model.sites import Site
 from secateur.model.uneven import HEADS as QUERY_HEADS
@@ -87,6 +88,7 @@ class Rules:
                 may go, a pattern that doesn't fit a Linear.
         """
         unit_kinds = unit_kinds_of(frozenset(config.sites), checkpoint)
+        check_client(config, checkpoint, unit_kinds)
         protected = protected_layers(config, checkpoint)
         layers, counts = 0, keep_counts(config)
         if counted:
@@ -104,6 +106,7 @@ class Rules:
         )
         return replace(
             base,
+            notes=(*base.notes, *(notes_of(config.client) if config.client is not None else ())),
             units=units,
             layers_to_drop=layers,
             sub_blocks=sub_blocks_to_drop(config, checkpoint, protected, layers) if counted else {},

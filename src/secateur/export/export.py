@@ -14,7 +14,7 @@ from secateur._version import __version__
 from secateur.config.export import Export
 from secateur.errors import UnsupportedModelError
 from secateur.export.padded import write_padded
-from secateur.export.result import Made
+from secateur.export.result import Job, Made
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
 from secateur.model.round_trip import verify, write_probe
@@ -58,7 +58,7 @@ def export(
     stages = ["write", "prove"]
     begun = time.monotonic()
     with Monitor(torch.device("cpu"), quiet, stages) as monitor, workspace.open():
-        made = make(checkpoint, workspace.final, workspace.work, told, monitor)
+        made = make(checkpoint, workspace.final, workspace.work, told, monitor, source.resolve().name)
         found = told_of(checkpoint, workspace.final, str(model), str(out), told, made)
         found["seconds"] = round(time.monotonic() - begun, 3)
         mark: ExportMark = {
@@ -71,19 +71,43 @@ def export(
     return found
 
 
-def make(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monitor: Monitor) -> Made:
+def make(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monitor: Monitor, name: str) -> Made:
     """Writes and proves one export.
 
     Args:
         folder: gets the files; exists.
         work: for what is needed meanwhile; exists.
+        name: of the model, where the form has one.
     """
-    return _MAKERS[str(told.to)](checkpoint, folder, work, told, monitor)
+    return _MAKERS[str(told.to)](Job(checkpoint, folder, work, told, monitor, name))
 
 
-def _padded(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monitor: Monitor) -> Made:
+def ready(checkpoint: Checkpoint, told: Export) -> None:
+    """Refuses what is known without a result: a package that isn't there, a model that the program doesn't run.
+
+    Raises:
+        SecateurError: in one line.
+    """
+    if told.to == "gguf":
+        from secateur.export.gguf.architectures import row_of
+        from secateur.export.gguf.export import package
+
+        package()
+        row_of(checkpoint)
+    elif told.to == "onnx":
+        from secateur.export.onnx import packages
+
+        packages()
+    elif told.to == "openvino":
+        from secateur.export.openvino import package as openvino
+
+        openvino()
+
+
+def _padded(job: Job) -> Made:
+    checkpoint, folder, work, monitor = job.checkpoint, job.folder, job.work, job.monitor
     with monitor.stage("write"):
-        stock = write_padded(checkpoint, folder, told.multiple)
+        stock = write_padded(checkpoint, folder, job.told.multiple)
     for name in BESIDE:
         if (checkpoint.path / name).exists():
             copy_regular(checkpoint.path, name, folder / name)
@@ -132,13 +156,25 @@ def told_of(checkpoint: Checkpoint, folder: Path, model: str, out: str, told: Ex
     }
 
 
-Maker = Callable[[Checkpoint, Path, Path, Export, Monitor], Made]
+Maker = Callable[[Job], Made]
 
 
-def _gguf(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monitor: Monitor) -> Made:
+def _gguf(job: Job) -> Made:
     from secateur.export.gguf.export import export as run
 
-    return run(checkpoint, folder, work, told, monitor)
+    return run(job)
 
 
-_MAKERS: dict[str, Maker] = {"padded": _padded, "gguf": _gguf}
+def _onnx(job: Job) -> Made:
+    from secateur.export.onnx import export as run
+
+    return run(job)
+
+
+def _openvino(job: Job) -> Made:
+    from secateur.export.openvino import export as run
+
+    return run(job)
+
+
+_MAKERS: dict[str, Maker] = {"padded": _padded, "gguf": _gguf, "onnx": _onnx, "openvino": _openvino}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from secateur.errors import InputError
 from secateur.evaluation.loading import load
 from secateur.model.checkpoint import Checkpoint
 from secateur.report.schema.export import ClientProof
@@ -36,6 +37,10 @@ _SENTENCES = (
     "newline at the end\n",
 )
 # fmt: on
+
+
+# (token ids, the past or None) -> (logits of the last token, the longer past)
+CachedRun = Callable[[Sequence[int], Any], tuple[Any, Any]]
 
 
 class Reference(NamedTuple):
@@ -137,6 +142,31 @@ def judged(
         "texts_alike": alike,
         "max_logit_difference": None,
     }
+
+
+def proved_by_runs(checkpoint: Checkpoint, client: str, version: str, run: CachedRun) -> ClientProof:
+    """The proof of a client that gives logits: greedy tokens with its cache, and the largest difference of a logit,
+    relative to the largest one, as long as the tokens are the same."""
+    try:
+        tokenizer = checkpoint.tokenizer()
+    except InputError:
+        tokenizer = None
+    wanted = reference(checkpoint, tokenizer)
+    if wanted is None:
+        return not_run(client, "the model doesn't fit in this machine's memory in fp32, to be compared with")
+    found: list[list[int]] = []
+    worst = 0.0
+    for prompt, expected in zip(wanted.prompts, wanted.logits, strict=True):
+        own: list[int] = []
+        given, past = list(prompt), None
+        for place, logits in enumerate(expected):
+            last, past = run(given, past)
+            gap = float((torch.from_numpy(last).float() - logits).abs().max() / logits.abs().max())
+            worst = max(worst, gap if own == wanted.tokens[len(found)][:place] else 0.0)
+            own.append(int(last.argmax()))
+            given = own[-1:]
+        found.append(own)
+    return {**judged(client, version, wanted, found, 0, 0), "max_logit_difference": worst}
 
 
 def not_run(client: str, why: str) -> ClientProof:

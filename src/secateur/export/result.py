@@ -1,10 +1,32 @@
-"""What a format's exporter hands back to the one that called it."""
+"""What a format's exporter is given, and what it hands back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from secateur.config.export import Export
+from secateur.model.checkpoint import Checkpoint
 from secateur.report.schema.export import ClientProof, TensorProof
+from secateur.system.monitor import Monitor
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export.
+
+    Args:
+        folder: gets the files; exists.
+        work: for what is needed meanwhile; exists.
+        name: of the model, where the form has one.
+    """
+
+    checkpoint: Checkpoint
+    folder: Path
+    work: Path
+    told: Export
+    monitor: Monitor
+    name: str
 
 
 @dataclass(frozen=True)

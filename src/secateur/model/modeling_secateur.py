@@ -174,10 +174,25 @@ class Pruned:
         ]
         self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), *gone}
 
+    # transformers tells from the file of a class what it can be set to: that of the stock class says it.
+    @classmethod
+    def _can_set_attn_implementation(cls):
+        return _stock(cls)._can_set_attn_implementation()
+
+    @classmethod
+    def _can_set_experts_implementation(cls):
+        return _stock(cls)._can_set_experts_implementation()
+
     @classmethod
     def is_custom_code(cls):
         # Tensors are named as in the stock class, so the stock renamings and fusions must run on loading.
         return False
+
+
+def _stock(cls):
+    """The stock class that `Pruned` is mixed into, also where transformers has made a class of that class."""
+    order = cls.__mro__
+    return order[order.index(Pruned) + 1]
 
 
 def __getattr__(name):

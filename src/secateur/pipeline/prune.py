@@ -31,6 +31,7 @@ from secateur.model.side_files import left_behind
 from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.model.source_check import check_source
 from secateur.model.streamed import StreamedModel
+from secateur.pipeline.export import STAGES, check_export, export_stage
 from secateur.pipeline.gradual import check_steps, in_steps
 from secateur.pipeline.hidden import check_hidden
 from secateur.pipeline.inputs import Inputs, Services, memory_for
@@ -108,7 +109,9 @@ def prune(
         if workspace is None:
             return no_report()
         made = make_plan(inputs, result)
+        exported = export_stage(inputs.recipe, workspace, monitor) if inputs.recipe.export and not dry_run else None
         report = make_report(inputs, result, made, workspace, monitor, memory)
+        report |= {"export": exported} if exported is not None else {}
         write_outputs(report, made, inputs.recipe, workspace, make_evidence(inputs, result))
         workspace.deliver()
         return report
@@ -137,7 +140,8 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
         own += ["evaluate"] if number < len(every) and recipe.evaluate != "none" else []
         names += [f"step {number}, {name}" if len(every) > 1 else name for name in own]
     names += [] if dry_run or recipe.evaluate == "none" else ["evaluate"]
-    return names + (["tasks"] if recipe.tasks is not None and not dry_run else [])
+    names += ["tasks"] if recipe.tasks is not None and not dry_run else []
+    return names + ([] if dry_run or recipe.export is None else STAGES)
 
 
 def planned_pass(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:
@@ -213,6 +217,7 @@ def prepare(
     check_hidden(recipe, config, checkpoint, plan is not None, dry_run)
     rules = Rules.from_recipe(config, checkpoint) if plan is None else Rules.from_plan(plan, config, checkpoint)
     check_stage(recipe, checkpoint)
+    check_export(recipe, checkpoint)
     with monitor.stage("calibration text"):
         calibration = _calibration(recipe, checkpoint)
         if recipe.evaluate not in (None, "none"):

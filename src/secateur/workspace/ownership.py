@@ -20,7 +20,8 @@ WORK = ".secateur"
 LOCK, JOURNAL = "lock", "journal.jsonl"
 OWNER = "owner"  # is in every work area that a run has made
 MARK = "report.json"  # every finished run writes it last
-FOLDERS = ("additional_chat_templates", "runs")  # the only folders that a result may hold
+EXPORT = "export"  # what a recipe's last stage has written
+FOLDERS = ("additional_chat_templates", "runs", EXPORT)  # the only folders that a result may hold
 LINE = 1 << 24  # bytes of a journal's first line, at most
 
 

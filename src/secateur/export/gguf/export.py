@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from secateur._version import __version__
-from secateur.config.export import Export
 from secateur.errors import InputError, VerificationError, install
 from secateur.export.gguf import llama_cpp
 from secateur.export.gguf.architectures import Row, context_of, row_of
@@ -18,13 +17,12 @@ from secateur.export.gguf.tensors import Layout, layout_of, tensors_of
 from secateur.export.gguf.vocabulary import Vocabulary, vocabulary_of
 from secateur.export.padded import Stock, is_stock, stock_of
 from secateur.export.reference import probe_texts
-from secateur.export.result import Made
+from secateur.export.result import Job, Made
 from secateur.model.checkpoint import Checkpoint
 from secateur.report.schema.export import TensorProof
-from secateur.system.monitor import Monitor
 
 
-def export(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monitor: Monitor) -> Made:
+def export(job: Job) -> Made:
     """Writes `NAME-TYPE.gguf` and `Modelfile`, reads every tensor back, and runs the file where llama.cpp is.
 
     Raises:
@@ -32,7 +30,8 @@ def export(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monit
         UnsupportedModelError: llama.cpp doesn't know the model, or would compute something else.
         VerificationError: the file doesn't say what the model does.
     """
-    gguf = _package()
+    checkpoint, folder, told, monitor = job.checkpoint, job.folder, job.told, job.monitor
+    gguf = package()
     row = row_of(checkpoint)
     numbers = told.type or STORED[checkpoint.dtype]
     multiple = max(told.multiple, BLOCK) if numbers.startswith("q") else told.multiple
@@ -41,9 +40,10 @@ def export(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monit
     tokenizer = checkpoint.tokenizer()
     size, ends = int(checkpoint.config.vocab_size), getattr(checkpoint.config, "eos_token_id", None)
     vocabulary = vocabulary_of(tokenizer, size, probe_texts(), ends)
-    name = f"{_plain(checkpoint.path.resolve().name)}-{numbers}.gguf"
+    title = _plain(job.name)
+    name = f"{title}-{numbers}.gguf"
     with monitor.stage("write"):
-        written, notes = _write(gguf, folder / name, checkpoint, row, layout, vocabulary, numbers)
+        written, notes = _write(gguf, folder / name, title, checkpoint, (row, layout, vocabulary), numbers)
         (folder / "Modelfile").write_text(modelfile(name, vocabulary), encoding="utf-8")
     with monitor.stage("prove"):
         proof = _read_back(gguf, folder / name, checkpoint, row, layout)
@@ -55,7 +55,12 @@ def export(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monit
     return Made(layout.architecture, entries, numbers, proof, client, notes)
 
 
-def _package() -> Any:
+def package() -> Any:
+    """The package that writes GGUF files.
+
+    Raises:
+        InputError: it isn't installed.
+    """
     try:
         import gguf
     except ImportError:
@@ -70,14 +75,20 @@ def _plain(name: str) -> str:
 
 
 def _write(
-    gguf: Any, file: Path, checkpoint: Checkpoint, row: Row, layout: Layout, vocabulary: Vocabulary, numbers: str
+    gguf: Any,
+    file: Path,
+    title: str,
+    checkpoint: Checkpoint,
+    parts: tuple[Row, Layout, Vocabulary],
+    numbers: str,
 ) -> tuple[dict[str, tuple[str, int]], list[str]]:
     """Writes the file; returns each tensor's type and entries, and notes.
 
     Tensors wait in a temporary file until the header is known, so memory holds one layer.
     """
+    row, layout, vocabulary = parts
     writer = gguf.GGUFWriter(str(file), layout.architecture, use_temp_file=True)
-    writer.add_name(_plain(checkpoint.path.resolve().name))
+    writer.add_name(title)
     writer.add_description(f"pruned with Secateur {__version__}")
     writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[numbers]])
     notes = add_model(writer, checkpoint, row, layout)

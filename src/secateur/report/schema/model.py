@@ -41,6 +41,16 @@ class SpeedRow(TypedDict):
     does_not: str
 
 
+class ClientFacts(TypedDict):
+    """What a program that results have to run in changes: `refused` names the kinds of sites that it doesn't take."""
+
+    name: str
+    tried: str | None
+    how: str | None
+    refused: dict[str, str]
+    notes: list[str]
+
+
 class Inspected(TypedDict):
     """`inspect --json`."""
 
@@ -60,6 +70,7 @@ class Inspected(TypedDict):
     parts: list[Part]
     sites: list[SiteRow]
     speed: list[SpeedRow]
+    client: NotRequired[ClientFacts]
 
 
 class TrialCut(TypedDict):

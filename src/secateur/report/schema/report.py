@@ -10,6 +10,7 @@ from typing import NotRequired, cast
 
 from typing_extensions import TypedDict
 
+from secateur.report.schema.export import Exported
 from secateur.report.schema.figures import Figures, LossFigures, Ratios
 from secateur.report.schema.recovery import RecoveryFacts
 from secateur.report.schema.tasks import JudgedOnTasks
@@ -227,6 +228,7 @@ class Outcome(Measured, total=False):
     gate: GateFacts
     recovery: RecoveryFacts
     forecast: ForecastFacts
+    export: Exported
     steps: list[GradualStep]
 
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
-
 from secateur.report import numbers as fmt
 from secateur.report.schema.export import ClientProof, Exported, Upload
+from secateur.report.terminal.console import Console
+from secateur.report.terminal.table import Column, Table
 
 
 def print_exported(found: Exported, console: Console | None = None) -> None:
     """What was written, and how it was proved."""
     console = console or Console(markup=False, highlight=False)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table("", Column("", wraps=24), "", header=False)
     table.add_row("made for", found["architecture"], found["type"] or "")
     before, after = found["bytes_before"], found["bytes_after"]
     table.add_row("weights", f"{fmt.size(before)} → {fmt.size(after)}", fmt.ratio(after / before))
     parameters = found["parameters_before"], found["parameters_after"]
-    table.add_row("parameters", f"{parameters[0]:,} → {parameters[1]:,}")
+    table.add_row("parameters", f"{parameters[0]:,} → {parameters[1]:,}", "")
     proof = found["read_back"]
     if proof is not None:
         told = "the same" if proof["largest_error"] == 0 else f"within {proof['largest_error']:.1e}"
-        table.add_row("read back", f"{proof['tensors']} tensors, {told}")
+        table.add_row("read back", f"{proof['tensors']} tensors, {told}", "")
     if found["client"] is not None:
-        table.add_row(found["client"]["client"], proved(found["client"]))
+        table.add_row(found["client"]["client"], proved(found["client"]), "")
     console.print(table)
     for warning in found["warnings"]:
         console.print(f"note: {warning}")
@@ -47,7 +46,7 @@ def proved(client: ClientProof) -> str:
 def print_upload(found: Upload, console: Console | None = None) -> None:
     """What went to the hub, or would go."""
     console = console or Console(markup=False, highlight=False)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table("", Column("", right=True), header=False)
     for file in found["files"]:
         table.add_row(file["name"], fmt.size(file["bytes"]))
     console.print(table)

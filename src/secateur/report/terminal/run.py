@@ -14,6 +14,7 @@ from secateur.report.facts import Report
 from secateur.report.recovery import recovery_table, sentence
 from secateur.report.steps import steps_table
 from secateur.report.terminal.console import Console
+from secateur.report.terminal.export import proved
 from secateur.report.terminal.table import Column, Table
 
 _STYLE = {"better": "green", "worse": "red", "same": "dim"}
@@ -57,6 +58,10 @@ def print_report(report: Report, out: Path | str, console: Console | None = None
     gate = facts.section(report, "gate")
     if gate:
         console.print(f"reloads with {gate.get('how')}, same logits", style="dim", highlight=False)
+    export = facts.section(report, "export")
+    if export:
+        told = proved(export["client"]) if export.get("client") else "loaded and compared"
+        console.print(f"{out}/export is for {export.get('architecture')}: {told}", style="dim", highlight=False)
     console.print(f"\nThe model is in {out}, the report is {out}/report.html", highlight=False, soft_wrap=True)
 
 

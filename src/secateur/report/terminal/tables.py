@@ -34,6 +34,12 @@ def print_anatomy(found: Facts, console: Console | None = None) -> None:
         "file that is saved beside the weights (trust_remote_code=True), or with secateur.load.",
         style="dim",
     )
+    if "client" in found:
+        console.print()
+        for line in found["client"]["notes"]:
+            console.print(line)
+        if found["client"]["how"]:
+            console.print(f"then: {found['client']['how']}")
     speed = Table("cut", Column("faster or smaller", wraps=24), Column("not", wraps=20, drop=1))
     for row in found["speed"]:
         speed.add_row(row["kind"], row["speeds_up"], row["does_not"])
