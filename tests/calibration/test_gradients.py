@@ -55,6 +55,22 @@ def test_they_are_those_of_the_loaded_model(case: str, tmp_path: Path) -> None:
                 torch.testing.assert_close(found[index][need][name], expected, rtol=1e-3, atol=1e-6)
 
 
+def test_only_what_counts_is_looked_at(tmp_path: Path) -> None:
+    """Answers alone: the gradient of their mean loss, with everything before them as context."""
+    streamed, tokens = opened("llama", tmp_path), ids()
+    counts = torch.zeros_like(tokens, dtype=torch.bool)
+    counts[0, 4:6] = counts[1, 9:] = True  # the last sequence has nothing that counts
+    found = gradients_of_model(streamed, tokens, frozenset({"gradient"}), counts=counts)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.float32)
+    for number in (0, 1):
+        logits = model(tokens[number][None]).logits[0, :-1].log_softmax(-1)
+        own = -logits.gather(1, tokens[number, 1:, None])[:, 0][counts[number, 1:]]
+        (own.mean() / len(tokens)).backward()
+    for index, layer in enumerate(model.model.layers):
+        for name, parameter in layer.named_parameters():
+            torch.testing.assert_close(found[index]["gradient"][name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
 def by_input(name: str, parameter: torch.Tensor, case: str) -> torch.Tensor:
     """w dl/dw of an entry times the sum of that over its column, entry by entry; nothing outside of Linears."""
     if parameter.dim() < 2 or "router" in name or name.endswith("gate.weight"):

@@ -53,6 +53,18 @@ def test_weights_are_the_means_of_squared_gradients(
         assert torch.allclose(found.of(index, 1).double(), expected, rtol=1e-3, atol=1e-5)
 
 
+def test_only_what_counts_weighs(tmp_path: Path) -> None:
+    """Nothing that comes after the last answer matters; what comes before it does."""
+    ids = tiny.tokens(3)
+    counts = torch.zeros_like(ids, dtype=torch.bool)
+    counts[:2, 8:10] = True
+    streamed = opened("llama", tmp_path)
+    (first, last) = loss_weights(streamed, list(ids.split(2)), 0, counts=list(counts.split(2))).tokens[1]
+    assert not first[:, 9:].any()
+    assert (first[:, 7:9] > 0).all()
+    assert not last.any()
+
+
 def test_draws_follow_the_predictions_and_their_text() -> None:
     logits = torch.tensor([[0.0, 0.0, -50.0]]).expand(4000, 3)
     drawn = module._draw(logits, 3)

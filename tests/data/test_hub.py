@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from secateur.data import hub
+from secateur.data.conversations import Talk
 from secateur.data.documents import load_corpus
 from secateur.errors import InputError
 
@@ -40,14 +41,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(
-    "spec", ["name", "org/name", "org/na.me-1.5_x", "org/name:config", "org/name::test", "n:c:s"]
+    "spec", ["name", "org/name", "org/na.me-1.5_x", "org/name:config", "org/name::test", "n:c:s", "org/name:::what"]
 )
 def test_what_may_be_a_hub_id(spec: str) -> None:
     assert hub.is_hub_id(spec)
 
 
 @pytest.mark.parametrize(
-    "spec", ["a.jsonl", "org/a.txt", "/name", "./name", "a/b/c", "a b", "org/", "a:b:c:d", "C:\\a", "~/a", "é"]
+    "spec", ["a.jsonl", "org/a.txt", "/name", "./name", "a/b/c", "a b", "org/", "a:b:c:d:e", "C:\\a", "~/a", "é"]
 )
 def test_what_may_not(spec: str) -> None:
     assert not hub.is_hub_id(spec)
@@ -67,6 +68,18 @@ def test_config_and_split_are_taken_from_the_spec_or_chosen(install: Any) -> Non
         ("org/name", "en", "validation", True),
         ("org/name", None, "test", True),
     ]
+
+
+def test_one_column_is_taken_whatever_it_holds(install: Any) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    install([{"id": 1, "body": "one", "chat": turns, "tokens": [3, 4]}])
+    assert load_corpus("org/name::train:body").documents == ("one",)
+    assert load_corpus("org/name:::tokens").ids == ((3, 4),)
+    (example,) = load_corpus("org/name:::chat").examples or ()
+    assert isinstance(example, Talk)
+    assert example.messages == tuple(turns)
+    with pytest.raises(InputError, match="has no column 'what'; its columns: 'id', 'body', 'chat', 'tokens'"):
+        load_corpus("org/name:::what")
 
 
 def test_only_the_top_of_a_large_set_is_read(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:

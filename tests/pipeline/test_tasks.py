@@ -66,6 +66,41 @@ def test_a_run_with_tasks(tmp_path: Path, asked: Path) -> None:
     assert set(after["tasks"]) >= {"before", "pruned", "after"}
 
 
+def test_a_run_that_is_aimed_at_a_task(tmp_path: Path, asked: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    aimed = told(model, asked, method="taylor", tasks=None, for_task=str(asked), keep_general=0.25, samples=4)
+    found = {}
+    for name, more in (("local", {}), ("sensitivity", {"allocate": "sensitivity"}), ("general", {"for_task": None})):
+        recipe = secateur.make_recipe({**aimed, **more})
+        found[name] = secateur.prune(recipe, tmp_path / name, quiet=True)
+    text = asked.parent / "text.jsonl"
+    for name in ("local", "sensitivity"):
+        report = found[name]
+        assert report["calibration"]["source"] == f"task:{asked}@even:0.75,{text}:0.25"
+        judged = report["tasks"]["before"]["asked"]
+        assert (judged["data"], judged["items"]) == (f"{asked}@odd", 8)
+    assert "tasks" not in found["general"]
+    plans = [secateur.Plan.read(tmp_path / name / "plan.json") for name in ("local", "general")]
+    assert plans[0].entries != plans[1].entries  # other channels matter for the task
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"for_task": "arc_easy"}, "for_task arc_easy: give one .jsonl file"),
+        ({"for_task": "x.jsonl", "calibrate": "self"}, "'self' isn't one"),
+        ({"for_task": "x.jsonl", "calibrate": "a.txt,b.txt"}, "keeps one general text"),
+        ({"for_task": "x.jsonl", "keep_general": 1.0}, "keep_general = 1.0"),
+        ({"for_task": "gone.jsonl"}, "'gone.jsonl' does not exist"),
+    ],
+)
+def test_what_no_run_can_be_aimed_at(tmp_path: Path, asked: Path, more: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        secateur.prune(
+            secateur.make_recipe(told(save_tiny(tmp_path / "m"), asked, **more)), tmp_path / "o", quiet=True
+        )
+
+
 def test_tasks_that_cant_be_used_stop_a_run_before_it_writes(tmp_path: Path, asked: Path) -> None:
     model = save_tiny(tmp_path / "m")
     asked.write_text('{"query": "x"}')

@@ -155,7 +155,8 @@ def measure(job: Job, levels: tuple[float, ...]) -> dict[Candidate, float]:
 
     candidates = candidates_of(job, levels)
     tokens, loss = job.tokens[:SEQUENCES], job.rules.gradient_needs
-    where = (job.step, job.budget, job.work)
+    counts = None if job.counts is None else job.counts[:SEQUENCES]
+    where = (job.step, job.budget, job.work, counts)
     return dict(
         zip(
             candidates,

@@ -45,6 +45,7 @@ def divergences(
     step: Callable[[str], None] = lambda text: None,
     budget: MemoryBudget | None = None,
     work: Path | None = None,
+    counts: Tensor | None = None,
 ) -> list[float]:
     """KL(untouched || cut) in nats per token, for each candidate.
 
@@ -55,6 +56,7 @@ def divergences(
         loss, gradients: what `cut` needs to know of the loss, see `calibration.gradients`.
         step: called after each layer.
         budget, work: as in `calibration.walk.walk`.
+        counts: bool (sequences, length), the tokens whose predictions are compared; None = all.
     """
     budget = budget or MemoryBudget(None)
     start = Stream.start(streamed, batches_of(tokens), budget, work and work / "sensitivity.bin")
@@ -84,7 +86,8 @@ def divergences(
             old.close()
         states = following
         step(f"layer {index}")
-    found = compare(streamed, dict(enumerate(start.batches)), states)
+    own = None if counts is None else dict(enumerate(batches_of(counts)))
+    found = compare(streamed, dict(enumerate(start.batches)), states, own)
     for old in states.values():
         old.close()
     return [found[candidate] for candidate in candidates]
@@ -94,22 +97,33 @@ def compare(
     streamed: StreamedModel,
     batches: Mapping[int, Tensor],
     states: Mapping[Candidate | None, Activations | Mapping[int, Tensor]],
+    counts: Mapping[int, Tensor] | None = None,
 ) -> dict[Candidate, float]:
     """KL of each final state's predictions to those of the untouched model, which has the key None.
 
     Args:
         batches: number -> token ids (sequences, length) of those that are compared.
         states: by these numbers, (sequences, length, hidden).
+        counts: by these numbers, bool (sequences, length), the tokens whose predictions are compared; None = all.
     """
     keys = [key for key in states if key is not None]
     sums = torch.zeros(len(keys) + 1, dtype=torch.float64, device=streamed.device)
     for i, ids in batches.items():
         reference = streamed.logits(ids, states[None][i]).float().log_softmax(-1)
+        # A token is predicted at the place before it; what the last place predicts isn't there.
+        unseen = None if counts is None else ~predicting(counts[i]).to(reference.device)
         for place, key in enumerate(keys):
             own = streamed.logits(ids, states[key][i]).float().log_softmax(-1)
             terms = reference.exp() * (reference - own)
             # What the untouched model rules out adds nothing, in the limit.
-            sums[place] += terms.masked_fill(reference == -torch.inf, 0.0).sum(dtype=torch.float64)
-        sums[-1] += reference.shape[0] * reference.shape[1]
+            terms = terms.masked_fill(reference == -torch.inf, 0.0)
+            terms = terms if unseen is None else terms.masked_fill(unseen[..., None], 0.0)
+            sums[place] += terms.sum(dtype=torch.float64)
+        sums[-1] += reference.shape[0] * reference.shape[1] if unseen is None else (~unseen).sum()
     distributed.all_reduce([sums])
-    return {key: max(float(sums[place] / sums[-1]), 0.0) for place, key in enumerate(keys)}
+    return {key: max(float(sums[place] / sums[-1].clamp_min(1)), 0.0) for place, key in enumerate(keys)}
+
+
+def predicting(counts: Tensor) -> Tensor:
+    """bool (sequences, length): the places whose prediction is a token that counts."""
+    return torch.cat([counts[:, 1:], torch.zeros_like(counts[:, :1])], dim=1)

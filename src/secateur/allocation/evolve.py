@@ -198,7 +198,11 @@ class _Pieces:
             layer = self._layer(index, spread)
             hidden = {i: start.calls[ids.shape][index](layer, hidden[i]) for i, ids in batches.items()}
         own = Candidate(0, "spread", 0.0)
-        return compare(streamed, batches, {None: self.final, own: hidden})[own]
+        counts = None
+        if self.job.counts is not None:
+            flags = batches_of(self.job.counts[:SEQUENCES])
+            counts = {i: flags[i] for i in batches}
+        return compare(streamed, batches, {None: self.final, own: hidden}, counts)[own]
 
     def _layer(self, index: int, spread: Spread) -> nn.Module:
         """Layer `index` as this spread cuts it; those that were used last are kept where memory allows."""

@@ -39,6 +39,7 @@ class Job(NamedTuple):
     work: Path | None = None
     noted: Any = None  # where an interrupted search had got to
     note: Callable[[Any], None] = lambda reached: None
+    counts: Tensor | None = None  # of `tokens`, those whose predictions are looked at; None = all
 
     @property
     def drops(self) -> int:

@@ -72,12 +72,15 @@ def sensitivity(
         inputs = prepare(recipe, None, where, monitor)
         tokens, loss = inputs.calibration.tokens, inputs.rules.gradient_needs
         check_gradients(inputs.streamed, loss)
-        gradients = gradients_of_model(inputs.streamed, tokens, loss) if loss & WHOLE else None
+        gradients = None
+        if loss & WHOLE:
+            gradients = gradients_of_model(inputs.streamed, tokens, loss, counts=inputs.calibration.counts)
         everything = tuple(range(inputs.checkpoint.layers))
         scratch = tempfile.TemporaryDirectory(prefix="secateur-")
         with scratch as folder, monitor.stage("sensitivity", len(everything)) as step:
             limits = (gradients, step, memory_for(inputs.config), Path(folder))
             job = Job(inputs.config, inputs.rules, inputs.streamed, tokens, everything, *limits)
+            job = job._replace(counts=inputs.calibration.counts)
             found = measure(job, tuple(levels))
     return {
         "model": str(model),

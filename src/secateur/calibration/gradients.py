@@ -53,7 +53,11 @@ def check_gradients(streamed: StreamedModel, needs: frozenset[str]) -> None:
 
 
 def gradients_of_model(
-    streamed: StreamedModel, tokens: Tensor, needs: frozenset[str], step: Callable[[str], None] = lambda text: None
+    streamed: StreamedModel,
+    tokens: Tensor,
+    needs: frozenset[str],
+    step: Callable[[str], None] = lambda text: None,
+    counts: Tensor | None = None,
 ) -> LayerGradients:
     """Gradients of the untouched model for every parameter of its layers; see `methods.contract.GRADIENTS`.
 
@@ -63,6 +67,8 @@ def gradients_of_model(
     Args:
         tokens: calibration token ids (sequences, length).
         needs: any of `WHOLE`; others are ignored.
+        counts: bool (sequences, length), the tokens whose loss is looked at; None = all. A sequence without any adds
+            nothing.
 
     Raises:
         InputError: see `check_gradients`.
@@ -87,8 +93,11 @@ def gradients_of_model(
     sums = {need: {key: torch.zeros_like(p, device="cpu") for key, p in parameters.items()} for need in needs}
     for number, sequence in enumerate(tokens):
         ids = sequence[None].to(streamed.device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        for scalar, wanted in _losses(logits, ids[0, 1:], needs, number, by_input):
+        logits, targets = model(input_ids=ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:]
+        if counts is not None:
+            looked_at = counts[number, 1:].to(streamed.device)
+            logits, targets = logits[looked_at], targets[looked_at]
+        for scalar, wanted in _losses(logits, targets, needs, number, by_input) if len(targets) else ():
             found = torch.autograd.grad(scalar, list(parameters.values()), retain_graph=True)
             for need, of in wanted.items():
                 for key, gradient in zip(parameters, found, strict=True):

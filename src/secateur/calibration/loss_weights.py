@@ -63,13 +63,18 @@ def why_not(streamed: StreamedModel) -> str | None:
 
 @torch.enable_grad()
 def loss_weights(
-    streamed: StreamedModel, batches: Sequence[Tensor], seed: int, step: Callable[[str], None] = lambda text: None
+    streamed: StreamedModel,
+    batches: Sequence[Tensor],
+    seed: int,
+    step: Callable[[str], None] = lambda text: None,
+    counts: Sequence[Tensor] | None = None,
 ) -> LossWeights:
     """The weights, from one forward and one backward pass of the untouched model, which is in memory in fp32.
 
     Args:
         batches: this rank's token ids, each (sequences, length), as the walk takes them.
         seed: of the draws from the predictions.
+        counts: for each batch, bool (sequences, length), the tokens whose predictions matter; None = all.
     """
     model = whole_model(streamed)
     layers = list(model.get_submodule(streamed.checkpoint.family.layers).children())
@@ -81,6 +86,12 @@ def loss_weights(
     for number, ids in enumerate(batches):
         outputs.clear()
         logits = model(input_ids=ids.to(device), use_cache=False).logits[:, :-1].flatten(0, 1).float()
+        if counts is not None:
+            logits = logits[counts[number][:, 1:].flatten().to(device)]
+        if not len(logits):  # nothing in it that matters
+            for index in range(len(layers)):
+                squares[index].append(torch.zeros(ids.shape))
+            continue
         # By its own text, so that it doesn't matter which rank has it.
         drawn = _draw(logits.detach(), seed + zlib.crc32(ids.numpy().tobytes()))
         loss = nn.functional.cross_entropy(logits, drawn, reduction="sum")

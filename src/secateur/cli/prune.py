@@ -80,3 +80,4 @@ def _check_text(recipe: Recipe) -> None:
             check_there(source)
     check_data(None if recipe.evaluate == "none" else recipe.evaluate)
     check_tasks(recipe.tasks)
+    check_tasks(recipe.for_task)

@@ -101,6 +101,12 @@ class Settings(Spelled):
     tasks_limit: Annotated[int | None, Flag(DATA)] = Field(
         None, ge=1, le=2**31, description="only the first items of each task; default all"
     )
+    for_task: Annotated[str | None, Flag(DATA)] = Field(
+        None, description="aim at a task: every second question of this file calibrates, the others judge"
+    )
+    keep_general: Annotated[float, Flag(DATA)] = Field(
+        0.3, ge=0, lt=1, description="with for_task: share of the calibration that stays with the text of calibrate"
+    )
     samples: Annotated[int, Flag(DATA)] = Field(128, ge=1, le=1_000_000, description="calibration sequences")
     length: Annotated[int, Flag(DATA)] = Field(512, ge=2, le=2**24, description="tokens per calibration sequence")
     allow_little_text: Annotated[bool, Flag(DATA)] = Field(

@@ -14,7 +14,7 @@ MOST_BLOCKS = 1024
 class Spelled(BaseModel):
     """What a recipe's fields accept beside their own types."""
 
-    @field_validator("model", "calibrate", "evaluate", "tasks", mode="before", check_fields=False)
+    @field_validator("model", "calibrate", "evaluate", "tasks", "for_task", mode="before", check_fields=False)
     @classmethod
     def _spelled(cls, value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value

@@ -31,6 +31,8 @@ from secateur.config.parsing import StrictLoader
 from secateur.config.presets import Preset
 from secateur.config.quantities import parse_amount
 from secateur.config.suggestions import complaint, nearest
+from secateur.data.sources import shares_of
+from secateur.data.tasks import is_file
 from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.model.site_kinds import KINDS, SUB_BLOCKS
@@ -67,6 +69,7 @@ class Recipe(Settings):
                 if kind not in self.sites:
                     raise ValueError(f"sparsity names '{kind}', but sites are {', '.join(self.sites)}")
         self._check_budget()
+        self._check_aim()
         config = resolve(self)
         for kind, s in config.sparsities.items():
             if not 0 < s < 1:
@@ -74,6 +77,19 @@ class Recipe(Settings):
         self._check_tuning(config)
         self._check_methods(config)
         return self
+
+    def _check_aim(self) -> None:
+        """One task, one general text: shares of several would be shares of shares."""
+        if self.for_task is None:
+            return
+        if "," in self.for_task or not is_file(self.for_task):
+            raise ValueError(f"for_task {self.for_task}: give one .jsonl file of questions")
+        if self.keep_general and self.calibrate == "self":
+            raise ValueError("for_task keeps general text beside it, and 'self' isn't one; give calibrate a text")
+        if self.keep_general and len(shares_of(self.calibrate)) > 1:
+            raise ValueError(
+                f"for_task keeps one general text beside it, but calibrate is {self.calibrate}; give one"
+            )
 
     def _check_tuning(self, config: Configuration) -> None:
         """What is said of block reconstruction must fit together, and there must be one."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.data.corpus import Corpus
-from secateur.data.tokens import check_ids, tokenize
+from secateur.data.tokens import check_ids, tokenize, tokenize_counted
 from secateur.errors import InputError
 
 __all__ = ["Calibration", "calibration_batches", "tokenize"]
@@ -26,6 +26,7 @@ class Calibration:
     sha256         of `tokens`: length, then the ids as little-endian int64
     source         name of the corpus
     source_sha256  of what was read from it
+    counts         bool (n, length), where `tokens` count if a loss is taken; None where all do
     notes          what a report should say, for example that there were fewer sequences than asked for
     """
 
@@ -35,6 +36,7 @@ class Calibration:
     source: str
     source_sha256: str
     notes: tuple[str, ...] = ()
+    counts: Tensor | None = None
 
 
 def calibration_batches(
@@ -48,9 +50,10 @@ def calibration_batches(
 ) -> Calibration:
     """Draw `samples` sequences of `length` tokens from a corpus, and up to `held_out` others.
 
-    All documents, each with its BOS, are joined in order and cut into pieces of `length` tokens; what is left
-    over is dropped. The pieces are permuted by a CPU generator with `seed`, so the draw is the same on every
-    machine. The first `samples` are for calibration, the next `held_out` are the held-out ones.
+    All documents, each with its BOS (conversations as their template writes them), are joined in order and cut into
+    pieces of `length` tokens: nothing is padded, and what is left over is dropped. The pieces are permuted by a CPU
+    generator with `seed`, so the draw is the same on every machine. The first `samples` are for calibration, the next
+    `held_out` are the held-out ones.
 
     Args:
         vocab_size: ids at or above it are refused. Default: the tokenizer's size, where there is one.
@@ -61,7 +64,8 @@ def calibration_batches(
     for flag, value in (("samples", samples), ("length", length)):
         if value < 1:
             raise InputError(f"--{flag} {value} is too small; give 1 or more")
-    documents = tokenize(corpus, tokenizer)
+    counted = tokenize_counted(corpus, tokenizer)
+    documents = [ids for ids, _ in counted]
     limit = vocab_size if vocab_size is not None else len(tokenizer) if tokenizer is not None else None
     if limit is not None:
         check_ids(documents, limit, corpus.name)
@@ -75,7 +79,12 @@ def calibration_batches(
     order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(seed))
     tokens = pieces[order[:samples]].contiguous()
     others = pieces[order[samples : samples + held_out]].contiguous()
-    return Calibration(tokens, others, digest(tokens), corpus.name, corpus.sha256, _notes(corpus, tokens, samples))
+    counts = None
+    if corpus.examples is not None:
+        flags = torch.tensor(list(chain.from_iterable(own or [] for _, own in counted)))
+        counts = flags[: pieces.numel()].view(-1, length)[order[:samples]].contiguous()
+    about = (digest(tokens, counts), corpus.name, corpus.sha256, _notes(corpus, tokens, samples))
+    return Calibration(tokens, others, *about, counts)
 
 
 def _notes(corpus: Corpus, tokens: Tensor, samples: int) -> tuple[str, ...]:
@@ -99,8 +108,11 @@ def check_enough(calibration: Calibration, samples: int) -> None:
         )
 
 
-def digest(tokens: Tensor) -> str:
-    """SHA-256 of token ids (n, length): the length, then the ids as little-endian int64."""
+def digest(tokens: Tensor, counts: Tensor | None = None) -> str:
+    """SHA-256 of token ids (n, length): the length, then the ids as little-endian int64, then which of them count
+    where not all do, a byte each."""
     total = hashlib.sha256(f"{tokens.shape[1]}:".encode())
     total.update(tokens.numpy().astype("<i8").tobytes())
+    if counts is not None:
+        total.update(counts.numpy().tobytes())
     return total.hexdigest()

@@ -3,9 +3,10 @@
 FILE.jsonl             one JSON object a line with `text`, or with `input_ids` (tokenised already)
 FILE.json, .csv, .jsonl.gz, .jsonl.zst   rows of the same, see `rows`
 FILE.txt               one running text
+task:FILE              the questions of a task with their right answers, see `tasks`
 FILE.parquet           a column `text` or `input_ids`, one document a row
 stdlib[:prose|:code]   text of the running Python installation; without a domain, both
-[ORG/]NAME[:CONFIG][:SPLIT]  a data set of the Hugging Face hub; the only case that uses the network
+[ORG/]NAME[:CONFIG][:SPLIT][:COLUMN]  a data set of the Hugging Face hub; the only case that uses the network
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import get_args
 
 from secateur.data import hub, stdlib
-from secateur.data.corpus import Corpus, from_rows, from_texts
-from secateur.data.rows import check_size, format_of, read_rows, utf8
+from secateur.data.conversations import is_example
+from secateur.data.corpus import Corpus, from_rows, from_texts, of_examples
+from secateur.data.rows import FORMATS, check_size, format_of, read_rows, utf8
 from secateur.data.stdlib import Split
+from secateur.data.tasks import check_tasks, examples_of, is_file, read_task
 from secateur.errors import InputError, install
 
 KINDS = ".jsonl, .txt or .parquet"
+TASK = "task:"
 
 
 def load_corpus(spec: str, split: Split = "train") -> Corpus:
@@ -37,6 +41,9 @@ def load_corpus(spec: str, split: Split = "train") -> Corpus:
     check_there(spec)
     if spec == "stdlib" or spec.startswith("stdlib:"):
         return _stdlib(spec, split)
+    if spec.startswith(TASK):
+        task = read_task(spec.removeprefix(TASK))
+        return of_examples(spec, examples_of(task), task.sha256)
     path = Path(spec).expanduser()
     return _file(spec, path) if _is(path, "exists") else hub.load(spec, split)
 
@@ -49,11 +56,22 @@ def check_there(spec: str) -> None:
     """
     if spec == "stdlib" or spec.startswith("stdlib:"):
         return
+    if spec.startswith(TASK):
+        check_task(spec)
+        return
     path = Path(spec).expanduser()
     if spec and _is(path, "dir"):
         raise InputError(f"{spec} is a folder; give one {KINDS} file in it")
     if not (spec and _is(path, "exists")) and not hub.is_hub_id(spec):
         raise InputError(f"data file {spec!r} does not exist; give a {KINDS} file, or use 'stdlib'")
+
+
+def check_task(spec: str) -> None:
+    """Refuses `task:FILE` without such a file."""
+    name = spec.removeprefix(TASK)
+    if not is_file(name):
+        raise InputError(f"{spec!r} names no file of questions; give task:FILE with a {', '.join(FORMATS)} file")
+    check_tasks([name])
 
 
 def _is(path: Path, what: str) -> bool:
@@ -106,6 +124,7 @@ def _parquet(spec: str, path: Path) -> Corpus:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
             columns = [name for name in ("text", "input_ids") if name in names][:1]
+            columns = columns or (names if is_example(dict.fromkeys(names)) else [])
             if not columns:
                 have = ", ".join(map(repr, names)) or "none"
                 raise InputError(f"{spec}: no 'text' (or 'input_ids') column; its columns: {have}")

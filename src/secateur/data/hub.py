@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from secateur.data.conversations import is_example
 from secateur.data.corpus import Corpus, from_rows
 from secateur.data.stdlib import Split
 from secateur.errors import InputError, install
@@ -14,7 +15,9 @@ from secateur.errors import InputError, install
 LONGEST = 8 * 2**20  # characters (4 a token) taken from the top of a data set: a sample, not a copy
 PATIENCE = 5.0  # seconds that the hub has to answer
 _NAME = r"[A-Za-z0-9_][\w.-]*"
-_HUB_ID = re.compile(rf"(?P<id>{_NAME}(/{_NAME})?)(:(?P<config>[\w.+-]*))?(:(?P<split>[\w.+-]+))?", re.ASCII)
+_HUB_ID = re.compile(
+    rf"(?P<id>{_NAME}(/{_NAME})?)(:(?P<config>[\w.+-]*))?(:(?P<split>[\w.+-]*))?(:(?P<column>[^:/\\]+))?", re.ASCII
+)
 _SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "held_out": ("validation", "test", "valid", "dev"),
@@ -22,7 +25,7 @@ _SPLITS: dict[Split, tuple[str, ...]] = {
 
 
 def is_hub_id(spec: str) -> bool:
-    """Whether `spec`, which is no existing path, may be a data set: [ORG/]NAME[:CONFIG][:SPLIT].
+    """Whether `spec`, which is no existing path, may be a data set: [ORG/]NAME[:CONFIG][:SPLIT][:COLUMN].
 
     What ends like a file (a dot and a letter: `x.jsonl`) or starts with a folder that exists here is a path,
     and so is anything with more slashes, a backslash or a leading dot.
@@ -59,7 +62,7 @@ def load(spec: str, split: Split) -> Corpus:
     try:
         chosen = match["split"] or _choose(spec, datasets.get_dataset_split_names(name, config), split)
         rows = datasets.load_dataset(name, config, split=chosen, streaming=not offline)
-        taken = list(_first(rows))
+        taken = list(_first(rows, match["column"]))
     except InputError:
         raise
     except Exception as error:  # the library has no common ancestor for what it raises
@@ -77,15 +80,34 @@ def _choose(spec: str, names: list[str], split: Split) -> str:
     return chosen
 
 
-def _first(rows: Any) -> Iterator[Mapping[str, Any]]:
+def _first(rows: Any, column: str | None) -> Iterator[Mapping[str, Any]]:
     length = 0
     for row in rows:
-        yield row
-        if not {"text", "input_ids"} & set(row):
+        own = row if column is None else _column(row, column)
+        yield own
+        if is_example(own):
+            length += len(repr(own))
+        elif not {"text", "input_ids"} & set(own):
             return  # one row is enough for `from_rows` to name its fields
-        length += len(row.get("text") or "") + 4 * len(row.get("input_ids") or "")
+        length += len(own.get("text") or "") + 4 * len(own.get("input_ids") or "")
         if length >= LONGEST:
             return
+
+
+def _column(row: Mapping[str, Any], column: str) -> Mapping[str, Any]:
+    """A row with one of its columns only, under the name of what it holds.
+
+    Raises:
+        InputError: there's no such column.
+    """
+    if column not in row:
+        raise InputError(f"the data set has no column {column!r}; its columns: {', '.join(map(repr, row))}")
+    value = row[column]
+    if not isinstance(value, list):
+        return {"text": value}
+    if not value or not isinstance(value[0], dict):
+        return {"input_ids": value}
+    return {"messages" if "role" in value[0] else "conversations": value}
 
 
 def _reachable(name: str) -> bool:

@@ -71,4 +71,8 @@ def calibration_of(
     sources = hashlib.sha256("".join(part.source_sha256 for part in parts).encode()).hexdigest()
     notes = tuple(note for part in parts for note in part.notes)
     others = torch.cat([part.held_out for part in parts])
-    return Calibration(tokens, others, digest(tokens), spec, sources, notes)
+    counts = None
+    if any(part.counts is not None for part in parts):
+        flags = [torch.ones_like(p.tokens, dtype=torch.bool) if p.counts is None else p.counts for p in parts]
+        counts = torch.cat(flags)[order].contiguous()
+    return Calibration(tokens, others, digest(tokens, counts), spec, sources, notes, counts)

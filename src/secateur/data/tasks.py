@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.data.conversations import Answered, Example, Talk
 from secateur.data.rows import FORMATS, format_of, read_rows
 from secateur.errors import InputError
 
@@ -94,28 +95,41 @@ class TaskFile:
         return self if limit is None else TaskFile(self.name, self.spec, self.sha256, self.form, self.items[:limit])
 
 
+HALVES = {"@even": 0, "@odd": 1}  # ending of a name: every second item, from the first or the second on
+
+
+def halved(spec: str) -> tuple[str, int | None]:
+    """A file's name without `@even` or `@odd`, and the place of the first item that such a half has."""
+    ending = next((end for end in HALVES if spec.endswith(end)), None)
+    if ending is None or Path(spec).expanduser().is_file():
+        return spec, None
+    return spec.removesuffix(ending), HALVES[ending]
+
+
 def is_file(spec: str) -> bool:
     """Whether a task's name means a file, rather than a task of the evaluation harness."""
-    path = Path(spec).expanduser()
+    path = Path(halved(spec)[0]).expanduser()
     return format_of(path) is not None or path.is_file()
 
 
 def check_tasks(specs: list[str]) -> None:
     """Refuses task files that aren't there; reads nothing."""
     for spec in specs:
-        if is_file(spec) and not Path(spec).expanduser().is_file():
-            raise InputError(f"task file {spec!r} does not exist; give a {', '.join(FORMATS)} file")
+        name = halved(spec)[0]
+        if is_file(spec) and not Path(name).expanduser().is_file():
+            raise InputError(f"task file {name!r} does not exist; give a {', '.join(FORMATS)} file")
 
 
 def read_task(spec: str) -> TaskFile:
-    """The items of a file.
+    """The items of a file; of `FILE@even` and `FILE@odd` every second one.
 
     Raises:
         InputError: no such file, no item in it, rows of several forms, or a row that is none; with where it stands.
     """
     check_tasks([spec])
-    path = Path(spec).expanduser()
-    found = read_rows(spec, path)
+    plain, half = halved(spec)
+    path = Path(plain).expanduser()
+    found = read_rows(plain, path)
     form, items = "", []
     for where, row in found.rows:
         own = next((name for name, keys in FORMS.items() if all(set(key) & set(row) for key in keys)), None)
@@ -127,6 +141,9 @@ def read_task(spec: str) -> TaskFile:
     if not items:
         raise InputError(f"{spec}: no item in it; forms: {_every()}")
     name = path.name[: -len(format_of(path) or "")]
+    items = items if half is None else items[half::2]
+    if not items:
+        raise InputError(f"{spec}: a file of one item has no second half; give more items")
     return TaskFile(name, spec, found.sha256, form, tuple(items))
 
 
@@ -253,6 +270,29 @@ def _pattern(where: str, row: Mapping[str, Any]) -> str:
     except (re.error, RecursionError, OverflowError) as error:
         raise InputError(f"{where}: 'regex' is no regular expression that can be used ({error})") from None
     return pattern
+
+
+def examples_of(task: TaskFile) -> list[Example]:
+    """The questions of a task with their right answers, as text to calibrate on.
+
+    Raises:
+        InputError: an item that has no answer as text, only a pattern.
+    """
+    return [_example(f"{task.spec}: item {number}", item) for number, item in enumerate(task.items, 1)]
+
+
+def _example(where: str, item: Item) -> Example:
+    if isinstance(item, Choice):
+        return Answered(where, *item.pairs[item.gold])
+    if isinstance(item, Continuation):
+        return Answered(where, item.context, item.continuation)
+    if isinstance(item, Labelled):
+        return Answered(where, "", item.text)
+    if not item.answers:
+        raise InputError(f"{where} has a pattern and no answer; calibrating takes rows with an answer")
+    if isinstance(item.prompt, str):
+        return Answered(where, item.prompt, f" {item.answers[0]}")
+    return Talk(where, (*item.prompt, {"role": "assistant", "content": item.answers[0]}))
 
 
 def pairs_of(item: Item) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.data.conversations import encode_example
 from secateur.data.corpus import Corpus
 from secateur.errors import InputError
 
@@ -35,15 +36,30 @@ def tokenize(corpus: Corpus, tokenizer: Any | None) -> list[list[int]]:
     Raises:
         InputError: the corpus is text and there is no tokenizer.
     """
+    return [ids for ids, _ in tokenize_counted(corpus, tokenizer)]
+
+
+def tokenize_counted(corpus: Corpus, tokenizer: Any | None) -> list[tuple[list[int], list[bool] | None]]:
+    """As `tokenize`, and for each token whether it counts where a loss is taken; None where all do.
+
+    Raises:
+        InputError: the corpus is text and there is no tokenizer, or its conversations fit no chat template.
+    """
     if corpus.ids is not None:
-        return [list(ids) for ids in corpus.ids]
-    return [ids for batch in _encoded(corpus, tokenizer) for ids in batch["input_ids"]]
+        return [(list(ids), None) for ids in corpus.ids]
+    if corpus.examples is not None:
+        if tokenizer is None:
+            raise InputError(f"{corpus.name} is text and the model has no tokenizer; give data with 'input_ids'")
+        return [encode_example(example, tokenizer) for example in corpus.examples]
+    return [(ids, None) for batch in _encoded(corpus, tokenizer) for ids in batch["input_ids"]]
 
 
 def tokenize_with_bytes(corpus: Corpus, tokenizer: Any | None) -> list[Tokens]:
     """As `tokenize`, with the byte position of each token. For evaluation, which reports bits per byte."""
     if corpus.ids is not None:
         return [Tokens(list(ids)) for ids in corpus.ids]
+    if corpus.examples is not None:
+        return [Tokens(ids) for ids in tokenize(corpus, tokenizer)]
     found: list[Tokens] = []
     for batch in _encoded(corpus, tokenizer, positions=getattr(tokenizer, "is_fast", False)):
         offsets: Sequence[list[tuple[int, int]] | None] = batch["offset_mapping"] or [None] * len(batch["input_ids"])

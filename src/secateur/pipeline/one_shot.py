@@ -70,7 +70,8 @@ def gather_gradients(inputs: Inputs, services: Services) -> LayerGradients | Non
         return None
     tokens = inputs.calibration.tokens
     with services.monitor.stage("gradients", len(tokens)) as step:
-        return gradients_of_model(inputs.streamed, tokens, inputs.rules.gradient_needs, step)
+        counts = inputs.calibration.counts
+        return gradients_of_model(inputs.streamed, tokens, inputs.rules.gradient_needs, step, counts)
 
 
 def weigh_errors(inputs: Inputs, services: Services, rules: Rules) -> tuple[LossWeights | None, tuple[str, ...]]:
@@ -87,8 +88,9 @@ def weigh_errors(inputs: Inputs, services: Services, rules: Rules) -> tuple[Loss
     if reason is not None:
         return None, (f"blocks were tuned by the error of their output alone: {reason}",)
     batches = batches_of(inputs.calibration.tokens)
+    counts = None if inputs.calibration.counts is None else batches_of(inputs.calibration.counts)
     with services.monitor.stage("weigh errors", len(batches)) as step:
-        return loss_weights(inputs.streamed, batches, inputs.config.seed, step), ()
+        return loss_weights(inputs.streamed, batches, inputs.config.seed, step, counts), ()
 
 
 def allocate_sparsity(inputs: Inputs, services: Services, choice: Choice, gradients: LayerGradients | None) -> Choice:
@@ -106,7 +108,8 @@ def allocate_sparsity(inputs: Inputs, services: Services, choice: Choice, gradie
         with services.monitor.stage("allocate", parts) as step:
             about = (config, choice.rules, inputs.streamed, inputs.calibration.tokens, choice.kept)
             known = store.known("search")
-            return allocate(Job(*about, gradients, step, services.memory, services.scratch, known, reached))
+            where = (services.memory, services.scratch)
+            return allocate(Job(*about, gradients, step, *where, known, reached, inputs.calibration.counts))
 
     found = store.decide("allocation", spread)
     everything = range(inputs.checkpoint.layers)

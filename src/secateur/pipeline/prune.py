@@ -15,6 +15,7 @@ import torch
 
 from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import WHOLE, check_gradients
+from secateur.config.aim import calibration_of_run, tasks_of_run
 from secateur.config.configuration import resolve
 from secateur.config.plan import Plan
 from secateur.config.recipe import Recipe
@@ -140,7 +141,7 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
         own += ["evaluate"] if number < len(every) and recipe.evaluate != "none" else []
         names += [f"step {number}, {name}" if len(every) > 1 else name for name in own]
     names += [] if dry_run or recipe.evaluate == "none" else ["evaluate"]
-    names += ["tasks"] if recipe.tasks is not None and not dry_run else []
+    names += ["tasks"] if tasks_of_run(recipe) is not None and not dry_run else []
     return names + ([] if dry_run or recipe.export is None else STAGES)
 
 
@@ -254,10 +255,11 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
     context = getattr(checkpoint.config, "max_position_embeddings", None)
     if context is not None and recipe.length > context:
         raise InputError(f"--length {recipe.length} is more than the model's context; use --length {context} or less")
-    if recipe.calibrate == SELF:
+    text = calibration_of_run(recipe)
+    if text == SELF:
         return own_calibration(checkpoint.path, recipe.samples, recipe.length, recipe.seed, recipe.device)
     amount = (recipe.samples, recipe.length, recipe.seed, checkpoint.config.vocab_size)
-    calibration = calibration_of(recipe.calibrate, checkpoint.tokenizer, *amount)
+    calibration = calibration_of(text, checkpoint.tokenizer, *amount)
     if not recipe.allow_little_text:
         check_enough(calibration, recipe.samples)
     return calibration

@@ -117,7 +117,8 @@ def read_text(
     else:
         corpus = load_corpus(spec)
         drawn = calibration_batches(corpus, tokenizer, wanted + 2 * HELD_OUT, length, seed, 0, vocabulary)
-        rows, name, digest = Rows(drawn.tokens, drawn.tokens), drawn.source, drawn.source_sha256
+        labels = drawn.tokens if drawn.counts is None else drawn.tokens.masked_fill(~drawn.counts, IGNORED)
+        rows, name, digest = Rows(drawn.tokens, labels), drawn.source, drawn.source_sha256
         notes = corpus.notes
     if len(rows) < 3:
         raise InputError(

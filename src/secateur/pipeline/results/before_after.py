@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secateur.calibration.activations import MemoryBudget
+from secateur.config.aim import calibration_of_run
 from secateur.data.batches import Calibration
 from secateur.evaluation.evaluation import evaluate, state_figures
 from secateur.evaluation.generate import generate
@@ -57,7 +58,7 @@ def text_of(inputs: Inputs, result: PassResult, area: Area) -> tuple[str, str] |
         return str(area.work / UNTRAINED), f"{recipe.calibrate}, sequences not trained on"
     if not len(calibration.held_out):
         return None
-    return str(_held_out(calibration, area)), f"{recipe.calibrate}, sequences not calibrated on"
+    return str(_held_out(calibration, area)), f"{calibration_of_run(recipe)}, sequences not calibrated on"
 
 
 def not_evaluated(inputs: Inputs) -> Measured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secateur.config.aim import tasks_of_run
 from secateur.config.recipe import Recipe
 from secateur.errors import InputError
 from secateur.evaluation.tasks.judged import AFTER, BEFORE, PRUNED, judge
@@ -24,7 +25,8 @@ def asked_of(recipe: Recipe) -> Asked | None:
     Raises:
         InputError: see `evaluation.tasks.run.ask`.
     """
-    return ask(recipe.tasks, recipe.tasks_limit) if recipe.tasks is not None else None
+    tasks = tasks_of_run(recipe)
+    return None if tasks is None else ask(tasks, recipe.tasks_limit)
 
 
 def check_tasks(recipe: Recipe, checkpoint: Checkpoint) -> None:
