@@ -1,5 +1,6 @@
 # The public names and where each lives. Type checkers read this file, and so does __init__.py, which imports a name
 # on its first use.
+from .analysis.compare import compare as compare
 from .analysis.explain import explain as explain
 from .analysis.inspect import inspect as inspect
 from .analysis.sensitivity import sensitivity as sensitivity

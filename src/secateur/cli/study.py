@@ -1,4 +1,4 @@
-"""Commands that look and don't cut: why units went, and what cutting each site would cost."""
+"""Commands that look and don't cut: why units went, what cutting each site would cost, results side by side."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.options import Device, Dtype, Json, Model, Quiet, completer, examples
+from secateur.cli.options import Against, Device, Dtype, Json, Model, Quiet, completer, examples
 from secateur.errors import InputError
 from secateur.methods import METHODS
 
 EXAMPLES = {
+    "compare": (
+        "secateur compare out/small out/recovered",
+        "secateur compare out/small out/recovered --against path/to/model --page compare.html",
+    ),
     "explain": ("secateur explain out/small", "secateur explain out/small --layer 1 --site channel"),
     "sensitivity": (
         "secateur sensitivity embedded --sites channel --levels 0.25,0.5",
@@ -25,7 +29,7 @@ MEASURED = (*LOOKED_AT, "weight", "expert")
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file to the command line."""
-    for command in (explain, sensitivity):
+    for command in (explain, sensitivity, compare):
         app.command(epilog=examples(*EXAMPLES[command.__name__]))(command)
 
 
@@ -77,10 +81,7 @@ def sensitivity(
     from secateur.config.recipe import make_recipe
     from secateur.report.html.sensitivity import print_sensitivity, write_page
 
-    if page is not None and page.exists():
-        raise InputError(f"{page}: exists already; choose another --page")
-    if page is not None and not page.parent.is_dir():
-        raise InputError(f"{page.parent}: no such folder for --page")
+    _check_page(page)
     try:
         chosen = tuple(fraction(part) for part in levels.split(","))
     except ValueError:
@@ -106,3 +107,30 @@ def sensitivity(
     if page is not None:
         write_page(found, page)
     print(json.dumps(found, indent=1)) if as_json else print_sensitivity(found, page)
+
+
+def compare(
+    outs: Annotated[
+        list[Path], typer.Argument(help="results: folders, report.json or bench.json", show_default=False)
+    ],
+    against: Against = None,
+    page: Annotated[Path | None, typer.Option(help="also write an HTML page to this file")] = None,
+    as_json: Json = False,
+) -> None:
+    """Put results side by side: quality, size, speed, memory, what their recipes differ in, the same prompts."""
+    _check_page(page)
+    from secateur.analysis.compare import compare as look
+    from secateur.report.compare import print_comparison, render
+
+    found = look(outs, against)
+    if page is not None:
+        page.write_text(render(found), encoding="utf-8")
+    print(json.dumps(found, indent=1)) if as_json else print_comparison(found, page)
+
+
+def _check_page(page: Path | None) -> None:
+    """Nothing is overwritten, and a folder that isn't there is no place for a page."""
+    if page is not None and page.exists():
+        raise InputError(f"{page}: exists already; choose another --page")
+    if page is not None and not page.parent.is_dir():
+        raise InputError(f"{page.parent}: no such folder for --page")
