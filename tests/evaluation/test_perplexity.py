@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -147,3 +148,28 @@ def test_the_known_figures_of_real_models(shared: Path, name: str, figure: float
     score, _ = perplexity(model, windows(corpus, tokenizer, 512, model.config.vocab_size))
     assert score.perplexity == pytest.approx(figure, abs=5e-4)
     assert score.windows == 198
+
+
+def test_of_conversations_only_the_answers_count(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}? ", "completion": f"the {n}!"} for n in range(5)]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    model, reference, tokenizer = tiny_llama(), tiny_llama(seed=1), byte_tokenizer()
+    own = windows(load_corpus(str(file)), tokenizer, length=32, vocab_size=259)
+    score, other = perplexity(model, own, reference)
+    nll, divergence, tokens = 0.0, 0.0, 0
+    for row in rows:
+        before = [258, *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
+        answer = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([before + answer])
+        with torch.no_grad():
+            p, q = (m(input_ids=ids).logits[0, len(before) - 1 : -1].log_softmax(-1) for m in (model, reference))
+        nll -= float(p.gather(1, torch.tensor(answer)[:, None]).sum())
+        divergence += float((q.exp() * (q - p)).sum())
+        tokens += len(answer)
+    assert (score.tokens, score.bits_per_byte) == (tokens, None)
+    assert score.nll == pytest.approx(nll, rel=1e-5)
+    assert score.kl == pytest.approx(divergence / tokens, rel=1e-4)
+    assert other is not None
+    assert score.difference_stderr is not None
+    assert score.difference_stderr > 0

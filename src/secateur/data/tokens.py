@@ -21,11 +21,13 @@ PIECE = 2**22  # characters that go through a tokenizer at once: it needs hundre
 class Tokens:
     """One document. `ends[i]` = UTF-8 bytes of the text up to the end of token i, BOS counting none.
 
-    `ends` is None where the source came tokenised or the tokenizer can't tell positions.
+    `ends` is None where the source came tokenised or the tokenizer can't tell positions. `counts`: which tokens count
+    where a loss is taken; None where all do.
     """
 
     ids: list[int]
     ends: NDArray[np.float64] | None = None
+    counts: list[bool] | None = None
 
 
 def tokenize(corpus: Corpus, tokenizer: Any | None) -> list[list[int]]:
@@ -59,7 +61,7 @@ def tokenize_with_bytes(corpus: Corpus, tokenizer: Any | None) -> list[Tokens]:
     if corpus.ids is not None:
         return [Tokens(list(ids)) for ids in corpus.ids]
     if corpus.examples is not None:
-        return [Tokens(ids) for ids in tokenize(corpus, tokenizer)]
+        return [Tokens(ids, counts=counts) for ids, counts in tokenize_counted(corpus, tokenizer)]
     found: list[Tokens] = []
     for batch in _encoded(corpus, tokenizer, positions=getattr(tokenizer, "is_fast", False)):
         offsets: Sequence[list[tuple[int, int]] | None] = batch["offset_mapping"] or [None] * len(batch["input_ids"])

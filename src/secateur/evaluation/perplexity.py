@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,7 +75,8 @@ def perplexity(
         budget = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES_ELSE)
         for batch in batches([len(window.ids) for window in found], vocab * 4, budget):
             rows = [found[index].ids for index in batch]
-            sums[batch] = _score_batch(rows, model, reference)
+            counts = [found[index].counts for index in batch]
+            sums[batch] = _score_batch(rows, model, reference, counts)
             advance(sum(map(len, rows)))
     check_finite(sums)
     own, divergence, other = sums.sum(0).tolist()
@@ -87,7 +88,7 @@ def perplexity(
 
 def _error_between(found: list[Window], sums: Tensor) -> float | None:
     """Of the two models' difference in nats a token: windows are the sample, a ratio of sums is estimated."""
-    tokens = torch.tensor([len(window.ids) - 1 for window in found], dtype=torch.float64)
+    tokens = torch.tensor([window.predicted for window in found], dtype=torch.float64)
     between = sums[:, 0] - sums[:, 2]
     if len(found) < 2:
         return None
@@ -137,27 +138,41 @@ def pad(rows: list[tuple[int, ...]]) -> Tensor:
     return padded
 
 
-def _score_batch(rows: list[tuple[int, ...]], model: Any, reference: Any | None) -> Tensor:
+Counts = tuple[bool, ...] | None
+
+
+def _score_batch(rows: list[tuple[int, ...]], model: Any, reference: Any | None, counts: Sequence[Counts]) -> Tensor:
     padded = pad(rows)
-    return score_rows(rows, _logits(model, padded), None if reference is None else _logits(reference, padded))
+    other = None if reference is None else _logits(reference, padded)
+    return score_rows(rows, _logits(model, padded), other, counts)
 
 
-def score_rows(rows: list[tuple[int, ...]], logits: Tensor, reference_logits: Tensor | None = None) -> Tensor:
+def score_rows(
+    rows: list[tuple[int, ...]],
+    logits: Tensor,
+    reference_logits: Tensor | None = None,
+    counts: Sequence[Counts] | None = None,
+) -> Tensor:
     """Sums over each row's predicted tokens, fp64 of shape (rows, 3): nll, KL, reference's nll.
 
     Args:
         logits: of `pad(rows)`, (rows, longest, vocabulary).
+        counts: for each row, which of its tokens count; None = all.
     """
     sums = torch.zeros(len(rows), 3, dtype=torch.float64)
     for index, row in enumerate(rows):
         targets = torch.tensor(row[1:], device=logits.device)
+        own_counts = None if counts is None else counts[index]
+        mine = None if own_counts is None else torch.tensor(own_counts[1:], device=logits.device)
         for piece in _slices(len(row) - 1, logits.shape[-1]):
-            own = logits[index, piece].float().log_softmax(-1)
-            sums[index, 0] += _nll(own, targets[piece])
+            chosen = slice(None) if mine is None else mine[piece]
+            wanted = targets[piece][chosen]
+            own = logits[index, piece][chosen].float().log_softmax(-1)
+            sums[index, 0] += _nll(own, wanted)
             if reference_logits is not None:
-                other = reference_logits[index, piece].to(own.device).float().log_softmax(-1)
+                other = reference_logits[index, piece].to(own.device)[chosen].float().log_softmax(-1)
                 sums[index, 1] += _kl(other, own)
-                sums[index, 2] += _nll(other, targets[piece])
+                sums[index, 2] += _nll(other, wanted)
     return sums
 
 
@@ -183,7 +198,7 @@ def _kl(reference: Tensor, own: Tensor) -> float:
 
 
 def total(found: list[Window], nll: float, divergence: float | None = None) -> Score:
-    tokens = sum(len(window.ids) - 1 for window in found)
+    tokens = sum(window.predicted for window in found)
     known = [window.text_bytes for window in found if window.text_bytes is not None]
     text_bytes = sum(known) if len(known) == len(found) else None
     bits = nll / math.log(2) / text_bytes if text_bytes else None

@@ -59,9 +59,9 @@ def _sums(
     """Negative log-likelihood of each window, nats, fp64."""
     lengths = [len(window.ids) for window in found]
     order = list(batches(lengths, 1, TOKENS_PER_BATCH))
-    rows = [[found[index].ids for index in batch] for batch in order]
+    rows = [[found[index] for index in batch] for batch in order]
     file = work / "evaluated.bin" if work is not None else None
-    stream = Stream.start(streamed, [pad(part) for part in rows], budget, file)
+    stream = Stream.start(streamed, [pad([window.ids for window in part]) for part in rows], budget, file)
     streamed.release()
     try:
         for index in range(streamed.checkpoint.layers):
@@ -74,7 +74,7 @@ def _sums(
 
 def _score(
     streamed: StreamedModel,
-    rows: list[list[tuple[int, ...]]],
+    rows: list[list[Window]],
     order: list[list[int]],
     states: Activations,
     count: int,
@@ -82,8 +82,10 @@ def _score(
     sums = torch.zeros(count, dtype=torch.float64)
     for i, part in enumerate(rows):
         # One row at a time: logits are wider than anything before them.
-        for position, row in enumerate(part):
+        for position, window in enumerate(part):
+            row = window.ids
             hidden = states[i][position : position + 1, : len(row)]
-            sums[order[i][position]] = score_rows([row], streamed.logits(pad([row]), hidden))[0, 0]
+            logits = streamed.logits(pad([row]), hidden)
+            sums[order[i][position]] = score_rows([row], logits, counts=[window.counts])[0, 0]
     check_finite(sums)
     return sums

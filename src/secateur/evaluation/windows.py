@@ -16,13 +16,19 @@ _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_l
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens that go through the model together. All but the first are predicted.
+    """Tokens that go through the model together. All but the first are predicted, or those of them that count.
 
-    `text_bytes` = UTF-8 bytes of the text behind the predicted tokens; None where nothing can tell.
+    `text_bytes` = UTF-8 bytes of the text behind the predicted tokens; None where nothing can tell. `counts`: of each
+    token, whether it does; None where all do.
     """
 
     ids: tuple[int, ...]
     text_bytes: float | None
+    counts: tuple[bool, ...] | None = None
+
+    @property
+    def predicted(self) -> int:
+        return len(self.ids) - 1 if self.counts is None else sum(self.counts[1:])
 
 
 def context_length(config: Any) -> int | None:
@@ -54,7 +60,8 @@ def windows(corpus: Corpus, tokenizer: Any | None, length: int, vocab_size: int)
 
     Documents: each alone, with BOS if the tokenizer has one, cut at `length`; what is beyond is not evaluated.
     A stream: windows that don't overlap, each with BOS first if the tokenizer has one. Then every token of the
-    text is predicted once; without a BOS, the first token of each window is not predicted.
+    text is predicted once; without a BOS, the first token of each window is not predicted. Of conversations only the
+    answers count.
 
     Raises:
         InputError: no window has two tokens, or a token id is outside the vocabulary.
@@ -69,8 +76,14 @@ def windows(corpus: Corpus, tokenizer: Any | None, length: int, vocab_size: int)
             ids = document.ids[first:last]
             if has_bos and first:
                 ids = [document.ids[0], *ids]
-            if len(ids) > 1:
-                found.append(_window(document, ids, last, tokenizer))
+            if document.counts is not None:
+                window = Window(tuple(ids), None, tuple(document.counts[first:last]))
+            elif len(ids) > 1:
+                window = _window(document, ids, last, tokenizer)
+            else:
+                continue
+            if window.predicted > 0:
+                found.append(window)
     if not found:
         raise InputError(f"{corpus.name} has no document of two tokens or more; there is nothing to predict")
     return found
