@@ -1,0 +1,309 @@
+"""A real model on six tasks: as lm-eval judges it, pruned, recovered, aimed at one of them, calibrated on chats.
+
+    python benchmarks/tasks.py --model MODEL           everything; MODEL is what shared/tools/real_model.py writes
+    python benchmarks/tasks.py --model MODEL --parts dense,aim
+    python benchmarks/tasks.py --model MODEL --limit 200 --threads 1
+    python benchmarks/tasks.py --draw                  only the tables, from what is there
+
+The parts, each a row or more of results/tasks.json, written at once; what is there already isn't measured again:
+
+    dense    all items, and lm-eval's own figures where it is installed
+    time     seconds of this, of lm-eval (one option a row, batches of 16) and of bare batched forward passes over the
+             same tokens, in turns on the same items
+    recover  25 % of the FFN channels, then a distillation
+    aim      40 % of the channels, calibrated on general text and aimed at one task, with several --keep-general; that
+             task on the half that is held out
+    chats    25 % of the channels, calibrated on conversations and on plain text of the same length
+
+Everything but `time` and lm-eval's part is the command line in processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _tasks_lm_eval import lm_eval
+from _tasks_tables import TASKS, tables
+
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[1] / "shared"
+RESULTS = HERE / "results"
+DOCS = HERE.parent / "docs" / "tasks.md"
+BEGIN, END = "<!-- tasks: begin -->", "<!-- tasks: end -->"
+GENERAL = (0.0, 0.3, 0.6)  # shares of general text in the runs that are aimed
+SEQUENCES = "--samples 128 --length 256"
+CUT = "--sites channel --method taylor --quality fast --no-speed --no-explain"
+
+
+class Bench:
+    """Where things are, and how much is measured."""
+
+    def __init__(self, told: argparse.Namespace, work: Path) -> None:
+        self.model, self.work, self.told = told.model, work, told
+        self.rows: list[dict[str, Any]] = read()
+        self.general = work / "general.jsonl"
+
+    def tasks(self) -> str:
+        return ",".join(str(SHARED / "data" / "tasks" / f"{name}.jsonl") for name in TASKS)
+
+    def about(self) -> dict[str, Any]:
+        """What every row says of its circumstances."""
+        return {
+            "limit": self.told.limit,
+            "threads": self.told.threads,
+            "load_before": round(os.getloadavg()[0], 2),
+            "machine": platform.machine(),
+            "dtype": self.told.dtype,
+        }
+
+    def have(self, part: str, case: str) -> bool:
+        return any(r["part"] == part and r["case"] == case and r["limit"] == self.told.limit for r in self.rows)
+
+    def keep(self, part: str, case: str, **found: Any) -> None:
+        self.rows.append({"part": part, "case": case, **self.about(), **found})
+        write(self.rows)
+        print(f"{part} {case}: {json.dumps(found)[:300]}", flush=True)
+
+    def secateur(self, *words: object) -> str:
+        """One command line in a process of its own; what it printed."""
+        told = [sys.executable, "-m", "secateur", *map(str, words)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.told.threads)}
+        done = subprocess.run(told, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"secateur {' '.join(map(str, words))}\n{done.stderr[-2000:]}")
+        return done.stdout
+
+    def limits(self, flag: str) -> list[object]:
+        return [] if self.told.limit is None else [flag, self.told.limit]
+
+    def harness(self) -> tuple[Path, str, int, int | None]:
+        """What lm-eval is told: model, dtype, threads, items."""
+        return self.model, self.told.dtype, self.told.threads, self.told.limit
+
+    def pruned(self, name: str, *words: object) -> dict[str, Any]:
+        """Prunes and judges; the report's figures on tasks."""
+        out = self.work / name
+        where = (
+            "--tasks",
+            self.tasks(),
+            *self.limits("--tasks-limit"),
+            "--dtype",
+            self.told.dtype,
+            "--out",
+            out,
+            "-q",
+        )
+        self.secateur("prune", self.model, *CUT.split(), *SEQUENCES.split(), *words, *where)
+        report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        evaluation = report.get("evaluation") or {}
+        sides = {side: evaluation.get(side, {}).get("sets", {}) for side in ("before", "after")}
+        texts = {s: {Path(n).name: f["perplexity"] for n, f in of.items()} for s, of in sides.items()}
+        return {"tasks": slim(report["tasks"]), "perplexity": texts, "command": report["recipe"]}
+
+
+def slim(tasks: dict[str, Any]) -> dict[str, Any]:
+    """Values and errors of the metric that stands for each task, before and after."""
+    return {
+        name: {side: tasks[side][name]["metrics"][tasks[side][name]["metric"]] for side in ("before", "after")}
+        | {"chance": tasks["before"][name]["chance"], "items": tasks["before"][name]["items"]}
+        | {"p": tasks["differences"].get(name, {}).get(tasks["before"][name]["metric"], {}).get("p")}
+        for name in tasks["before"]
+    }
+
+
+def general_text(bench: Bench) -> Path:
+    """Web text, every second document; the others are for evaluating."""
+    if not bench.general.is_file():
+        lines = (SHARED / "data" / "web" / "c4.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        bench.general.write_text("".join(lines[::2]), encoding="utf-8")
+        (bench.work / "held_out.jsonl").write_text("".join(lines[1::2][:60]), encoding="utf-8")
+    return bench.general
+
+
+def dense(bench: Bench) -> None:
+    words = ("--tasks", bench.tasks(), *bench.limits("--limit"), "--dtype", bench.told.dtype)
+    if not bench.have("dense", "secateur"):
+        found = json.loads(bench.secateur("eval", bench.model, *words, "--json"))
+        bench.keep("dense", "secateur", tasks={n: metrics(t) for n, t in found["tasks"].items()})
+    if not bench.have("dense", "lm-eval"):
+        found = lm_eval(*bench.harness())
+        if found:
+            bench.keep("dense", "lm-eval", tasks=found)
+
+
+def metrics(task: dict[str, Any]) -> dict[str, float]:
+    return {name: figures["value"] for name, figures in task["metrics"].items()} | {"seconds": task["seconds"]}
+
+
+def timed(bench: Bench) -> None:
+    """Ours, bare passes over the same tokens, lm-eval, task by task, in turns, twice; the faster of two counts."""
+    import torch
+
+    from secateur.data.tasks import read_task
+    from secateur.evaluation.loading import load
+    from secateur.evaluation.tasks.run import encoded, outcome_of
+
+    torch.set_num_threads(bench.told.threads)
+    loaded = load(bench.model, "cpu", bench.told.dtype)
+    for name in TASKS:
+        if bench.have("time", name):
+            continue
+        limit = min(bench.told.limit or 200, 200)
+        task = read_task(str(SHARED / "data" / "tasks" / f"{name}.jsonl")).first(limit)
+        groups = encoded(loaded, task)
+        ways: dict[str, Callable[[], Any]] = {
+            "secateur": lambda task=task: outcome_of(loaded, task),
+            "bare": lambda groups=groups: bare(loaded.model, groups),
+            "lm-eval": lambda name=name, limit=limit: lm_eval(*bench.harness()[:3], limit, (name,)),
+        }
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(2):
+            for way, go in ways.items():
+                begin = time.perf_counter()
+                found = go()
+                own = found.get(name, {}).get("seconds") if way == "lm-eval" else time.perf_counter() - begin
+                seconds[way] += [own] if own is not None else []
+        bench.keep("time", name, items=limit, seconds=seconds)
+
+
+def bare(model: Any, groups: list[Any]) -> None:
+    """Nothing but forward passes in padded batches over the same rows, all logits computed."""
+    import torch
+
+    from secateur.evaluation.tasks.rows import padded, shared_row, together
+
+    rows = [shared_row(group) for group in groups]
+    with torch.no_grad():
+        for batch in together(rows, 2048, 2**30):
+            ids = padded([rows[index].ids for index in batch])
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+
+
+def recovered(bench: Bench) -> None:
+    if bench.have("recover", "25 %"):
+        return
+    text = general_text(bench)
+    recipe = bench.work / "recover.yaml"
+    steps, length = bench.told.steps, bench.told.length
+    recipe.write_text(
+        f"recover: {{how: distill, steps: {steps}, length: {length}, data: {text}}}\n", encoding="utf-8"
+    )
+    words = ("--recipe", recipe, "--sparsity", 0.25, "--calibrate", text, "--evaluate", bench.work / "held_out.jsonl")
+    bench.keep("recover", "25 %", steps=steps, length=length, **bench.pruned("recovered", *words))
+
+
+def aimed(bench: Bench) -> None:
+    text, name = general_text(bench), bench.told.aim
+    task = SHARED / "data" / "tasks" / f"{name}.jsonl"
+    shared = ("--sparsity", 0.4, "--calibrate", text, "--evaluate", bench.work / "held_out.jsonl")
+    cases: dict[str, tuple[object, ...]] = {"general text": ()}
+    for keep in GENERAL:
+        cases[f"{name}, {keep:g} general"] = ("--for-task", task, "--keep-general", keep)
+    for case, words in cases.items():
+        if bench.have("aim", case):
+            continue
+        out = case.replace(" ", "-").replace(",", "")
+        found = bench.pruned(out, *shared, *words)
+        if not words:  # its report judges the whole file
+            judged = ("--tasks", f"{task}@odd", *bench.limits("--limit"), "--dtype", bench.told.dtype, "--json")
+            half = json.loads(bench.secateur("eval", bench.work / out, "--against", bench.model, *judged))
+            sides = {"before": half["reference"]["tasks"][name], "after": half["tasks"][name]}
+            found["held_out"] = {side: of["metrics"]["acc"] for side, of in sides.items()}
+        else:
+            found["held_out"] = next(v for k, v in found["tasks"].items() if k.endswith("@odd"))
+        bench.keep("aim", case, aim=name, **found)
+
+
+def chats(bench: Bench) -> None:
+    """Conversations made of the questions of arc_easy and their answers; the odd ones are evaluated."""
+    rows = [json.loads(x) for x in (SHARED / "data" / "tasks" / "arc_easy.jsonl").read_text().splitlines()]
+    made = [
+        {
+            "messages": [
+                {"role": "user", "content": row["query"].removeprefix("Question: ")},
+                {"role": "assistant", "content": row["choices"][row["gold"]]},
+            ]
+        }
+        for row in rows
+    ]
+    files = {"calibrate": made[::2], "held_out": made[1::2]}
+    for name, own in files.items():
+        (bench.work / f"chats-{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in own), encoding="utf-8")
+    texts = {"conversations": bench.work / "chats-calibrate.jsonl", "plain text": general_text(bench)}
+    for case, text in texts.items():
+        if bench.have("chats", case):
+            continue
+        evaluate = f"{bench.work / 'chats-held_out.jsonl'},{bench.work / 'held_out.jsonl'}"
+        # As many sequences for both as the conversations give.
+        words = ("--sparsity", 0.25, "--calibrate", text, "--evaluate", evaluate, "--samples", 96)
+        bench.keep("chats", case, **bench.pruned(f"chats-{case[:4]}", *words))
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "dense": dense,
+    "time": timed,
+    "aim": aimed,
+    "chats": chats,
+    "recover": recovered,
+}
+
+
+def into_docs(text: str) -> None:
+    """Puts the tables where docs/tasks.md marks their place."""
+    head, begin, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        sys.exit(f"{DOCS} has no place for the tables: it lacks {BEGIN} or {END}")
+    DOCS.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", encoding="utf-8")
+
+
+def read() -> list[dict[str, Any]]:
+    file = RESULTS / "tasks.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "tasks.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    head = "# Tasks\n\n`python benchmarks/tasks.py`, SmolLM2-135M-Instruct."
+    (RESULTS / "tasks.md").write_text(f"{head}\n\n{tables(rows)}\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="folder that shared/tools/real_model.py has written")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--limit", type=int, help="only the first items of each task")
+    parser.add_argument("--aim", default="piqa", choices=("piqa", "arc_easy"))
+    parser.add_argument("--steps", type=int, default=300, help="of the distillation")
+    parser.add_argument("--length", type=int, default=512, help="tokens of its sequences")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--work", type=Path, help="folder for checkpoints; default: one that goes afterwards")
+    parser.add_argument("--draw", action="store_true")
+    told = parser.parse_args()
+    if not told.draw:
+        if told.model is None:
+            parser.error("--model is needed: a folder that shared/tools/real_model.py has written")
+        with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
+            work = told.work or Path(folder)
+            work.mkdir(parents=True, exist_ok=True)
+            bench = Bench(told, work)
+            for part in told.parts.split(","):
+                PARTS[part](bench)
+    write(read())
+    into_docs(tables(read()))
+
+
+if __name__ == "__main__":
+    main()
