@@ -196,7 +196,7 @@ class _Pieces:
         gone = layers_gone(spread, self.genes)
         for index in (index for index in self.layers if index not in gone):
             layer = self._layer(index, spread)
-            hidden = {i: start.calls[ids.shape][index](layer, hidden[i]) for i, ids in batches.items()}
+            hidden = {i: start.calls_of(i)[index](layer, hidden[i]) for i, ids in batches.items()}
         own = Candidate(0, "spread", 0.0)
         counts = None
         if self.job.counts is not None:

@@ -126,7 +126,7 @@ def _weight_rows(checkpoint: Checkpoint, layers: list[nn.Module]) -> list[SiteRo
 
 def _site_rows(checkpoint: Checkpoint, sites: list[Site]) -> list[SiteRow]:
     """One row for each kind of site; channels of experts and of a plain FFN are apart."""
-    legal = legal_heads(checkpoint.family, checkpoint.config.to_dict(), checkpoint.head_dim)
+    legal = _legal_heads(checkpoint)
     rows: list[SiteRow] = []
     found = {(site.kind, site.expert is not None) for site in sites}
     for kind, routed in sorted(found, key=lambda key: (SITE_KINDS.index(key[0]), key[1])):
@@ -145,6 +145,13 @@ def _site_rows(checkpoint: Checkpoint, sites: list[Site]) -> list[SiteRow]:
             }
         )
     return rows
+
+
+def _legal_heads(checkpoint: Checkpoint) -> LegalHeads:
+    """None are said of a detected architecture: which counts its class takes is found out when it's saved."""
+    if checkpoint.family.anatomies:
+        return LegalHeads((), (), None, ())
+    return legal_heads(checkpoint.family, checkpoint.config.to_dict(), checkpoint.head_dim)
 
 
 def _hidden_rows(checkpoint: Checkpoint) -> list[SiteRow]:
@@ -197,6 +204,8 @@ def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[
         text = f"1 to {units}" if step == 1 else f"{step} to {units} by {step}"
         hardware = f"multiples of {HARDWARE_TILE}" if units >= 2 * HARDWARE_TILE else "-"
         return {"from": step, "to": units, "step": step}, text, hardware
+    if kind in HEADS and checkpoint.family.anatomies:
+        return {"from": 1, "to": units, "step": own[0].groups}, f"1 to {units}", "powers of two" if units > 1 else "-"
     if kind in HEADS:
         counts = legal.query_heads if kind == "query_head" else legal.kv_groups
         if units != max(counts):  # layers that differ from their configuration already

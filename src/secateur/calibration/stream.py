@@ -33,15 +33,21 @@ class Stream:
 
     batches: list[Tensor]
     states: Activations
-    calls: dict[torch.Size, list[Call]]
+    calls: dict[torch.Size | int, list[Call]]
 
     @classmethod
     def start(cls, streamed: StreamedModel, batches: list[Tensor], budget: MemoryBudget, file: Path | None) -> Stream:
         """Runs the embeddings. `batches`: token ids, each (batch, tokens)."""
         stream = cls(batches, Activations(budget, file), {})
         for i, ids in enumerate(batches):
-            stream.states[i], stream.calls[ids.shape] = streamed.embed(ids)
+            stream.states[i], calls = streamed.embed(ids)
+            # What a layer is handed may depend on the tokens; of listed architectures it's known that it doesn't.
+            stream.calls[i if streamed.checkpoint.family.anatomies else ids.shape] = calls
         return stream
+
+    def calls_of(self, batch: int) -> list[Call]:
+        """What each layer is called with for a batch."""
+        return self.calls[batch] if batch in self.calls else self.calls[self.batches[batch].shape]
 
     def forward(
         self,
@@ -58,7 +64,7 @@ class Stream:
             dtype: of the hidden states that go in; their own unless given.
             behind: more layers, each with its place, that it goes through afterwards.
         """
-        calls, hidden = self.calls[self.batches[batch].shape], self.states[batch].to(device, dtype)
+        calls, hidden = self.calls_of(batch), self.states[batch].to(device, dtype)
         for place, module in ((index, layer), *behind):
             hidden = calls[place](module, hidden)
         return hidden

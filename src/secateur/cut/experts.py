@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from secateur.calibration.walk import Block
 from secateur.methods import ExpertUnits, Method
+from secateur.model.anatomy import tensor_of
 from secateur.model.sites import Site
-from secateur.model.surgery import remove
+from secateur.model.surgery import remove, update_heads
 
 
 def score_experts(block: Block, site: Site, method: Method, seed: int) -> Tensor:
@@ -24,7 +25,7 @@ def score_experts(block: Block, site: Site, method: Method, seed: int) -> Tensor
 @torch.no_grad()
 def norms_of(layer: nn.Module, site: Site) -> Tensor:
     """The L2 norm of all parameters of each expert, (experts,) fp64 on the CPU; in fp32 one expert at a time."""
-    parts = [layer.get_parameter(cut.parameter) for cut in site.cuts]
+    parts = [tensor_of(layer, cut.parameter) for cut in site.cuts]
     squares = [[float(part[unit].float().square().sum()) for part in parts] for unit in range(site.units)]
     return torch.tensor(squares, dtype=torch.float64).sum(1).sqrt()
 
@@ -37,5 +38,6 @@ def remove_experts(block: Block, site: Site, keep: Tensor) -> None:
     """
     for layer in (block.layer, *block.gradients.values()):
         remove(layer, [(site, keep)])
+    update_heads(block.layer, block.streamed.checkpoint.family, block.streamed.checkpoint.head_dim)
     numbers = block.experts or tuple(range(site.units))
     block.experts = tuple(numbers[unit] for unit in keep.nonzero().flatten().tolist())

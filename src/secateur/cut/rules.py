@@ -203,9 +203,13 @@ def _planned_sparsity(plan: Plan, layer: int, linear: str) -> float:
 def unit_kinds_of(kinds: frozenset[str], checkpoint: Checkpoint) -> frozenset[str]:
     """Where every KV group has one query head (no grouped attention), a query head is its KV group."""
     config = checkpoint.config
+    chosen = kinds & frozenset(UNIT_KINDS)
+    if checkpoint.family.anatomies:
+        have = {site.kind for sites in checkpoint.sites for site in sites}
+        lacks = "query_head" in chosen and "query_head" not in have and "kv_group" in have
+        return (chosen - {"query_head"}) | {"kv_group"} if lacks else chosen
     heads = config.num_attention_heads
     grouped = (getattr(config, "num_key_value_heads", None) or heads) < heads
-    chosen = kinds & frozenset(UNIT_KINDS)
     if "query_head" in chosen and not grouped:
         chosen = (chosen - {"query_head"}) | {"kv_group"}
     return chosen
@@ -213,6 +217,9 @@ def unit_kinds_of(kinds: frozenset[str], checkpoint: Checkpoint) -> frozenset[st
 
 def _consumers(checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> list[str]:
     """The Linears that read the units of these kinds."""
+    if checkpoint.family.anatomies:
+        every = (site for sites in checkpoint.sites for site in sites)
+        return sorted({site.consumer for site in every if site.kind in unit_kinds & REFITTED})
     a, f = checkpoint.family.attention, checkpoint.family.ffn
     reading = {"attention": join(a.path, a.o), "ffn": join(f.path, f.down)}
     return [consumer for part, consumer in reading.items() if unit_kinds & REFITTED & units_of(part)]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from secateur.errors import UnsupportedModelError
+from secateur.model.anatomy import Anatomy
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class ExpertModules:
     down: str = "down_proj"
     width_key: str = "intermediate_size"
     count_key: str = "num_local_experts"
+    least: int | None = None  # experts that a token takes, where the router doesn't say
+    also: tuple[str, ...] = ()  # what else has an entry for each expert (biases of the choice)
+    sizes: tuple[tuple[str, str], ...] = ()  # modules and their attributes that state the number
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Family:
     - `relabel`: the `model_type` that computes the same and takes any head count.
     - `norms`: the RMS norms in front of attention and FFN, with plain gains, where nothing else looks at the stream:
       its basis may then be changed and its width cut. Such a class takes head_dim apart from the hidden size.
+    - `anatomies`: of an architecture that isn't listed here; then `attention` and `ffn` mean nothing, see `anatomy`.
     - `bias_flags`: consumer Linear -> config flag that gives it a bias (and its siblings, which get zeros).
     """
 
@@ -88,6 +93,21 @@ class Family:
     causal: bool = True
     # Sub-blocks are added to the stream as they are, no norm or factor behind them; or the config flag that says so.
     plain_residual: bool | str = True
+    # Of an architecture that was detected: what its layers are made of, and which of these each layer is.
+    anatomies: tuple[Anatomy, ...] = ()
+    kinds: tuple[int, ...] = ()
+    # What a layer returns: a tensor, or a tuple of so many with the hidden state in front.
+    returns: int = 0
+    failed: tuple[str, ...] = ()  # what can't be cut, and why, a line each
+
+    def anatomy_of(self, layer: Any) -> Anatomy:
+        """What a layer of a detected architecture is made of; `mark` has said which kind it is."""
+        return self.anatomies[layer.secateur_kind]
+
+    def mark(self, model: Any) -> None:
+        """Tells the layers of a detected architecture which kind they are; copies of them know it too."""
+        for kind, layer in zip(self.kinds, model.get_submodule(self.layers).children(), strict=True):
+            layer.secateur_kind = kind
 
     def adds_plainly(self, config: Any) -> bool:
         """Whether sub-blocks are added to the residual stream as they are, in a model of this configuration."""
@@ -183,16 +203,25 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def family_of(config: Any) -> Family:
-    """The row of the table for a `transformers` configuration."""
+def listed(config: Any) -> Family | None:
+    """The row of the table for a `transformers` configuration, or None."""
     for family in FAMILIES:
         if config.model_type in family.model_types:
             return family
-    known = ", ".join(t for family in FAMILIES for t in family.model_types)
-    raise UnsupportedModelError(
-        f"architecture '{config.model_type}' is not in the table (known: {known}); "
-        "a new one is about ten lines: docs/adding-an-architecture.md"
-    )
+    return None
+
+
+def family_of(config: Any) -> Family:
+    """The same, where there must be one.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    family = listed(config)
+    if family is None:
+        known = ", ".join(t for family in FAMILIES for t in family.model_types)
+        raise UnsupportedModelError(f"architecture '{config.model_type}' is not in the table (known: {known})")
+    return family
 
 
 def join(*parts: str) -> str:

@@ -31,12 +31,14 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as hf_logging
 
 from secateur.errors import InputError, UnsupportedModelError
-from secateur.model.architectures import Family, family_of
+from secateur.model.architectures import Family
+from secateur.model.classes import text_config
+from secateur.model.detection.cache import row_of
 from secateur.model.extras import check_extras, uncounted
 from secateur.model.files import read_config, read_header, read_index, read_tokenizer
 from secateur.model.linears import linears_of
 from secateur.model.sites import Site, sites_of
-from secateur.model.skeleton import empty_model
+from secateur.model.skeleton import empty_model, fill_buffers
 from secateur.model.tied import stored_apart, stored_twice
 
 _TORCH_DTYPES = {
@@ -53,7 +55,8 @@ class Checkpoint:
 
     Args:
         files, dtypes, sizes: tensor name on disk -> the file that holds it, its dtype, its number of entries.
-        family: the row of the table of architectures.
+        family: what is known of the architecture: a row of the table, or what was detected.
+        config: of the language model, and `outer` of the whole where that also sees or hears.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class Checkpoint:
     files: dict[str, Path]
     dtypes: dict[str, torch.dtype]
     sizes: dict[str, int]
+    outer: Any = None
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -69,16 +73,16 @@ class Checkpoint:
 
         Raises:
             InputError: no such folder, no config.json, pickled or truncated weights, missing shards.
-            UnsupportedModelError: the architecture is not in the table, or the weights are quantised.
+            UnsupportedModelError: nothing of such a model can be cut, or the weights are quantised.
         """
         folder = Path(path)
-        config = read_config(folder)
-        family = family_of(config)
-        if getattr(config, "quantization_config", None):
+        outer = read_config(folder)
+        if getattr(outer, "quantization_config", None):
             raise UnsupportedModelError(
                 f"{folder}: the weights are quantised; prune the original checkpoint, then quantise"
             )
         files = read_index(folder)
+        family = row_of(outer)
         dtypes: dict[str, torch.dtype] = {}
         sizes: dict[str, int] = {}
         odd: dict[str, str] = {}
@@ -88,15 +92,15 @@ class Checkpoint:
                     dtypes[name] = _TORCH_DTYPES.get(dtype, torch.float32)
                     odd |= {} if dtype in _TORCH_DTYPES else {name: dtype}
                     sizes[name] = entries
-        checkpoint = cls(folder, config, family, files, dtypes, sizes)
+        checkpoint = cls(folder, text_config(outer), family, files, dtypes, sizes, outer)
         checkpoint.check_complete()
         checkpoint._check_dtypes(odd)
         check_extras(checkpoint)
         if not stored_apart(checkpoint):
             return checkpoint
-        config = copy.deepcopy(config)
-        config.tie_word_embeddings = False
-        checkpoint = replace(checkpoint, config=config)
+        outer = copy.deepcopy(outer)
+        outer.tie_word_embeddings = text_config(outer).tie_word_embeddings = False
+        checkpoint = replace(checkpoint, config=text_config(outer), outer=outer)
         checkpoint.check_complete()
         return checkpoint
 
@@ -110,11 +114,18 @@ class Checkpoint:
 
     @property
     def layers(self) -> int:
-        return int(self.config.num_hidden_layers)
+        return len(self.family.kinds) or int(self.config.num_hidden_layers)
+
+    @property
+    def whole_config(self) -> Any:
+        """What the model is built from."""
+        return self.config if self.outer is None else self.outer
 
     @property
     def head_dim(self) -> int:
         """Inputs of the attention output per query head."""
+        if self.family.anatomies:  # whose units know their widths
+            return 0
         explicit = getattr(self.config, "head_dim", None)
         return int(explicit or self.config.hidden_size // self.config.num_attention_heads)
 
@@ -178,13 +189,10 @@ class Checkpoint:
 
     def skeleton(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The model without weights (meta device), its computed buffers (rotary tables) filled in."""
-        model = empty_model(self.path, self.config, dtype)
-        for module in model.modules():
-            empty = {n: b for n, b in module.named_buffers(recurse=False) if b.is_meta}
-            if empty:
-                for name, buffer in empty.items():
-                    module._buffers[name] = torch.empty_like(buffer, device="cpu")
-                model._init_weights(module)
+        model = empty_model(self.path, self.whole_config, dtype)
+        fill_buffers(model, whole=bool(self.family.anatomies))
+        if self.family.anatomies:
+            self.family.mark(model)
         return model.eval().requires_grad_(False)
 
     @cached_property

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+import transformers
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoModelForMultimodalLM,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 
 from secateur.errors import UnsupportedModelError
 from secateur.model import modeling_secateur
@@ -19,6 +29,8 @@ def is_uneven(config: Any) -> bool:
 
 def stock_class(config: Any) -> Any:
     """The `transformers` class for this configuration's architecture: causal LM, or masked LM for encoders."""
+    if is_composite(config):
+        return _composite_class(config)
     for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING):
         if type(config) in mapping:
             cls = mapping[type(config)]
@@ -26,6 +38,47 @@ def stock_class(config: Any) -> Any:
                 continue  # BERT is an encoder here; its causal head is for decoders only
             return cls[0] if isinstance(cls, tuple) else cls
     raise UnsupportedModelError(f"transformers has no language model class for '{config.model_type}'")
+
+
+def text_config(config: Any) -> Any:
+    """The part of a configuration that the language model in it is built from; the whole of it, mostly."""
+    found = config.get_text_config(decoder=True)
+    return config if found is None else found
+
+
+def is_composite(config: Any) -> bool:
+    """Whether the language model is a part of a larger one that also sees or hears."""
+    return text_config(config) is not config
+
+
+def _composite_class(config: Any) -> Any:
+    """The class that a checkpoint names, if it's one of transformers' for this configuration; else the usual one."""
+    for name in getattr(config, "architectures", None) or ():
+        cls = getattr(transformers, name.removeprefix("Pruned"), None)
+        if isinstance(cls, type) and getattr(cls, "config_class", None) is type(config):
+            return cls
+    for mapping in (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING,
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+    ):
+        if type(config) in mapping:
+            found = mapping[type(config)]
+            return found[0] if isinstance(found, tuple) else found
+    raise UnsupportedModelError(f"transformers has no class for '{config.model_type}' that writes text")
+
+
+def auto_class(config: Any) -> Any:
+    """The `Auto` class that opens a checkpoint of this configuration."""
+    cls = stock_class(config)
+    autos = [AutoModelForCausalLM, AutoModelForMaskedLM]
+    if is_composite(config):
+        autos = [AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModelForCausalLM]
+    for auto in autos:
+        found = auto._model_mapping.get(type(config), None)
+        if cls in (found if isinstance(found, tuple) else (found,)):
+            return auto
+    return autos[0]
 
 
 def model_class(config: Any) -> Any:

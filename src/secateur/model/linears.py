@@ -125,6 +125,8 @@ def linears_of(layer: nn.Module, family: Family) -> list[Linear]:
         layer: the module, on any device.
         family: the architecture's row of the table, see `family_of`.
     """
+    if family.anatomies:
+        return _detected(layer, family)
     a, f = family.attention, family.ffn
     names: list[tuple[str, str]] = []
     if has_weight(layer, join(a.path, a.o)):
@@ -139,4 +141,15 @@ def linears_of(layer: nn.Module, family: Family) -> list[Linear]:
     elif has_weight(layer, join(f.path, f.down)):
         names += [(join(f.path, n), join(f.path, f.up[0])) for n in f.up]
         names.append((join(f.path, f.down), join(f.path, f.down)))
+    return [Linear(layer, name, source) for name, source in names]
+
+
+def _detected(layer: nn.Module, family: Family) -> list[Linear]:
+    """Those of a detected architecture; a name with a number in brackets, as `linears_of` gives experts."""
+    e, names = family.experts, []
+    for name, source in family.anatomy_of(layer).linears:
+        if e is not None and name in (f"{e.path}.{e.up}", f"{e.path}.{e.down}"):
+            names += [(f"{name}[{i}]",) * 2 for i in range(layer.get_parameter(name).shape[0])]
+        elif has_weight(layer, name):
+            names.append((name, source))
     return [Linear(layer, name, source) for name, source in names]

@@ -7,6 +7,7 @@ It builds the stock model and then gives each layer that `per_layer_config` name
 - layers whose class takes the overridden values from its configuration are simply built from them;
 - attention classes that derive the head size from hidden_size / heads (`secateur_narrow`: GPT-2, OPT,
   GPT-NeoX, BERT) are built whole and then narrowed;
+- `secateur_widths` lists shapes and sizes of architectures that aren't in Secateur's table;
 - `skip` lists sub-blocks that add nothing to the residual stream; `secateur_skip` says which modules
   they are.
 
@@ -134,6 +135,47 @@ def rebuild(layer, config, index, overrides):
     return new
 
 
+def state_widths(module, leaf, tensor):
+    """Updates the sizes that a module states beside a parameter of its own."""
+    if leaf != "weight":
+        return
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = tuple(tensor.shape)
+    elif isinstance(module, nn.Conv1d) and module.groups == module.in_channels:
+        module.in_channels = module.out_channels = module.groups = tensor.shape[0]
+    elif isinstance(module, Conv1D):
+        module.nx, module.nf = tensor.shape
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = tensor.shape
+
+
+def narrow(layer, own):
+    """Gives a layer the shapes, and its modules the sizes, that `secateur_widths` says it has."""
+    for name, shape in own["shapes"].items():
+        path, _, leaf = name.rpartition(".")
+        module = layer.get_submodule(path)
+        old = getattr(module, leaf)
+        new = old.new_empty(shape)
+        if leaf in module._buffers:
+            module._buffers[leaf] = new
+        else:
+            setattr(module, leaf, nn.Parameter(new))
+        state_widths(module, leaf, new)
+    for path, sizes in own["sizes"].items():
+        for name, value in sizes.items():
+            setattr(layer.get_submodule(path), name, value)
+
+
+def narrow_layers(model, config):
+    """Layers of an architecture that Secateur has found out about by itself."""
+    path = config.secateur_widths["layers"]
+    if not hasattr(model, path.split(".")[0]):  # the model without its head
+        path = path.removeprefix(f"{model.base_model_prefix}.")
+    layers = model.get_submodule(path)
+    for index, own in config.secateur_widths["own"].items():
+        narrow(layers[int(index)], own)
+
+
 def per_layer(config):
     """{layer index: overrides}, from a configuration of any version of transformers."""
     spec = getattr(config, "_heterogeneity_spec", None)
@@ -153,6 +195,10 @@ class Pruned:
     """Mixed into a stock class: after the stock model stands, its layers get their own widths."""
 
     def __init__(self, config, *args, **kwargs):
+        if getattr(config, "secateur_widths", None):
+            super().__init__(config, *args, **kwargs)
+            narrow_layers(self, config)
+            return
         config.allow_global_per_layer_attribute_access = True
         overrides = per_layer(config)
         # The stock constructors read the global widths, which transformers warns of where layers differ.

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from secateur.errors import VerificationError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.classes import model_class
+from secateur.model.classes import auto_class, model_class
 from secateur.model.files import read_config
 from secateur.model.quiet import quiet_loading
 from secateur.model.streamed import StreamedModel
@@ -32,6 +32,7 @@ from secateur.system.memory import fits_in_memory
 # fp32 on both sides and the same weights: only the order of summation differs.
 TOLERANCE = 1e-3
 NEW_TOKENS = 12
+CACHES = ("past_key_values", "cache_params", "state")  # what classes call it
 SLACK = 2.0  # times what the cache changes in the source: a cut model may amplify that
 
 
@@ -92,12 +93,9 @@ def verify(folder: Path, probe: Path, bound: int | None = None, source: Path | N
 
 def load_as_user(folder: Path) -> tuple[Any, str]:
     """The model as a user would load it, in fp32, and how."""
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     auto_map = config.get("auto_map") or {}
-    encoder = config["model_type"] == "bert"
-    auto = AutoModelForMaskedLM if encoder else AutoModelForCausalLM
+    auto = auto_class(read_config(folder))
     model = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True, trust_remote_code=bool(auto_map))
     how = f"{auto.__name__}.from_pretrained" + (" with trust_remote_code=True" if auto_map else "")
     return model.eval(), how
@@ -160,14 +158,17 @@ def _check_streamed(checkpoint: Checkpoint, ids: torch.Tensor, expected: torch.T
 
 
 def _cache_difference(model: Any, ids: torch.Tensor) -> float:
-    """Largest difference between step-by-step logits with the KV cache and logits of the whole prefix."""
+    """Largest difference between step-by-step logits with the cache and logits of the whole prefix."""
     prompt = ids[:, : max(1, ids.shape[1] // 2)]
     out = model(input_ids=prompt, use_cache=True)
+    name = next((n for n in CACHES if getattr(out, n, None) is not None), None)
+    if name is None:
+        return 0.0  # a class that keeps none
     sequence, worst = prompt, 0.0
     for _ in range(min(NEW_TOKENS, ids.shape[1] - prompt.shape[1])):
         token = out.logits[:, -1:].argmax(dim=-1)
         sequence = torch.cat([sequence, token], dim=1)
-        out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
+        out = model(input_ids=token, use_cache=True, **{name: getattr(out, name)})
         whole = model(input_ids=sequence, use_cache=False).logits[:, -1]
         worst = max(worst, float((out.logits[:, -1] - whole).abs().max()))
     return worst

@@ -13,10 +13,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
 
+from secateur.model.anatomy import Units, places, tensor_of
 from secateur.model.architectures import EXPERT_CHANNELS, Family, join
 from secateur.model.linears import has_weight, is_transposed, parameter_shape, submodule
 
@@ -34,6 +36,8 @@ class Cut:
         rescale: the parameter is an RMS-norm gain over all units, so removing units from it must
             multiply the rest by sqrt(units / kept) to leave their outputs as they were with zeros (up to
             the norm's epsilon, which can't be scaled per layer).
+        run, stride: where units lie in runs (query heads among the keys and values of their groups): units of one
+            run, and entries from the begin of one to the begin of the next; 0 = all units are one run.
     """
 
     parameter: str
@@ -42,6 +46,16 @@ class Cut:
     offset: int = 0
     expert: int | None = None
     rescale: bool = False
+    run: int = 0
+    stride: int = 0
+
+    def spans(self, units: int) -> list[tuple[int, slice]]:
+        """(offset, units) of each run; all units are one run unless it's said otherwise."""
+        run = self.run or units
+        return [
+            (self.offset + number * self.stride, slice(first, first + run))
+            for number, first in enumerate(range(0, units, run))
+        ]
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,7 @@ class Site:
         params_per_unit: entries of all parameters that one unit owns.
         groups: units come in this many equal runs, and each run must keep the same number (query heads
             inside their KV groups).
+        label: tells it from others of its kind in a layer.
         expert: the one whose channels these are; None outside of experts.
         multiple: a cut must keep a multiple of this many units.
         least: a cut must keep this many units or more (experts: as many as a token takes).
@@ -75,6 +90,7 @@ class Site:
     expert: int | None = None
     multiple: int = 1
     least: int = 1
+    label: str = ""
 
     @property
     def reader(self) -> str:
@@ -85,7 +101,7 @@ class Site:
     @property
     def name(self) -> str:
         """As plans name it: `layers.3.channel`, or `layers.3.channel[5]` for the channels of expert 5."""
-        suffix = "" if self.expert is None else f"[{self.expert}]"
+        suffix = f"[{self.label}]" if self.label else ("" if self.expert is None else f"[{self.expert}]")
         return f"layers.{self.layer}.{self.kind}{suffix}"
 
 
@@ -98,6 +114,13 @@ def sites_of(layer: nn.Module, family: Family, index: int, head_dim: int) -> lis
         index: its place among the layers.
         head_dim: inputs of the attention output Linear per query head.
     """
+    if family.anatomies:
+        return [
+            *_detected_sites(layer, family, index),
+            *_expert_channel_sites(layer, family, index),
+            *_expert_sites(layer, family, index),
+            _whole("layer", layer, index, ("",), ""),
+        ]
     return [
         *_attention_sites(layer, family, index, head_dim),
         *_channel_sites(layer, family, index),
@@ -178,9 +201,48 @@ def _channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Sit
     yield _site("channel", layer, index, units, tuple(cuts), consumer, 1)
 
 
+def _detected_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
+    """Channels, heads and groups of heads, as they were found and proved."""
+    for units in family.anatomy_of(layer).units:
+        if not has_weight(layer, units.consumer):
+            continue
+        heads, groups = units.counts(layer)
+        levels: dict[str, Literal["head", "group"]] = {}
+        if units.kind == "channel":
+            levels["channel"] = "head"
+        else:
+            levels |= {"query_head": "head"} if units.shared_kv or heads > groups else {}
+            levels |= {"kv_group": "group"} if not units.shared_kv else {}
+        for kind, level in levels.items():
+            if kind in units.kinds:
+                yield _unit_site(kind, layer, index, units, level)
+
+
+def _unit_site(kind: str, layer: nn.Module, index: int, units: Units, level: Literal["head", "group"]) -> Site:
+    heads, groups = units.counts(layer)
+    count = heads if level == "head" else groups
+    cuts = tuple(
+        Cut(
+            owned.parameter,
+            owned.axis,
+            place.width,
+            place.offset,
+            rescale=owned.rescale,
+            run=0 if place.run == count else place.run,
+            stride=0 if place.run == count else place.stride,
+        )
+        for owned in units.owned
+        for place in places(owned, level, heads, groups)
+    )
+    inner = groups if level == "head" and units.grouped else 1
+    width = units.width * (heads // count)
+    return replace(_site(kind, layer, index, count, cuts, units.consumer, width, inner), label=units.label)
+
+
 def _expert_channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
     e = family.experts
-    assert e is not None
+    if e is None or submodule(layer, e.path) is None:
+        return
     up, down = f"{e.path}.{e.up}", f"{e.path}.{e.down}"
     experts, _, units = layer.get_parameter(down).shape
     for i in range(experts):
@@ -195,9 +257,10 @@ def _expert_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site
     if e is None or submodule(layer, e.path) is None:
         return
     up, down = f"{e.path}.{e.up}", f"{e.path}.{e.down}"
-    cuts = (Cut(up, 0), Cut(down, 0), Cut(f"{e.router}.weight", 0))
+    cuts = (Cut(up, 0), Cut(down, 0), *(Cut(name, 0) for name in (f"{e.router}.weight", *e.also)))
     site = _site("expert", layer, index, layer.get_parameter(down).shape[0], cuts, down, 1)
-    yield replace(site, least=layer.get_submodule(e.router).top_k)  # type: ignore[arg-type]
+    least = e.least if e.least is not None else layer.get_submodule(e.router).top_k
+    yield replace(site, least=least)  # type: ignore[arg-type]
 
 
 def _whole_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
@@ -218,7 +281,7 @@ def _whole(kind: str, layer: nn.Module, index: int, modules: tuple[str, ...], co
     for path in modules:
         for name, parameter in layer.get_submodule(path).named_parameters():
             cuts.append(Cut(join(path, name), 0, parameter.shape[0]))
-    params = sum(layer.get_parameter(c.parameter).numel() for c in cuts)
+    params = sum(tensor_of(layer, c.parameter).numel() for c in cuts)
     return Site(kind, index, 1, tuple(cuts), consumer, 1, params)
 
 
@@ -251,7 +314,7 @@ def _site(
     groups: int = 1,
     expert: int | None = None,
 ) -> Site:
-    params = sum(_entries(layer.get_parameter(c.parameter), c) for c in cuts)
+    params = sum(_entries(tensor_of(layer, c.parameter), c) for c in cuts)
     return Site(kind, index, units, cuts, consumer, width, params, groups, expert)
 
 

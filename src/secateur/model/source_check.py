@@ -64,6 +64,8 @@ def _config_of(checkpoint: Checkpoint, layers: int) -> object | None:
     config = read_config(checkpoint.path)
     if layers == checkpoint.layers:
         return config
+    if checkpoint.family.anatomies:
+        return None
     try:
         return type(config)(**shallow_config(config, range(layers)))
     except UnsupportedModelError:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.classes import text_config
+from secateur.model.surgery import set_parameter
 from secateur.system.malloc import give_back
 
 
@@ -27,8 +29,11 @@ class Call:
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    skipped: bool = False
 
     def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        if self.skipped:
+            return hidden
         out = layer(hidden, *self.args, **self.kwargs)
         return out[0] if isinstance(out, tuple) else out
 
@@ -36,8 +41,9 @@ class Call:
 class _Probe(nn.Module):
     """Stands in for a layer: notes what it's called with and passes the hidden state on."""
 
-    def __init__(self, template: nn.Module) -> None:
+    def __init__(self, template: nn.Module, returns: int) -> None:
         super().__init__()
+        self._returns = returns
         self.call: Call | None = None
         self.hidden: Tensor | None = None
         self.inject: Tensor | None = None
@@ -46,9 +52,10 @@ class _Probe(nn.Module):
             if not name.startswith("_") and isinstance(value, (str, int, float, bool)) and name != "training":
                 setattr(self, name, value)
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         self.call, self.hidden = Call(args, kwargs), hidden_states
-        return hidden_states if self.inject is None else self.inject
+        out = hidden_states if self.inject is None else self.inject
+        return (out, *[None] * (self._returns - 1)) if self._returns else out
 
 
 class StreamedModel:
@@ -78,7 +85,11 @@ class StreamedModel:
         model.requires_grad_(False)
         layers = model.get_submodule(checkpoint.family.layers)
         parent, _, leaf = checkpoint.family.layers.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, nn.ModuleList(_Probe(layer) for layer in layers.children()))
+        setattr(
+            model.get_submodule(parent),
+            leaf,
+            nn.ModuleList(_Probe(layer, checkpoint.family.returns) for layer in layers.children()),
+        )
         return model.to(self.device)
 
     @property
@@ -97,8 +108,9 @@ class StreamedModel:
 
     def template(self, index: int) -> nn.Module:
         """Makes a copy of layer `index` without weights (meta device)."""
-        config = self._loader.config
-        return copy.deepcopy(self._slots()[index], {id(config): config})
+        own = self._loader.config
+        configs = (own, text_config(own))
+        return copy.deepcopy(self._slots()[index], {id(config): config for config in configs})
 
     def load(self, index: int) -> nn.Module:
         """Reads layer `index` from disk, in the compute dtype, onto the device."""
@@ -108,9 +120,25 @@ class StreamedModel:
             try:
                 self.checkpoint.load_into(self._loader, self.checkpoint.by_layer.get(index, []))
                 layer = slots[index]
+                self._fill_shared(layer, index)
             finally:
                 slots[index] = empty
         return layer.to(self.device)
+
+    def _fill_shared(self, layer: nn.Module, index: int) -> None:
+        """Reads what a layer has in common with one before it, under whose names it's stored."""
+        checkpoint, path = self.checkpoint, self.checkpoint.family.layers
+        tied = getattr(self._loader, "all_tied_weights_keys", None) or {}
+        lacking = [name for name, p in layer.named_parameters() if p.is_meta and f"{path}.{index}.{name}" in tied]
+        for name in lacking:
+            source = tied[f"{path}.{index}.{name}"]
+            keys = [key for key, target in checkpoint.targets.items() if target == source]
+            owner, _, leaf = source.rpartition(".")
+            module = self._loader.get_submodule(owner)
+            empty = module._parameters[leaf]
+            checkpoint.load_into(self._loader, keys)
+            set_parameter(layer, name, module.get_parameter(leaf).data)
+            module._parameters[leaf] = empty
 
     def surroundings(self, empty: bool = False) -> dict[str, Tensor]:
         """Reads every stored tensor outside the layers: name in memory -> tensor on the CPU, in its stored dtype.
@@ -137,8 +165,9 @@ class StreamedModel:
         """
         self._model.base_model(input_ids=ids.to(self.device), **self._uncached())
         probes = self._probes
-        hidden = probes[0].hidden
-        calls = [probe.call for probe in probes]
+        hidden = next(probe.hidden for probe in probes if probe.hidden is not None)
+        # Layers that the model passes over without an image hand on what they get.
+        calls = [probe.call or Call((), {}, skipped=True) for probe in probes]
         for probe in probes:
             probe.hidden = probe.call = None
         return hidden, calls
@@ -150,7 +179,7 @@ class StreamedModel:
 
     def lm_head(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """Does the same as `logits`, with a gradient for the hidden state."""
-        last = self._probes[-1]
+        last = self._last
         last.inject = hidden.to(self.device, self.dtype)
         try:
             return self._model(input_ids=ids.to(self.device), **self._uncached()).logits
@@ -171,6 +200,18 @@ class StreamedModel:
     def head(self) -> Any:
         """The module that turns what `normed` gives into logits."""
         return self._model.get_output_embeddings()
+
+    @cached_property
+    def _last_called(self) -> int:
+        """The last layer that the model calls for text."""
+        if not self.checkpoint.family.anatomies:
+            return -1
+        _, calls = self.embed(torch.zeros(1, 2, dtype=torch.int64))
+        return max(index for index, call in enumerate(calls) if not call.skipped)
+
+    @property
+    def _last(self) -> Any:
+        return self._probes[self._last_called]
 
     def _uncached(self) -> dict[str, bool]:
         return {"use_cache": False} if self.checkpoint.family.causal else {}

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from secateur.errors import UnsupportedModelError
+from secateur.model.anatomy import tensor_of
 from secateur.model.architectures import Family, join
 from secateur.model.linears import has_weight, is_transposed, submodule
-from secateur.model.modeling_secateur import set_heads, take_out
+from secateur.model.modeling_secateur import set_heads, state_widths, take_out
 from secateur.model.sites import Cut, Site, head_counts
 
 __all__ = ["drop", "remove", "renumber", "set_heads", "silence", "unit_parameters", "update_heads", "zero"]
@@ -37,21 +38,25 @@ def zero(layer: nn.Module, site: Site, keep: torch.Tensor) -> None:
     if site.kind == "expert":
         raise UnsupportedModelError(f"{site.name}: an expert of zeros would still be chosen; remove it instead")
     for cut in site.cuts:
-        parameter = layer.get_parameter(cut.parameter)
-        target = parameter.data if cut.expert is None else parameter.data[cut.expert]
-        gone = ~keep.repeat_interleave(cut.width).to(target.device)
-        shape = [-1 if axis == cut.axis else 1 for axis in range(target.dim())]
-        target.narrow(cut.axis, cut.offset, site.units * cut.width).masked_fill_(gone.view(shape), 0)
+        parameter = tensor_of(layer, cut.parameter)
+        target = parameter if cut.expert is None else parameter[cut.expert]
+        for offset, own in cut.spans(site.units):
+            gone = ~keep[own].repeat_interleave(cut.width).to(target.device)
+            shape = [-1 if axis == cut.axis else 1 for axis in range(target.dim())]
+            target.narrow(cut.axis, offset, len(gone)).masked_fill_(gone.view(shape), 0)
 
 
 def unit_parameters(layer: nn.Module, site: Site) -> torch.Tensor:
     """Everything that each unit of a site owns, flattened: (units, params_per_unit) fp32."""
     parts = []
     for cut in site.cuts:
-        parameter = layer.get_parameter(cut.parameter).data
+        parameter = tensor_of(layer, cut.parameter)
         target = parameter if cut.expert is None else parameter[cut.expert]
-        own = target.narrow(cut.axis, cut.offset, site.units * cut.width).movedim(cut.axis, 0)
-        parts.append(own.reshape(site.units, -1).float())
+        runs = [
+            target.narrow(cut.axis, offset, (own.stop - own.start) * cut.width).movedim(cut.axis, 0)
+            for offset, own in cut.spans(site.units)
+        ]
+        parts.append((torch.cat(runs) if len(runs) > 1 else runs[0]).reshape(site.units, -1).float())
     return torch.cat(parts, dim=1)
 
 
@@ -90,7 +95,7 @@ def remove(layer: nn.Module, cuts: list[tuple[Site, torch.Tensor]]) -> None:
         for cut in site.cuts:
             selections[cut.parameter].append((cut, keep))
     for name, chosen in selections.items():
-        set_parameter(layer, name, _select(layer.get_parameter(name).data, chosen))
+        set_parameter(layer, name, _select(tensor_of(layer, name), chosen))
 
 
 def _check_even(site: Site, keep: torch.Tensor) -> None:
@@ -126,8 +131,9 @@ def _select(parameter: torch.Tensor, chosen: list[tuple[Cut, torch.Tensor]]) -> 
     scale = 1.0
     for cut, keep in chosen:
         alive = by_axis.setdefault(cut.axis, torch.ones(parameter.shape[cut.axis], dtype=torch.bool))
-        span = slice(cut.offset, cut.offset + keep.numel() * cut.width)
-        alive[span] &= keep.cpu().repeat_interleave(cut.width)
+        for offset, units in cut.spans(keep.numel()):
+            part = keep[units].cpu().repeat_interleave(cut.width)
+            alive[offset : offset + len(part)] &= part
         if cut.rescale:
             scale *= math.sqrt(keep.numel() / int(keep.sum()))
     for axis, alive in by_axis.items():
@@ -143,17 +149,15 @@ def set_parameter(layer: nn.Module, name: str, value: torch.Tensor) -> None:
     """Puts a parameter of another shape in place and updates the sizes that its module states."""
     path, _, leaf = name.rpartition(".")
     module = layer.get_submodule(path)
+    if leaf in module._buffers:
+        module._buffers[leaf] = value.contiguous()
+        return
     setattr(module, leaf, nn.Parameter(value.contiguous(), requires_grad=False))
     if hasattr(module, "num_experts"):  # the experts themselves, and their router
         module.num_experts = value.shape[0]  # type: ignore[assignment]
-    if leaf != "weight" or value.dim() != 2:
-        if hasattr(module, "intermediate_dim") and leaf == "down_proj":
-            module.intermediate_dim = value.shape[2]  # type: ignore[assignment]
-        return
-    if is_transposed(module):
-        module.nx, module.nf = value.shape  # type: ignore[assignment]
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = value.shape
+    state_widths(module, leaf, value)
+    if hasattr(module, "intermediate_dim") and leaf == "down_proj":
+        module.intermediate_dim = value.shape[2]  # type: ignore[assignment]
 
 
 def silence(layer: nn.Module, site: Site) -> None:
@@ -166,6 +170,15 @@ def silence(layer: nn.Module, site: Site) -> None:
 
 def update_heads(layer: nn.Module, family: Family, head_dim: int) -> None:
     """Makes the attention module's own head counts agree with its weights, after heads were removed."""
+    if family.anatomies:
+        for units in family.anatomy_of(layer).units:
+            if has_weight(layer, units.consumer):
+                units.resize(layer)
+        e = family.experts
+        if e is not None and submodule(layer, e.path) is not None:
+            for module, name in e.sizes:
+                setattr(layer.get_submodule(module), name, layer.get_parameter(f"{e.path}.{e.down}").shape[0])
+        return
     path = family.attention.path
     if has_weight(layer, join(path, family.attention.o)):
         heads, kv_heads = head_counts(layer, family, head_dim)

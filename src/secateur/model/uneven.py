@@ -24,16 +24,10 @@ from secateur.model.classes import MODULE, stock_class
 from secateur.model.json_files import Json
 from secateur.model.linears import has_weight, parameter_shape, submodule
 from secateur.model.sites import head_counts
+from secateur.model.uneven_keys import UNEVEN_KEYS
+from secateur.model.widths import detected_widths
 
 HEADS, KV_HEADS = "num_attention_heads", "num_key_value_heads"
-UNEVEN_KEYS = (
-    "per_layer_config",
-    "allow_global_per_layer_attribute_access",
-    "secateur_narrow",
-    "secateur_skip",
-    "auto_map",
-)
-
 Widths = Json  # a part of one: configuration key -> a layer's own value
 
 
@@ -45,6 +39,8 @@ def layer_widths(layer: nn.Module, family: Family, config: Any, head_dim: int) -
         config: the `transformers` configuration that the layer was built from.
         head_dim: inputs of the attention output per query head.
     """
+    if family.anatomies:
+        return detected_widths(layer, family)
     a, f, e = family.attention, family.ffn, family.experts
     widths: Widths = {}
     skip = []

@@ -13,8 +13,9 @@ from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from secateur.errors import InputError
-from secateur.model.architectures import family_of
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.classes import text_config
+from secateur.model.detection.cache import row_of
 from secateur.model.files import read_config
 from secateur.report.schema.bench import PackedShape, RuntimeFacts
 from secateur.runtime.choose import Choice, choose
@@ -123,7 +124,7 @@ def _checkpoint(folder: Path, reader: Reader) -> Checkpoint:
     sizes = {entry.name: entry.size for entry in reader}
     dtypes = {entry.name: entry.dtype for entry in reader}
     files = {entry.name: reader.path(entry.name) for entry in reader}
-    checkpoint = Checkpoint(folder, config, family_of(config), files, dtypes, sizes)
+    checkpoint = Checkpoint(folder, text_config(config), row_of(config), files, dtypes, sizes, config)
     checkpoint.check_complete()
     return checkpoint
 

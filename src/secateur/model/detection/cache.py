@@ -1,0 +1,102 @@
+"""Rows that were found before, in a file for each class and configuration, so that a model is looked at once.
+
+A file is good for one version of this package and of transformers. Files that don't read are found anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import transformers
+from pydantic import TypeAdapter, ValidationError
+
+from secateur._version import __version__
+from secateur.errors import UnsupportedModelError
+from secateur.model.architectures import Family, listed
+from secateur.model.classes import is_composite, stock_class
+from secateur.model.detection.rows import propose
+from secateur.model.uneven_keys import UNEVEN_KEYS
+
+MOST_BYTES = 2**24
+_found: dict[str, Family | str] = {}
+
+
+def row_of(config: Any) -> Family:
+    """The row for a configuration: of the table, or a detected one.
+
+    Raises:
+        UnsupportedModelError: nothing of such a model can be cut.
+    """
+    family = None if is_composite(config) else listed(config)
+    return family or detected(config)
+
+
+def detected(config: Any) -> Family:
+    """The same without the table."""
+    stock = _stock(config)
+    key = _key(stock)
+    if key not in _found:
+        _found[key] = _read(key) or _made(stock, key)
+    found = _found[key]
+    if isinstance(found, str):
+        raise UnsupportedModelError(found)
+    return found
+
+
+def folder() -> Path:
+    """Where the files are."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "secateur" / "architectures"
+
+
+def _stock(config: Any) -> Any:
+    """The configuration without what a pruned checkpoint of uneven widths has added."""
+    values = {k: v for k, v in config.to_dict().items() if k not in UNEVEN_KEYS}
+    values["architectures"] = [name.removeprefix("Pruned") for name in config.architectures or ()] or None
+    return type(config)(**values)
+
+
+def _key(config: Any) -> str:
+    names = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    parts = [stock_class(config).__name__, names, transformers.__version__, __version__, _own_code()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
+def _own_code() -> str:
+    """Of this package's detection, which changes between releases too."""
+    total = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def _read(key: str) -> Family | None:
+    file = folder() / f"{key}.json"
+    try:
+        if not file.is_file() or file.stat().st_size > MOST_BYTES:
+            return None
+        return TypeAdapter(Family).validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _made(config: Any, key: str) -> Family | str:
+    try:
+        found = propose(config)
+    except UnsupportedModelError as error:
+        return str(error)
+    with suppress(OSError):  # a home that can't be written costs a few seconds the next time
+        folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder(), delete=False, encoding="utf-8") as handle:
+            json.dump(dataclasses.asdict(found), handle)
+        Path(handle.name).replace(folder() / f"{key}.json")
+    return found

@@ -1,0 +1,152 @@
+"""A row of the table for an architecture that the table doesn't list, found and proved on a small copy of it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import UnsupportedModelError
+from secateur.model.anatomy import Anatomy, Units, with_epsilons
+from secateur.model.architectures import ExpertModules, Family
+from secateur.model.classes import stock_class, text_config
+from secateur.model.detection.copies import quiet, small_copy
+from secateur.model.detection.experts import find_experts
+from secateur.model.detection.trace import Trace, Visit, kind_of, layer_lists, shared_parameters, trace
+from secateur.model.detection.transfer import transferred
+from secateur.model.detection.units import find_units, stream_of
+
+Kind = tuple[tuple[str, str], ...]
+
+
+@dataclass
+class _Learned:
+    """What a small copy has shown of one kind of layer."""
+
+    layer: nn.Module | None = None
+    linears: tuple[tuple[str, str], ...] = ()
+    units: list[Units] = field(default_factory=list)
+
+
+def propose(config: Any) -> Family:
+    """The row of an architecture.
+
+    Args:
+        config: of the model, stock.
+
+    Raises:
+        UnsupportedModelError: nothing can be cut, with the reason.
+    """
+    try:
+        return _propose(config)
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"architecture '{config.model_type}' isn't in the table, and detection found no way ({error}); "
+            "a row of its own: docs/adding-an-architecture.md"
+        ) from None
+
+
+def _propose(config: Any) -> Family:
+    with quiet(), torch.device("meta"):
+        whole = stock_class(config)._from_config(config, dtype=torch.float32)
+    small = small_copy(config, _depth(whole))
+    seen = trace(small)
+    _check_chain(seen)
+    layers, copies = (list(model.get_submodule(seen.layers).children()) for model in (whole, small))
+    text, own = text_config(config), text_config(small.config)
+    shared, failed = shared_parameters(copies), list[str]()
+    learned: dict[Kind, _Learned] = {}
+    experts: ExpertModules | None = None
+    for place, layer in enumerate(copies):
+        visit, kind = seen.visits[place], kind_of(layer)
+        if visit is None or kind in learned:
+            continue
+        units, why = find_units(small, seen.layers, place, visit, shared)
+        routed = find_experts(small, seen.layers, place, own)
+        failed += [*why, *([routed] if isinstance(routed, str) else [])]
+        if isinstance(routed, ExpertModules):
+            experts = experts or routed
+        mine = routed if isinstance(routed, ExpertModules) and routed == experts else None
+        learned[kind] = _Learned(layer, _linears(layer, visit, mine, shared), units)
+    kinds, anatomies = [], list[Anatomy]()
+    for layer in layers:
+        made = _anatomy(learned.get(kind_of(layer)), layer, own, text, failed)
+        if made not in anatomies:
+            anatomies.append(made)
+        kinds.append(anatomies.index(made))
+    if not any(anatomy.linears for anatomy in anatomies):
+        raise ValueError("its layers have no matrices that text goes through")
+    return Family(
+        type(whole).__name__,
+        (config.model_type,),
+        layers=seen.layers,
+        experts=experts and _named(experts, text, layers),
+        plain_residual=False,
+        anatomies=tuple(anatomies),
+        kinds=tuple(kinds),
+        returns=seen.returns,
+        failed=tuple(dict.fromkeys(failed)),
+    )
+
+
+def _depth(whole: Any) -> int:
+    """How many of the first layers show every kind that there is."""
+    count = int(text_config(whole.config).num_hidden_layers)
+    lists = [list(whole.get_submodule(path)) for path in layer_lists(whole)]
+    best = max(lists, key=lambda own: sum(p.numel() for layer in own for p in layer.parameters()), default=[])
+    kinds = [kind_of(layer) for layer in best]
+    first = [kinds.index(kind) for kind in set(kinds)]
+    return max(2, min(count, max(first, default=0) + 1))
+
+
+def _check_chain(seen: Trace) -> None:
+    """Layers must hand on what they return, or a walk from one to the next computes something else."""
+    if seen.returns < 0:
+        raise ValueError("its layers don't all return the same kind of thing")
+    called = [visit for visit in seen.visits if visit is not None]
+    for before, after in itertools.pairwise(called):
+        out = before.output[0] if isinstance(before.output, tuple) else before.output
+        if not isinstance(out, Tensor) or not torch.equal(out, stream_of(after)):
+            raise ValueError("something happens between its layers")
+
+
+def _linears(
+    layer: nn.Module, visit: Visit, experts: ExpertModules | None, shared: set[int]
+) -> tuple[tuple[str, str], ...]:
+    """Matrices that may be pruned, each with the first that reads the same; no routers, nothing that layers share."""
+    first: dict[int, str] = {}
+    out = []
+    for name, number in visit.linears:
+        weight = layer.get_parameter(f"{name}.weight")
+        if id(weight) in shared or min(weight.shape) < 2 or name == getattr(experts, "router", None):
+            continue
+        out.append((name, first.setdefault(number, name)))
+    if experts is not None:
+        out += [(f"{experts.path}.{part}",) * 2 for part in (experts.up, experts.down)]
+    return tuple(out)
+
+
+def _anatomy(learned: _Learned | None, layer: nn.Module, own: Any, text: Any, failed: list[str]) -> Anatomy:
+    if learned is None or learned.layer is None:
+        return Anatomy()
+    units = []
+    for small in learned.units:
+        made = transferred(small, learned.layer, own, layer, text)
+        if isinstance(made, str):
+            failed.append(f"{small.consumer}: {made}")
+        else:
+            units.append(with_epsilons(made, layer))
+    return Anatomy(learned.linears, tuple(units))
+
+
+def _named(experts: ExpertModules, text: Any, layers: list[nn.Module]) -> ExpertModules:
+    """The row with how many experts a token of the model itself takes."""
+    from secateur.model.detection.experts import CHOSEN
+
+    if experts.least is None:
+        return experts
+    least = next((int(v) for k in CHOSEN if isinstance(v := getattr(text, k, None), int)), 1)
+    return replace(experts, least=least)

@@ -1,0 +1,33 @@
+"""Widths of a layer of a detected architecture: shapes of what its units own, and sizes that its modules state."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from secateur.model.anatomy import tensor_of
+from secateur.model.architectures import Family
+from secateur.model.json_files import Json
+from secateur.model.linears import submodule
+
+
+def detected_widths(layer: nn.Module, family: Family) -> Json:
+    """{"shapes": {parameter: its shape}, "sizes": {module: {attribute: value}}} of everything that a cut changes."""
+    names, stated = [], list[tuple[str, str]]()
+    for units in family.anatomy_of(layer).units:
+        names += [owned.parameter for owned in units.owned]
+        stated += [(size.module, size.name) for size in units.sizes]
+        stated += [(o.parameter.rpartition(".")[0], o.epsilon[0]) for o in units.owned if o.epsilon is not None]
+    e = family.experts
+    if e is not None and submodule(layer, e.path) is not None:
+        names += [f"{e.path}.{e.up}", f"{e.path}.{e.down}", f"{e.router}.weight", *e.also]
+        stated += e.sizes
+        stated += [(e.path, name) for name in ("num_experts", "intermediate_dim") if _states(layer, e.path, name)]
+        stated += [(e.router, name) for name in ("num_experts",) if _states(layer, e.router, name)]
+    sizes: dict[str, dict[str, int]] = {}
+    for module, name in stated:
+        sizes.setdefault(module, {})[name] = getattr(layer.get_submodule(module), name)
+    return {"shapes": {name: list(tensor_of(layer, name).shape) for name in dict.fromkeys(names)}, "sizes": sizes}
+
+
+def _states(layer: nn.Module, module: str, name: str) -> bool:
+    return isinstance(getattr(layer.get_submodule(module), name, None), int)
