@@ -4,8 +4,8 @@
 
 Every type runs in a process of its own with a time limit. For each it is tried to open it (`inspect`), to prune
 single weights, channels, heads and experts as `secateur prune` does it, with the round-trip check, to load the result
-with plain transformers, and to compare that with an independent reading of the source: `from_pretrained` with zeros in
-the inputs of the Linears that read the units, or in the weights, that went. What differs there is silently wrong.
+with plain transformers, and to compare that with an independent reading of the source: `from_pretrained` with zeros
+in the inputs of the Linears that read the units, or in the weights, that went. What differs is silently wrong.
 
 Results lie in FOLDER/TYPE.json, so that an interrupted run goes on; `--report` writes results/coverage.json and
 docs/architectures.md from them.
@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,14 @@ def main() -> None:
         "--more", action="store_true", help="also types that nobody has named, see _tiny_architectures"
     )
     parser.add_argument("--report", action="store_true", help="write the page and the record from what is there")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     told = parser.parse_args()
-    if told.worker:
-        print(json.dumps(look_at(told.worker, told.out)))
-        return
     if told.report:
         report(told.out)
         return
     from _tiny_architectures import POPULAR, WITH_VLM, others
+
+    import secateur.analysis.inspect
+    import secateur.pipeline.prune  # noqa: F401 - before the fork
 
     told.out.mkdir(parents=True, exist_ok=True)
     names = told.only or [*POPULAR, *WITH_VLM, *(others() if told.more else [])]
@@ -59,19 +58,27 @@ def main() -> None:
 
 
 def in_a_process(name: str, out: Path) -> dict[str, Any]:
-    """What the worker says of a type; or why it said nothing."""
-    command = [sys.executable, __file__, "--worker", name, "--out", str(out)]
+    """What a process of its own finds out about a type; or why it found nothing. It is forked, which spares the
+    imports."""
     begun = time.time()
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_worker, args=(name, out, theirs))
+    process.start()
+    theirs.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        return {"type": name, "built": None, "error": f"no end after {LIMIT} s"}
-    try:
-        found = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-        found = {"type": name, "built": None, "error": last[:300]}
-    return {**found, "seconds": round(time.time() - begun, 1)}
+        found = ours.recv() if ours.poll(LIMIT) else {"error": f"no end after {LIMIT} s"}
+    except EOFError:
+        found = {"error": "the process ended without a word"}
+    process.kill()
+    process.join()
+    return {"type": name, **found, "seconds": round(time.time() - begun, 1)}
+
+
+def _worker(name: str, out: Path, answer: Any) -> None:
+    log = (out / f"{name}.log").open("w")
+    for stream in (1, 2):
+        os.dup2(log.fileno(), stream)
+    answer.send(look_at(name, out))
 
 
 def look_at(name: str, out: Path) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def look_into(folder: Path) -> dict[str, Any]:
         return {"inspect": _said(error), "kinds": {}}
     kinds = {row["kind"] for row in seen["sites"]}
     text = folder.parent / "text.txt"
-    text.write_text("\n\n".join(f"{TEXT} {number} {TEXT}" * 3 for number in range(400)), encoding="utf-8")
+    text.write_text("\n\n".join(f"{TEXT} {number} {TEXT}" * 3 for number in range(40)), encoding="utf-8")
     (folder.parent / "own.txt").write_text(TEXT)
     failed = list(checkpoint.family.failed)
     found = {"inspect": True, "how": seen.get("found"), "seconds_inspect": seconds, "not_offered": failed}
@@ -187,8 +194,18 @@ def _silence(dense: Any, plan: dict[str, Any], checkpoint: Any) -> None:
             zero(layer, site, keep)
             continue
         columns = keep.repeat_interleave(site.width)
-        module = layer.get_submodule(site.consumer)
-        module.register_forward_pre_hook(lambda _m, args, c=columns: (args[0] * c, *args[1:]))
+        names = {site.consumer, *(cut.parameter[: -len(".weight")] for cut in site.cuts if _reads(layer, cut))}
+        for name in names:
+            module = layer.get_submodule(name)
+            module.register_forward_pre_hook(lambda _m, args, c=columns: (args[0] * c, *args[1:]))
+
+
+def _reads(layer: Any, cut: Any) -> bool:
+    """Whether a cut is of the inputs of a Linear."""
+    from torch import nn
+
+    module = layer.get_submodule(cut.parameter.rpartition(".")[0])
+    return isinstance(module, nn.Linear) and cut.parameter.endswith(".weight") and cut.axis == 1
 
 
 class _Here:

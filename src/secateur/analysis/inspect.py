@@ -13,7 +13,7 @@ from secateur.analysis.for_client import for_client
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.flops import flops_per_token
 from secateur.model.hub import local_folder
-from secateur.model.linears import linears_of
+from secateur.model.linears import linears_of, submodule
 from secateur.model.rotation import dimension_multiple, norm_consumers, producers
 from secateur.model.site_kinds import HEADS, KINDS, SITE_KINDS
 from secateur.model.sites import Site
@@ -22,6 +22,7 @@ from secateur.report.schema.model import Counts, Inspected, Part, SiteRow, Speed
 
 # Matrix units work on tiles of this many entries; a width that is a multiple of it wastes nothing.
 HARDWARE_TILE = 64
+NORMS = "norms and routers in layers"
 CACHE_BYTES = 2  # per entry of the KV cache in half precision
 
 
@@ -66,6 +67,8 @@ def inspect(path: str | Path, client: str | None = None) -> Inspected:
         "parts": _parts(checkpoint, sites),
         "sites": rows,
         "speed": _speed({row["kind"] for row in rows}),
+        "found": "detected" if checkpoint.family.anatomies else "listed",
+        "not_offered": list(checkpoint.family.failed),
     }
     return found if client is None else for_client(found, client, causal=checkpoint.family.causal)
 
@@ -96,14 +99,28 @@ def _parts(checkpoint: Checkpoint, sites: list[Site]) -> list[Part]:
 
     attention = sum(s.params_per_unit for s in sites if s.kind == "attention")
     ffn = sum(s.params_per_unit for s in sites if s.kind == "ffn")
+    if checkpoint.family.anatomies:
+        attention, ffn = _matrices_of(checkpoint)
     in_layers = sum(checkpoint.layer_parameters(i) for i in range(checkpoint.layers))
     outside = checkpoint.parameters - in_layers
     return [
         row("attention", attention),
         row("ffn", ffn),
-        row("norms and routers in layers", in_layers - attention - ffn),
+        row("the rest of the layers" if checkpoint.family.anatomies else NORMS, in_layers - attention - ffn),
         row("embeddings, head, final norm", outside),
     ]
+
+
+def _matrices_of(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Entries of a detected architecture's modules whose units are heads, and of those that have channels."""
+    family, sums = checkpoint.family, {"head": 0, "channel": 0}
+    for layer in checkpoint.template.get_submodule(family.layers).children():
+        own = [(u.kind, u.consumer.rpartition(".")[0]) for u in family.anatomy_of(layer).units]
+        if family.experts is not None and submodule(layer, family.experts.path) is not None:
+            own.append(("channel", family.experts.path))
+        for kind, path in dict.fromkeys(own):
+            sums[kind] += sum(p.numel() for p in layer.get_submodule(path).parameters()) if path else 0
+    return sums["head"], sums["channel"]
 
 
 def _weight_rows(checkpoint: Checkpoint, layers: list[nn.Module]) -> list[SiteRow]:
@@ -203,9 +220,11 @@ def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[
         step = own[0].multiple
         text = f"1 to {units}" if step == 1 else f"{step} to {units} by {step}"
         hardware = f"multiples of {HARDWARE_TILE}" if units >= 2 * HARDWARE_TILE else "-"
-        return {"from": step, "to": units, "step": step}, text, hardware
+        return {"from": step, "to": units, "step": step}, text + _by_file(checkpoint, kind), hardware
     if kind in HEADS and checkpoint.family.anatomies:
-        return {"from": 1, "to": units, "step": own[0].groups}, f"1 to {units}", "powers of two" if units > 1 else "-"
+        step = own[0].groups
+        text = f"{step} to {units}" + (f" by {step}" if step > 1 else "") + _by_file(checkpoint, kind)
+        return {"from": step, "to": units, "step": step}, text, "powers of two" if units > 1 else "-"
     if kind in HEADS:
         counts = legal.query_heads if kind == "query_head" else legal.kv_groups
         if units != max(counts):  # layers that differ from their configuration already
@@ -213,10 +232,16 @@ def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[
         return list(counts), _heads_text(counts, units, legal, checkpoint), "powers of two" if units > 1 else "-"
     if kind == "expert":
         least = own[0].least
-        return {"from": least, "to": units, "step": 1}, f"{least} to {units}", "-"
+        return {"from": least, "to": units, "step": 1}, f"{least} to {units}" + _by_file(checkpoint, kind), "-"
     if kind == "layer":
         return {"from": 1, "to": checkpoint.layers, "step": 1}, f"1 to {checkpoint.layers} layers", "-"
     return [0, 1], "0 with modelling file", "-"
+
+
+def _by_file(checkpoint: Checkpoint, kind: str) -> str:
+    """Of a detected architecture whose configuration has no keys for this kind of cut."""
+    family = checkpoint.family
+    return " with modelling file" if family.anatomies and kind not in family.stock else ""
 
 
 def _heads_text(counts: tuple[int, ...], units: int, legal: LegalHeads, checkpoint: Checkpoint) -> str:

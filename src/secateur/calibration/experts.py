@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from secateur.model.expert_forms import inner_of, inner_with, row_of_experts
+
 _NAME = re.compile(r"^(.*)\.(\w+)\[(\d+)\]$")
 
 
@@ -42,37 +44,24 @@ def expert_inputs(
     ]
 
 
-def inner_of(module: Any, expert: int, x: Tensor) -> Tensor:
-    """What the second matrix of an expert reads, (tokens, channels), where the first reads x (tokens, in)."""
-    return _inner(module, module.gate_up_proj[expert], x)
-
-
 def written_by(module: Any, up: Tensor, down: Tensor, x: Tensor) -> Tensor:
     """What an expert of these matrices writes, (tokens, hidden), where it reads x (tokens, hidden).
 
     Args:
         module: the experts among which it would be.
     """
-    return nn.functional.linear(_inner(module, up, x), down)
-
-
-def _inner(module: Any, up: Tensor, x: Tensor) -> Tensor:
-    gate, through = nn.functional.linear(x, up).chunk(2, dim=-1)
-    inner: Tensor = module.act_fn(gate) * through
-    return inner
+    return nn.functional.linear(inner_with(module, up, x), down)
 
 
 def _hook(
     path: str, parts: dict[tuple[str, int], str], see: Callable[[str, Tensor], None], routes: dict[str, Tensor]
 ) -> Callable[..., None]:
     def hook(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        hidden, chosen = args[0], routes.setdefault(path, args[1])
-        flat = hidden.reshape(-1, hidden.shape[-1])
+        row = row_of_experts(module)
         for expert in sorted({expert for _, expert in parts}):
-            token = (chosen == expert).any(dim=-1).nonzero().flatten()
-            x = flat[token]
-            up_name = parts.get(("gate_up_proj", expert))
-            down_name = parts.get(("down_proj", expert))
+            x = _read_by(path, expert, module, args, routes)
+            up_name = parts.get((row.up, expert))
+            down_name = parts.get((row.down, expert))
             inner = None
             if down_name is not None:
                 inner = inner_of(module, expert, x)
@@ -83,3 +72,14 @@ def _hook(
                 see(down_name, inner)
 
     return torch.no_grad()(hook)
+
+
+def _read_by(path: str, expert: int, module: Any, args: tuple[Tensor, ...], routes: dict[str, Tensor]) -> Tensor:
+    """The tokens that an expert reads, (tokens, in)."""
+    row = row_of_experts(module)
+    if not row.routed:  # every expert gets all tokens, those that aren't its own as zeros (Llama 4)
+        own = args[0].view(len(getattr(module, row.down)), -1, args[0].shape[-1])[expert]
+        return own[own.any(dim=-1)]
+    hidden, chosen = args[0], routes.setdefault(path, args[1])
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    return flat[(chosen.reshape(len(flat), -1) == expert).any(dim=-1).nonzero().flatten()]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.calibration.experts import written_by
 from secateur.calibration.hooks import Enough
 from secateur.calibration.stream import Stream
+from secateur.model.expert_forms import written_by_expert
 from secateur.numerics.routing import Routing
 from secateur.system import distributed
 
@@ -35,7 +35,7 @@ def routing_of(
             token, place = (chosen == expert).nonzero(as_tuple=True)
             norms = None
             if "expert_outputs" in needs:
-                output = written_by(experts, experts.gate_up_proj[expert], experts.down_proj[expert], flat[token])
+                output = written_by_expert(experts, expert, flat[token])
                 norms = output.float().norm(dim=-1)
             found.add(expert, gates[token, place], norms)
     distributed.all_reduce(found.tensors())

@@ -26,6 +26,7 @@ from secateur.calibration.experts import written_by
 from secateur.calibration.routing import routes_of
 from secateur.calibration.walk import Block
 from secateur.cut.experts import remove_experts
+from secateur.errors import InputError
 from secateur.model.architectures import ExpertModules
 from secateur.model.sites import Site
 from secateur.numerics.linalg import wide_dtype
@@ -81,6 +82,9 @@ def remove_and_merge(block: Block, site: Site, keep: Tensor) -> Merged:
     """
     e = block.streamed.checkpoint.family.experts
     assert e is not None
+    if e.form != "gated":
+        kind = block.streamed.checkpoint.config.model_type
+        raise InputError(f"merge_experts: the experts of {kind} models are of another form; leave it out")
     path = e.path.rpartition(".")[0]
     whole = copy.deepcopy(block.layer.get_submodule(path))
     alike, tokens = _compare(block, whole, path, e)

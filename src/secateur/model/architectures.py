@@ -64,6 +64,12 @@ class ExpertModules:
     least: int | None = None  # experts that a token takes, where the router doesn't say
     also: tuple[str, ...] = ()  # what else has an entry for each expert (biases of the choice)
     sizes: tuple[tuple[str, str], ...] = ()  # modules and their attributes that state the number
+    form: str = "gated"  # see `expert_forms`
+    routed: bool = True  # they're called with the router's choice, so it can be seen
+
+    @property
+    def transposed(self) -> bool:
+        return self.form in ("transposed", "interleaved")
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ class Family:
     # What a layer returns: a tensor, or a tuple of so many with the hidden state in front.
     returns: int = 0
     failed: tuple[str, ...] = ()  # what can't be cut, and why, a line each
+    stock: tuple[str, ...] = ()  # kinds that a stock class loads when all layers are cut alike
 
     def anatomy_of(self, layer: Any) -> Anatomy:
         """What a layer of a detected architecture is made of; `mark` has said which kind it is."""
@@ -108,6 +115,10 @@ class Family:
         """Tells the layers of a detected architecture which kind they are; copies of them know it too."""
         for kind, layer in zip(self.kinds, model.get_submodule(self.layers).children(), strict=True):
             layer.secateur_kind = kind
+            if self.experts is not None:
+                for name, module in layer.named_modules():
+                    if name == self.experts.path:
+                        module.secateur_experts = self.experts
 
     def adds_plainly(self, config: Any) -> bool:
         """Whether sub-blocks are added to the residual stream as they are, in a model of this configuration."""

@@ -38,7 +38,8 @@ def flops_per_token(checkpoint: Shaped, layers: list[nn.Module]) -> int:
                 size = size * chosen // layer.get_parameter(f"{e.path}.{e.down}").shape[0]
             total += size
         if routed:
-            routers = layer.get_submodule(family.ffn.path).named_parameters()
+            beside = e.path.rpartition(".")[0] if family.anatomies and e is not None else family.ffn.path
+            routers = layer.get_submodule(beside).named_parameters()
             total += sum(p.numel() for name, p in routers if p.dim() == 2 and "experts" not in name)
     inside = {id(module) for layer in layers for module in layer.modules()}
     around = (m for m in checkpoint.template.modules() if isinstance(m, nn.Linear) and id(m) not in inside)

@@ -48,7 +48,7 @@ class ConfigKeys(_Keys):
     hidden_size: Width = 1
     n_embd: Width = 1
     word_embed_proj_dim: Width = 1
-    intermediate_size: Width = 1
+    intermediate_size: Width | Annotated[list[Width], Field(max_length=1024)] = 1
     moe_intermediate_size: Width = 1
     ffn_dim: Width = 1
     n_inner: Width | None = None

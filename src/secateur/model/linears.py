@@ -84,14 +84,22 @@ class Linear:
         """W as a view of the parameter itself, in its own dtype."""
         match = _EXPERT.match(self.name)
         if match:
-            return self._parameter.data[int(match[2])]
+            own = self._parameter.data[int(match[2])]
+            return own.T if self._transposed_expert else own
         data = self._parameter.data
         return data.T if is_transposed(self.layer.get_submodule(self.name)) else data
 
     @property
     def output_axis(self) -> int:
         """The parameter's axis along which outputs lie; inputs lie along the one beside it."""
-        return 1 if _EXPERT.match(self.name) or is_transposed(self.layer.get_submodule(self.name)) else 0
+        if _EXPERT.match(self.name):
+            return 2 if self._transposed_expert else 1
+        return 1 if is_transposed(self.layer.get_submodule(self.name)) else 0
+
+    @property
+    def _transposed_expert(self) -> bool:
+        row = getattr(self.layer.get_submodule(self.parameter_name.rpartition(".")[0]), "secateur_experts", None)
+        return row is not None and row.transposed
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from secateur.model.anatomy import Units, places, tensor_of
-from secateur.model.architectures import EXPERT_CHANNELS, Family, join
+from secateur.model.architectures import EXPERT_CHANNELS, ExpertModules, Family, join
 from secateur.model.linears import has_weight, is_transposed, parameter_shape, submodule
 
 
@@ -244,17 +244,30 @@ def _expert_channel_sites(layer: nn.Module, family: Family, index: int) -> Itera
     if e is None or submodule(layer, e.path) is None:
         return
     up, down = f"{e.path}.{e.up}", f"{e.path}.{e.down}"
-    experts, _, units = layer.get_parameter(down).shape
+    experts, rows, columns = layer.get_parameter(down).shape
+    units = rows if e.transposed else columns
     for i in range(experts):
-        cuts = (Cut(up, 0, expert=i), Cut(up, 0, offset=units, expert=i), Cut(down, 1, expert=i))
+        cuts = (*_expert_rows(layer, e, up, units, i), Cut(down, 0 if e.transposed else 1, expert=i))
         site = _site("channel", layer, index, units, cuts, f"{down}[{i}]", 1, expert=i)
         yield replace(site, multiple=EXPERT_CHANNELS)
+
+
+def _expert_rows(layer: nn.Module, e: ExpertModules, up: str, units: int, expert: int) -> Iterator[Cut]:
+    """What a channel of an expert owns of the matrix that writes it, see `expert_forms`."""
+    axis = 1 if e.transposed else 0
+    if e.form == "interleaved":
+        yield Cut(up, axis, width=2, expert=expert)
+        yield Cut(f"{up}_bias", 0, width=2, expert=expert)
+        return
+    yield Cut(up, axis, expert=expert)
+    if e.form != "plain":
+        yield Cut(up, axis, offset=units, expert=expert)
 
 
 def _expert_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
     """Whole experts: each owns its slices of the 3-D parameters and its row of the router."""
     e = family.experts
-    if e is None or submodule(layer, e.path) is None:
+    if e is None or submodule(layer, e.path) is None or not e.routed:
         return
     up, down = f"{e.path}.{e.up}", f"{e.path}.{e.down}"
     cuts = (Cut(up, 0), Cut(down, 0), *(Cut(name, 0) for name in (f"{e.router}.weight", *e.also)))

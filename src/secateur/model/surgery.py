@@ -156,8 +156,12 @@ def set_parameter(layer: nn.Module, name: str, value: torch.Tensor) -> None:
     if hasattr(module, "num_experts"):  # the experts themselves, and their router
         module.num_experts = value.shape[0]  # type: ignore[assignment]
     state_widths(module, leaf, value)
-    if hasattr(module, "intermediate_dim") and leaf == "down_proj":
-        module.intermediate_dim = value.shape[2]  # type: ignore[assignment]
+    if leaf == "down_proj" and value.dim() == 3:
+        row = getattr(module, "secateur_experts", None)
+        width = value.shape[1] if row is not None and row.transposed else value.shape[2]
+        for name in ("intermediate_dim", "intermediate_size", "expert_dim"):
+            if hasattr(module, name):
+                setattr(module, name, width)
 
 
 def silence(layer: nn.Module, site: Site) -> None:

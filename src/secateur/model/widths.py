@@ -9,6 +9,8 @@ from secateur.model.architectures import Family
 from secateur.model.json_files import Json
 from secateur.model.linears import submodule
 
+STATED = ("num_experts", "intermediate_dim", "intermediate_size", "expert_dim")
+
 
 def detected_widths(layer: nn.Module, family: Family) -> Json:
     """{"shapes": {parameter: its shape}, "sizes": {module: {attribute: value}}} of everything that a cut changes."""
@@ -20,8 +22,9 @@ def detected_widths(layer: nn.Module, family: Family) -> Json:
     e = family.experts
     if e is not None and submodule(layer, e.path) is not None:
         names += [f"{e.path}.{e.up}", f"{e.path}.{e.down}", f"{e.router}.weight", *e.also]
+        names += [f"{e.path}.{e.up}_bias", f"{e.path}.{e.down}_bias"] if e.form == "interleaved" else []
         stated += e.sizes
-        stated += [(e.path, name) for name in ("num_experts", "intermediate_dim") if _states(layer, e.path, name)]
+        stated += [(e.path, name) for name in STATED if _states(layer, e.path, name)]
         stated += [(e.router, name) for name in ("num_experts",) if _states(layer, e.router, name)]
     sizes: dict[str, dict[str, int]] = {}
     for module, name in stated:

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from secateur._version import __version__
 from secateur.errors import UnsupportedModelError
 from secateur.model.architectures import Family, listed
-from secateur.model.classes import is_composite, stock_class
+from secateur.model.classes import is_composite, is_uneven, stock_class
 from secateur.model.detection.rows import propose
 from secateur.model.uneven_keys import UNEVEN_KEYS
 
@@ -59,7 +59,8 @@ def folder() -> Path:
 
 def _stock(config: Any) -> Any:
     """The configuration without what a pruned checkpoint of uneven widths has added."""
-    values = {k: v for k, v in config.to_dict().items() if k not in UNEVEN_KEYS}
+    gone = UNEVEN_KEYS if is_uneven(config) else ()
+    values = {k: v for k, v in config.to_dict().items() if k not in gone}
     values["architectures"] = [name.removeprefix("Pruned") for name in config.architectures or ()] or None
     return type(config)(**values)
 

@@ -149,6 +149,8 @@ def _shorten(own: dict[str, Any], layers: int, depth: int, text: Any) -> None:
             own[key] = value[:depth]
         elif isinstance(value, list) and key.endswith(("_ids", "_layers", "_indices", "layers")):
             own[key] = [x for x in value if not isinstance(x, int) or x < depth]
+    if isinstance(own.get("per_layer_config"), dict):
+        own["per_layer_config"] = {str(k): v for k, v in own["per_layer_config"].items() if int(k) < depth}
     for key in {count, "num_hidden_layers"} & own.keys():
         own[key] = depth
     if own.get("num_kv_shared_layers"):

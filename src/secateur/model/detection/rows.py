@@ -15,6 +15,7 @@ from secateur.model.architectures import ExpertModules, Family
 from secateur.model.classes import stock_class, text_config
 from secateur.model.detection.copies import quiet, small_copy
 from secateur.model.detection.experts import find_experts
+from secateur.model.detection.loading import stock_kinds
 from secateur.model.detection.trace import Trace, Visit, kind_of, layer_lists, shared_parameters, trace
 from secateur.model.detection.transfer import transferred
 from secateur.model.detection.units import find_units, stream_of
@@ -77,6 +78,7 @@ def _propose(config: Any) -> Family:
         if made not in anatomies:
             anatomies.append(made)
         kinds.append(anatomies.index(made))
+    small_family = _of_copy(seen, copies, learned, experts)
     if not any(anatomy.linears for anatomy in anatomies):
         raise ValueError("its layers have no matrices that text goes through")
     return Family(
@@ -89,7 +91,16 @@ def _propose(config: Any) -> Family:
         kinds=tuple(kinds),
         returns=seen.returns,
         failed=tuple(dict.fromkeys(failed)),
+        stock=stock_kinds(small, small_family),
     )
+
+
+def _of_copy(seen: Trace, copies: list[nn.Module], learned: dict[Kind, _Learned], experts: Any) -> Family:
+    """The row of the small copy itself."""
+    kinds = list(learned)
+    found = [Anatomy(learned[kind].linears, tuple(learned[kind].units)) for kind in kinds]
+    places = [kinds.index(kind) if (kind := kind_of(layer)) in learned else len(kinds) for layer in copies]
+    return Family("", (), layers=seen.layers, experts=experts, anatomies=(*found, Anatomy()), kinds=tuple(places))
 
 
 def _depth(whole: Any) -> int:

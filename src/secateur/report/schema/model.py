@@ -70,6 +70,8 @@ class Inspected(TypedDict):
     parts: list[Part]
     sites: list[SiteRow]
     speed: list[SpeedRow]
+    found: str
+    not_offered: list[str]
     client: NotRequired[ClientFacts]
 
 

@@ -26,8 +26,14 @@ def print_anatomy(found: Facts, console: Console | None = None) -> None:
     if found["context"] is not None:
         head += f", context {found['context']}"
     console.print(Text(f"{found['architecture']} ({found['model_type']})", "bold"), Text(head))
+    if found.get("found") == "detected":
+        console.print(
+            "detected: not in the table, each kind of cut proved on a small copy of this class", style="dim"
+        )
     _section(console, None, _sizes(found))
     _section(console, "What can be cut", _sites(found["sites"]))
+    for line in found.get("not_offered", ()):
+        console.print(Text(f"not offered: {line}", "dim"))
     console.print()
     console.print(
         "Counts for all layers alike, which a stock class loads. † and layers that differ load with the modelling "
