@@ -25,7 +25,7 @@ def score_experts(block: Block, site: Site, method: Method, seed: int) -> Tensor
 @torch.no_grad()
 def norms_of(layer: nn.Module, site: Site) -> Tensor:
     """The L2 norm of all parameters of each expert, (experts,) fp64 on the CPU; in fp32 one expert at a time."""
-    parts = [tensor_of(layer, cut.parameter) for cut in site.cuts]
+    parts = [tensor_of(layer, cut.parameter).movedim(cut.axis, 0) for cut in site.cuts]
     squares = [[float(part[unit].float().square().sum()) for part in parts] for unit in range(site.units)]
     return torch.tensor(squares, dtype=torch.float64).sum(1).sqrt()
 

@@ -62,7 +62,7 @@ class ExpertModules:
     width_key: str = "intermediate_size"
     count_key: str = "num_local_experts"
     least: int | None = None  # experts that a token takes, where the router doesn't say
-    also: tuple[str, ...] = ()  # what else has an entry for each expert (biases of the choice)
+    also: tuple[tuple[str, int], ...] = ()  # what else has an entry for each expert (biases of the choice), its axis
     sizes: tuple[tuple[str, str], ...] = ()  # modules and their attributes that state the number
     form: str = "gated"  # see `expert_forms`
     routed: bool = True  # they're called with the router's choice, so it can be seen

@@ -34,6 +34,7 @@ from secateur.errors import InputError, UnsupportedModelError
 from secateur.model.architectures import Family
 from secateur.model.classes import text_config
 from secateur.model.detection.cache import row_of
+from secateur.model.detection.copies import language_modules
 from secateur.model.extras import check_extras, uncounted
 from secateur.model.files import read_config, read_header, read_index, read_tokenizer
 from secateur.model.linears import linears_of
@@ -220,6 +221,19 @@ class Checkpoint:
         return out
 
     @cached_property
+    def _towers(self) -> tuple[str, ...]:
+        """Prefixes of what sees or hears beside the language model."""
+        if self.whole_config is self.config:
+            return ()
+        own = {id(module) for module in language_modules(self.template)}
+        return tuple(f"{name}." for name, module in self.template.named_modules() if id(module) not in own)
+
+    @cached_property
+    def tower_keys(self) -> frozenset[str]:
+        """Names on disk of what sees or hears beside the language model; it stays as it is stored."""
+        return frozenset(key for key, name in self.targets.items() if self._towers and name.startswith(self._towers))
+
+    @cached_property
     def by_layer(self) -> dict[int | None, list[str]]:
         """Layer index -> tensor names on disk; None -> everything outside the layers."""
         pattern = re.compile(rf"^(?:{re.escape(self.family.layers)})\.(\d+)\.")
@@ -278,7 +292,10 @@ class Checkpoint:
         for key, name in self.targets.items():
             held[name] = held.get(name, 0) + self.sizes[key]
         tied = set(getattr(self.template, "all_tied_weights_keys", None) or {})
+        towers = self._towers
         for name, parameter in sorted(self.template.named_parameters(remove_duplicate=False)):
+            if name.startswith(towers):
+                continue  # of which one stored tensor may be several parameters; text never reaches them
             if name not in held and name not in tied:
                 raise InputError(f"{self.path}: the checkpoint lacks '{name}', which its config.json asks for")
             if name in held and held[name] != parameter.numel():

@@ -43,7 +43,8 @@ def stock_class(config: Any) -> Any:
 def text_config(config: Any) -> Any:
     """The part of a configuration that the language model in it is built from; the whole of it, mostly."""
     found = config.get_text_config(decoder=True)
-    return config if found is None else found
+    inside = any(getattr(config, name, None) is found for name in getattr(config, "sub_configs", None) or ())
+    return found if inside else config  # encoder-decoders make one up
 
 
 def is_composite(config: Any) -> bool:

@@ -28,7 +28,8 @@ class Shaped(Protocol):
 def flops_per_token(checkpoint: Shaped, layers: list[nn.Module]) -> int:
     """2 x the matrix entries that a token passes: layers (only the chosen experts), what surrounds them, the head."""
     family, total = checkpoint.family, 0
-    chosen = getattr(checkpoint.config, "num_experts_per_tok", None)
+    chosen: Any = getattr(checkpoint.config, "num_experts_per_tok", None)
+    chosen = chosen[0] if isinstance(chosen, list) and chosen else chosen  # of each layer (HunYuan)
     e = family.experts
     for layer in layers:
         routed = e is not None and submodule(layer, e.path) is not None

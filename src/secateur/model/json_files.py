@@ -21,6 +21,7 @@ MOST_LEVELS = 32
 
 Width = Annotated[StrictInt, Field(ge=1, le=2**20)]
 Heads = Annotated[StrictInt, Field(ge=1, le=2**14)]
+Experts = Annotated[StrictInt, Field(ge=0, le=2**14)]  # hybrids say 0 for none
 Layers = Annotated[StrictInt, Field(ge=1, le=1024)]
 Positions = Annotated[StrictInt, Field(ge=1, le=2**27)]
 Token = Annotated[StrictInt, Field(ge=-1, lt=2**24)]
@@ -57,9 +58,9 @@ class ConfigKeys(_Keys):
     num_attention_heads: Heads = 1
     n_head: Heads = 1
     num_key_value_heads: Heads | None = None
-    num_local_experts: Heads = 1
-    num_experts: Heads = 1
-    num_experts_per_tok: Heads = 1
+    num_local_experts: Experts | None = 1
+    num_experts: Experts | None = 1
+    num_experts_per_tok: Experts | list[Experts] | None = 1
     max_position_embeddings: Positions | None = None
     n_positions: Positions = 1
     n_ctx: Positions = 1

@@ -7,15 +7,17 @@ disk, one layer at a time, so a model that doesn't fit in memory can be saved to
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from secateur.model import modeling_secateur
@@ -26,6 +28,7 @@ from secateur.model.old_keys import with_old_keys
 from secateur.model.placeholders import placeholders
 from secateur.model.shards import TensorSource, write_file, write_weights
 from secateur.model.side_files import copy_side_files
+from secateur.model.skeleton import empty_model
 from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import set_parameter
 from secateur.workspace.folder import block_file
@@ -105,7 +108,8 @@ def _state_parts(
 ) -> Iterator[TensorSource]:
     """What surrounds the layers, then layer by layer, under the names on disk."""
     dtypes, prefix = checkpoint.target_dtypes, checkpoint.family.layers
-    groups = [[checkpoint.targets[key] for key in checkpoint.by_layer[None]]]
+    towers = checkpoint.tower_keys
+    groups = [[checkpoint.targets[key] for key in checkpoint.by_layer[None] if key not in towers]]
     for index, layer in enumerate(checkpoint.template.get_submodule(prefix).children()):
         groups.append([f"{prefix}.{index}.{name}" for name in layer.state_dict()])
     gone = [placeholders(checkpoint.family, config, index) for index in range(checkpoint.layers)]
@@ -124,6 +128,8 @@ def _state_parts(
         yield partial(part, names)
     if empties:
         yield removed
+    if towers:
+        yield lambda empty: stored_tensors(checkpoint, towers, empty)
     yield from _extras(checkpoint)
 
 
@@ -145,9 +151,13 @@ def _parts(
     around: Callable[[bool], dict[str, Tensor]],
 ) -> Iterator[TensorSource]:
     """The checkpoint's tensors under their names on disk: what surrounds the layers, then layer by layer."""
-    template = streamed.checkpoint.template
+    checkpoint = streamed.checkpoint
+    # Some conversions go by the shapes that a class has: those of the result.
+    template = _result_template(checkpoint, config) if checkpoint.family.anatomies else checkpoint.template
 
     def surroundings(empty: bool) -> dict[str, Tensor]:
+        if checkpoint.family.anatomies:  # of which nothing outside the layers changes
+            return stored_tensors(checkpoint, checkpoint.by_layer[None], empty)
         return revert_weight_conversion(template, around(empty))
 
     def layer(position: int, index: int, empty: bool) -> dict[str, Tensor]:
@@ -161,6 +171,22 @@ def _parts(
     for position, index in enumerate(kept):
         yield partial(layer, position, index)
     yield from _extras(streamed.checkpoint)
+
+
+def _result_template(checkpoint: Checkpoint, config: Json) -> PreTrainedModel:
+    made = AutoConfig.for_model(**copy.deepcopy(config))
+    made.architectures = config["architectures"]
+    return empty_model(checkpoint.path, made, torch.float32)
+
+
+def stored_tensors(checkpoint: Checkpoint, keys: Iterable[str], empty: bool = False) -> dict[str, Tensor]:
+    """Tensors as they are on disk, by their names there; `empty`: their shapes and dtypes alone."""
+    found = {}
+    for key in sorted(keys):
+        with safe_open(checkpoint.files[key], framework="pt") as handle:
+            tensor = handle.get_tensor(key)
+            found[key] = tensor.to("meta") if empty else tensor
+    return found
 
 
 def _extras(checkpoint: Checkpoint) -> Iterator[TensorSource]:

@@ -270,7 +270,10 @@ def _expert_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site
     if e is None or submodule(layer, e.path) is None or not e.routed:
         return
     up, down = f"{e.path}.{e.up}", f"{e.path}.{e.down}"
-    cuts = (Cut(up, 0), Cut(down, 0), *(Cut(name, 0) for name in (f"{e.router}.weight", *e.also)))
+    own = [(up, 0), (down, 0), (f"{e.router}.weight", 0), *e.also]
+    if e.form == "interleaved":
+        own += [(f"{up}_bias", 0), (f"{down}_bias", 0)]
+    cuts = tuple(Cut(name, axis) for name, axis in own)
     site = _site("expert", layer, index, layer.get_parameter(down).shape[0], cuts, down, 1)
     least = e.least if e.least is not None else layer.get_submodule(e.router).top_k
     yield replace(site, least=least)  # type: ignore[arg-type]

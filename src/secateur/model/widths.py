@@ -21,7 +21,7 @@ def detected_widths(layer: nn.Module, family: Family) -> Json:
         stated += [(o.parameter.rpartition(".")[0], o.epsilon[0]) for o in units.owned if o.epsilon is not None]
     e = family.experts
     if e is not None and submodule(layer, e.path) is not None:
-        names += [f"{e.path}.{e.up}", f"{e.path}.{e.down}", f"{e.router}.weight", *e.also]
+        names += [f"{e.path}.{e.up}", f"{e.path}.{e.down}", f"{e.router}.weight", *(name for name, _ in e.also)]
         names += [f"{e.path}.{e.up}_bias", f"{e.path}.{e.down}_bias"] if e.form == "interleaved" else []
         stated += e.sizes
         stated += [(e.path, name) for name in STATED if _states(layer, e.path, name)]

@@ -42,7 +42,10 @@ def row_of(config: Any) -> Family:
 def detected(config: Any) -> Family:
     """The same without the table."""
     stock = _stock(config)
-    key = _key(stock)
+    try:
+        key = _key(stock)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"architecture '{config.model_type}' is not in the table, and {error}") from None
     if key not in _found:
         _found[key] = _read(key) or _made(stock, key)
     found = _found[key]

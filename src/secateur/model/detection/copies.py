@@ -120,7 +120,8 @@ def _built(config: Any, depth: int, sizes: dict[str, int] | None, noisy: bool) -
         _shrink(own, sizes)
         if inner:
             _clip_tokens(values)
-    made = type(config)(**{k: v for k, v in values.items() if k not in ("architectures", "auto_map")})
+    with quiet():
+        made = type(config)(**{k: v for k, v in values.items() if k not in ("architectures", "auto_map")})
     made.architectures = getattr(config, "architectures", None)
     for part in (made, text_config(made)):
         part._experts_implementation = "eager"

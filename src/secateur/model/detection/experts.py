@@ -74,8 +74,8 @@ def _with_the_rest(layer: nn.Module, parent: str, row: ExpertModules, count: int
         for leaf, tensor in tensors:
             own = f"{name}.{leaf}" if name else leaf
             taken = (f"{row.path}.{row.up}", f"{row.path}.{row.down}", f"{row.router}.weight")
-            if own not in taken and tensor.dim() >= 1 and tensor.shape[0] == count and tensor.numel() == count:
-                also.append(own)
+            if own not in taken and tensor.dim() >= 1 and tensor.numel() == count == max(tensor.shape):
+                also.append((own, list(tensor.shape).index(count)))
         for key, value in vars(module).items():
             if type(value) is int and value == count and "expert" in key and "per_tok" not in key:
                 sizes.append((name, key))

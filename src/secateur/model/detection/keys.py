@@ -35,16 +35,16 @@ def stock_values(config: Any) -> Json:
 
 def build(values: Json) -> Any:
     """The model of a configuration, without weights."""
-    config = AutoConfig.for_model(**copy.deepcopy(values))
-    config.architectures = values["architectures"]
     with quiet(), torch.device("meta"):
+        config = AutoConfig.for_model(**copy.deepcopy(values))
+        config.architectures = values["architectures"]
         return stock_class(config)._from_config(config, dtype=torch.float32)
 
 
 def inner(values: Json) -> Json:
     """The part of a configuration that its language model is built from."""
-    config = AutoConfig.for_model(**copy.deepcopy(values))
-    name = inner_name(config)
+    with quiet():
+        name = inner_name(AutoConfig.for_model(**copy.deepcopy(values)))
     if name is None:
         return values
     found: Json = values[name]

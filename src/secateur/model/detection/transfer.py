@@ -53,8 +53,7 @@ def transferred(units: Units, small: nn.Module, small_config: Any, layer: nn.Mod
     for o in owned:
         if value_of(o.form, heads, groups) != length_of(layer, o):
             return f"{o.parameter} has another layout than in a small copy"
-    sizes = _sizes(units, made, layer, heads, groups)
-    return sizes if isinstance(sizes, str) else replace(made, sizes=sizes)
+    return replace(made, sizes=_sizes(units, made, layer, heads, groups))
 
 
 def _counts(
@@ -118,17 +117,16 @@ def _scaled(segment: Segment, known: dict[int, int]) -> Segment:
     return replace(segment, items=tuple(Item(item.level, known[item.width]) for item in segment.items))
 
 
-def _sizes(before: Units, after: Units, layer: nn.Module, heads: int, groups: int) -> tuple[Size, ...] | str:
+def _sizes(before: Units, after: Units, layer: nn.Module, heads: int, groups: int) -> tuple[Size, ...]:
+    """Sizes that mean the same in the layer; what only happened to be equal in the copy has another value there."""
     forms = dict(zip(_forms(before), _forms(after), strict=True))
     out = []
     for size in before.sizes:
         form = size.form if size.form in ((1, 0, 0), (0, 1, 0), None) else forms.get(size.form)
         stated = getattr(layer.get_submodule(size.module), size.name, None)
-        if form is None and size.form is not None:
-            return f"{size.module}.{size.name} isn't understood"
-        if stated != value_of(form, heads, groups):
-            return f"{size.module}.{size.name} is {stated}, which its shapes don't say"
-        out.append(Size(size.module, size.name, form))
+        known = form is not None or size.form is None
+        if known and stated == value_of(form, heads, groups):
+            out.append(Size(size.module, size.name, form))
     return tuple(out)
 
 

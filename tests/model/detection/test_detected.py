@@ -1,0 +1,153 @@
+"""Architectures that the table doesn't list: read layer by layer, cut, saved, and loaded as their own classes do."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from secateur.analysis.inspect import inspect
+from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.walk import walk
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.result_config import new_config
+from secateur.model.round_trip import load_as_user
+from secateur.model.save import write_block, write_checkpoint
+from secateur.model.sites import Site, sites_of
+from secateur.model.streamed import StreamedModel
+from secateur.model.surgery import remove, update_heads, zero
+from secateur.model.uneven import layer_widths
+from tests.cases import case as within
+from tests.model import tiny
+from tests.model.detection.cases import CASES, KINDS, save
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folders: dict[str, Path] = {}
+
+    def get(case: str) -> Path:
+        if case not in folders:
+            folders[case] = save(case, tmp_path_factory.mktemp(case))
+        return folders[case]
+
+    return get
+
+
+def some_of(site: Site) -> Tensor:
+    """Half of the units of each group, not the first ones."""
+    size = site.units // site.groups
+    least = max(1, size // 2 // site.multiple * site.multiple, site.least)
+    return (torch.arange(site.units) % size) >= size - least
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_walk_gives_the_logits_of_from_pretrained(case: str, folder_of: Callable[[str], Path]) -> None:
+    streamed = StreamedModel(Checkpoint.open(folder_of(case)), torch.device("cpu"), torch.float32)
+    model, ids = load_as_user(folder_of(case))[0], tiny.tokens(2)
+    got: list[Tensor] = []
+
+    def read(stream: Stream) -> None:
+        got.extend(streamed.logits(own, stream.states[i]) for i, own in enumerate(batches_of(ids)))
+
+    for block in walk(streamed, ids, at_end=read):
+        sources = [linear.source for linear in block.linears]
+        assert all(moments.gram.any() for moments in block.moments(sources, frozenset({"gram"})).values())
+    torch.testing.assert_close(torch.cat(got), tiny.logits(model, ids), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_taken_out_saved_and_loaded_equals_zeroed(
+    case: str, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint.open(folder_of(case))
+    offered = {site.kind for sites in checkpoint.sites for site in sites} - {"layer"}
+    assert offered == KINDS[case]
+    for kind in sorted(offered - {"expert"}):
+        with within(case, kind):
+            taken_out_equals_zeroed(checkpoint, kind, tmp_path / kind)
+
+
+def taken_out_equals_zeroed(checkpoint: Checkpoint, kind: str, out: Path) -> None:
+    streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
+    zeroed, family = load_as_user(checkpoint.path)[0], checkpoint.family
+    layers, blocks, widths = zeroed.get_submodule(family.layers), out / "blocks", {}
+    blocks.mkdir(parents=True)
+    for index in range(checkpoint.layers):
+        layer = streamed.load(index)
+        cuts = [(site, some_of(site)) for site in sites_of(layer, family, index, 0) if site.kind == kind]
+        for site, keep in cuts:
+            zero(layers[index], site, keep)
+        remove(layer, cuts)
+        update_heads(layer, family, 0)
+        write_block(blocks, layer, checkpoint, index)
+        widths[index] = layer_widths(layer, family, checkpoint.config, 0)
+    kept = range(checkpoint.layers)
+    final = out / "final"
+    final.mkdir()
+    write_checkpoint(final, streamed, blocks, list(kept), new_config(checkpoint, list(kept), widths))
+    model, ids = load_as_user(final)[0], tiny.tokens(2)
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in zeroed.parameters())
+    want = tiny.logits(zeroed, ids)
+    torch.testing.assert_close(tiny.logits(model, ids), want, atol=1e-3 * float(want.abs().max()), rtol=1e-3)
+    again = Checkpoint.open(final)
+    assert {s.kind for own in again.sites for s in own} <= {*KINDS_OF_ALL, "layer"}
+
+
+KINDS_OF_ALL = {"channel", "query_head", "kv_group", "expert"}
+
+
+def test_inspect_says_what_was_detected(folder_of: Callable[[str], Path]) -> None:
+    found = inspect(folder_of("latent"))
+    assert found["found"] == "detected"
+    assert {row["kind"] for row in found["sites"]} == {"weight", "layer", *KINDS["latent"]}
+    legal = {row["kind"]: row["legal"] for row in found["sites"]}
+    assert "modelling file" in legal["channel"]  # the shared expert's width is said by the same key as the others'
+    assert "modelling file" not in legal["kv_group"]
+
+
+def test_a_class_whose_layers_are_no_chain_is_refused_in_a_line(
+    folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from secateur.errors import UnsupportedModelError
+    from secateur.model.detection import rows
+
+    def refuse(_seen: Any) -> None:
+        raise ValueError("something happens between its layers")
+
+    monkeypatch.setattr(rows, "_check_chain", refuse)
+    config = Checkpoint.open(folder_of("grouped")).whole_config
+    with pytest.raises(UnsupportedModelError, match="detection found no way \\(something happens"):
+        rows.propose(copy.deepcopy(config))
+
+
+def test_what_was_found_is_found_in_the_cache(
+    folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from secateur.model.detection import cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cache, "_found", {})
+    config = Checkpoint.open(folder_of("state-space")).whole_config
+    monkeypatch.setattr(cache, "_found", {})
+    monkeypatch.setattr(cache, "propose", lambda _config: pytest.fail("looked at again"))
+    assert cache.detected(config).kinds == (0,) * tiny.LAYERS
+    (file,) = cache.folder().glob("*.json")
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "kinds": "all"}))  # a damaged file is as good as none
+    monkeypatch.setattr(cache, "_found", {})
+    with pytest.raises(pytest.fail.Exception):
+        cache.detected(config)
