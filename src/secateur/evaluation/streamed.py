@@ -84,7 +84,7 @@ def _score(
         # One row at a time: logits are wider than anything before them.
         for position, window in enumerate(part):
             row = window.ids
-            hidden = states[i][position : position + 1, : len(row)]
+            hidden = states[i][..., position : position + 1, : len(row), :]
             logits = streamed.logits(pad([row]), hidden)
             sums[order[i][position]] = score_rows([row], logits, counts=[window.counts])[0, 0]
     check_finite(sums)

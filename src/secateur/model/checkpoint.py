@@ -33,6 +33,7 @@ from transformers.utils import logging as hf_logging
 from secateur.errors import InputError, UnsupportedModelError
 from secateur.model.architectures import Family
 from secateur.model.classes import text_config
+from secateur.model.complete import check_complete
 from secateur.model.detection.cache import row_of
 from secateur.model.detection.copies import language_modules
 from secateur.model.extras import check_extras, uncounted
@@ -94,7 +95,7 @@ class Checkpoint:
                     odd |= {} if dtype in _TORCH_DTYPES else {name: dtype}
                     sizes[name] = entries
         checkpoint = cls(folder, text_config(outer), family, files, dtypes, sizes, outer)
-        checkpoint.check_complete()
+        check_complete(checkpoint, checkpoint.towers)
         checkpoint._check_dtypes(odd)
         check_extras(checkpoint)
         if not stored_apart(checkpoint):
@@ -102,7 +103,7 @@ class Checkpoint:
         outer = copy.deepcopy(outer)
         outer.tie_word_embeddings = text_config(outer).tie_word_embeddings = False
         checkpoint = replace(checkpoint, config=text_config(outer), outer=outer)
-        checkpoint.check_complete()
+        check_complete(checkpoint, checkpoint.towers)
         return checkpoint
 
     def tokenizer(self) -> Any:
@@ -221,7 +222,7 @@ class Checkpoint:
         return out
 
     @cached_property
-    def _towers(self) -> tuple[str, ...]:
+    def towers(self) -> tuple[str, ...]:
         """Prefixes of what sees or hears beside the language model."""
         if self.whole_config is self.config:
             return ()
@@ -231,7 +232,7 @@ class Checkpoint:
     @cached_property
     def tower_keys(self) -> frozenset[str]:
         """Names on disk of what sees or hears beside the language model; it stays as it is stored."""
-        return frozenset(key for key, name in self.targets.items() if self._towers and name.startswith(self._towers))
+        return frozenset(key for key, name in self.targets.items() if self.towers and name.startswith(self.towers))
 
     @cached_property
     def by_layer(self) -> dict[int | None, list[str]]:
@@ -261,7 +262,7 @@ class Checkpoint:
         handles = {file: safe_open(file, framework="pt") for file in by_file}
         tensors = {key: handles[file].get_slice(key) for file, keys in by_file.items() for key in keys}
         self.put_into(model, tensors)
-        for key in tensors:
+        for key in tensors.keys() - self.tower_keys:  # which may say by infinity that there is no bound
             module, _, leaf = self.targets[key].rpartition(".")
             with suppress(AttributeError):  # what the model doesn't use
                 value = getattr(model.get_submodule(module), leaf)
@@ -282,27 +283,6 @@ class Checkpoint:
         if info.mismatched_keys or info.conversion_errors:
             problem = next(iter(info.mismatched_keys or info.conversion_errors))
             raise InputError(f"{self.path}: tensor {problem} doesn't fit the configuration")
-
-    def check_complete(self) -> None:
-        """Every parameter that the configuration asks for must be in the files, whole (tied ones excepted).
-
-        Entries are counted, because one parameter in memory may be many tensors on disk (experts).
-        """
-        held: dict[str, int] = {}
-        for key, name in self.targets.items():
-            held[name] = held.get(name, 0) + self.sizes[key]
-        tied = set(getattr(self.template, "all_tied_weights_keys", None) or {})
-        towers = self._towers
-        for name, parameter in sorted(self.template.named_parameters(remove_duplicate=False)):
-            if name.startswith(towers):
-                continue  # of which one stored tensor may be several parameters; text never reaches them
-            if name not in held and name not in tied:
-                raise InputError(f"{self.path}: the checkpoint lacks '{name}', which its config.json asks for")
-            if name in held and held[name] != parameter.numel():
-                raise InputError(
-                    f"{self.path}: the checkpoint has {held[name]} entries of '{name}', but its config.json asks "
-                    f"for {parameter.numel()}"
-                )
 
 
 @contextmanager

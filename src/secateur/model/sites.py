@@ -10,99 +10,18 @@ and the shapes of one layer, so they are the same for a layer on disk, on the me
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-import torch
 from torch import nn
 
-from secateur.model.anatomy import Units, places, tensor_of
+from secateur.model.anatomy import tensor_of
 from secateur.model.architectures import EXPERT_CHANNELS, ExpertModules, Family, join
+from secateur.model.detected_sites import detected_sites
 from secateur.model.linears import has_weight, is_transposed, parameter_shape, submodule
+from secateur.model.site import Cut, Site, make_site
 
-
-@dataclass(frozen=True)
-class Cut:
-    """A slice of one parameter: unit u owns entries [offset + u*width, offset + (u+1)*width) of `axis`.
-
-    Args:
-        parameter: path below the layer, e.g. `mlp.gate_proj.weight`.
-        axis: of the parameter as it is stored.
-        width: entries of that axis for each unit.
-        offset: where unit 0 begins.
-        expert: index on axis 0 of a 3-D expert parameter; `axis` then counts the axes behind it.
-        rescale: the parameter is an RMS-norm gain over all units, so removing units from it must
-            multiply the rest by sqrt(units / kept) to leave their outputs as they were with zeros (up to
-            the norm's epsilon, which can't be scaled per layer).
-        run, stride: where units lie in runs (query heads among the keys and values of their groups): units of one
-            run, and entries from the begin of one to the begin of the next; 0 = all units are one run.
-    """
-
-    parameter: str
-    axis: int
-    width: int = 1
-    offset: int = 0
-    expert: int | None = None
-    rescale: bool = False
-    run: int = 0
-    stride: int = 0
-
-    def spans(self, units: int) -> list[tuple[int, slice]]:
-        """(offset, units) of each run; all units are one run unless it's said otherwise."""
-        run = self.run or units
-        return [
-            (self.offset + number * self.stride, slice(first, first + run))
-            for number, first in enumerate(range(0, units, run))
-        ]
-
-
-@dataclass(frozen=True)
-class Site:
-    """A set of equal units of one layer that can be removed: channels, query heads, KV groups, experts, a sub-block.
-
-    Args:
-        kind: what a unit is, see `site_kinds.KINDS`.
-        layer: index of the decoder layer.
-        units: how many there are.
-        cuts: the parameter slices that the units own.
-        consumer: path of the Linear that consumes the units; `mlp.experts.down_proj[3]` for expert 3. Whole experts
-            are consumed by none: for them it's the parameter that writes to the stream.
-        width: inputs of the consumer per unit.
-        params_per_unit: entries of all parameters that one unit owns.
-        groups: units come in this many equal runs, and each run must keep the same number (query heads
-            inside their KV groups).
-        label: tells it from others of its kind in a layer.
-        expert: the one whose channels these are; None outside of experts.
-        multiple: a cut must keep a multiple of this many units.
-        least: a cut must keep this many units or more (experts: as many as a token takes).
-    """
-
-    kind: str
-    layer: int
-    units: int
-    cuts: tuple[Cut, ...]
-    consumer: str
-    width: int
-    params_per_unit: int
-    groups: int = 1
-    expert: int | None = None
-    multiple: int = 1
-    least: int = 1
-    label: str = ""
-
-    @property
-    def reader(self) -> str:
-        """The old name of `consumer`; it goes with the next release."""
-        warnings.warn("Site.reader is called Site.consumer now", DeprecationWarning, stacklevel=2)
-        return self.consumer
-
-    @property
-    def name(self) -> str:
-        """As plans name it: `layers.3.channel`, or `layers.3.channel[5]` for the channels of expert 5."""
-        suffix = f"[{self.label}]" if self.label else ("" if self.expert is None else f"[{self.expert}]")
-        return f"layers.{self.layer}.{self.kind}{suffix}"
+__all__ = ["Cut", "Site", "head_counts", "sites_of"]
 
 
 def sites_of(layer: nn.Module, family: Family, index: int, head_dim: int) -> list[Site]:
@@ -110,13 +29,13 @@ def sites_of(layer: nn.Module, family: Family, index: int, head_dim: int) -> lis
 
     Args:
         layer: the module, on any device (shapes only are read).
-        family: the architecture's row of the table, see `family_of`.
+        family: what is known of the architecture, see `family_of`.
         index: its place among the layers.
         head_dim: inputs of the attention output Linear per query head.
     """
     if family.anatomies:
         return [
-            *_detected_sites(layer, family, index),
+            *detected_sites(layer, family, index),
             *_expert_channel_sites(layer, family, index),
             *_expert_sites(layer, family, index),
             _whole("layer", layer, index, ("",), ""),
@@ -147,20 +66,12 @@ def _attention_sites(layer: nn.Module, family: Family, index: int, head_dim: int
     heads, kv_heads = head_counts(layer, family, head_dim)
     group = heads // kv_heads
     q_cuts, kv_cuts = _head_cuts(layer, family, heads, kv_heads, head_dim)
-    if group > 1:
-        yield query_head_site(layer, family, index, head_dim)
     read = _matrix_cut(layer, consumer, 1, head_dim)
+    if group > 1:
+        cuts = (*q_cuts, read)
+        yield make_site("query_head", layer, index, heads, cuts, consumer, head_dim, groups=kv_heads)
     cuts = (*(_widen(c, group) for c in q_cuts), *kv_cuts, _widen(read, group))
-    yield _site("kv_group", layer, index, kv_heads, cuts, consumer, head_dim * group)
-
-
-def query_head_site(layer: nn.Module, family: Family, index: int, head_dim: int) -> Site:
-    """The query heads of a layer that has attention, also where each is alone in its KV group."""
-    consumer = join(family.attention.path, family.attention.o)
-    heads, kv_heads = head_counts(layer, family, head_dim)
-    q_cuts, _ = _head_cuts(layer, family, heads, kv_heads, head_dim)
-    cuts = (*q_cuts, _matrix_cut(layer, consumer, 1, head_dim))
-    return _site("query_head", layer, index, heads, cuts, consumer, head_dim, groups=kv_heads)
+    yield make_site("kv_group", layer, index, kv_heads, cuts, consumer, head_dim * group)
 
 
 def _head_cuts(
@@ -198,45 +109,7 @@ def _channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Sit
         if f.stacked:
             cuts += _rows(layer, writer, 1, units)
     cuts.append(_matrix_cut(layer, consumer, 1, 1))
-    yield _site("channel", layer, index, units, tuple(cuts), consumer, 1)
-
-
-def _detected_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
-    """Channels, heads and groups of heads, as they were found and proved."""
-    for units in family.anatomy_of(layer).units:
-        if not has_weight(layer, units.consumer):
-            continue
-        heads, groups = units.counts(layer)
-        levels: dict[str, Literal["head", "group"]] = {}
-        if units.kind == "channel":
-            levels["channel"] = "head"
-        else:
-            levels |= {"query_head": "head"} if units.shared_kv or heads > groups else {}
-            levels |= {"kv_group": "group"} if not units.shared_kv else {}
-        for kind, level in levels.items():
-            if kind in units.kinds:
-                yield _unit_site(kind, layer, index, units, level)
-
-
-def _unit_site(kind: str, layer: nn.Module, index: int, units: Units, level: Literal["head", "group"]) -> Site:
-    heads, groups = units.counts(layer)
-    count = heads if level == "head" else groups
-    cuts = tuple(
-        Cut(
-            owned.parameter,
-            owned.axis,
-            place.width,
-            place.offset,
-            rescale=owned.rescale,
-            run=0 if place.run == count else place.run,
-            stride=0 if place.run == count else place.stride,
-        )
-        for owned in units.owned
-        for place in places(owned, level, heads, groups)
-    )
-    inner = groups if level == "head" and units.grouped else 1
-    width = units.width * (heads // count)
-    return replace(_site(kind, layer, index, count, cuts, units.consumer, width, inner), label=units.label)
+    yield make_site("channel", layer, index, units, tuple(cuts), consumer, 1)
 
 
 def _expert_channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
@@ -248,7 +121,7 @@ def _expert_channel_sites(layer: nn.Module, family: Family, index: int) -> Itera
     units = rows if e.transposed else columns
     for i in range(experts):
         cuts = (*_expert_rows(layer, e, up, units, i), Cut(down, 0 if e.transposed else 1, expert=i))
-        site = _site("channel", layer, index, units, cuts, f"{down}[{i}]", 1, expert=i)
+        site = make_site("channel", layer, index, units, cuts, f"{down}[{i}]", 1, expert=i)
         yield replace(site, multiple=EXPERT_CHANNELS)
 
 
@@ -274,7 +147,7 @@ def _expert_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site
     if e.form == "interleaved":
         own += [(f"{up}_bias", 0), (f"{down}_bias", 0)]
     cuts = tuple(Cut(name, axis) for name, axis in own)
-    site = _site("expert", layer, index, layer.get_parameter(down).shape[0], cuts, down, 1)
+    site = make_site("expert", layer, index, layer.get_parameter(down).shape[0], cuts, down, 1)
     least = e.least if e.least is not None else layer.get_submodule(e.router).top_k
     yield replace(site, least=least)  # type: ignore[arg-type]
 
@@ -317,24 +190,3 @@ def _rows(layer: nn.Module, linear: str, width: int, offset: int = 0) -> list[Cu
 
 def _widen(cut: Cut, times: int) -> Cut:
     return Cut(cut.parameter, cut.axis, cut.width * times, cut.offset, cut.expert, cut.rescale)
-
-
-def _site(
-    kind: str,
-    layer: nn.Module,
-    index: int,
-    units: int,
-    cuts: tuple[Cut, ...],
-    consumer: str,
-    width: int,
-    groups: int = 1,
-    expert: int | None = None,
-) -> Site:
-    params = sum(_entries(tensor_of(layer, c.parameter), c) for c in cuts)
-    return Site(kind, index, units, cuts, consumer, width, params, groups, expert)
-
-
-def _entries(parameter: torch.Tensor, cut: Cut) -> int:
-    shape = list(parameter.shape[1:] if cut.expert is not None else parameter.shape)
-    shape[cut.axis] = cut.width
-    return int(torch.Size(shape).numel())

@@ -180,7 +180,7 @@ def probe(inputs: Inputs, store: Store, kept: tuple[int, ...], stream: Stream) -
     """Remembers what the model in memory computes, for the round-trip gate, which compares in fp32."""
     ids, streamed = stream.batches[0][:1], inputs.streamed
     if streamed.dtype == torch.float32:
-        logits = streamed.logits(ids, stream.states[0][:1])
+        logits = streamed.logits(ids, stream.states[0][..., :1, :, :])
     else:
         logits = logits_in_fp32(inputs, store, kept, ids)
     write_probe(store.area.work / PROBE, ids, logits)

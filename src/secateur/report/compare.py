@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from rich.table import Table
 from rich.text import Text
 
 from secateur.report import numbers as fmt
+from secateur.report.html.page import environment
 from secateur.report.terminal.console import Console
+from secateur.report.terminal.table import Table, figures
 
 Facts = Mapping[str, Any]
 MARK = "★"
@@ -90,29 +90,24 @@ def print_comparison(found: Facts, page: Path | None = None, console: Console | 
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(names):
-        table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
+    table = figures(*names)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     return table
 
 
 def render(found: Facts) -> str:
     """One HTML page without scripts that fetches nothing; everything in it is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("secateur.report.html", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("compare.html.j2").render(
-        found=found,
-        head=head(found),
-        lines=lines(found),
-        recipe_lines=recipe_lines(found),
-        judged=judged_line(found),
-        names=[result["name"] for result in found["results"]],
-        missing=fmt.MISSING,
+    return (
+        environment()
+        .get_template("compare.html.j2")
+        .render(
+            found=found,
+            head=head(found),
+            lines=lines(found),
+            recipe_lines=recipe_lines(found),
+            judged=judged_line(found),
+            names=[result["name"] for result in found["results"]],
+            missing=fmt.MISSING,
+        )
     )

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import text_config
+from secateur.model.complete import check_complete
 from secateur.model.detection.cache import row_of
 from secateur.model.files import read_config
 from secateur.report.schema.bench import PackedShape, RuntimeFacts
@@ -125,7 +126,7 @@ def _checkpoint(folder: Path, reader: Reader) -> Checkpoint:
     dtypes = {entry.name: entry.dtype for entry in reader}
     files = {entry.name: reader.path(entry.name) for entry in reader}
     checkpoint = Checkpoint(folder, text_config(config), row_of(config), files, dtypes, sizes, config)
-    checkpoint.check_complete()
+    check_complete(checkpoint, checkpoint.towers)
     return checkpoint
 
 

@@ -1,0 +1,129 @@
+"""docs/architectures.md and results/coverage.json from what `coverage.py` has found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+COLUMNS = ("weight", "channel", "query_head", "kv_group", "expert")
+HEADS = ("query_head", "kv_group")
+
+
+def write(files: Iterable[Path], record: Path, page: Path) -> None:
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    rows = [_slim(row) for row in found]
+    import transformers
+
+    counts = count(rows)
+    record.write_text(
+        json.dumps({"transformers": transformers.__version__, "counts": counts, "rows": rows}, indent=1) + "\n",
+        encoding="utf-8",
+    )
+    page.write_text(_page(rows, counts, transformers.__version__), encoding="utf-8")
+
+
+def _slim(row: dict[str, Any]) -> dict[str, Any]:
+    """A record without what changes from run to run."""
+    keep = ("type", "built", "class", "vlm", "error", "inspect", "not_offered", "note")
+    slim = {key: row[key] for key in keep if row.get(key) not in (None, "", [])}
+    slim["kinds"] = {
+        kind: {
+            k: v for k, v in result.items() if k in ("ok", "how", "why", "silently_wrong") and v not in (None, False)
+        }
+        for kind, result in (row.get("kinds") or {}).items()
+    }
+    return slim
+
+
+def passed(row: dict[str, Any], kinds: Iterable[str]) -> bool:
+    return any(row["kinds"].get(kind, {}).get("ok") for kind in kinds)
+
+
+def count(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """The figures of the page's head."""
+    built = [row for row in rows if row.get("built")]
+    inner = [row for row in built if passed(row, ("channel",)) or (_lacks_channels(row) and passed(row, HEADS))]
+    return {
+        "types": len(rows),
+        "built": len(built),
+        "inspect": sum(row.get("inspect") is True for row in built),
+        "weight": sum(passed(row, ("weight",)) for row in built),
+        "channel": len(inner),
+        "heads": sum(passed(row, HEADS) for row in built),
+        "experts": sum(passed(row, ("expert",)) for row in built),
+        "vision": sum(bool(row.get("vlm")) and passed(row, ("weight",)) for row in built),
+        "vision_built": sum(bool(row.get("vlm")) for row in built),
+        "silently_wrong": sum(any(k.get("silently_wrong") for k in row["kinds"].values()) for row in built),
+    }
+
+
+def _lacks_channels(row: dict[str, Any]) -> bool:
+    """A class without an FFN, such as Mamba 2: its inner width consists of heads."""
+    return "channel" not in row["kinds"] and not any(
+        ".fc" in why or "mlp" in why for why in row.get("not_offered", ())
+    )
+
+
+def _mark(row: dict[str, Any], kind: str) -> str:
+    result = row["kinds"].get(kind)
+    if result is None:
+        return "-"
+    if not result.get("ok"):
+        return "wrong" if result.get("silently_wrong") else "no"
+    return "yes" if result.get("how") == "transformers" else "yes †"
+
+
+def _page(rows: list[dict[str, Any]], counts: dict[str, int], version: str) -> str:
+    head = f"""# Architectures
+
+<!-- Written by benchmarks/coverage.py --report; don't edit. -->
+
+What can be pruned of which architecture of transformers {version}. A few are listed in a table
+([adding one](adding-an-architecture.md)); all others are detected: a small copy of the class is made, and what is
+found on it must be proved there before it is offered. This page is measured on tiny random checkpoints, kind by kind:
+pruned by half (experts by a quarter), saved, checked by the round trip, loaded with plain transformers, and compared
+with an independent reading of the source in which what went is zero.
+
+| of {counts["types"]} types | |
+|---|---|
+| can be built | {counts["built"]} |
+| open (`secateur inspect`) | {counts["inspect"]} |
+| single weights | {counts["weight"]} |
+| channels, or the layer's own kind of inner width | {counts["channel"]} |
+| heads | {counts["heads"]} |
+| experts | {counts["experts"]} |
+| vision-language models, of {counts["vision_built"]} | {counts["vision"]} |
+| silently wrong | {counts["silently_wrong"]} |
+
+`yes` loads with the stock class, `yes †` with the modelling file that is saved beside the weights
+(`trust_remote_code=True`). `-` isn't offered: there is none, or it could not be proved. Heads of state-space layers
+and of linear attention are KV groups here.
+
+| type | class | weights | channels | query heads | KV groups | experts |
+|---|---|---|---|---|---|---|
+"""
+    lines = []
+    for row in rows:
+        if not row.get("built"):
+            lines.append(f"| `{row['type']}` | not built: {_cell(row.get('error', ''))} | | | | | |")
+        elif row.get("inspect") is not True:
+            lines.append(f"| `{row['type']}` | {row['class']}: not opened | no | | | | |")
+        else:
+            marks = " | ".join(_mark(row, kind) for kind in COLUMNS)
+            lines.append(f"| `{row['type']}` | {row['class']} | {marks} |")
+    notes = [
+        f"- `{row['type']}`: {_cell(why)}"
+        for row in rows
+        for why in (
+            *([row["inspect"]] if isinstance(row.get("inspect"), str) else []),
+            *row.get("not_offered", ()),
+            *(f"{kind}: {k['why']}" for kind, k in row["kinds"].items() if "why" in k),
+        )
+    ]
+    return head + "\n".join(lines) + "\n\n## What could not be proved\n\n" + "\n".join(notes) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").replace("`", "").replace("<", "").split())[:160]
