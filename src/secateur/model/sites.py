@@ -21,7 +21,7 @@ from secateur.model.detected_sites import detected_sites
 from secateur.model.linears import has_weight, is_transposed, parameter_shape, submodule
 from secateur.model.site import Cut, Site, make_site
 
-__all__ = ["Cut", "Site", "head_counts", "sites_of"]
+__all__ = ["Cut", "Site", "head_counts", "query_head_site", "sites_of"]
 
 
 def sites_of(layer: nn.Module, family: Family, index: int, head_dim: int) -> list[Site]:
@@ -66,12 +66,20 @@ def _attention_sites(layer: nn.Module, family: Family, index: int, head_dim: int
     heads, kv_heads = head_counts(layer, family, head_dim)
     group = heads // kv_heads
     q_cuts, kv_cuts = _head_cuts(layer, family, heads, kv_heads, head_dim)
-    read = _matrix_cut(layer, consumer, 1, head_dim)
     if group > 1:
-        cuts = (*q_cuts, read)
-        yield make_site("query_head", layer, index, heads, cuts, consumer, head_dim, groups=kv_heads)
+        yield query_head_site(layer, family, index, head_dim)
+    read = _matrix_cut(layer, consumer, 1, head_dim)
     cuts = (*(_widen(c, group) for c in q_cuts), *kv_cuts, _widen(read, group))
     yield make_site("kv_group", layer, index, kv_heads, cuts, consumer, head_dim * group)
+
+
+def query_head_site(layer: nn.Module, family: Family, index: int, head_dim: int) -> Site:
+    """The query heads of a layer that has attention, also where each is alone in its KV group."""
+    consumer = join(family.attention.path, family.attention.o)
+    heads, kv_heads = head_counts(layer, family, head_dim)
+    q_cuts, _ = _head_cuts(layer, family, heads, kv_heads, head_dim)
+    cuts = (*q_cuts, _matrix_cut(layer, consumer, 1, head_dim))
+    return make_site("query_head", layer, index, heads, cuts, consumer, head_dim, groups=kv_heads)
 
 
 def _head_cuts(
