@@ -29,6 +29,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/source_tree.py --check
 	$(BIN)/python scripts/json_schemas.py --check
+	$(BIN)/python scripts/readme_figures.py --check
 
 # What an installed wheel gives, away from the clone.
 smoke: $(STAMP)

@@ -1,0 +1,101 @@
+"""Writes the results table of README.md, and the picture beside it, from the committed results of the benchmarks.
+
+python scripts/readme_figures.py            write both
+python scripts/readme_figures.py --check    exit with 1 if they aren't what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+README, PICTURE = ROOT / "README.md", ROOT / "docs" / "results.svg"
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- results: written by scripts/readme_figures.py -->", "<!-- end of results -->"
+MODEL = "stories3M-fp16"
+PRESETS = ("fast", "balanced", "best")
+ROWS = (
+    ("half of the weights are zeros", "0.5", "half3m"),
+    ("two of every four weights are zeros", "2:4", "two-of-four3m"),
+)
+WIDTH, LEFT, BAR = 720, 250, 16
+COLOURS = {"dense": "#5d6863", "llm-compressor": "#8a938e", "Secateur": "#2c7a55"}
+
+
+def figures(target: str, recovered: str) -> list[tuple[str, str, float]]:
+    """(label, whose, perplexity) of the dense model, the peer and Secateur, from the committed files."""
+    runs: list[dict[str, Any]] = json.loads((RESULTS / "frontier.json").read_text(encoding="utf-8"))
+    mine = {
+        run["preset"]: run for run in runs if (run["part"], run["model"], run["target"]) == ("weights", MODEL, target)
+    }
+    trained = json.loads((RESULTS / "recovery.json").read_text(encoding="utf-8"))[recovered]
+    found = [("dense", "dense", next(iter(mine["best"]["before"].values())))]
+    found.append(("llm-compressor, SparseGPT", "llm-compressor", peer(target)))
+    found += [(f"--quality {name}", "Secateur", next(iter(mine[name]["after"].values()))) for name in PRESETS]
+    return [*found, ("best, then 300 steps of recovery", "Secateur", trained["recovered"])]
+
+
+def peer(target: str) -> float:
+    """What the table of benchmarks/frontier.py says of the peer on the same model, text and cut."""
+    lines = (RESULTS / "frontier.md").read_text(encoding="utf-8").splitlines()
+    line = next(line for line in lines if line.startswith(f"| {MODEL} | weight {target} |"))
+    return float(line.rstrip(" |").rpartition("|")[2])
+
+
+def table() -> str:
+    found = {words: figures(target, recovered) for words, target, recovered in ROWS}
+    names = [name for name, _, _ in next(iter(found.values()))]
+    lines = [f"| perplexity when | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    lines += [f"| {words} | {' | '.join(f'{value:.2f}' for _, _, value in row)} |" for words, row in found.items()]
+    return "\n".join(lines)
+
+
+def picture() -> str:
+    """Bars of both cuts on one scale from zero; the less, the better."""
+    parts, y = [], 6
+    highest = max(value for _, target, recovered in ROWS for _, _, value in figures(target, recovered))
+    for words, target, recovered in ROWS:
+        parts.append(f'<text x="0" y="{y + 9}" font-weight="600">{words}</text>')
+        y += 20
+        for name, whose, value in figures(target, recovered):
+            width = round((WIDTH - LEFT - 50) * value / highest, 1)
+            parts.append(f'<text x="{LEFT - 8}" y="{y + 8}" text-anchor="end">{name}</text>')
+            parts.append(f'<rect x="{LEFT}" y="{y}" width="{width}" height="{BAR}" fill="{COLOURS[whose]}"/>')
+            parts.append(f'<text x="{LEFT + width + 6}" y="{y + 8}">{value:.2f}</text>')
+            y += BAR + 4
+        y += 10
+    style = "text{font:13px system-ui,sans-serif;dominant-baseline:central;fill:#1d2421}"
+    dark = "@media(prefers-color-scheme:dark){text{fill:#e7ebe8}}"
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img">'
+    )
+    title = "<title>Perplexity of a model of 3 M parameters, pruned by several tools; shorter is better</title>"
+    return "\n".join([head, title, f"<style>{style}{dark}</style>", *parts, "</svg>", ""])
+
+
+def page(text: str) -> str:
+    """README.md with the table between its marks."""
+    return re.sub(
+        f"{re.escape(BEGIN)}.*?{re.escape(END)}",
+        lambda _: f"{BEGIN}\n\n{table()}\n\n{END}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    wanted = {README: page(text), PICTURE: picture()}
+    if "--check" in sys.argv[1:]:
+        stale = [file.name for file, now in wanted.items() if not file.is_file() or file.read_text("utf-8") != now]
+        sys.exit(f"{', '.join(stale)}: not what the results say; run python {sys.argv[0]}" if stale else 0)
+    for file, now in wanted.items():
+        file.write_text(now, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
