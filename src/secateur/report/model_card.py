@@ -22,6 +22,7 @@ def model_card(report: Report) -> str:
         f"# {_plain(facts.title(report))}, pruned",
         _summary(report),
         _loading(report),
+        _running(report),
         _cuts(report),
         _figures(report),
         steps.markdown(report),
@@ -82,6 +83,25 @@ def _loading(report: Report) -> str:
     ]
     if remote:
         lines += ["", 'Without remote code: `import secateur; model = secateur.load("path/to/this/folder")`.']
+    return "\n".join(lines)
+
+
+_PROGRAMS = {"vllm": "vLLM", "llama.cpp": "llama.cpp, ollama", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+def _running(report: Report) -> str:
+    """What other programs make of this very result."""
+    ways = facts.section(report, "result").get("clients") or ()
+    if not ways:
+        return ""
+    lines = ["## How to run this", "", "`DIR` is this folder, `DIR2` a new one.", ""]
+    for way in ways:
+        name = _PROGRAMS.get(way["client"], way["client"])
+        tried = f" ({_plain(way['tried'])})" if way["tried"] else ""
+        said = f"`{way['how']}`" if way["how"] else f"no: {_plain(way['refused'])}"
+        lines.append(f"- {name}{tried}: {said}")
+    if any(way["how"] is None for way in ways):
+        lines += ["", "As a stock class, with zeros for what was cut: `secateur export DIR --to padded --out DIR2`."]
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from secateur.model.counting import count_nonzero
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.before_after import before_and_after, not_evaluated
+from secateur.pipeline.results.clients import ways_of
 from secateur.pipeline.results.evidence import EVIDENCE, evidence_json, evidence_record
 from secateur.pipeline.results.sites import method_of, sites_of_run, sized
 from secateur.pipeline.results.tasks import judged_on_tasks
@@ -167,7 +168,12 @@ def _loads_as(workspace: Workspace) -> ResultFacts:
     config = json.loads((workspace.final / "config.json").read_text(encoding="utf-8"))
     uneven = "auto_map" in config
     loader = "transformers, trust_remote_code" if uneven else "transformers"
-    return {"loader": loader, "architecture": config["architectures"][0], "uniform": not uneven}
+    return {
+        "loader": loader,
+        "architecture": config["architectures"][0],
+        "uniform": not uneven,
+        "clients": ways_of(workspace.final),
+    }
 
 
 def _environment(inputs: Inputs, monitor: Monitor) -> Environment:

@@ -109,12 +109,22 @@ class ParameterCounts(TypedDict):
     nonzero_after: int
 
 
+class ClientWay(TypedDict):
+    """How a program runs a result: the command, or why it doesn't."""
+
+    client: str
+    how: str | None
+    refused: str | None
+    tried: str | None
+
+
 class ResultFacts(TypedDict):
     """How the result loads."""
 
     loader: str
     architecture: str
     uniform: bool
+    clients: NotRequired[list[ClientWay]]
 
 
 class GateFindings(TypedDict):

@@ -1,0 +1,237 @@
+"""Which result runs where: ten results in five clients, tokens and tokenisation against transformers.
+
+    python benchmarks/clients.py --work clients                        everything but what is timed
+    python benchmarks/clients.py --work clients --parts matrix --clients onnx --results zeros,gpt2
+    python benchmarks/clients.py --work clients --parts table --model path/to/SmolLM2 --pruned path/to/pruned --timed
+
+Parts, each alone if wanted: `results` prunes the ten, `matrix` runs them, `tokens` compares tokenisation in
+llama.cpp, `table` measures a model and its pruned one at several types of numbers in llama.cpp (speed only with
+--timed, on a quiet machine), `page` writes docs/clients.md. Each part adds to results/clients.json. Each client has an environment of
+its own below --work, made on its first use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _client_environments import NODE_PACKAGE, PACKAGES, python_of, variables
+from _client_page import write_page
+from _client_results import RESULTS, SHARED, make
+
+import secateur
+from secateur.data.embedded import embedded_path
+from secateur.export.reference import Reference, first_difference, is_tie, reference
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.clients import refusal
+
+HERE = Path(__file__).parent
+RECORD = HERE / "results" / "clients.json"
+NAMES = {"llama.cpp": "gguf", "onnx": "onnx", "openvino": "openvino"}
+TYPES = ("bf16", "q8_0", "q4_0")
+PARTS = ("results", "matrix", "tokens", "table", "page")
+TIMEOUT = 3600
+
+
+def run(command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    return done.returncode, done.stdout if not lines else lines[-1], errors[-1] if errors else ""
+
+
+def exported(client: str, folder: Path, out: Path, arguments: argparse.Namespace, *more: str) -> dict[str, Any]:
+    """A result exported for a client, in its environment, where the export itself compares the tokens."""
+    python, environment = python_of(client, arguments.work), variables(client, arguments.work, arguments.threads)
+    command = [str(python), "-m", "secateur", "export", str(folder), "--to", NAMES.get(client, "padded"), *more]
+    command += ["--out", str(out), "--overwrite", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    if done.returncode == 0:
+        return dict(json.loads(done.stdout))
+    said = next((line for line in done.stderr.splitlines() if line.startswith("error: ")), done.stderr[-300:])
+    return {"refused" if done.returncode == 2 else "failed": said.removeprefix("error: ")}
+
+
+def by_export(client: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A cell of the matrix for a client that exports are made for."""
+    found = exported(client, folder, arguments.work / "exports" / client / folder.name, arguments, "--type", "f32")
+    if "client" not in found:
+        return found
+    proof = found["client"]
+    keys = ("version", "new_tokens", "tokens_alike", "ties", "prompts", "prompts_alike", "texts", "texts_alike")
+    return {key: proof[key] for key in keys} | {"notes": found["warnings"], "ran": proof["ran"]}
+
+
+def by_loading(client: str, folder: Path, wanted: Reference, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A cell for a client that loads the folder as it is."""
+    python, environment = python_of(client, arguments.work), variables(client, arguments.work, arguments.threads)
+    with tempfile.TemporaryDirectory() as place:
+        prompts = Path(place) / "prompts.json"
+        prompts.write_text(json.dumps(wanted.prompts), encoding="utf-8")
+        environment["HF_MODULES_CACHE"] = place
+        command = [str(python), str(HERE / "_client_tokens.py"), client, str(folder), str(prompts), "20"]
+        code, out, error = run(command, environment)
+    if code != 0:
+        return {"failed": error[:300]}
+    found = json.loads(out)
+    cell = {"version": found["version"], "new_tokens": 0, "tokens_alike": 0, "ties": 0, "ran": True, "notes": []}
+    for expected, own, logits in zip(wanted.tokens, found["tokens"], wanted.logits, strict=True):
+        place = first_difference(expected, own)
+        cell["new_tokens"] += len(expected)
+        cell["tokens_alike"] += len(expected) if place is None else place
+        cell["ties"] += place is not None and is_tie(logits[place], expected[place], own[place])
+    return cell
+
+
+def refused_by(client: str, folder: Path) -> str | None:
+    """Why `--for` would have refused such a cut."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    skips = {kind for layer in (config.get("per_layer_config") or {}).values() for kind in layer.get("skip", ())}
+    uneven = bool(config.get("per_layer_config"))
+    return refusal(client, config["model_type"], uneven=uneven, attention="attention" in skips, ffn="ffn" in skips)
+
+
+def cell_of(client: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    if client in NAMES:
+        return by_export(client, folder, arguments)
+    checkpoint = Checkpoint.open(folder)
+    wanted = reference(checkpoint, checkpoint.tokenizer())
+    assert wanted is not None
+    reason = refused_by(client, folder)
+    if reason is None:
+        return by_loading(client, folder, wanted, arguments)
+    padded = arguments.work / "exports" / "padded" / folder.name
+    made = exported("transformers", folder, padded, arguments)
+    cell: dict[str, Any] = {"refused": reason}
+    if "files" in made:
+        cell["padded"] = by_loading(client, padded, wanted, arguments)
+    return cell
+
+
+def matrix(record: dict[str, Any], arguments: argparse.Namespace) -> None:
+    for client in arguments.clients:
+        for name in arguments.results:
+            cell = cell_of(client, arguments.work / "results" / name, arguments)
+            record.setdefault("matrix", {}).setdefault(name, {})[client] = cell
+            print(f"{name} in {client}: {json.dumps(cell)[:300]}", flush=True)
+            save(record)
+
+
+def tokens(record: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Tokenisation in llama.cpp of whole vocabularies, each with the model that it's of."""
+    folders = {"stories3M": SHARED / "models" / "stories3M-fp16", "stories260K": SHARED / "models" / "stories260K"}
+    folders |= {"embedded": embedded_path(), "like Gemma's": gemma_like(arguments.work / "gemma-like")}
+    if arguments.model is not None:
+        folders["SmolLM2"] = arguments.model
+    for name, folder in folders.items():
+        found = by_export("llama.cpp", folder, arguments)
+        record.setdefault("tokens", {})[name] = found
+        print(f"{name}: {json.dumps(found)[:200]}", flush=True)
+        save(record)
+
+
+def gemma_like(folder: Path) -> Path:
+    """A small Llama with a vocabulary of Gemma's kind."""
+    sys.path.insert(0, str(HERE.parent))
+    from tests.export.test_vocabulary import gemma_like as vocabulary
+    from tests.small import tiny_llama
+
+    if not folder.exists():
+        tiny_llama(vocab=700, context=256, bos_token_id=2, eos_token_id=1, pad_token_id=0).save_pretrained(folder)
+        vocabulary().save_pretrained(folder)
+    return folder
+
+
+def table(record: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """A model and its pruned one at several types: size, perplexity, and with --timed decoding speed, in turns."""
+    pairs = {"dense": arguments.model, "pruned": arguments.pruned}
+    if None in pairs.values():
+        raise SystemExit("table: give --model and --pruned")
+    files = []
+    for which, folder in pairs.items():
+        for kind in TYPES:
+            out = arguments.work / "exports" / "table" / f"{which}-{kind}"
+            if not out.exists():
+                found = exported("llama.cpp", folder, out, arguments, "--type", kind)
+                if "files" not in found:
+                    raise SystemExit(f"{which} {kind}: {found}")
+            files.append(next(out.glob("*.gguf")))
+    windows = windows_of(arguments) if arguments.windows else []
+    task = {"files": [str(file.resolve()) for file in files], "windows": windows, "prompt": list(range(1000, 1032))}
+    task |= {"new": 64, "rounds": arguments.rounds if arguments.timed else 0, "threads": arguments.threads}
+    found = in_node(task, arguments)
+    labels = [f"{which} {kind}" for which in pairs for kind in TYPES]
+    known = record.setdefault("table", {"model": arguments.model.name, "rows": {}})
+    known |= {"version": found["version"], "threads": arguments.threads, "machine": platform.machine()}
+    for label, row in zip(labels, found["rows"], strict=True):
+        rates = row.pop("rates")
+        kept = {key: value for key, value in row.items() if key != "file"}
+        if rates:
+            kept |= {"tokens_per_s": statistics.median(rates), "rates": [round(rate, 2) for rate in rates]}
+        known["rows"][label] = known["rows"].get(label, {}) | kept
+        print(label, kept, flush=True)
+
+
+def windows_of(arguments: argparse.Namespace) -> list[list[int]]:
+    """Pieces of 512 tokens of the evaluation text."""
+    ids = Checkpoint.open(arguments.model).tokenizer()(arguments.text.read_text(encoding="utf-8")[:200_000])
+    return [ids["input_ids"][at : at + 512] for at in range(0, 512 * arguments.windows, 512)]
+
+
+def in_node(task: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    python_of("llama.cpp", arguments.work)
+    package = arguments.work / "environments" / "llama.cpp" / "node_modules" / NODE_PACKAGE
+    with tempfile.TemporaryDirectory() as place:
+        given = Path(place) / "task.json"
+        given.write_text(json.dumps(task), encoding="utf-8")
+        command = ["node", str(HERE / "_client_speed.mjs"), str(package.resolve()), str(given)]
+        code, out, error = run(command, variables("llama.cpp", arguments.work, arguments.threads))
+    if code != 0:
+        raise SystemExit(f"node: {error}")
+    return dict(json.loads(out))
+
+
+def save(record: dict[str, Any]) -> None:
+    record["secateur"] = secateur.__version__
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    listed = {"type": lambda text: text.split(",")}
+    parser.add_argument("--work", type=Path, required=True, help="environments, results and exports")
+    parser.add_argument("--parts", default=["results", "matrix", "tokens", "page"], **listed)
+    parser.add_argument("--clients", default=list(PACKAGES), **listed)
+    parser.add_argument("--results", default=list(RESULTS), **listed)
+    parser.add_argument("--model", type=Path, help="SmolLM2-135M, for tokens and table")
+    parser.add_argument("--pruned", type=Path, help="the same with a quarter of its channels gone, for table")
+    parser.add_argument("--text", type=Path, default=SHARED / "data" / "wikitext-2" / "test.txt")
+    parser.add_argument("--windows", type=int, default=8, help="of 512 tokens, for perplexity")
+    parser.add_argument("--timed", action="store_true", help="measure speed too; only on a quiet machine")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    arguments.work = arguments.work.resolve()
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown:
+        raise SystemExit(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    if "results" in arguments.parts:
+        make(arguments.work, arguments.results)
+    for part, step in {"matrix": matrix, "tokens": tokens, "table": table}.items():
+        if part in arguments.parts:
+            step(record, arguments)
+            save(record)
+    if "page" in arguments.parts:
+        write_page(record)
+
+
+if __name__ == "__main__":
+    main()
