@@ -82,5 +82,9 @@ def test_a_run_keeps_what_its_client_takes(tmp_path: Path) -> None:
     assert {len(entry.keep or ()) for entry in plan.entries} == {64}
     with pytest.raises(InputError, match="runs llama models whose layers are alike only"):
         forecast(folder, tmp_path / "other", **asked | {"client": "tensorrt-llm", "allocate": "global"})
+    heads = {"sites": "query_head", "sparsity": 0.3, "client": "tensorrt-llm"}
+    stock = save_tiny(tmp_path / "three", hidden_size=32, num_attention_heads=8, attention_bias=True)
+    with pytest.raises(InputError, match="runs stock classes alone, and none has 6 heads, 2 of keys"):
+        forecast(stock, tmp_path / "heads", **heads)
     with pytest.raises(InputError, match=r"for lama is unknown; did you mean 'llama\.cpp'\?"):
         secateur.make_recipe({"model": "x", "sparsity": 0.5, "client": "lama"})

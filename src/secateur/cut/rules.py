@@ -17,7 +17,7 @@ from secateur.methods import METHODS, Method
 from secateur.model.architectures import join
 from secateur.model.biases import bias_flags
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.clients import notes_of
+from secateur.model.clients import knows_stock_alone, notes_of
 from secateur.model.site_kinds import HEADS, REFITTED, UNIT_KINDS, units_of
 from secateur.model.sites import Site
 from secateur.model.uneven import HEADS as QUERY_HEADS
@@ -94,6 +94,7 @@ class Rules:
         if counted:
             layers = layers_to_drop(config, checkpoint, protected)
             check_counts(config, checkpoint, unit_kinds, counts)
+            _check_heads(config, checkpoint, unit_kinds)
         base = cls._repairing(config, checkpoint, unit_kinds, lambda: _heads_asked(config, checkpoint, unit_kinds))
         weights = "weight" in config.sites
         if weights:
@@ -243,6 +244,23 @@ def _flags(
             # Such head counts load under another model type (Llama as Mistral), which has no biases.
             return {}, ("no bias in the refits: the stock class that takes these head counts has none",)
     return flags, ()
+
+
+def _check_heads(config: Configuration, checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> None:
+    """Refuses head counts for which there is no stock class, where the result's program knows none but those.
+
+    Raises:
+        InputError: the counts.
+    """
+    if config.client is None or not unit_kinds & HEADS or not knows_stock_alone(config.client):
+        return
+    heads = _heads_asked(config, checkpoint, unit_kinds)
+    values = checkpoint.config.to_dict() | heads
+    if with_heads(values, checkpoint.family, checkpoint.head_dim) is None:
+        raise InputError(
+            f"{config.client} runs stock classes alone, and none has {heads[QUERY_HEADS]} heads, {heads[KV_HEADS]} of "
+            f"keys; secateur inspect {checkpoint.path} lists the counts that load"
+        )
 
 
 def _heads_asked(config: Configuration, checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> dict[str, int]:

@@ -62,6 +62,11 @@ CLIENTS: dict[str, Client] = {
 }
 
 
+def knows_stock_alone(name: str) -> bool:
+    """Whether a client runs none but stock classes."""
+    return CLIENTS[name].uneven == _NONE
+
+
 def notes_of(name: str) -> list[str]:
     """What choosing a client changes, in words."""
     client = CLIENTS[name]
