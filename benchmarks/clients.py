@@ -6,8 +6,8 @@
 
 Parts, each alone if wanted: `results` prunes the ten, `matrix` runs them, `tokens` compares tokenisation in
 llama.cpp, `table` measures a model and its pruned one at several types of numbers in llama.cpp (speed only with
---timed, on a quiet machine), `page` writes docs/clients.md. Each part adds to results/clients.json. Each client has an
-environment of its own below --work, made on its first use.
+--timed, on a quiet machine), `page` writes docs/clients.md. Each part adds to results/clients.json. Each client has
+an environment of its own below --work, made on its first use.
 """
 
 from __future__ import annotations

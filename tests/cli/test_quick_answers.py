@@ -58,6 +58,16 @@ ANSWERS: list[tuple[list[str], int, str]] = [
     (["sensitivity", "embedded", "--sites", "heads"], 2, "did you mean 'query_head'?"),
     (["compress", "embedded", "--out", "x", "--values", "int4"], 2, "did you mean 'int8'?"),
     (["compress", "embedded"], 2, "add --out DIR"),
+    (["export", "embedded", "--out", "x"], 2, "no format given; --to is one of padded, gguf"),
+    (["export", "embedded", "--to", "ggml", "--out", "x"], 2, "did you mean 'gguf'?"),
+    (["export", "embedded", "--to", "gguf"], 2, "add --out DIR"),
+    (["export", "embedded", "--to", "gguf", "--out", "x", "--dry-run"], 2, "--dry-run is for --to hub"),
+    (["export", "embedded", "--to", "onnx", "--type", "q8_0", "--out", "x"], 2, "type q8_0: onnx has f32, f16"),
+    (["export", "embedded", "--to", "hub"], 2, "--repo org/name says where to"),
+    (["export", "embedded", "--to", "hub", "--repo", "org/name", "--out", "x"], 2, "leave --out away"),
+    (["export", "nowhere", "--to", "gguf", "--out", "x"], 2, "no such folder"),
+    (["prune", "embedded", "-s", "0.5", "--out", "x", "--for", "ollama"], 2, "did you mean 'llama.cpp'?"),
+    (["inspect", "embedded", "--for", "trt"], 2, "did you mean 'tensorrt-llm'?"),
     (["bench", "embedded", "--batches", "none"], 2, "give whole numbers from 1 to"),
 ]
 ASKS = """

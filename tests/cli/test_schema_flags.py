@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from secateur.cli import app as cli
 from secateur.cli.options import completer
+from secateur.config.export import Export
 from secateur.config.fields import SITE_KINDS, Settings
 from secateur.config.flags import Flag
 from secateur.config.training import Recovery
@@ -25,7 +26,7 @@ def option(command: str, name: str) -> Any:
     return next(parameter for parameter in GROUP.commands[command].params if parameter.name == name)
 
 
-@pytest.mark.parametrize(("command", "schema"), [("prune", Settings), ("recover", Recovery)])
+@pytest.mark.parametrize(("command", "schema"), [("prune", Settings), ("recover", Recovery), ("export", Export)])
 def test_a_field_is_a_flag(command: str, schema: type[BaseModel]) -> None:
     for name in schema.model_fields.keys() - OTHERWISE:
         check_flag(command, schema, name)
@@ -79,6 +80,10 @@ COMPLETED = [
     ("sensitivity", "method", "wand", {"wanda", "wanda_regional"}),
     ("eval", "dtype", "bf", {"bfloat16"}),
     ("compress", "values", "", {"keep", "int8"}),
+    ("export", "to", "o", {"onnx", "openvino"}),
+    ("export", "type", "q8", {"q8_0"}),
+    ("inspect", "client", "v", {"vllm"}),
+    ("prune", "client", "tensor", {"tensorrt-llm"}),
 ]
 
 

@@ -258,8 +258,8 @@ def _check_heads(config: Configuration, checkpoint: Checkpoint, unit_kinds: froz
     values = checkpoint.config.to_dict() | heads
     if with_heads(values, checkpoint.family, checkpoint.head_dim) is None:
         raise InputError(
-            f"{config.client} runs stock classes alone, and none has {heads[QUERY_HEADS]} heads, {heads[KV_HEADS]} of "
-            f"keys; secateur inspect {checkpoint.path} lists the counts that load"
+            f"{config.client} runs stock classes alone, and none has {heads[QUERY_HEADS]} heads, {heads[KV_HEADS]} "
+            f"of keys; secateur inspect {checkpoint.path} lists the counts that load"
         )
 
 
