@@ -55,9 +55,13 @@ def test_growing_adds_zeros_where_nothing_reads_them(case: str) -> None:
 def test_channels_are_filled_up_to_a_multiple(tmp_path: Path) -> None:
     folder = tiny.save("llama", tmp_path / "dense")
     told = secateur.make_export({"to": "padded", "multiple": 32})
+    (folder / "README.md").write_text("---\ntags: [a]\n---\n\n# Small\n\nText.\n", encoding="utf-8")
     secateur.export(folder, tmp_path / "padded", told, quiet=True)
     config = json.loads((tmp_path / "padded" / "config.json").read_text(encoding="utf-8"))
     assert config["intermediate_size"] == 64
+    card = (tmp_path / "padded" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\ntags: [a]\n---\n\n> Filled up with zeros")
+    assert card.endswith("\n# Small\n\nText.\n")
 
 
 def test_what_can_not_be_padded_is_refused(tmp_path: Path) -> None:

@@ -110,7 +110,10 @@ def _padded(job: Job) -> Made:
         stock = write_padded(checkpoint, folder, job.told.multiple)
     for name in BESIDE:
         if (checkpoint.path / name).exists():
-            copy_regular(checkpoint.path, name, folder / name)
+            copy_regular(checkpoint.path, name, folder)
+    card = folder / "README.md"
+    if card.exists():
+        card.write_text(told_first(card.read_text(encoding="utf-8")), encoding="utf-8")
     with monitor.stage("prove"):
         probe = work / "probe.safetensors"
         ids, logits = logits_of(checkpoint)
@@ -119,6 +122,14 @@ def _padded(job: Job) -> Made:
     after = Checkpoint.open(folder)
     note = f"loaded by {gate['how']}: logits differ by {gate['max_logit_difference']:.1e} of the largest"
     return Made(stock.config["architectures"][0], after.parameters, notes=[note])
+
+
+def told_first(card: str) -> str:
+    """A result's card, which begins with what has been done to it since."""
+    told = "> Filled up with zeros to its stock class by `secateur export`: it loads without remote code. What follows\n"
+    told += "> is the card of what it was made from.\n\n"
+    head, title, rest = card.partition("\n# ")
+    return f"{head}\n{told}# {rest}" if title else told + card
 
 
 @torch.no_grad()
