@@ -108,13 +108,16 @@ class Bench:
         evaluation = report.get("evaluation") or {}
         sides = {side: evaluation.get(side, {}).get("sets", {}) for side in ("before", "after")}
         texts = {s: {Path(n).name: f["perplexity"] for n, f in of.items()} for s, of in sides.items()}
-        return {"tasks": slim(report["tasks"]), "perplexity": texts, "command": report["recipe"]}
+        calibration = {key: value for key, value in report["calibration"].items() if key != "source"}
+        return {"tasks": slim(report["tasks"]), "perplexity": texts, "calibration": calibration}
 
 
 def slim(tasks: dict[str, Any]) -> dict[str, Any]:
     """Values and errors of the metric that stands for each task, before and after."""
     return {
-        name: {side: tasks[side][name]["metrics"][tasks[side][name]["metric"]] for side in ("before", "after")}
+        Path(name).name: {
+            side: tasks[side][name]["metrics"][tasks[side][name]["metric"]] for side in ("before", "after")
+        }
         | {"chance": tasks["before"][name]["chance"], "items": tasks["before"][name]["items"]}
         | {"p": tasks["differences"].get(name, {}).get(tasks["before"][name]["metric"], {}).get("p")}
         for name in tasks["before"]

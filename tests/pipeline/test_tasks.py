@@ -101,6 +101,15 @@ def test_what_no_run_can_be_aimed_at(tmp_path: Path, asked: Path, more: dict[str
         )
 
 
+def test_compressed_weights_answer_alike(tmp_path: Path, asked: Path) -> None:
+    recipe = told(save_tiny(tmp_path / "m"), asked, sites="weight", method="wanda", tasks=None, evaluate="none")
+    secateur.prune(secateur.make_recipe(recipe), tmp_path / "zeros", quiet=True)
+    secateur.compress(tmp_path / "zeros", tmp_path / "packed")
+    found = evaluate_tasks(tmp_path / "packed", str(asked), tmp_path / "zeros", "cpu")
+    metrics = [side["tasks"]["asked"]["metrics"] for side in (found, found["reference"])]
+    assert metrics[0] == metrics[1]
+
+
 def test_tasks_that_cant_be_used_stop_a_run_before_it_writes(tmp_path: Path, asked: Path) -> None:
     model = save_tiny(tmp_path / "m")
     asked.write_text('{"query": "x"}')

@@ -126,7 +126,9 @@ def _padded(job: Job) -> Made:
 
 def told_first(card: str) -> str:
     """A result's card, which begins with what has been done to it since."""
-    told = "> Filled up with zeros to its stock class by `secateur export`: it loads without remote code. What follows\n"
+    told = (
+        "> Filled up with zeros to its stock class by `secateur export`: it loads without remote code. What follows\n"
+    )
     told += "> is the card of what it was made from.\n\n"
     head, title, rest = card.partition("\n# ")
     return f"{head}\n{told}# {rest}" if title else told + card

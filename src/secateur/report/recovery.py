@@ -116,9 +116,7 @@ def print_recovery(report: Report, out: Path | str, console: Console | None = No
             f"all {fmt.count(r['zeros_kept'])} zeros of {fmt.count(r['masked_matrices'])} matrices are still zeros"
         )
         console.print(zeros, style="dim", highlight=False)
-    for table in tasks.tables(report):
-        console.print()
-        console.print(table)
+    tasks.print_tasks(report, console)
     for warning in report.get("warnings") or ():
         console.print(f"note: {warning}", highlight=False, style="yellow")
     console.print(

@@ -8,6 +8,7 @@ from typing import Any
 from secateur.report import facts
 from secateur.report import numbers as fmt
 from secateur.report.facts import Report
+from secateur.report.terminal.console import Console
 from secateur.report.terminal.table import Table, figures
 
 SURE = 0.05  # p below which a difference isn't put down to chance
@@ -106,11 +107,15 @@ def _markdown(names: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]
     return [f"| {' | '.join(names)} |", f"|{rule}|", *(f"| {' | '.join(line)} |" for line in cells)]
 
 
-def tables(report: Report) -> list[Table]:
-    """For the terminal: the tasks, and what suffered first; none without tasks."""
+def print_tasks(report: Report, console: Console) -> None:
+    """On the terminal: the tasks, and what suffered first; nothing without tasks."""
     if not head(report):
-        return []
-    return [_table(tuple(head(report)), rows(report)), _table(RANKING_HEAD, ranking(report))]
+        return
+    console.print()
+    console.print(_table(tuple(head(report)), rows(report)))
+    console.print()
+    console.print(_table(RANKING_HEAD, ranking(report)))
+    console.print(RANKING, style="dim", markup=False, highlight=False)
 
 
 def _table(names: tuple[str, ...], lines: list[tuple[str, ...]]) -> Table:

@@ -47,9 +47,7 @@ def print_report(report: Report, out: Path | str, console: Console | None = None
     if recovered is not None:
         console.print(f"\nrecovery: {sentence(report)}", markup=False, highlight=False)
         console.print(recovered)
-    for table in tasks.tables(report):
-        console.print()
-        console.print(table)
+    tasks.print_tasks(report, console)
     for warning in report.get("warnings") or ():
         console.print(f"[yellow]note:[/yellow] {escape(str(warning))}", highlight=False)
     if report.get("dry_run"):
