@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from secateur.data.tasks import MAX_TOKENS, Choice, Question, is_file, read_task
+from secateur.data.items import Choice, Question
+from secateur.data.tasks import MAX_TOKENS, is_file, read_task
 from secateur.errors import InputError
 
 

@@ -14,67 +14,19 @@ A row is one of these, and all rows of a file are of one form:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.data.conversations import Answered, Example, Talk
+from secateur.data.conversations import Example
+from secateur.data.items import Choice, Continuation, Item, Labelled, Question, example_of
 from secateur.data.rows import FORMATS, format_of, read_rows
 from secateur.errors import InputError
 
 MOST_CHOICES = 1000
 LONGEST_PATTERN = 1000  # characters
 MAX_TOKENS = 256  # of an answer, where a row doesn't say
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Options, of which one is right: a context and a continuation each.
-
-    lengths  characters of each option, which a normalised likelihood is divided by; None where the options are the
-             contexts: the continuation is the same for all.
-    """
-
-    pairs: tuple[tuple[str, str], ...]
-    gold: int
-    lengths: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """A text and how it goes on."""
-
-    context: str
-    continuation: str
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt, or the messages of a chat, and what makes a generated answer right.
-
-    answers  any of these, after normalisation; may be empty where there is a pattern.
-    pattern  what is compared is its last match in the answer (its first group, where it has one); without answers, a
-             match is enough.
-    stop     texts that end an answer.
-    """
-
-    prompt: str | tuple[Mapping[str, str], ...]
-    answers: tuple[str, ...]
-    pattern: str | None
-    stop: tuple[str, ...]
-    max_tokens: int
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A text and its class: a number, or a name that the model's configuration knows."""
-
-    text: str
-    label: int | str
-
-
-Item = Choice | Continuation | Question | Labelled
 
 
 @dataclass(frozen=True)
@@ -278,26 +230,4 @@ def examples_of(task: TaskFile) -> list[Example]:
     Raises:
         InputError: an item that has no answer as text, only a pattern.
     """
-    return [_example(f"{task.spec}: item {number}", item) for number, item in enumerate(task.items, 1)]
-
-
-def _example(where: str, item: Item) -> Example:
-    if isinstance(item, Choice):
-        return Answered(where, *item.pairs[item.gold])
-    if isinstance(item, Continuation):
-        return Answered(where, item.context, item.continuation)
-    if isinstance(item, Labelled):
-        return Answered(where, "", item.text)
-    if not item.answers:
-        raise InputError(f"{where} has a pattern and no answer; calibrating takes rows with an answer")
-    if isinstance(item.prompt, str):
-        return Answered(where, item.prompt, f" {item.answers[0]}")
-    return Talk(where, (*item.prompt, {"role": "assistant", "content": item.answers[0]}))
-
-
-def pairs_of(item: Item) -> Iterator[tuple[str, str]]:
-    """The (context, continuation) pairs whose likelihood an item asks for."""
-    if isinstance(item, Choice):
-        yield from item.pairs
-    elif isinstance(item, Continuation):
-        yield item.context, item.continuation
+    return [example_of(f"{task.spec}: item {number}", item) for number, item in enumerate(task.items, 1)]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from secateur.data.tasks import Choice, Continuation, read_task
+from secateur.data.items import Choice, Continuation
+from secateur.data.tasks import read_task
 from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.tasks import evaluate_tasks

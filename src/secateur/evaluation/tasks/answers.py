@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from secateur.data.tasks import Question
+from secateur.data.items import Question
 from secateur.data.tokens import check_ids
 from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from secateur.data.tasks import Labelled
+from secateur.data.items import Labelled
 from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded, load_tokenizer
 from secateur.evaluation.progress import progress

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from secateur.data.items import Choice, Continuation, Labelled, Question, pairs_of
 from secateur.data.sources import split_specs
-from secateur.data.tasks import Choice, Continuation, Labelled, Question, TaskFile, is_file, pairs_of, read_task
+from secateur.data.tasks import TaskFile, is_file, read_task
 from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.tasks.answers import answers, is_right
