@@ -90,7 +90,8 @@ class Settings(Spelled):
     )
     calibrate: Annotated[str, Flag(DATA, choices=("stdlib", "self"))] = Field(
         "stdlib",
-        description="calibration text: .jsonl, .txt, .parquet, stdlib or a hub id; several with shares; or self",
+        description="calibration text: a file of text or conversations, task:FILE, stdlib or a hub id; several with "
+        "shares; or self",
     )
     evaluate: Annotated[str | None, Flag(DATA, choices=("none", "stdlib"))] = Field(
         None, description="evaluation text, or none; default: held-out text of the calibration's source"
