@@ -102,7 +102,7 @@ def keeps_apart(model: Any, row: Row) -> bool:
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError, SecateurError):
         return False
     exact = next(model.parameters()).dtype == torch.float32
-    tolerance = 1e-3 if exact else 5e-2
+    tolerance = 1e-3 if exact else 2e-2
     alone = [score(model, [part])[0][0] for part in _apart(row)]
     return all(
         abs(a.nats - b.nats) <= tolerance * max(1.0, abs(b.nats)) for a, b in zip(together_, alone, strict=True)
