@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test lint slow mutations smoke wheel resolve clean
+.PHONY: demo test lint docs slow mutations smoke wheel resolve clean
 
 demo: $(STAMP)
 	$(BIN)/secateur prune embedded --sites channel,query_head --sparsity channel:0.25,query_head:0.5 --calibrate stdlib \
@@ -30,6 +30,11 @@ lint: $(STAMP)
 	$(BIN)/python scripts/source_tree.py --check
 	$(BIN)/python scripts/json_schemas.py --check
 	$(BIN)/python scripts/readme_figures.py --check
+
+# The documentation as a site in out/site. The variable silences a notice of the theme about its successor.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open out/site/index.html"
 
 # What an installed wheel gives, away from the clone.
 smoke: $(STAMP)
