@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -126,4 +127,5 @@ and of linear attention are KV groups here.
 
 
 def _cell(text: str) -> str:
+    text = re.sub(r"/\S*/", "", text)  # where it lay on the machine
     return " ".join(text.replace("|", "/").replace("`", "").replace("<", "").split())[:160]

@@ -17,6 +17,7 @@ from secateur.calibration.walk import Block
 from secateur.cut.evidence import Evidence, evidence_of
 from secateur.cut.experts import remove_experts, score_experts
 from secateur.cut.merging import Merge, remove_and_merge
+from secateur.cut.prove import prove_removal
 from secateur.methods import Method, Units
 from secateur.model.linears import Linear
 from secateur.model.site_kinds import KINDS, TURNS
@@ -132,6 +133,7 @@ def _cut_sites(block: Block, sites: list[Site], rules: UnitRules) -> list[UnitCu
     done = [decide(block, site, consumers[site.consumer], moments[site.consumer], rules) for site in sites]
     masks = [(cut.site, mask_of(cut.keep, cut.site.units)) for cut in done]
     if any(not bool(mask.all()) for _, mask in masks):
+        prove_removal(block, masks)
         for layer in (block.layer, *block.gradients.values()):
             remove(layer, masks)
         update_heads(block.layer, block.streamed.checkpoint.family, block.streamed.checkpoint.head_dim)

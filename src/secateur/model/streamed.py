@@ -71,6 +71,7 @@ class StreamedModel:
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
+        self.proved: set[tuple[int, str]] = set()  # kinds of layers and of sites whose cuts were compared with zeros
         # Layers are read into a model without weights of their own, so that a thread may read one ahead.
         self._loader = checkpoint.skeleton(dtype)
         self._reading = threading.Lock()

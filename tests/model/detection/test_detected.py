@@ -151,3 +151,33 @@ def test_what_was_found_is_found_in_the_cache(
     monkeypatch.setattr(cache, "_found", {})
     with pytest.raises(pytest.fail.Exception):
         cache.detected(config)
+
+
+def test_a_run_compares_with_zeros_before_it_cuts(folder_of: Callable[[str], Path]) -> None:
+    """A row that is wrong in the large would be found on the model's own layer."""
+    from dataclasses import replace
+
+    from secateur.cut.prove import prove_removal
+    from secateur.errors import VerificationError
+
+    checkpoint = Checkpoint.open(folder_of("vision"))
+    family = checkpoint.family
+    (anatomy,) = family.anatomies
+    swapped = [  # k in the place of v and the other way about is right; rows of q in groups aren't
+        replace(u, owned=tuple(o for o in u.owned if "k_proj" not in o.parameter), sizes=())
+        if u.kind == "head"
+        else u
+        for u in anatomy.units
+    ]
+    wrong = replace(checkpoint, family=replace(family, anatomies=(replace(anatomy, units=tuple(swapped)),)))
+    for opened, right in ((checkpoint, True), (wrong, False)):
+        streamed = StreamedModel(opened, torch.device("cpu"), torch.float32)
+        blocks = walk(streamed, tiny.tokens(2))
+        block = next(blocks)
+        (site,) = (s for s in sites_of(block.layer, opened.family, 0, 0) if s.kind == "kv_group")
+        if right:
+            prove_removal(block, [(site, some_of(site))])
+            assert streamed.proved == {(0, "kv_group")}
+        else:
+            with pytest.raises((VerificationError, RuntimeError)):
+                prove_removal(block, [(site, some_of(site))])

@@ -59,6 +59,7 @@ def _propose(config: Any) -> Family:
     layers, copies = (list(model.get_submodule(seen.layers).children()) for model in (whole, small))
     text, own = text_config(config), text_config(small.config)
     shared, failed = shared_parameters(copies), list[str]()
+    sharing = _sharing(seen, text)
     learned: dict[Kind, _Learned] = {}
     experts: ExpertModules | None = None
     for place, layer in enumerate(copies):
@@ -66,6 +67,8 @@ def _propose(config: Any) -> Family:
         if visit is None or kind in learned:
             continue
         units, why = find_units(small, seen.layers, place, visit, shared)
+        if sharing and any(u.kind == "head" for u in units):
+            units, why = [u for u in units if u.kind != "head"], [*why, sharing]
         routed = find_experts(small, seen.layers, place, own)
         failed += [*why, *([routed] if isinstance(routed, str) else [])]
         if isinstance(routed, ExpertModules):
@@ -111,6 +114,14 @@ def _depth(whole: Any) -> int:
     kinds = [kind_of(layer) for layer in best]
     first = [kinds.index(kind) for kind in set(kinds)]
     return max(2, min(count, max(first, default=0) + 1))
+
+
+def _sharing(seen: Trace, text: Any) -> str:
+    """What layers hand each other beside the hidden states, in words; heads of one are then read by others too."""
+    handed = [{id(v) for v in visit.kwargs.values() if isinstance(v, dict) and v} for visit in seen.visits if visit]
+    if getattr(text, "num_kv_shared_layers", None) or (len(handed) > 1 and set.intersection(*handed)):
+        return "heads: later layers read the keys and values of earlier ones"
+    return ""
 
 
 def _check_chain(seen: Trace) -> None:
