@@ -99,7 +99,7 @@ def _units(layer: nn.Module, visit: Visit, consumer: str) -> list[Units] | str:
         if isinstance(owned, str):
             why = owned
             continue
-        parent = consumer.rpartition(".")[0]
+        parent = _home(whole, consumer)
         prefix = f"{parent}." if parent else ""
         writes = [
             o for o in owned if o.parameter.startswith(prefix) and _dimensions(whole, o.parameter) > 1 and o.axis == 0
@@ -108,6 +108,13 @@ def _units(layer: nn.Module, visit: Visit, consumer: str) -> list[Units] | str:
             return []
         return list(_candidates(whole, consumer, readers, blocks, owned))
     return [] if why is None else why
+
+
+def _home(layer: nn.Module, name: str) -> str:
+    """The module around a matrix; one that holds nothing else (BERT's outputs) is a part of the one around it."""
+    parent = name.rpartition(".")[0]
+    alone = parent and sum(is_matrix(module) for module in layer.get_submodule(parent).modules()) == 1
+    return parent.rpartition(".")[0] if alone else parent
 
 
 def _dimensions(layer: nn.Module, name: str) -> int:
@@ -162,7 +169,7 @@ def _sizes(layer: nn.Module, units: Units, blocks: Blocks, without: tuple[str, .
     forms: list[Form] = [o.form for o in units.owned]
     forms += [segment.form for o in units.owned for segment in o.segments if segment.times != "once"]
     forms += [(1, 0, 0), (0, 1, 0)]
-    parent = units.consumer.rpartition(".")[0]
+    parent = _home(layer, units.consumer)
     out = []
     for name, module in layer.get_submodule(parent).named_modules(prefix=parent):
         for attribute, value in vars(module).items():
