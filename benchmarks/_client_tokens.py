@@ -18,9 +18,10 @@ def by_transformers(folder: str, prompts: list[list[int]], new: int) -> dict[str
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, trust_remote_code=True, dtype=torch.float32
     ).eval()
+    model.generation_config.eos_token_id = None  # as many tokens as are asked for, whatever they are
     found = []
     for prompt in prompts:
-        how = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+        how = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
         out = model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), **how
         )
