@@ -204,6 +204,7 @@ def _read_run(folder: Path, out: Path) -> list[Command]:
     replace = ("--sparsity", "0.25", "--calibrate", folder.parent / "model" / "text.txt", "--dry-run", *SMALL)
     return [
         _run("explain", "explain", folder),
+        _run("compare", "compare", folder),
         _run("prune --overwrite", "prune", folder.parent / "model", *replace, "--out", folder, "--overwrite"),
     ]
 

@@ -102,8 +102,13 @@ def test_a_bench_beside_a_report(tmp_path: Path, write: Write) -> None:
     assert shown["Size on disk"] == ["200 bytes", "90 bytes", "–", "100 bytes"]
 
 
+def test_a_compressed_folder_has_a_size(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"compression": {"bytes_after": 5}}', encoding="utf-8")
+    assert compare([tmp_path])["results"][0]["values"] == {"bytes_on_disk": 5}
+
+
 def test_what_is_no_result(tmp_path: Path, write: Write) -> None:
-    with pytest.raises(InputError, match="no result; give an output folder"):
+    with pytest.raises(InputError, match="no result; give a folder of prune"):
         compare([tmp_path / "nowhere"])
     (tmp_path / "x.json").write_text("[1]")
     with pytest.raises(InputError, match="where an object should be"):

@@ -93,11 +93,10 @@ def _read(path: Path) -> Mapping[str, Any]:
     for file in files:
         if file.is_file():
             found = read_object(file, most_bytes=MOST_BYTES)
-            if "forms" in found or ("recipe" in found or "recovery" in found or "evaluation" in found):
+            if {"forms", "recipe", "recovery", "evaluation", "compression"} & set(found):
                 return found
-    raise InputError(
-        f"{path}: no result; give an output folder of prune, recover or bench, or its {REPORT} or {BENCH}"
-    )
+    known = f"{REPORT} or {BENCH}"
+    raise InputError(f"{path}: no result; give a folder of prune, recover, compress or bench, or its {known}")
 
 
 def _sides(out: str, report: Mapping[str, Any]) -> Iterator[Side]:
@@ -110,6 +109,8 @@ def _sides(out: str, report: Mapping[str, Any]) -> Iterator[Side]:
     parameters = section(report, "parameters")
     _sizes(side, parameters, "after")
     _tasks(side, section(report, "tasks", "after"))
+    packed = section(report, "compression").get("bytes_after")
+    side.put(_measure("bytes_on_disk", "Size on disk", "size", -1), packed)
     side.texts = {sample.prompt: sample.after for sample in samples(report)}
     yield side
 
