@@ -42,7 +42,7 @@ DOCS = HERE.parent / "docs" / "tasks.md"
 BEGIN, END = "<!-- tasks: begin -->", "<!-- tasks: end -->"
 GENERAL = (0.0, 0.3, 0.6)  # shares of general text in the runs that are aimed
 SEQUENCES = "--samples 128 --length 256"
-CUT = "--sites channel --method taylor --quality fast --no-speed --no-explain"
+CUT = "--sites channel --method obs --quality fast --no-speed --no-explain"
 
 
 class Bench:
