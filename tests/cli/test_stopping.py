@@ -64,7 +64,7 @@ def test_a_signal_while_a_run_imports_waits_for_the_end_of_that(
 def test_a_command_that_the_parser_stops_has_the_signals_own_code(tmp_path: Path) -> None:
     """The parser makes 130 of both."""
     stop = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
-    inspect = f"def inspect(folder):\n {stop}\n import time; time.sleep(5)\n"
+    inspect = f"def inspect(*_):\n {stop}\n import time; time.sleep(5)\n"
     code = (
         "import sys, types\nfake = types.ModuleType('secateur.analysis.inspect')\n"
         f"exec({inspect!r}, fake.__dict__)\nsys.modules['secateur.analysis.inspect'] = fake\n{MAIN}"
