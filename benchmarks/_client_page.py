@@ -11,7 +11,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "clients.md"
 TITLES = {
     "transformers": "transformers",
     "vllm": "vLLM",
-    "llama.cpp": "llama.cpp",
+    "llama.cpp": "llama.cpp, node-llama-cpp",
     "onnx": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
