@@ -182,22 +182,6 @@ def generate(
     _print_json(found) if as_json else print_generation(found)
 
 
-@app.command(epilog=examples("secateur methods", "secateur methods --json"))
-def methods(as_json: Json = False) -> None:
-    """List the pruning methods: what each prunes, what it needs, its paper."""
-    from secateur.config.presets import PRESETS
-    from secateur.methods import METHODS
-    from secateur.model.site_kinds import KINDS
-    from secateur.report.terminal.tables import print_methods
-
-    rows = [
-        {"name": name, "title": m.title, "prunes": sorted(m.prunes), "needs": sorted(m.needs), "paper": m.paper}
-        for name, m in ((name, METHODS.facts(name)) for name in METHODS)
-    ]
-    defaults = {kind.ability: kind.method or PRESETS["balanced"].weights for kind in KINDS.values()}
-    _print_json(rows) if as_json else print_methods(rows, defaults)
-
-
 cli_runtime.register(app)
 cli_study.register(app)
 app.command(

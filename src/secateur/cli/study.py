@@ -1,4 +1,4 @@
-"""Commands that look and don't cut: why units went, what cutting each site would cost, results side by side."""
+"""Commands that look and don't cut: the methods, why units went, what cutting each site would cost, results side by side."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ EXAMPLES = {
         "secateur compare out/small out/recovered",
         "secateur compare out/small out/recovered --against path/to/model --page compare.html",
     ),
+    "methods": ("secateur methods", "secateur methods --json"),
     "explain": ("secateur explain out/small", "secateur explain out/small --layer 1 --site channel"),
     "sensitivity": (
         "secateur sensitivity embedded --sites channel --levels 0.25,0.5",
@@ -29,8 +30,22 @@ MEASURED = (*LOOKED_AT, "weight", "expert")
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file to the command line."""
-    for command in (explain, sensitivity, compare):
+    for command in (methods, explain, sensitivity, compare):
         app.command(epilog=examples(*EXAMPLES[command.__name__]))(command)
+
+
+def methods(as_json: Json = False) -> None:
+    """List the pruning methods: what each prunes, what it needs, its paper."""
+    from secateur.config.presets import PRESETS
+    from secateur.model.site_kinds import KINDS
+    from secateur.report.terminal.tables import print_methods
+
+    rows = [
+        {"name": name, "title": m.title, "prunes": sorted(m.prunes), "needs": sorted(m.needs), "paper": m.paper}
+        for name, m in ((name, METHODS.facts(name)) for name in METHODS)
+    ]
+    defaults = {kind.ability: kind.method or PRESETS["balanced"].weights for kind in KINDS.values()}
+    print(json.dumps(rows, indent=1)) if as_json else print_methods(rows, defaults)
 
 
 def explain(
