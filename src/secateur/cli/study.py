@@ -1,4 +1,4 @@
-"""Commands that look and don't cut: the methods, why units went, what cutting each site would cost, results side by side."""
+"""Commands that look and don't cut: the methods, why units went, what each site would cost, results side by side."""
 
 from __future__ import annotations
 
