@@ -234,3 +234,17 @@ def test_it_is_explained(shared: Path, tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "48 of 64" in said
     assert "layers.3.ffn" in said
+
+
+def test_zeros_that_will_be_filled_are_told_beforehand(shared: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(told(shared))
+    dense = Checkpoint.open(shared / "models" / "stories260K")
+    assert hidden.filled_zeros(recipe, dense) == []
+    model = AutoModelForCausalLM.from_pretrained(dense.path)
+    with torch.no_grad():
+        for linear in (module for module in model.model.layers.modules() if isinstance(module, torch.nn.Linear)):
+            linear.weight[:, ::2] = 0
+    model.save_pretrained(tmp_path)
+    [line] = hidden.filled_zeros(recipe, Checkpoint.open(tmp_path))
+    assert "50% in its first layer" in line
+    assert hidden.filled_zeros(make_recipe(told(shared, sites="channel")), Checkpoint.open(tmp_path)) == []

@@ -19,3 +19,15 @@ def count_nonzero(checkpoint: Checkpoint) -> int:
                 if checkpoint.files.get(name) == file and name not in copies:
                     total += int(torch.count_nonzero(handle.get_tensor(name)))
     return total
+
+
+def share_of_zeros(checkpoint: Checkpoint, index: int) -> float:
+    """The fraction of the entries of a layer's matrices that are zeros."""
+    zeros = entries = 0
+    for name in checkpoint.by_layer.get(index, []):
+        with safe_open(checkpoint.files[name], framework="pt") as handle:
+            value = handle.get_tensor(name)
+        if value.dim() > 1:
+            zeros += value.numel() - int(torch.count_nonzero(value))
+            entries += value.numel()
+    return zeros / max(1, entries)

@@ -21,6 +21,7 @@ from secateur.cut.counts import dimension_step, kept_dimensions
 from secateur.cut.hidden import ModelPair, Narrowed, fit_hidden
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.counting import share_of_zeros
 from secateur.model.json_files import Json
 from secateur.model.rotation import (
     check_rotatable,
@@ -31,11 +32,16 @@ from secateur.model.rotation import (
 )
 from secateur.model.save import fill, write_block, write_checkpoint
 from secateur.model.streamed import StreamedModel
+from secateur.numerics.support import PRUNED
 from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.store import Store
 from secateur.system import distributed
 from secateur.workspace.ownership import discard
 
+FILLED = (
+    "the model's matrices hold zeros ({share} in its first layer), and cutting hidden dimensions fills them: what is "
+    "left is written in another basis; cut weights after this, not before"
+)
 BASIS, CUT, FITTED = "basis.safetensors", "cut", "fitted"
 
 
@@ -66,6 +72,14 @@ def check_hidden(recipe: Recipe, config: Configuration, checkpoint: Checkpoint, 
             f"{step} at a time, so give {step / units:.3g} or more"
         )
     narrow_config(checkpoint, kept)
+
+
+def filled_zeros(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
+    """What to say beforehand to somebody who cuts hidden dimensions of a model whose weights were pruned."""
+    if "hidden" not in recipe.sites:
+        return []
+    share = share_of_zeros(checkpoint, 0)
+    return [FILLED.format(share=f"{100 * share:.0f}%")] if share >= PRUNED else []
 
 
 def narrow_model(inputs: Inputs, services: Services) -> Narrowed:

@@ -34,7 +34,7 @@ from secateur.model.source_check import check_source
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.export import STAGES, check_export, export_stage
 from secateur.pipeline.gradual import check_steps, in_steps
-from secateur.pipeline.hidden import check_hidden
+from secateur.pipeline.hidden import check_hidden, filled_zeros
 from secateur.pipeline.inputs import Inputs, Services, memory_for
 from secateur.pipeline.limits import resolved
 from secateur.pipeline.lineage import Lineage
@@ -232,6 +232,9 @@ def prepare(
         streamed = StreamedModel(checkpoint, device, dtype)
     check_gradients(streamed, rules.gradient_needs)
     notes = [*calibration.notes, *rules.notes, *left_behind(checkpoint.path)]
+    for line in filled_zeros(recipe, checkpoint):
+        monitor.say(f"note: {line}")
+        notes.append(line)
     if torch.finfo(dtype).eps > torch.finfo(checkpoint.dtype).eps:
         notes.append(f"the layers' weights are rounded to {dtype_name(dtype)}, in which the run computes")
     lineage = Lineage.of(checkpoint.path, checkpoint.layers)
