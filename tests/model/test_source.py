@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 import secateur
 from secateur.config.plan import Entry
 from secateur.errors import InputError
 from secateur.model import source_check
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.extras import left_out, unused
 from secateur.model.save import fill, read_block, write_block
 from secateur.model.source_check import check_source
 from secateur.model.streamed import StreamedModel
@@ -108,6 +109,22 @@ def test_what_the_model_does_not_use_is_kept_or_refused(tmp_path: Path) -> None:
     edit(source, lambda t: t.update({"model.layers.2.mlp.up_proj.weight": torch.ones(24, 16)}))
     with pytest.raises(InputError, match=r"model\.layers\.2\.mlp\.up_proj\.weight"):
         Checkpoint.open(source)
+
+
+def test_what_its_class_ignores_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers behind the last one, which predict further tokens: transformers leaves them out, and so does a result."""
+    folder = edit(
+        save_tiny(tmp_path / "model"), lambda t: t.update({"model.layers.61.eh_proj.weight": torch.ones(4, 8)})
+    )
+    with pytest.raises(InputError, match="model.layers.61.eh_proj.weight"):
+        Checkpoint.open(folder)
+    monkeypatch.setattr(LlamaForCausalLM, "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.61.*"])
+    checkpoint = Checkpoint.open(folder)
+    assert unused(checkpoint) == []
+    assert left_out(checkpoint) == [
+        "not taken along, as its class doesn't load them: tensors model.layers.61.eh_proj.weight"
+    ]
+    assert left_out(Checkpoint.open(save_tiny(tmp_path / "whole"))) == []
 
 
 def test_buffers_of_a_layer_are_written(tmp_path: Path) -> None:

@@ -27,15 +27,25 @@ def uncounted(stored: Stored) -> list[str]:
 
 
 def unused(stored: Stored) -> list[str]:
-    """Those of them that have entries, and aren't tables that the model computes."""
-    ignored = [re.compile(p) for p in getattr(stored.template, "_keys_to_ignore_on_load_unexpected", None) or ()]
-    return [
-        key
-        for key in uncounted(stored)
-        if stored.sizes[key]
-        and not COMPUTED.search(key)
-        and not any(pattern.search(stored.targets[key]) for pattern in ignored)
-    ]
+    """Those of them that are copied: they have entries, and its class neither computes nor ignores them."""
+    ignored = _ignored(stored)
+    return [key for key in _with_entries(stored) if not any(p.search(stored.targets[key]) for p in ignored)]
+
+
+def left_out(stored: Stored) -> list[str]:
+    """A note on tensors that the model's class ignores (heads that predict several tokens); empty without any."""
+    ignored = _ignored(stored)
+    gone = [key for key in _with_entries(stored) if any(p.search(stored.targets[key]) for p in ignored)]
+    more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+    return [f"not taken along, as its class doesn't load them: tensors {gone[0]}{more}"] if gone else []
+
+
+def _ignored(stored: Stored) -> list[re.Pattern[str]]:
+    return [re.compile(p) for p in getattr(stored.template, "_keys_to_ignore_on_load_unexpected", None) or ()]
+
+
+def _with_entries(stored: Stored) -> list[str]:
+    return [key for key in uncounted(stored) if stored.sizes[key] and not COMPUTED.search(key)]
 
 
 def check_extras(stored: Stored) -> None:

@@ -27,6 +27,7 @@ from secateur.data.sources import split_specs
 from secateur.errors import InputError
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.extras import left_out
 from secateur.model.hub import local_folder
 from secateur.model.side_files import left_behind
 from secateur.model.site_kinds import SUB_BLOCKS
@@ -231,7 +232,7 @@ def prepare(
         distributed.on_first(lambda: check_source(checkpoint, config.memory))
         streamed = StreamedModel(checkpoint, device, dtype)
     check_gradients(streamed, rules.gradient_needs)
-    notes = [*calibration.notes, *rules.notes, *left_behind(checkpoint.path)]
+    notes = [*calibration.notes, *rules.notes, *left_behind(checkpoint.path), *left_out(checkpoint)]
     for line in filled_zeros(recipe, checkpoint):
         monitor.say(f"note: {line}")
         notes.append(line)
