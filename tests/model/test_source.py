@@ -112,7 +112,7 @@ def test_what_the_model_does_not_use_is_kept_or_refused(tmp_path: Path) -> None:
 
 
 def test_what_its_class_ignores_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers behind the last one, which predict further tokens: transformers leaves them out, and so does a result."""
+    """Layers behind the last one, which predict further tokens: transformers leaves them out, and a result too."""
     folder = edit(
         save_tiny(tmp_path / "model"), lambda t: t.update({"model.layers.61.eh_proj.weight": torch.ones(4, 8)})
     )
