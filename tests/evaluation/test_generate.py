@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from secateur.errors import InputError
 from secateur.evaluation import generate
+from secateur.evaluation.generate import opening_of
 from tests.small import byte_tokenizer, save_tiny, tiny_llama
 
 
@@ -61,3 +63,14 @@ def test_a_real_model_tells_a_story(shared: Path) -> None:
     found = generate(shared / "models/stories3M-fp16", "Once upon a time", 30, device="cpu")
     assert found["text"].startswith(", there was a ")
     assert found["tokens"] == 30
+
+
+@pytest.mark.parametrize(
+    "text", ["So it was. " + "a long word and another one " * 5, "x" * 90, "So it was. " + "y" * 80]
+)
+def test_an_opening_is_short_in_tokens_too(text: str) -> None:
+    """A token is a byte here, so that words alone would fill a small context."""
+    tokenizer = byte_tokenizer()
+    prompt = opening_of(tokenizer, torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    assert 0 < len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) <= 24
+    assert prompt in text

@@ -14,10 +14,23 @@ from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.windows import context_length
 from secateur.model.json_files import short
+from secateur.report.passages import opening
 from secateur.report.schema.figures import Continuation, Generated
 from secateur.system.device import dtype_name
 
 HOTTEST = 1e4
+PASSAGE, WORDS, TOKENS = 96, 16, 24  # tokens in which an opening is looked for; what it has at most
+
+
+def opening_of(tokenizer: Any, ids: torch.Tensor) -> str:
+    """A prompt from tokens of a text: it begins where a sentence does, and is short enough for any context."""
+    text = opening(tokenizer.decode(ids[:PASSAGE], skip_special_tokens=True), WORDS)
+    while len(found := tokenizer(text, add_special_tokens=False)["input_ids"]) > TOKENS:
+        shorter = text.rpartition(" ")[0].rstrip()
+        text = shorter or _text(tokenizer, found[:TOKENS])
+        if not shorter:
+            break
+    return text
 
 
 def generate(

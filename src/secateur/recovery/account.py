@@ -15,18 +15,17 @@ import transformers
 
 from secateur._version import __version__
 from secateur.config.training import Recovery
-from secateur.evaluation.generate import generate
+from secateur.evaluation.generate import generate, opening_of
 from secateur.model.checkpoint import Checkpoint
 from secateur.recovery.forecast import as_dict
 from secateur.recovery.task import Task
 from secateur.recovery.train import TrainingResult
-from secateur.report.passages import opening
 from secateur.report.schema.recovery import RecoveryFacts, Teacher
 from secateur.report.schema.report import VERSION, Cut, Environment, ModelFacts, ResultFacts, Sample
 from secateur.system.device import device_name
 from secateur.system.monitor import Monitor
 
-PROMPT_WORDS, PASSAGE, SAMPLES = 16, 96, 2  # words of an opening, tokens in which it is looked for
+SAMPLES = 2
 # Of the run that pruned the model: what was cut, and how, is as true after a training.
 KEPT = (
     "model",
@@ -169,7 +168,7 @@ def samples(task: Task, recovered: Path, original: Path | None, pruned: Path) ->
         return []
     found: list[Sample] = []
     for row in task.text.reported.ids[:SAMPLES]:
-        prompt = opening(task.tokenizer.decode(row[:PASSAGE], skip_special_tokens=True), PROMPT_WORDS)
+        prompt = opening_of(task.tokenizer, row)
         if prompt.strip():
             models = {"before": original, "pruned": pruned, "after": recovered}
             texts = {k: generate(m, prompt, max_new_tokens=48)["text"] for k, m in models.items() if m is not None}

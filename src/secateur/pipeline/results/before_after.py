@@ -11,14 +11,13 @@ from secateur.calibration.activations import MemoryBudget
 from secateur.config.aim import calibration_of_run
 from secateur.data.batches import Calibration
 from secateur.evaluation.evaluation import evaluate, state_figures
-from secateur.evaluation.generate import generate
+from secateur.evaluation.generate import generate, opening_of
 from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.streamed import evaluate_streamed
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.result import PassResult
-from secateur.report.passages import opening
 from secateur.report.schema.figures import LossFigures
 from secateur.report.schema.recovery import ModelState
 from secateur.report.schema.report import Evaluation, Measured, Sample
@@ -26,7 +25,6 @@ from secateur.system.memory import fits_in_memory
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import PRUNED, UNTRAINED, Area, Workspace
 
-PROMPT_WORDS, PASSAGE = 16, 96  # words of an opening, and tokens in which it is looked for
 SAMPLES = 2
 NOT_WANTED = "evaluate is none"
 
@@ -178,7 +176,7 @@ def _samples(inputs: Inputs, result: PassResult, workspace: Workspace) -> Measur
     source = inputs.calibration.held_out if len(inputs.calibration.held_out) else inputs.calibration.tokens
     samples: list[Sample] = []
     for row in source[:SAMPLES]:
-        prompt = opening(tokenizer.decode(row[:PASSAGE], skip_special_tokens=True), PROMPT_WORDS)
+        prompt = opening_of(tokenizer, row)
         if prompt:
             found = generate(workspace.final, prompt, max_new_tokens=48, against=inputs.checkpoint.path)
             sample: Sample = {"prompt": prompt, "before": found["reference"]["text"], "after": found["text"]}
