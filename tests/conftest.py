@@ -51,10 +51,11 @@ def shared(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick() -> Iterator[None]:
-    """One thread, and the round-trip gate in this process: a fresh one takes seconds."""
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One thread, the round-trip gate in this process (a fresh one takes seconds), and a cache of their own."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(round_trip, "subprocess", InThisProcess)
         yield
 
