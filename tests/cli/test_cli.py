@@ -330,6 +330,7 @@ def test_pattern_and_a_width_of_172(
         (["prune", "a", "b", "--out", "x"], "unexpected extra argument"),
         (["inspect"], "Missing argument 'model'"),
         (["eval", "x"], "Missing option '--data'"),
+        (["eval", "x", "--tasks", "y.jsonl", "--length", "8"], "--length cuts the text of --data"),
         (["generate", "x"], "Missing argument 'prompt'"),
         (["generate", "x", "y", "--tokens", "few"], "--tokens"),
         (["prun"], "No such command 'prun'"),

@@ -54,7 +54,7 @@ def export(
     if not checkpoint.family.causal and told.to not in ("padded", "hub"):
         raise UnsupportedModelError(f"{source}: {checkpoint.family.name} predicts no next token; nothing to export")
     workspace = Workspace(out, overwrite, inputs=[source])
-    check_room(workspace.out, 2 * checkpoint.bytes_on_disk)
+    check_room(workspace.out, checkpoint.bytes_on_disk + 4 * checkpoint.parameters)  # f32 takes most
     stages = ["write", "prove"]
     begun = time.monotonic()
     with Monitor(torch.device("cpu"), quiet, stages) as monitor, workspace.open():

@@ -7,7 +7,7 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 from secateur.evaluation.tasks.encode import Pair
-from secateur.evaluation.tasks.likelihood import NOT_SHARED, log_likelihoods
+from secateur.evaluation.tasks.likelihood import LONGER, NOT_SHARED, log_likelihoods
 from secateur.evaluation.tasks.rows import mask_of, shared_row, together
 from tests.cases import case
 from tests.model import tiny
@@ -74,6 +74,15 @@ def test_a_model_that_carries_a_state_along_gets_one_row_an_option() -> None:
     for group, likelihoods in zip((PAIRS, OTHER), found.groups, strict=True):
         for pair, own in zip(group, likelihoods, strict=True):
             assert own.nats == pytest.approx(by_hand(model, pair)[0], rel=1e-5)
+
+
+def test_items_longer_than_the_window_say_so_and_are_computed_alone() -> None:
+    model = tiny.build("mistral")
+    model.config.sliding_window = 4  # longer than PAIRS' positions, shorter than OTHER's
+    found = log_likelihoods(model, [PAIRS[:1], OTHER], "")
+    assert found.notes == (LONGER,)
+    for pair, own in zip(OTHER, found.groups[1], strict=True):
+        assert own.nats == pytest.approx(by_hand(model, pair)[0], rel=1e-5)
 
 
 def test_batches_hold_what_they_may() -> None:

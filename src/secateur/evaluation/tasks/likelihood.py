@@ -19,6 +19,7 @@ TOKENS = {"cpu": 2048}  # that go through a model together
 TOKENS_ELSE = 16384
 LOGITS_BYTES = 2**27  # fp32, of one batch's predicted tokens
 TRIED = 64  # rows, of which the one with the most to share is tried out
+LONGER = "some items are longer than the window that the model sees: their options went through one by one"
 NOT_SHARED = "options were computed one by one: this model doesn't keep apart what shares a beginning"
 
 
@@ -85,7 +86,8 @@ def _rows(model: Any, groups: Sequence[Sequence[Pair]]) -> tuple[list[Row], Owne
         else:
             rows += [shared_row([pair]) for pair in group]
             owners += [[(number, member)] for member in range(len(group))]
-    return rows, owners, () if keeps else (NOT_SHARED,)
+    longer = any(row.branches and max(row.positions) >= window for row in shared)
+    return rows, owners, (NOT_SHARED,) if not keeps else (LONGER,) if longer else ()
 
 
 def _window(model: Any) -> float:
