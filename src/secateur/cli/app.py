@@ -129,9 +129,7 @@ def evaluate(
     if data is None and tasks is None:
         raise InputError("Missing option '--data', or '--tasks'; see secateur eval --help")
     if data is None and length is not None:
-        raise InputError(
-            "--length cuts the text of --data; give --data too, or leave it out; see secateur eval --help"
-        )
+        raise InputError("--length cuts the text of --data; give that, or leave it out; see secateur eval --help")
     folder, other = _path(model), None if against is None else _path(against)
     check_data(data)
     check_tasks(tasks)
