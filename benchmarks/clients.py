@@ -30,7 +30,7 @@ import secateur
 from secateur.data.embedded import embedded_path
 from secateur.export.reference import Reference, first_difference, is_tie, reference
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.clients import refusal
+from secateur.model.clients import CLIENTS, notes_of, refusal
 
 HERE = Path(__file__).parent
 RECORD = HERE / "results" / "clients.json"
@@ -104,6 +104,9 @@ def cell_of(client: str, folder: Path, arguments: argparse.Namespace) -> dict[st
     checkpoint = Checkpoint.open(folder)
     wanted = reference(checkpoint, checkpoint.tokenizer())
     assert wanted is not None
+    on_cpu = CLIENTS[client].heads_on_cpu
+    if on_cpu is not None and checkpoint.head_dim not in on_cpu:
+        return {"refused": notes_of(client, checkpoint.head_dim)[0]}
     reason = refused_by(client, folder)
     if reason is None:
         return by_loading(client, folder, wanted, arguments)

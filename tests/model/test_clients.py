@@ -10,7 +10,7 @@ import secateur
 from secateur.errors import InputError
 from secateur.export.gguf.architectures import LIKE_LLAMA, ROWS
 from secateur.model.architectures import FAMILIES
-from secateur.model.clients import CLIENTS, refusal
+from secateur.model.clients import CLIENTS, notes_of, refusal
 from tests.small import save_tiny
 
 KNOWN = {name for family in FAMILIES for name in family.model_types}
@@ -88,3 +88,11 @@ def test_a_run_keeps_what_its_client_takes(tmp_path: Path) -> None:
         forecast(stock, tmp_path / "heads", **heads)
     with pytest.raises(InputError, match=r"for lama is unknown; did you mean 'llama\.cpp'\?"):
         secateur.make_recipe({"model": "x", "sparsity": 0.5, "client": "lama"})
+
+
+def test_heads_that_a_client_takes_on_a_gpu_alone_are_told_of() -> None:
+    assert notes_of("vllm", 64) == []
+    [line] = notes_of("vllm", 24)
+    assert "on a CPU it takes heads of 32, 64" in line
+    assert "these have 24" in line
+    assert notes_of("transformers", 24) == []

@@ -10,7 +10,7 @@ from secateur.model.site_kinds import HEADS, SUB_BLOCKS
 from secateur.report.schema.model import ClientFacts, Inspected, SiteRow
 
 
-def for_client(found: Inspected, name: str, *, causal: bool) -> Inspected:
+def for_client(found: Inspected, name: str, *, causal: bool, head_dim: int) -> Inspected:
     """The anatomy with the counts that a client takes, and what it refuses.
 
     Raises:
@@ -33,7 +33,7 @@ def for_client(found: Inspected, name: str, *, causal: bool) -> Inspected:
             step = {"channel": client.channels, "hidden": client.hidden}.get(kind, 1)
             rows.append(_in_steps(row, step))
     uneven = refusal(name, model_type, uneven=True, causal=causal)
-    notes = [*notes_of(name), *([uneven] if uneven is not None else [])]
+    notes = [*notes_of(name, head_dim), *([uneven] if uneven is not None else [])]
     facts: ClientFacts = {
         "name": name,
         "tried": client.tried,

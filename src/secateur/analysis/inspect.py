@@ -70,7 +70,11 @@ def inspect(path: str | Path, client: str | None = None) -> Inspected:
         "found": "detected" if checkpoint.family.anatomies else "listed",
         "not_offered": list(checkpoint.family.failed),
     }
-    return found if client is None else for_client(found, client, causal=checkpoint.family.causal)
+    return (
+        found
+        if client is None
+        else for_client(found, client, causal=checkpoint.family.causal, head_dim=checkpoint.head_dim)
+    )
 
 
 def _attention_flops(checkpoint: Checkpoint, sites: list[Site]) -> int:

@@ -107,7 +107,7 @@ class Rules:
         )
         return replace(
             base,
-            notes=(*base.notes, *(notes_of(config.client) if config.client is not None else ())),
+            notes=(*base.notes, *(notes_of(config.client, checkpoint.head_dim) if config.client is not None else ())),
             units=units,
             layers_to_drop=layers,
             sub_blocks=sub_blocks_to_drop(config, checkpoint, protected, layers) if counted else {},

