@@ -22,6 +22,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from _docs import between_marks
+
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
 RESULTS = HERE / "results"
@@ -128,15 +130,6 @@ def tables(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def into_docs(text: str) -> None:
-    """Puts the tables where docs/calibration.md marks their place."""
-    head, begin, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        sys.exit(f"{DOCS} has no place for the tables: it lacks {BEGIN} or {END}")
-    DOCS.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", encoding="utf-8")
-
-
 def read() -> list[dict[str, Any]]:
     file = RESULTS / "domains.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
@@ -169,7 +162,7 @@ def main() -> None:
                 write([*read(), row])  # read again: models may be running side by side
     rows = read()
     write(rows)
-    into_docs(tables(rows))
+    between_marks(DOCS, BEGIN, END, tables(rows))
     print(tables(rows))
 
 

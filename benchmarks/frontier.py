@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from _docs import between_marks
 from _plot import line_chart
 
 HERE = Path(__file__).resolve().parent
@@ -196,15 +197,6 @@ def page(rows: list[dict[str, Any]], pictures: Iterable[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def into_docs(text: str) -> None:
-    """Puts the tables and pictures where docs/quality.md marks their place."""
-    head, begin, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        sys.exit(f"{DOCS} has no place for the tables: it lacks {BEGIN} or {END}")
-    DOCS.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", encoding="utf-8")
-
-
 def read(file: Path) -> list[dict[str, Any]]:
     return json.loads(file.read_text()) if file.exists() else []
 
@@ -234,7 +226,7 @@ def main() -> None:
     (RESULTS / "frontier.md").write_text(page(rows, pictures))
     tables = [f"### {TITLES[part]}\n\n{table(rows, part)}" for part in dict.fromkeys(r["part"] for r in rows)]
     shown = [f"![{name}](../benchmarks/results/{name})" for name in pictures]
-    into_docs("\n\n".join([*tables, *shown]))
+    between_marks(DOCS, BEGIN, END, "\n\n".join([*tables, *shown]))
     print("\n\n".join(table(rows, part) for part in dict.fromkeys(r["part"] for r in rows)))
 
 

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _docs import between_marks
 from _tasks_lm_eval import lm_eval
 from _tasks_tables import TASKS, tables
 
@@ -261,15 +262,6 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def into_docs(text: str) -> None:
-    """Puts the tables where docs/tasks.md marks their place."""
-    head, begin, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        sys.exit(f"{DOCS} has no place for the tables: it lacks {BEGIN} or {END}")
-    DOCS.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", encoding="utf-8")
-
-
 def read() -> list[dict[str, Any]]:
     file = RESULTS / "tasks.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
@@ -305,7 +297,7 @@ def main() -> None:
             for part in told.parts.split(","):
                 PARTS[part](bench)
     write(read())
-    into_docs(tables(read()))
+    between_marks(DOCS, BEGIN, END, tables(read()))
 
 
 if __name__ == "__main__":

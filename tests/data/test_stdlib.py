@@ -120,7 +120,9 @@ def test_form_feeds_and_wide_characters_do_not_shift_lines():
 
 
 def test_code_documents_are_python():
-    for text in stdlib.documents("code", "held_out"):
+    texts = stdlib.documents("code", "held_out")
+    assert texts
+    for text in texts:
         compile(text, "<document>", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
 
 

@@ -33,9 +33,8 @@ def local_folder(model: str | Path) -> Path:
     """Finds the folder of a model, and fetches a model of the hub if need be.
 
     An existing path always wins (a GGUF file becomes a folder in the user's cache); then `embedded`, the model that
-    comes with the package; then a hub id
-    `org/name`, or `org/name@revision`, which is fetched (or taken from the local cache). A name whose first part is a
-    folder here is taken for a path.
+    comes with the package; then a hub id `org/name`, or `org/name@revision`, fetched or taken from the local
+    cache. A name whose first part is a folder here is taken for a path.
 
     Raises:
         InputError: a path that isn't there, or a hub id that can't be fetched.

@@ -17,3 +17,8 @@ class Console(rich.console.Console):
     def render(self, renderable: Any, options: rich.console.ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable(text), style, control)
+
+
+def plain(given: Console | None) -> Console:
+    """The console that was given, or one without markup: a path like `models/[v2]` stays what it is."""
+    return given or Console(markup=False, highlight=False)

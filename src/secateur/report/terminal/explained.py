@@ -9,8 +9,7 @@ from rich.text import Text
 
 from secateur.report import numbers as fmt
 from secateur.report.terminal.console import Console
-from secateur.report.terminal.table import Column, Table
-from secateur.report.terminal.table import figures as _table
+from secateur.report.terminal.table import Column, Table, figures
 
 Facts = Mapping[str, Any]
 
@@ -34,7 +33,7 @@ def print_explanation(found: Facts, console: Console | None = None) -> None:
 def _sites(found: Facts, console: Console) -> None:
     if not found["sites"]:
         return
-    table = _table("site", "removed", "median bits", "of the output", "given back")
+    table = figures("site", "removed", "median bits", "of the output", "given back")
     for site in found["sites"]:
         table.add_row(
             site["site"],
@@ -85,7 +84,7 @@ def _unit(unit: Facts, refit: bool, console: Console) -> None:
     if unit["kept"]:
         console.print("It was kept." if not unit["carries"] else "It was kept, and knows of these that went:")
         if unit["carries"]:
-            table = _table("unit", "its share", "of bits")
+            table = figures("unit", "its share", "of bits")
             for other, share, bits in unit["carries"]:
                 table.add_row(str(other), fmt.percent(share), fmt.number(bits))
             console.print(table)
@@ -100,7 +99,7 @@ def _unit(unit: Facts, refit: bool, console: Console) -> None:
         )
     else:
         console.print(f"Nothing makes up for it: a refit could have given {fmt.percent(unit['restored'])} back.")
-    table = _table("known by unit", "share")
+    table = figures("known by unit", "share")
     for predictor, share in unit["carriers"]:
         table.add_row(str(predictor), fmt.percent(share))
     console.print(table)
@@ -112,7 +111,7 @@ def _unit(unit: Facts, refit: bool, console: Console) -> None:
 
 def _layers(found: Facts, console: Console) -> None:
     if found["layers"]:
-        table = _table("layer", "what", "score", "", "method")
+        table = figures("layer", "what", "score", "", "method")
         for row in found["layers"]:
             gone = "removed" if row["sparsity"] else "kept"
             what = "all of it" if row["kind"] == "layer" else row["kind"]
@@ -131,7 +130,7 @@ def _hidden(found: Facts, console: Console) -> None:
         console.print(f"Hidden dimensions: {kept} of {units} directions are left ({row['method']}).")
         edge = row["scores"][kept - 1 : kept + 1]
         console.print(f"The least of them scores {fmt.number(edge[0])}, the first that went {fmt.number(edge[1])}.")
-        table = _table("read at", "energy that the kept ones carry")
+        table = figures("read at", "energy that the kept ones carry")
         for place, share in row["energies"].items():
             table.add_row(place, fmt.percent(share))
         console.print(table)
@@ -141,7 +140,7 @@ def _experts(found: Facts, console: Console) -> None:
     if found["experts"]:
         merges = any("merged" in row for row in found["experts"])
         more = ["merged into others"] if merges else []
-        table = _table("site", "removed", "highest score of these", "lowest of the others", "method", *more)
+        table = figures("site", "removed", "highest score of these", "lowest of the others", "method", *more)
         for row in found["experts"]:
             scores, gone = sorted(row.get("scores") or ()), row["units"] - row["kept"]
             edge = [fmt.number(s) for s in scores[gone - 1 : gone + 1]] if scores and gone else [fmt.MISSING] * 2
@@ -154,7 +153,7 @@ def _experts(found: Facts, console: Console) -> None:
 
 def _merges(merged: Sequence[Facts], console: Console) -> None:
     """Of one layer: what became of each expert that went."""
-    table = _table("expert", "most like", "cosine", "")
+    table = figures("expert", "most like", "cosine", "")
     for merge in merged:
         what = "merged into it" if merge["taken"] else "removed: a merge would not have lowered the error"
         table.add_row(str(merge["unit"]), str(merge["into"]), fmt.number(merge["likeness"]), what)
@@ -163,7 +162,7 @@ def _merges(merged: Sequence[Facts], console: Console) -> None:
 
 def _linears(found: Facts, console: Console) -> None:
     if found["linears"]:
-        table = _table("linear", "zeros", "error of its output")
+        table = figures("linear", "zeros", "error of its output")
         for row in found["linears"]:
             table.add_row(row["name"], fmt.percent(row["sparsity"]), fmt.number(row.get("error_after_refit")))
         console.print(table)

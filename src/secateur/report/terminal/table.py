@@ -102,3 +102,11 @@ class Table:
 def figures(first: str, *names: str) -> Table:
     """A table of labels and figures."""
     return Table(first, *(Column(name, right=True) for name in names))
+
+
+def section(console: rich.console.Console, title: str | None, table: Table) -> None:
+    """Prints a table under an empty line and its title."""
+    console.print()
+    if title is not None:
+        console.print(title, style="bold")
+    console.print(table)

@@ -13,15 +13,15 @@ from rich.text import Text
 
 from secateur.report import numbers as fmt
 from secateur.report.compared import compared, load_warning
-from secateur.report.terminal.console import Console
-from secateur.report.terminal.table import Column, Table, figures
+from secateur.report.terminal.console import Console, plain
+from secateur.report.terminal.table import Column, Table, figures, section
 
 Facts = Mapping[str, Any]
 
 
 def print_anatomy(found: Facts, console: Console | None = None) -> None:
     """What `secateur inspect` shows."""
-    console = _console(console)
+    console = plain(console)
     head = f"{found['dtype']}, {found['layers']} layers, hidden size {found['hidden_size']}"
     if found["context"] is not None:
         head += f", context {found['context']}"
@@ -30,8 +30,8 @@ def print_anatomy(found: Facts, console: Console | None = None) -> None:
         console.print(
             "detected: not in the table, each kind of cut proved on a small copy of this class", style="dim"
         )
-    _section(console, None, _sizes(found))
-    _section(console, "What can be cut", _sites(found["sites"]))
+    section(console, None, _sizes(found))
+    section(console, "What can be cut", _sites(found["sites"]))
     for line in found.get("not_offered", ()):
         console.print(Text(f"not offered: {line}", "dim"))
     console.print()
@@ -49,7 +49,7 @@ def print_anatomy(found: Facts, console: Console | None = None) -> None:
     speed = Table("cut", Column("faster or smaller", wraps=24), Column("not", wraps=20, drop=1))
     for row in found["speed"]:
         speed.add_row(row["kind"], row["speeds_up"], row["does_not"])
-    _section(console, "What a cut speeds up", speed)
+    section(console, "What a cut speeds up", speed)
 
 
 def _sizes(found: Facts) -> Table:
@@ -110,7 +110,7 @@ _METRICS: tuple[tuple[str, str, Any], ...] = (
 
 def print_evaluation(found: Facts, console: Console | None = None) -> None:
     """What `secateur eval` shows: one column, or this model beside the reference with ratios."""
-    console = _console(console)
+    console = plain(console)
     reference: Facts | None = found.get("reference")
     console.print(Text("model    "), Text(str(found["model"]), "bold"))
     if reference is not None:
@@ -131,10 +131,10 @@ def print_evaluation(found: Facts, console: Console | None = None) -> None:
             text = Text(fmt.ratio(ratio), style) if ratio is not None else Text("")
             row += [show(reference.get(key)), text, Text(judged.note if judged is not None else "", "dim")]
         table.add_row(*row)
-    _section(console, None, table)
+    section(console, None, table)
     sets: Facts = found.get("sets") or {}
     if len(sets) > 1:
-        _section(console, "Each text", _sets(sets, reference))
+        section(console, "Each text", _sets(sets, reference))
     console.print()
     threads = fmt.threads(found["threads"])
     console.print(
@@ -160,7 +160,7 @@ def _sets(sets: Facts, reference: Facts | None) -> Table:
 
 def print_generation(found: Facts, console: Console | None = None) -> None:
     """What `secateur generate` shows: the prompt dimmed, then what each model wrote."""
-    console = _console(console)
+    console = plain(console)
     for side in (found, found.get("reference")):
         if side is not None:
             text = Text(found["prompt"], style="dim") + Text(side["text"], style="not dim")
@@ -184,7 +184,7 @@ def print_methods(rows: Sequence[Facts], defaults: Mapping[str, str], console: C
     Args:
         defaults: what is pruned -> the method that is taken where none is named.
     """
-    console = _console(console)
+    console = plain(console)
     for prunes in [*_GROUPS, *sorted({other for row in rows for other in row["prunes"]} - _GROUPS.keys())]:
         of_group = [row for row in rows if prunes in row["prunes"]]
         if not of_group:
@@ -196,22 +196,10 @@ def print_methods(rows: Sequence[Facts], defaults: Mapping[str, str], console: C
             paper = row["paper"].removeprefix("https://arxiv.org/abs/").removeprefix("https://")
             gathers = ", ".join(row["needs"]) or fmt.MISSING
             table.add_row(Text(row["name"], "bold" if chosen else ""), title, gathers, paper)
-        _section(console, _GROUPS.get(prunes, prunes), table)
+        section(console, _GROUPS.get(prunes, prunes), table)
     console.print()
     console.print(
         "gathers: statistics of what each Linear reads; paper: an arXiv number, or an address. "
         "docs/methods.md has the formulas; --json has everything",
         style="dim",
     )
-
-
-def _console(given: Console | None) -> Console:
-    # Without markup a path like `models/[v2]` stays what it is.
-    return given or Console(markup=False, highlight=False)
-
-
-def _section(console: Console, title: str | None, table: Table) -> None:
-    console.print()
-    if title is not None:
-        console.print(title, style="bold")
-    console.print(table)

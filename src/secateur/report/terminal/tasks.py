@@ -9,16 +9,15 @@ from rich.text import Text
 
 from secateur.report import numbers as fmt
 from secateur.report.tasks import SURE, difference, shown
-from secateur.report.terminal.console import Console
-from secateur.report.terminal.table import Column, Table
-from secateur.report.terminal.tables import _console, _section
+from secateur.report.terminal.console import Console, plain
+from secateur.report.terminal.table import Column, Table, section
 
 Facts = Mapping[str, Any]
 
 
 def print_tasks(found: Facts, console: Console | None = None) -> None:
     """One line a metric: value ± standard error; with a reference also the difference, its error, and p."""
-    console = _console(console)
+    console = plain(console)
     reference: Facts | None = found.get("reference")
     if "perplexity" not in found:  # else both were named above their figures on text
         console.print(Text("model    "), Text(str(found["model"]), "bold"))
@@ -38,7 +37,7 @@ def print_tasks(found: Facts, console: Console | None = None) -> None:
                 told = found["differences"].get(name, {}).get(metric)
                 row += [shown(metric, other or {}), *_coloured(metric, told or {})]
             table.add_row(*row)
-    _section(console, None, table)
+    section(console, None, table)
     console.print()
     console.print(f"{found['dtype']} on {found['device']}, {fmt.threads(found['threads'])}", style="dim")
     if reference is not None:
