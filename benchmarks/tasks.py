@@ -198,12 +198,11 @@ def recovered(bench: Bench) -> None:
         return
     text = general_text(bench)
     recipe = bench.work / "recover.yaml"
-    steps, length = bench.told.steps, bench.told.length
-    recipe.write_text(
-        f"recover: {{how: distill, steps: {steps}, length: {length}, data: {text}}}\n", encoding="utf-8"
-    )
+    training = {key: getattr(bench.told, key) for key in ("steps", "batch", "length", "optimizer")}
+    told = {"how": "distill", "data": str(text), **training}
+    recipe.write_text(json.dumps({"recover": told}), encoding="utf-8")
     words = ("--recipe", recipe, "--sparsity", 0.25, "--calibrate", text, "--evaluate", bench.work / "held_out.jsonl")
-    bench.keep("recover", "25 %", steps=steps, length=length, **bench.pruned("recovered", *words))
+    bench.keep("recover", "25 %", **training, **bench.pruned("recovered", *words))
 
 
 def aimed(bench: Bench) -> None:
@@ -281,7 +280,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only the first items of each task")
     parser.add_argument("--aim", default="piqa", choices=("piqa", "arc_easy"))
     parser.add_argument("--steps", type=int, default=300, help="of the distillation")
+    parser.add_argument("--batch", type=int, default=8, help="sequences of each of its steps")
     parser.add_argument("--length", type=int, default=512, help="tokens of its sequences")
+    parser.add_argument("--optimizer", default="muon", choices=("muon", "adamw"))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--work", type=Path, help="folder for checkpoints; default: one that goes afterwards")

@@ -43,6 +43,7 @@ from secateur.data.mixture import calibration_of
 from secateur.evaluation.loading import load as load_for_evaluation
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.extras import check_extras
 from secateur.model.hub import local_folder
 from secateur.model.result_config import new_config
 from secateur.model.save import write_block, write_checkpoint
@@ -106,10 +107,12 @@ def open_for_walk(checkpoint: Checkpoint | str | Path, device: str = "auto", dty
             the dtype that they had on disk, whatever this is.
 
     Raises:
-        InputError: the folder is no whole checkpoint of safetensors, or the device or dtype can't be had.
+        InputError: the folder is no whole checkpoint of safetensors, or holds tensors of layers that the model
+            doesn't use; or the device or dtype can't be had.
         UnsupportedModelError: the architecture is not in the table, or the weights are quantised.
     """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(local_folder(checkpoint))
+    check_extras(opened)
     where = resolve_device(device)
     return StreamedModel(opened, where, resolve_dtype(dtype, where, opened.config))
 

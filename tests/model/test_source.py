@@ -17,7 +17,7 @@ from secateur.config.plan import Entry
 from secateur.errors import InputError
 from secateur.model import source_check
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.extras import left_out, unused
+from secateur.model.extras import in_layers, left_out, unused
 from secateur.model.save import fill, read_block, write_block
 from secateur.model.source_check import check_source
 from secateur.model.streamed import StreamedModel
@@ -108,7 +108,37 @@ def test_what_the_model_does_not_use_is_kept_or_refused(tmp_path: Path) -> None:
     assert "model.rotary_emb.inv_freq" not in saved
     edit(source, lambda t: t.update({"model.layers.2.mlp.up_proj.weight": torch.ones(24, 16)}))
     with pytest.raises(InputError, match=r"model\.layers\.2\.mlp\.up_proj\.weight"):
+        resave(source, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_single_file_beside_an_index_is_refused(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path)
+    names = dict.fromkeys(load_file(source / WEIGHTS), "model-00001-of-00001.safetensors")
+    (source / "model-00001-of-00001.safetensors").write_bytes((source / WEIGHTS).read_bytes())
+    (source / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(InputError, match=r"move one of the two away"):
         Checkpoint.open(source)
+    (source / WEIGHTS).unlink()
+    assert Checkpoint.open(source).layers == 2
+
+
+def test_what_layers_hold_too_much_is_left_out_only_when_told(quick: None, tmp_path: Path) -> None:
+    source = edit_config(save_tiny(tmp_path / "source"), _attn_implementation="flash_attention_2")
+    name, out = "model.layers.7.mlp.up_proj.weight", tmp_path / "out"
+    edit(source, lambda t: t.update({name: torch.ones(24, 16)}))
+    said = f"not taken along, as the model doesn't use them: tensors {name}"
+    assert secateur.inspect(source)["left_out"] == [said]
+    (tmp_path / "text.jsonl").write_text(json.dumps({"input_ids": [i % 200 for i in range(64)]}))
+    asked = {"model": str(source), "sites": "channel", "sparsity": 0.5, "calibrate": str(tmp_path / "text.jsonl")}
+    asked |= {"samples": 4, "length": 16, "evaluate": "none", "speed": False}
+    with pytest.raises(InputError, match=rf"{name}.*prune without it by --allow-unused-tensors$"):
+        secateur.prune(secateur.make_recipe(asked), out, quiet=True)
+    assert not out.exists()
+    report = secateur.prune(secateur.make_recipe(asked | {"allow_unused_tensors": True}), out, quiet=True)
+    assert said in report["warnings"]
+    assert name not in load_file(out / WEIGHTS)
+    assert "not taken along from config.json: _attn_implementation flash_attention_2" in report["warnings"]
 
 
 def test_what_its_class_ignores_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,11 +146,10 @@ def test_what_its_class_ignores_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     folder = edit(
         save_tiny(tmp_path / "model"), lambda t: t.update({"model.layers.61.eh_proj.weight": torch.ones(4, 8)})
     )
-    with pytest.raises(InputError, match=r"model\.layers\.61\.eh_proj\.weight"):
-        Checkpoint.open(folder)
+    assert in_layers(Checkpoint.open(folder)) == ["model.layers.61.eh_proj.weight"]
     monkeypatch.setattr(LlamaForCausalLM, "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.61.*"])
     checkpoint = Checkpoint.open(folder)
-    assert unused(checkpoint) == []
+    assert (unused(checkpoint), in_layers(checkpoint)) == ([], [])
     assert left_out(checkpoint) == [
         "not taken along, as its class doesn't load them: tensors model.layers.61.eh_proj.weight"
     ]

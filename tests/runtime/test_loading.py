@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -94,6 +95,17 @@ def test_biases_uneven_batches_and_padding(tiny: tuple[Path, Path]) -> None:
     with torch.inference_mode():
         expected = dense(ids, attention_mask=mask).logits
         torch.testing.assert_close(small(ids, attention_mask=mask).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_of_its_own_is_kept_though_the_configuration_ties_it(tmp_path: Path) -> None:
+    dense = prune_copy(save_tiny(tmp_path / "tiny", tie_word_embeddings=False), tmp_path / "half")
+    config = json.loads((dense / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (dense / "config.json").write_text(json.dumps(config))
+    secateur.compress(dense, tmp_path / "small", quiet=True)
+    ids = torch.arange(1, 9)[None]
+    wanted = secateur.load(dense)(ids).logits
+    for runtime in ("dense", "compressed"):
+        assert torch.allclose(secateur.load(tmp_path / "small", runtime=runtime)(ids).logits, wanted, atol=1e-5)
 
 
 def test_it_runs_under_torch_compile(tiny: tuple[Path, Path]) -> None:

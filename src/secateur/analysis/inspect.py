@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.analysis.for_client import for_client
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.extras import left_out
 from secateur.model.flops import flops_per_token
 from secateur.model.hub import local_folder
 from secateur.model.linears import linears_of, submodule
@@ -69,6 +70,7 @@ def inspect(path: str | Path, client: str | None = None) -> Inspected:
         "speed": _speed({row["kind"] for row in rows}),
         "found": "detected" if checkpoint.family.anatomies else "listed",
         "not_offered": list(checkpoint.family.failed),
+        "left_out": left_out(checkpoint),
     }
     return (
         found

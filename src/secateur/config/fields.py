@@ -113,6 +113,9 @@ class Settings(Spelled):
     allow_little_text: Annotated[bool, Flag(DATA)] = Field(
         False, description="prune although the text gives less than a tenth of the sequences asked for"
     )
+    allow_unused_tensors: Annotated[bool, Flag(DATA)] = Field(
+        False, description="prune although the files hold tensors of layers that the model doesn't use; they are lost"
+    )
     seed: Annotated[int, Flag(DATA)] = Field(
         0, ge=0, le=2**63 - 1, description="of the draw of calibration sequences"
     )

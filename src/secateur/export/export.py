@@ -16,6 +16,7 @@ from secateur.errors import UnsupportedModelError
 from secateur.export.padded import write_padded
 from secateur.export.result import Job, Made
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.extras import check_extras
 from secateur.model.hub import local_folder
 from secateur.model.round_trip import verify, write_probe
 from secateur.model.side_files import copy_regular, left_behind
@@ -51,6 +52,7 @@ def export(
     """
     source = local_folder(model)
     checkpoint = Checkpoint.open(source)
+    check_extras(checkpoint)
     if not checkpoint.family.causal and told.to not in ("padded", "hub"):
         raise UnsupportedModelError(f"{source}: {checkpoint.family.name} predicts no next token; nothing to export")
     workspace = Workspace(out, overwrite, inputs=[source])

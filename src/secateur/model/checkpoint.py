@@ -36,7 +36,7 @@ from secateur.model.classes import text_config
 from secateur.model.complete import check_complete
 from secateur.model.detection.cache import row_of
 from secateur.model.detection.copies import language_modules
-from secateur.model.extras import check_extras, uncounted
+from secateur.model.extras import uncounted
 from secateur.model.files import read_config, read_header, read_index, read_tokenizer
 from secateur.model.linears import linears_of
 from secateur.model.sites import Site, sites_of
@@ -97,14 +97,15 @@ class Checkpoint:
         checkpoint = cls(folder, text_config(outer), family, files, dtypes, sizes, outer)
         check_complete(checkpoint, checkpoint.towers)
         checkpoint._check_dtypes(odd)
-        check_extras(checkpoint)
-        if not stored_apart(checkpoint):
-            return checkpoint
-        outer = copy.deepcopy(outer)
+        return checkpoint.untied() if stored_apart(checkpoint) else checkpoint
+
+    def untied(self) -> Checkpoint:
+        """The same, with a head of its own, whatever its config.json says."""
+        outer = copy.deepcopy(self.whole_config)
         outer.tie_word_embeddings = text_config(outer).tie_word_embeddings = False
-        checkpoint = replace(checkpoint, config=text_config(outer), outer=outer)
-        check_complete(checkpoint, checkpoint.towers)
-        return checkpoint
+        untied = replace(self, config=text_config(outer), outer=outer)
+        check_complete(untied, untied.towers)
+        return untied
 
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer.

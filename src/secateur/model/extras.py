@@ -27,40 +27,55 @@ def uncounted(stored: Stored) -> list[str]:
 
 
 def unused(stored: Stored) -> list[str]:
-    """Those of them that are copied: they have entries, and its class neither computes nor ignores them."""
-    ignored = _ignored(stored)
-    return [key for key in _with_entries(stored) if not any(p.search(stored.targets[key]) for p in ignored)]
+    """Those of them that are copied: outside the layers, with entries, neither computed nor ignored by the class."""
+    inner = set(in_layers(stored))
+    return [key for key in _unknown(stored) if key not in inner]
+
+
+def in_layers(stored: Stored) -> list[str]:
+    """Those that belong to layers, of which the model makes no use: they can't be taken along."""
+    pattern = re.compile(rf"(^|\.){re.escape(stored.family.layers.rpartition('.')[2])}\.\d+\.")
+    return [key for key in _unknown(stored) if pattern.search(key)]
 
 
 def left_out(stored: Stored) -> list[str]:
-    """A note on tensors that the model's class ignores (heads that predict several tokens); empty without any."""
-    ignored = _ignored(stored)
-    gone = [key for key in _with_entries(stored) if any(p.search(stored.targets[key]) for p in ignored)]
-    more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-    return [f"not taken along, as its class doesn't load them: tensors {gone[0]}{more}"] if gone else []
+    """Notes on tensors that a result lacks: what the class ignores (heads that predict several tokens), and what of
+    its layers the model doesn't use; empty without any."""
+    unknown = set(_unknown(stored))
+    ignored = [key for key in _with_entries(stored) if key not in unknown]
+    reasons = {"its class doesn't load them": ignored, "the model doesn't use them": in_layers(stored)}
+    return [f"not taken along, as {why}: tensors {_named(keys)}" for why, keys in reasons.items() if keys]
 
 
-def _ignored(stored: Stored) -> list[re.Pattern[str]]:
-    return [re.compile(p) for p in getattr(stored.template, "_keys_to_ignore_on_load_unexpected", None) or ()]
+def _named(keys: list[str]) -> str:
+    return keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+
+
+def _unknown(stored: Stored) -> list[str]:
+    ignored = [
+        re.compile(pattern) for pattern in getattr(stored.template, "_keys_to_ignore_on_load_unexpected", None) or ()
+    ]
+    return [key for key in _with_entries(stored) if not any(p.search(stored.targets[key]) for p in ignored)]
 
 
 def _with_entries(stored: Stored) -> list[str]:
     return [key for key in uncounted(stored) if stored.sizes[key] and not COMPUTED.search(key)]
 
 
-def check_extras(stored: Stored) -> None:
+def check_extras(stored: Stored, way_out: str = "") -> None:
     """Refuses tensors of layers that the model doesn't have.
+
+    Args:
+        way_out: how the caller can be told to go on without them.
 
     Raises:
         InputError: with the name of the first.
     """
-    pattern = re.compile(rf"(^|\.){re.escape(stored.family.layers.rpartition('.')[2])}\.\d+\.")
-    for key in unused(stored):
-        if pattern.search(key):
-            raise InputError(
-                f"{stored.path}: holds tensor {key}, which a model of {stored.layers} layers as in its "
-                "config.json doesn't use; correct config.json, or save the model without it"
-            )
+    for key in in_layers(stored):
+        raise InputError(
+            f"{stored.path}: holds tensor {key}, which a model of {stored.layers} layers as in its config.json "
+            f"doesn't use; correct config.json, or {way_out or 'save the model without it'}"
+        )
 
 
 def read_extras(stored: Stored) -> dict[str, Tensor]:

@@ -72,6 +72,13 @@ def _with_attention_of_here(config: Any) -> Any:
     return config
 
 
+def attention_named(folder: Path) -> list[str]:
+    """A note where config.json names an attention kernel: `transformers` reads that key and never writes it, and
+    with it a model loads only where the kernel is installed."""
+    named = read_object(folder / "config.json").get("_attn_implementation")
+    return [] if named is None else [f"not taken along from config.json: _attn_implementation {str(named)[:80]}"]
+
+
 def _what_it_is(path: Path) -> str:
     """A path that is no model folder, called what it is, with the way out."""
     if path.is_file():
@@ -121,7 +128,7 @@ def read_index(folder: Path) -> dict[str, Path]:
         InputError: no safetensors, a missing shard, or an index that leads out of the folder or doesn't fit the
             files.
     """
-    index = folder / "model.safetensors.index.json"
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
         try:
             names = read_object(index, most_bytes=2**28)["weight_map"]
@@ -132,12 +139,16 @@ def read_index(folder: Path) -> dict[str, Path]:
             raise InputError(f"{index}: is not a valid index of shards") from None
         _refuse_wrapped(folder, names)
         files = {name: folder / file for name, file in names.items()}
+        if single.exists() and single not in files.values():
+            raise InputError(
+                f"{folder}: holds {single.name} and an index of other files, and readers differ in which they take; "
+                "move one of the two away"
+            )
         for file in sorted(set(files.values())):
             if not file.is_file():
                 raise InputError(f"{folder}: the index names {file.name}, which is not there")
         _check_index(folder, files)
         return files
-    single = folder / "model.safetensors"
     if single.is_file():
         held = [name for name, _, _ in read_header(single)]
         _refuse_wrapped(folder, held)

@@ -27,7 +27,8 @@ from secateur.data.sources import split_specs
 from secateur.errors import InputError
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.extras import left_out
+from secateur.model.extras import check_extras, left_out
+from secateur.model.files import attention_named
 from secateur.model.hub import local_folder
 from secateur.model.side_files import left_behind
 from secateur.model.site_kinds import SUB_BLOCKS
@@ -212,6 +213,8 @@ def prepare(
     """
     check_steps(recipe, plan is not None, dry_run)
     checkpoint = Checkpoint.open(local_folder(recipe.model))
+    if not recipe.allow_unused_tensors:
+        check_extras(checkpoint, "prune without it by --allow-unused-tensors")
     if plan is not None:
         plan.check(checkpoint.config.model_type, checkpoint.layers)
     recipe = _within_budget(recipe, checkpoint, monitor, found) if plan is None else recipe
@@ -232,7 +235,8 @@ def prepare(
         distributed.on_first(lambda: check_source(checkpoint, config.memory))
         streamed = StreamedModel(checkpoint, device, dtype)
     check_gradients(streamed, rules.gradient_needs)
-    notes = [*calibration.notes, *rules.notes, *left_behind(checkpoint.path), *left_out(checkpoint)]
+    notes = [*calibration.notes, *rules.notes, *left_behind(checkpoint.path)]
+    notes += [*left_out(checkpoint), *attention_named(checkpoint.path)]
     for line in filled_zeros(recipe, checkpoint):
         monitor.say(f"note: {line}")
         notes.append(line)

@@ -20,6 +20,7 @@ from secateur.evaluation.loading import load
 from secateur.evaluation.perplexity import refuse_encoder
 from secateur.evaluation.windows import context_length
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.extras import check_extras
 from secateur.model.hub import local_folder
 from secateur.recovery import adapters
 from secateur.recovery.forecast import weights_bytes
@@ -87,6 +88,7 @@ def prepare(
         SecateurError: whatever can't be used, in one line.
     """
     checkpoint = Checkpoint.open(folder)
+    check_extras(checkpoint)
     check(recovery, checkpoint)
     other = _teacher(recovery, checkpoint, teacher)
     recovery, notes = _comparable(recovery, checkpoint, other)

@@ -18,6 +18,7 @@ from secateur.model.classes import text_config
 from secateur.model.complete import check_complete
 from secateur.model.detection.cache import row_of
 from secateur.model.files import read_config
+from secateur.model.tied import stored_twice
 from secateur.report.schema.bench import PackedShape, RuntimeFacts
 from secateur.runtime.choose import Choice, choose
 from secateur.runtime.entries import MANIFEST, reason, shown
@@ -127,7 +128,9 @@ def _checkpoint(folder: Path, reader: Reader) -> Checkpoint:
     files = {entry.name: reader.path(entry.name) for entry in reader}
     checkpoint = Checkpoint(folder, text_config(config), row_of(config), files, dtypes, sizes, config)
     check_complete(checkpoint, checkpoint.towers)
-    return checkpoint
+    pairs = stored_twice(checkpoint).items()
+    apart = any(not torch.equal(reader.dense(one), reader.dense(other)) for one, other in pairs)
+    return checkpoint.untied() if apart else checkpoint
 
 
 def _generation_config(folder: Path) -> GenerationConfig:

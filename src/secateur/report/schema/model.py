@@ -72,6 +72,7 @@ class Inspected(TypedDict):
     speed: list[SpeedRow]
     found: str
     not_offered: list[str]
+    left_out: list[str]
     client: NotRequired[ClientFacts]
 
 

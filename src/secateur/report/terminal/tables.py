@@ -34,6 +34,8 @@ def print_anatomy(found: Facts, console: Console | None = None) -> None:
     section(console, "What can be cut", _sites(found["sites"]))
     for line in found.get("not_offered", ()):
         console.print(Text(f"not offered: {line}", "dim"))
+    for line in found.get("left_out", ()):
+        console.print(Text(f"note: {line}", "dim"))
     console.print()
     console.print(
         "Counts for all layers alike, which a stock class loads. † and layers that differ load with the modelling "
