@@ -13,9 +13,12 @@ import torch
 
 import secateur
 from secateur.errors import InputError, UnsupportedModelError, VerificationError
+from secateur.export.gguf import export as writing
 from secateur.export.gguf import llama_cpp
+from secateur.export.gguf.export import modelfile
 from secateur.export.gguf.numbers import type_of
 from secateur.export.gguf.tensors import in_pairs
+from secateur.export.gguf.vocabulary import Vocabulary
 from secateur.report.schema.export import Exported
 from tests.export import cases
 from tests.model import tiny
@@ -117,8 +120,6 @@ def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_not_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_client: None) -> None:
-    from secateur.export.gguf import export as writing
-
     def wrong(value: torch.Tensor, kind: str) -> tuple[Any, Any]:
         return np.ascontiguousarray((value * 1.01).numpy()), gguf.GGMLQuantizationType.F32
 
@@ -139,6 +140,73 @@ def test_the_chat_template_and_the_modelfile_come_along(tmp_path: Path, no_clien
     assert values(reader, "tokenizer.ggml.add_bos_token") is True
     modelfile = (tmp_path / "out" / "Modelfile").read_text(encoding="utf-8")
     assert modelfile == 'FROM ./model-f32.gguf\nPARAMETER stop "</s>"\n'
+
+
+def read_modelfile(text: str) -> list[tuple[str, str]]:
+    """(directive, value) as ollama documents it: a word and a value a line, `#` for remarks, values in quotes or in
+    three of them, nothing escaped in either."""
+    found = []
+    for line in text.splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if not word or word.startswith("#"):
+            continue
+        assert word in {"FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "ADAPTER", "LICENSE", "MESSAGE"}
+        if word == "PARAMETER":
+            name, _, rest = rest.partition(" ")
+            word = f"PARAMETER {name}"
+        for quote in ('"""', '"'):
+            if rest.startswith(quote):
+                assert rest.endswith(quote)
+                rest = rest[len(quote) : -len(quote)]
+                break
+        found.append((word, rest))
+    return found
+
+
+@pytest.mark.parametrize("end", ["</s>", "<|im_end|>", "<end\\>", '<|"stop"|>', "a b", "<｜end▁of▁sentence｜>", "é"])
+def test_a_modelfile_reads_back(end: str) -> None:
+    vocabulary = Vocabulary("gpt2", "gpt-2", ["a", end], [1, 3], None, [], {"eos": 1}, {}, False, None, [])
+    found = read_modelfile(modelfile("small-q8_0.gguf", vocabulary))
+    assert found == [("FROM", "./small-q8_0.gguf"), ("PARAMETER stop", end)]
+
+
+@pytest.mark.parametrize("end", ["\n", '"', None])
+def test_an_end_that_a_modelfile_can_not_hold_is_left_to_the_gguf_file(end: str | None) -> None:
+    special = {} if end is None else {"eos": 0}
+    vocabulary = Vocabulary("gpt2", "gpt-2", [str(end)], [3], None, [], special, {}, False, None, [])
+    assert read_modelfile(modelfile("a.gguf", vocabulary)) == [("FROM", "./a.gguf")]
+
+
+def test_a_run_that_is_stopped_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_client: None
+) -> None:
+    """Ctrl-C: nothing new, and an earlier export whole."""
+    folder, told = cases.dense("llama", tmp_path / "model"), secateur.make_export({"to": "gguf", "type": "q8_0"})
+    made(folder, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(writing, "encoded", stop)
+        secateur.export(folder, tmp_path / "new" / "out", told, quiet=True)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(llama_cpp, "prove", stop)
+    with pytest.raises(KeyboardInterrupt):
+        secateur.export(folder, tmp_path / "out", told, overwrite=True, quiet=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_what_others_put_there_is_not_overwritten(tmp_path: Path, no_client: None) -> None:
+    folder = cases.dense("llama", tmp_path / "model")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine", encoding="utf-8")
+    told = secateur.make_export({"to": "gguf"})
+    for place, match in (("out", "notes.txt"), ("model", "is the model itself"), ("model/gguf", "lies in the model")):
+        with pytest.raises(InputError, match=match):
+            secateur.export(folder, tmp_path / place, told, overwrite=True, quiet=True)
+    assert (tmp_path / "out" / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_export_is_replaced_only_if_asked(tmp_path: Path, no_client: None) -> None:

@@ -1,8 +1,9 @@
-"""The hub: what would go, what does, and never without a token. No test asks the hub."""
+"""The hub: what would go, what does, and never without a token. No test asks the hub: a server here stands in."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import secateur
 from secateur.errors import InputError, ResourceError
 from secateur.export.hub import card_of, upload
+from tests.export.hub_server import TOKEN, HubServer, serving
 from tests.small import save_tiny
 
 TOLD = secateur.make_export({"to": "hub", "repo": "org/name"})
@@ -107,3 +109,39 @@ def test_a_card_is_made_where_there_is_none(tmp_path: Path) -> None:
     (folder / "README.md").write_text("---\n[1, 2\n---\n", encoding="utf-8")
     with pytest.raises(InputError, match="isn't YAML that the hub takes"):
         card_of(folder)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A server that the hub's own client sends to; a token of a user of it is there."""
+    with serving() as server:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
+        yield server
+
+
+def test_a_server_gets_every_file_as_it_is(result: Path, hub: HubServer) -> None:
+    """By huggingface_hub's own client, over HTTP: once into a new repository, once into one that is there."""
+    (result / "additional_chat_templates").mkdir()
+    (result / "additional_chat_templates" / "tool.jinja").write_text("{{ messages }}", encoding="utf-8")
+    told = upload(result, TOLD)
+    assert hub.repositories["org/name"]["visibility"] == "private"
+    assert hub.messages == ["Pruned with Secateur"]
+    assert told["url"] == f"{hub.url}/org/name/commit/{'0' * 40}"
+    assert set(hub.files) == {file["name"] for file in told["files"]}
+    assert "additional_chat_templates/tool.jinja" in hub.files
+    for name, data in hub.files.items():
+        if name != "README.md":
+            assert data == (result / name).read_bytes(), name
+    assert b"base_model: org/parent" in hub.files["README.md"]
+    assert upload(result, TOLD)["url"] == told["url"]
+
+
+def test_a_wrong_token_is_told_in_a_line(result: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_of_somebody_else")
+    with pytest.raises(ResourceError, match="org/name: the hub doesn't take it") as refused:
+        upload(result, TOLD)
+    assert "\n" not in str(refused.value)
+    assert not hub.files

@@ -11,9 +11,13 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import secateur
 from secateur.errors import InputError, UnsupportedModelError
+from secateur.export.export import name_of
 from secateur.export.growing import grow_channels, grow_heads
 from secateur.model.sites import head_counts
+from secateur.pipeline.results.clients import ways_of
+from tests.export import cases
 from tests.model import tiny
+from tests.model.detection import cases as detected
 from tests.model.test_surgery_families import anatomy
 from tests.model.test_uneven import PLAN, prune, save_uneven
 
@@ -74,3 +78,36 @@ def test_what_can_not_be_padded_is_refused(tmp_path: Path) -> None:
     folder = save_uneven(model, tmp_path / "experts")
     with pytest.raises(UnsupportedModelError, match="different numbers of experts"):
         secateur.export(folder, tmp_path / "out", PADDED, quiet=True)
+
+
+def test_detected_architectures_are_refused_in_a_line(tmp_path: Path) -> None:
+    folder = cases.with_tokenizer(detected.save("vision", tmp_path / "model"))
+    assert ways_of(folder) == []
+    for to in ("padded", "gguf", "onnx", "openvino"):
+        with pytest.raises(UnsupportedModelError, match=f"was detected, and of those no {to} is made") as refused:
+            secateur.export(folder, tmp_path / "out", secateur.make_export({"to": to}), quiet=True)
+        assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_is_padded_and_nothing_else(tmp_path: Path) -> None:
+    folder = tiny.save("bert", tmp_path / "model")
+    for to in ("gguf", "onnx", "openvino"):
+        with pytest.raises(UnsupportedModelError, match="predicts no next token; nothing to export"):
+            secateur.export(folder, tmp_path / "out", secateur.make_export({"to": to}), quiet=True)
+    told = secateur.make_export({"to": "padded", "multiple": 16})
+    assert secateur.export(folder, tmp_path / "out", told, quiet=True)["architecture"] == "BertForMaskedLM"
+
+
+@pytest.mark.parametrize(
+    ("model", "called"),
+    [("models/small.gguf", "small"), ("models", "models"), ("embedded", "embedded"), ("org/name@main", "name")],
+)
+def test_files_are_named_after_the_model(
+    model: str, called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "small.gguf").touch()
+    found = {"models": tmp_path / "models", "embedded": tmp_path / "embedded"}.get(model, tmp_path / "0f3a" / "cache")
+    assert name_of(model, found) == called

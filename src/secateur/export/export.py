@@ -17,7 +17,8 @@ from secateur.export.padded import write_padded
 from secateur.export.result import Job, Made
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.extras import check_extras
-from secateur.model.hub import local_folder
+from secateur.model.gguf import is_gguf
+from secateur.model.hub import EMBEDDED, id_of, local_folder
 from secateur.model.round_trip import verify, write_probe
 from secateur.model.side_files import copy_regular, left_behind
 from secateur.model.streamed import StreamedModel
@@ -55,12 +56,13 @@ def export(
     check_extras(checkpoint)
     if not checkpoint.family.causal and told.to not in ("padded", "hub"):
         raise UnsupportedModelError(f"{source}: {checkpoint.family.name} predicts no next token; nothing to export")
+    refuse_detected(checkpoint, told)
     workspace = Workspace(out, overwrite, inputs=[source])
     check_room(workspace.out, checkpoint.bytes_on_disk + 4 * checkpoint.parameters)  # f32 takes most
     stages = ["write", "prove"]
     begun = time.monotonic()
     with Monitor(torch.device("cpu"), quiet, stages) as monitor, workspace.open():
-        made = make(checkpoint, workspace.final, workspace.work, told, monitor, source.resolve().name)
+        made = make(checkpoint, workspace.final, workspace.work, told, monitor, name_of(model, source))
         found = told_of(checkpoint, workspace.final, str(model), str(out), told, made)
         found["seconds"] = round(time.monotonic() - begun, 3)
         mark: ExportMark = {
@@ -71,6 +73,20 @@ def export(
         (workspace.final / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
         workspace.deliver()
     return found
+
+
+def name_of(model: str | Path, source: Path) -> str:
+    """What a model is called in the form: as its folder or its GGUF file is, or on the hub.
+
+    Args:
+        source: the folder that was found for it, which for the latter two lies in a cache.
+    """
+    path = Path(model).expanduser()
+    if is_gguf(path):
+        return path.stem
+    if path.exists() or str(model) == EMBEDDED:
+        return source.resolve().name
+    return id_of(str(model)).partition("@")[0].rpartition("/")[2]
 
 
 def make(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monitor: Monitor, name: str) -> Made:
@@ -84,12 +100,26 @@ def make(checkpoint: Checkpoint, folder: Path, work: Path, told: Export, monitor
     return _MAKERS[str(told.to)](Job(checkpoint, folder, work, told, monitor, name))
 
 
+def refuse_detected(checkpoint: Checkpoint, told: Export) -> None:
+    """Refuses models whose layers are known by looking at them alone: what their parts compute isn't known.
+
+    Raises:
+        UnsupportedModelError: in one line.
+    """
+    if checkpoint.family.anatomies and told.to != "hub":
+        raise UnsupportedModelError(
+            f"{checkpoint.path}: {checkpoint.family.name} is no architecture of the table but was detected, and of "
+            f"those no {told.to} is made; transformers runs the folder"
+        )
+
+
 def ready(checkpoint: Checkpoint, told: Export) -> None:
     """Refuses what is known without a result: a package that isn't there, a model that the program doesn't run.
 
     Raises:
         SecateurError: in one line.
     """
+    refuse_detected(checkpoint, told)
     if told.to == "gguf":
         from secateur.export.gguf.architectures import row_of
         from secateur.export.gguf.export import package

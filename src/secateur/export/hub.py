@@ -12,12 +12,12 @@ from secateur.errors import InputError, ResourceError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.json_files import short
 from secateur.report.schema.export import Upload
-from secateur.workspace.ownership import is_regular
+from secateur.workspace.ownership import EXPORT, contents, is_regular
 
 CARD = "README.md"
 TAGS = ("pruned", "pruning", "secateur")
-# What of a finished run stays at home: a journal of the machine, and what a compression or an export says of itself.
-AT_HOME = ("events.jsonl",)
+# What of a finished run stays at home: its journals, and what an export has made of it.
+AT_HOME = ("events.jsonl", "runs", EXPORT)
 _LICENSES = {"apache license": "apache-2.0", "mit license": "mit"}
 
 
@@ -34,7 +34,7 @@ def upload(folder: Path, told: Export, *, dry_run: bool = False) -> Upload:
     from huggingface_hub import get_token
 
     Checkpoint.open(folder)  # whole, and of a known kind
-    files = sorted(path.name for path in folder.iterdir() if _goes(folder, path.name))
+    files = sorted(name for name in contents(folder) if _goes(folder, name))
     card, metadata = card_of(folder)
     token = get_token()
     if not dry_run and token is None:
@@ -53,7 +53,7 @@ def upload(folder: Path, told: Export, *, dry_run: bool = False) -> Upload:
 
 
 def _goes(folder: Path, name: str) -> bool:
-    return is_regular(folder, name) and not name.startswith(".") and name not in AT_HOME
+    return is_regular(folder, name) and not name.startswith(".") and name.split("/")[0] not in AT_HOME
 
 
 def _send(folder: Path, files: list[str], card: str, told: Export, token: str) -> str:
@@ -62,7 +62,9 @@ def _send(folder: Path, files: list[str], card: str, told: Export, token: str) -
 
     with tempfile.TemporaryDirectory(prefix="secateur-") as place:
         for name in (name for name in files if name != CARD):
-            (Path(place) / name).symlink_to((folder / name).resolve())
+            link = Path(place) / name
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to((folder / name).resolve())
         (Path(place) / CARD).write_text(card, encoding="utf-8")
         try:
             api = HfApi(token=token)

@@ -100,7 +100,8 @@ def _running(report: Report) -> str:
         tried = f" ({_plain(way['tried'])})" if way["tried"] else ""
         said = f"`{way['how']}`" if way["how"] else f"no: {_plain(way['refused'])}"
         lines.append(f"- {name}{tried}: {said}")
-    if any(way["how"] is None for way in ways):
+    uneven = "trust_remote_code" in str(facts.section(report, "result").get("loader") or "")
+    if uneven and any(way["how"] is None for way in ways):
         lines += ["", "As a stock class, with zeros for what was cut: `secateur export DIR --to padded --out DIR2`."]
     return "\n".join(lines)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -142,9 +141,18 @@ def modelfile(name: str, vocabulary: Vocabulary) -> str:
     """What `ollama create NAME -f Modelfile` reads. ollama takes the chat template from the file."""
     lines = [f"FROM ./{name}"]
     end = vocabulary.special.get("eos")
-    if end is not None:
-        lines.append(f"PARAMETER stop {json.dumps(vocabulary.tokens[end], ensure_ascii=False)}")
+    quoted = _quoted(vocabulary.tokens[end]) if end is not None else None
+    if quoted is not None:
+        lines.append(f"PARAMETER stop {quoted}")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str | None:
+    """A value as ollama reads it: between quotes or three of them, where nothing is escaped. None where neither can
+    hold it: the end is in the GGUF file too."""
+    if not value.isprintable() or '"""' in value or value.endswith('"'):
+        return None
+    return f'"""{value}"""' if '"' in value else f'"{value}"'
 
 
 def _widened(checkpoint: Checkpoint, row: Row, layout: Layout, stock: Stock) -> list[str]:

@@ -19,8 +19,13 @@ _SERVES = {
 
 
 def ways_of(folder: Path) -> list[ClientWay]:
-    """For each program that was tried with results: the command, or why it doesn't run this one."""
+    """For each program that was tried with results: the command, or why it doesn't run this one.
+
+    Nothing where the architecture was detected: such results were tried in transformers alone.
+    """
     checkpoint = Checkpoint.open(folder)
+    if checkpoint.family.anatomies:
+        return []
     entries = checkpoint.config.to_dict().get("per_layer_config") or {}
     gone = {kind for own in entries.values() for kind in own.get("skip", ())}
     found: list[ClientWay] = []
@@ -37,8 +42,16 @@ def ways_of(folder: Path) -> list[ClientWay]:
         if reason is None and name == "llama.cpp":
             reason = _otherwise(checkpoint)
         how = commands[bool(entries)] if reason is None else None
-        found.append({"client": name, "how": how, "refused": reason, "tried": CLIENTS[name].tried})
+        found.append({"client": name, "how": how, "refused": reason, "tried": _tried(name, checkpoint.head_dim)})
     return found
+
+
+def _tried(name: str, head_dim: int) -> str | None:
+    """With which version results were tried, and where that wouldn't run this one."""
+    tried, on_cpu = CLIENTS[name].tried, CLIENTS[name].heads_on_cpu
+    if on_cpu is None or not head_dim or head_dim in on_cpu:
+        return tried
+    return f"not on a CPU, where {tried} has no heads of {head_dim} entries"
 
 
 def _otherwise(checkpoint: Checkpoint) -> str | None:
