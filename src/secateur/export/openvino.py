@@ -43,6 +43,9 @@ def export(job: Job) -> Made:
             port.get_tensor().set_names({name})
         for port, name in zip(made.outputs, outputs, strict=True):
             port.get_tensor().set_names({name})
+        for port, (heads, size) in zip(made.inputs[2:], [one for one in shapes for _ in range(2)], strict=True):
+            port.get_node().set_partial_shape(openvino.PartialShape([-1, heads, -1, size]))
+        made.validate_nodes_and_infer_types()
         openvino.save_model(made, str(folder / FILE), compress_to_fp16=numbers == "f16")
         del program, made, model
         beside(checkpoint, folder)

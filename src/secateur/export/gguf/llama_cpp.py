@@ -137,7 +137,7 @@ def _main(given: str) -> None:
             if len(own) >= task["new"]:
                 break
         tokens.append(own)
-    texts = [model.tokenize(text.encode("utf-8"), add_bos=False, special=False) for text in task["texts"]]
+    texts = [model.tokenize(text.encode("utf-8"), add_bos=False, special=True) for text in task["texts"]]
     print(json.dumps({"version": llama_cpp.__version__, "tokens": tokens, "texts": texts}))
 
 
