@@ -250,6 +250,30 @@ def partial() -> dict[str, Any]:
     }
 
 
+def evidence(layers: int) -> dict[str, Any]:
+    """What a run on so many layers notes of removed units: a quarter of 512 channels, a third of 6 heads."""
+    sites = []
+    for layer in range(layers):
+        for kind, units, gone in (("channel", 512, 128), ("query_head", 6, 2)):
+            removed = [
+                {
+                    "unit": 3 * n % units,
+                    "bits": 0.1 + 0.01 * n,
+                    "energy": 0.004 / (1 + n + layer % 5),
+                    "restored": 0.4 + 0.5 / (1 + n),
+                    "carriers": [[(3 * n + k * k + 1) % units, 0.5 / (1 + k)] for k in range(5)],
+                    "fired": [
+                        {"before": "what was before it was ", "token": "said", "after": " in those days", "value": 2}
+                    ],
+                }
+                for n in range(gone)
+            ]
+            sites.append(
+                {"site": f"layers.{layer}.{kind}", "kind": kind, "layer": layer, "units": units, "removed": removed}
+            )
+    return {"refit": True, "sites": sites}
+
+
 ALL = {
     "structured": structured,
     "unstructured": unstructured,

@@ -37,7 +37,13 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Row:
-    """A metric before and after. `verdict` is better, worse, same or unknown; `note` is what goes with the ratio."""
+    """A metric before and after.
+
+    Args:
+        verdict: better, worse, same or unknown.
+        note: what goes with the ratio.
+        effect: of a difference: slight below 5 %, large at a factor of two, else nothing.
+    """
 
     key: str
     label: str
@@ -47,6 +53,10 @@ class Row:
     change: str
     verdict: str
     note: str = ""
+    effect: str = ""
+
+
+SLIGHT, LARGE = 1.05, 2.0
 
 
 def compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Row]:
@@ -81,7 +91,14 @@ def judged(metric: Metric, before: Any, after: Any, was: Spread | None = None, n
         note = f"{fmt.ratio(span.low)} to {fmt.ratio(span.high)}"
         if not differ(now, was):
             verdict, note = "same", NO_DIFFERENCE
-    return Row(metric.key, metric.label, *shown, verdict, note)
+    return Row(metric.key, metric.label, *shown, verdict, note, _effect(times))
+
+
+def _effect(times: float | None) -> str:
+    if times is None:
+        return ""
+    factor = max(times, 1 / times) if times > 0 else LARGE
+    return "slight" if factor < SLIGHT else "large" if factor >= LARGE else ""
 
 
 def _with_zeros(rows: list[Row]) -> list[Row]:

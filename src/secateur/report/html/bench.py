@@ -15,7 +15,7 @@ from secateur.report.terminal.console import Console
 from secateur.report.terminal.table import Column, Table
 
 Facts = Mapping[str, Any]
-_LEFT, _WIDTH, _BAR, _GAP = 210.0, 1030.0, 18.0, 5.0
+_FULL, _BAR, _LANE = 80.0, 14.0, 42.0  # percent of the screen, pixels, pixels from one form to the next
 
 
 def print_compression(found: Facts, console: Console | None = None) -> None:
@@ -146,7 +146,10 @@ def places(forms: Sequence[Facts]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Stroke:
-    """One bar: a form's tokens a second, with the lowest and highest that were seen (from `low` to `high`)."""
+    """One bar: a form's tokens a second, with the lowest and highest that were seen (from `low` to `high`).
+
+    `width`, `low` and `high` are percentages of the screen, `y` pixels.
+    """
 
     y: float
     width: float
@@ -162,8 +165,6 @@ class SpeedChart:
     """Decoding speed of every form at one batch and context; bars begin at zero."""
 
     title: str
-    left: float
-    width: float
     height: float
     bar: float
     strokes: list[Stroke]
@@ -181,21 +182,21 @@ def charts(forms: Sequence[Facts]) -> list[SpeedChart]:
         for place in places(forms)
     }
     highest = max((max(_range(row)) for rows in measured.values() for _, row in rows), default=0.0) or 1.0
-    room = (_WIDTH - _LEFT - 90) / highest
+    room = _FULL / highest
     found = []
     for (batch, context), rows in measured.items():
         strokes = [_stroke(n, name, row, room) for n, (name, row) in enumerate(rows)]
         if strokes:
-            height = len(strokes) * (_BAR + _GAP)
-            found.append(SpeedChart(f"batch {batch}, context {context}", _LEFT, _WIDTH, height, _BAR, strokes))
+            height = len(strokes) * _LANE
+            found.append(SpeedChart(f"batch {batch}, context {context}", height, _BAR, strokes))
     return found
 
 
 def _stroke(n: int, name: str, row: Facts, room: float) -> Stroke:
     speed = row["decode_tokens_per_s"]
-    low, high = (round(room * value, 1) for value in _range(row))
+    low, high = (round(room * value, 2) for value in _range(row))
     text, compressed = fmt.number(speed), name.startswith("compressed")
-    return Stroke(n * (_BAR + _GAP), round(room * speed, 1), low, high, name, text, compressed)
+    return Stroke(n * _LANE, round(room * speed, 2), low, high, name, text, compressed)
 
 
 def _range(row: Facts) -> tuple[float, float]:

@@ -16,12 +16,17 @@ from secateur.report.facts import Report, Tally, group, items, lane, section
 
 Lanes = dict[str, dict[int, Tally]]
 
-PAGE_WIDTH = 1030.0  # pixels inside the page's margins at its full width
+PAGE_WIDTH, NARROW = 1030.0, 340.0  # pixels inside the page's margins, at its full width and on a phone
+NAME = 18.0  # pixels above a lane, for its name
+FEW, MANY = 14, 30  # layers that have room for figures on a phone, and on a tablet
 
 
 @dataclass(frozen=True)
 class Box:
-    """One site (or several of one layer): a frame whose lower part, `fill` high, is what was removed."""
+    """One site (or several of one layer): a frame whose lower part, `fill` high, is what was removed.
+
+    `x` and `width` are percentages of the picture's width, which is the screen's; `y`, `height`, `fill` are pixels.
+    """
 
     x: float
     y: float
@@ -40,15 +45,25 @@ class Text:
 
 
 @dataclass(frozen=True)
-class RemovalChart:
-    """Layers from left to right, one lane per Linear or kind of unit."""
+class Tick(Text):
+    """`fine`: there's no room for it on a narrow screen."""
 
-    width: float
+    fine: bool = False
+
+
+@dataclass(frozen=True)
+class RemovalChart:
+    """Layers from left to right, one lane per Linear or kind of unit, its name and total above it.
+
+    `crowd`: from which screen on there's room for figures in boxes: everywhere (nothing), `many`, or `more` layers.
+    """
+
     height: float
     boxes: list[Box]
     lanes: list[Text]
     totals: list[Text]
-    ticks: list[Text]
+    ticks: list[Tick]
+    crowd: str
 
 
 @dataclass(frozen=True)
@@ -102,36 +117,45 @@ def removal_chart(report: Report) -> RemovalChart | None:
     layers = layer_count(report, drawn)
     if not drawn or not layers:
         return None
-    left, right, top = 8 + 7.0 * max(map(len, drawn)), 58.0, 4.0
-    pitch = min(150.0, (PAGE_WIDTH - left - right) / layers)
-    gap = 3.0 if pitch >= 14 else 1.0
-    height = 46.0 if len(drawn) <= 3 else 34.0 if len(drawn) <= 8 else 28.0
+    pitch, height = 100.0 / layers, 40.0 if len(drawn) <= 3 else 30.0
     boxes, names, totals = [], [], []
     for row, (name, cells) in enumerate(drawn.items()):
-        y = top + row * (height + 6)
-        names.append(Text(left - 10, y + height / 2, name))
+        y = NAME + row * (height + NAME + 8)
+        names.append(Text(0, y - NAME / 2 - 1, name))
         whole = Tally([site for tally in cells.values() for site in tally.sites])
-        totals.append(Text(left + layers * pitch + 8, y + height / 2, fmt.percent(whole.sparsity)))
+        totals.append(Text(100, y - NAME / 2 - 1, f"{fmt.percent(whole.sparsity)} removed"))
         for layer, tally in cells.items():
-            boxes.append(_box(left + layer * pitch, y, pitch - gap, height, name, layer, tally))
-    bottom = top + len(drawn) * (height + 6) + 12
-    ticks = [Text(left + (i + 0.5) * pitch - gap / 2, bottom, str(i)) for i in _ticks(layers, pitch, 26)]
-    return RemovalChart(left + layers * pitch + right, bottom + 10, boxes, names, totals, ticks)
+            boxes.append(_box(layer * pitch, y, pitch, height, name, layer, tally))
+    bottom = len(drawn) * (height + NAME + 8) + 4
+    return RemovalChart(bottom + 10, boxes, names, totals, layer_ticks(range(layers), bottom), crowd(layers))
+
+
+def crowd(layers: int) -> str:
+    """How much room there is for figures in boxes of so many layers; see `RemovalChart`."""
+    return "" if layers <= FEW else "many" if layers <= MANY else "more"
+
+
+def layer_ticks(layers: Sequence[int], y: float) -> list[Tick]:
+    """Layer numbers below a picture as wide as the screen."""
+    pitch = 100.0 / len(layers)
+    coarse, fine = (set(_ticks(len(layers), width / len(layers), 26)) for width in (NARROW, PAGE_WIDTH))
+    return [Tick(round((i + 0.5) * pitch, 2), y, str(layers[i]), i not in coarse) for i in sorted(coarse | fine)]
 
 
 def _box(x: float, y: float, width: float, height: float, name: str, layer: int, tally: Tally) -> Box:
     sparsity = tally.sparsity
     share = min(max(sparsity, 0.0), 1.0) if sparsity is not None else 0.0
     units, kept = tally.total("units"), tally.total("kept")
+    pixels = width / 100 * PAGE_WIDTH
     if units == len(tally.sites):  # whole blocks: there is no fraction to show, only gone or not
         label = "cut" if share == 1 else "" if share == 0 else f"{100 * share:.0f}"
-        label = label if width >= 24 else ""
+        label = label if pixels >= 24 else ""
     else:
-        label = f"{100 * share:.0f}%" if width >= 32 else f"{100 * share:.0f}" if width >= 19 else ""
+        label = f"{100 * share:.0f}%" if pixels >= 75 else f"{100 * share:.0f}" if pixels >= 19 else ""
     hint = f"layer {layer}, {name}: {fmt.percent(sparsity)} removed"
     if units is not None and kept is not None:
         hint += f", {fmt.count(kept)} of {fmt.count(units)} kept"
-    return Box(x, y, width, height, round(share * height, 2), label, hint)
+    return Box(round(x, 3), y, round(width, 3), height, round(share * height, 2), label, hint)
 
 
 def error_panels(report: Report) -> list[Panel]:

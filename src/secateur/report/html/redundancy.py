@@ -25,12 +25,22 @@ class Label:
 
 @dataclass(frozen=True)
 class Cell:
-    """How much of what is known of a removed unit (row) one kept unit (column) knows; `opacity` shows it."""
+    """How much of what is known of a removed unit (row) one kept unit (column) knows: the area of a square."""
 
     x: float
     y: float
-    opacity: float
-    hint: str
+    side: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A removed unit: its cells, and the same in words, with those that know too little to have a column."""
+
+    unit: str
+    energy: float
+    restored: float
+    known_by: str
+    cells: list[Cell]
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Matrix:
     height: float
     rows: list[Label]
     columns: list[Label]
-    cells: list[Cell]
+    lines: list[Line]
 
 
 def matrices(evidence: Mapping[str, Any] | None) -> list[Matrix]:
@@ -62,16 +72,19 @@ def matrix(site: Mapping[str, Any]) -> Matrix:
             leaning[predictor] = leaning.get(predictor, 0.0) + share * unit["restored"]
     columns = sorted(leaning, key=lambda unit: (-leaning[unit], unit))[:MOST_COLUMNS]
     place = {unit: LEFT + n * CELL for n, unit in enumerate(columns)}
-    cells = [
-        Cell(
-            place[predictor],
-            TOP + row * CELL,
-            round(max(0.08, min(1.0, share)), 2),
-            f"{predictor} knows {fmt.percent(share)} of {unit['unit']}",
+    lines = [
+        Line(
+            str(unit["unit"]),
+            unit["energy"],
+            unit["restored"],
+            ", ".join(f"{predictor} ({fmt.percent(share)})" for predictor, share in unit["carriers"] if share > 0),
+            [
+                _square(place[predictor], TOP + row * CELL, share)
+                for predictor, share in unit["carriers"]
+                if predictor in place and share > 0
+            ],
         )
         for row, unit in enumerate(removed)
-        for predictor, share in unit["carriers"]
-        if predictor in place and share > 0
     ]
     count = len(site["removed"])
     more = f", the {len(removed)} that wrote most" if count > len(removed) else ""
@@ -85,8 +98,13 @@ def matrix(site: Mapping[str, Any]) -> Matrix:
             for n, unit in enumerate(removed)
         ],
         [Label(place[unit] + CELL / 2, TOP - 6, str(unit)) for unit in columns],
-        cells,
+        lines,
     )
+
+
+def _square(x: float, y: float, share: float) -> Cell:
+    side = round(max(2.5, (CELL - 1) * min(1.0, share) ** 0.5), 1)
+    return Cell(round(x + (CELL - side) / 2, 2), round(y + (CELL - side) / 2, 2), side)
 
 
 def loudest(evidence: Mapping[str, Any] | None, count: int = 20) -> list[tuple[str, Mapping[str, Any]]]:

@@ -12,6 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from secateur.report import numbers as fmt
+from secateur.report.html.charts import NAME, PAGE_WIDTH, crowd, layer_ticks
 from secateur.report.html.page import environment
 from secateur.report.terminal.console import Console
 from secateur.report.terminal.table import Column, Table
@@ -20,6 +21,7 @@ Facts = Mapping[str, Any]
 # An absolute scale, in nats: a value belongs to the first band whose end it's below. Harmless to ruinous.
 BANDS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, math.inf)
 COLOURS = ("#2c7bb6", "#6aadd0", "#b5d3de", "#e8e2c4", "#f5b878", "#ea6b42", "#b5131a")
+HEIGHT, LANE = 24.0, 48.0  # pixels of a cell, and from one lane to the next
 INKS = ("#ffffff", "#111111", "#111111", "#111111", "#111111", "#111111", "#ffffff")
 
 
@@ -96,21 +98,23 @@ def print_sensitivity(found: Facts, page: Path | None = None, console: Console |
         console.print(f"The heat map is in {page}", highlight=False, soft_wrap=True)
 
 
-def cells_of(found: Facts) -> tuple[list[Cell], float, float]:
-    """(cells, width, height) of the heat map: layers from left to right, one lane for each kind and level."""
+def cells_of(found: Facts) -> tuple[list[Cell], float]:
+    """(cells, height) of the heat map: layers from left to right, one lane for each kind and level, its name above.
+
+    `x` and `width` are percentages of the screen.
+    """
     lanes = columns_of(found)
     layers = sorted({row["layer"] for row in found["sites"]})
-    left, height = 170.0, 26.0
-    width = min(60.0, max(11.0, 860.0 / max(len(layers), 1)))
+    width = 100.0 / max(len(layers), 1)
     cells = []
     for row in found["sites"]:
-        x = left + layers.index(row["layer"]) * width
-        y = lanes.index((row["kind"], row["level"])) * height
+        y = lanes.index((row["kind"], row["level"])) * LANE + NAME
         hint = f"{row['site']}, {fmt.percent(row['level'])} cut: KL {fmt.number(row['kl'])}"
-        label = _brief(row["kl"]) if width >= 27 else ""
+        label = _brief(row["kl"]) if width / 100 * PAGE_WIDTH >= 27 else ""
         shown = band(row["kl"])
-        cells.append(Cell(x, y, width - 1, height - 1, COLOURS[shown], INKS[shown], label, hint))
-    return cells, left + len(layers) * width, len(lanes) * height + 20
+        x = round(layers.index(row["layer"]) * width, 3)
+        cells.append(Cell(x, y, round(width, 3), HEIGHT, COLOURS[shown], INKS[shown], label, hint))
+    return cells, len(lanes) * LANE + 24
 
 
 def _brief(kl: float) -> str:
@@ -122,7 +126,7 @@ def _brief(kl: float) -> str:
 
 def write_page(found: Facts, file: Path) -> None:
     """One HTML file without scripts that fetches nothing."""
-    cells, width, height = cells_of(found)
+    cells, height = cells_of(found)
     layers = sorted({row["layer"] for row in found["sites"]})
     text = (
         environment()
@@ -130,10 +134,13 @@ def write_page(found: Facts, file: Path) -> None:
         .render(
             found=found,
             cells=cells,
-            width=width,
             height=height,
-            lanes=columns_of(found),
-            layers=layers,
+            lanes=[
+                (n * LANE + NAME / 2, f"{kind} {fmt.percent(level)}")
+                for n, (kind, level) in enumerate(columns_of(found))
+            ],
+            ticks=layer_ticks(layers, height - 12),
+            crowd=crowd(len(layers)),
             legend=legend(),
             conclusion=conclusion(found),
         )
