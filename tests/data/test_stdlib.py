@@ -70,7 +70,7 @@ def test_held_out_prose_is_in_no_train_document():
     assert held_out.isdisjoint(train)
 
 
-def test_same_text_in_a_fresh_interpreter_with_no_network_and_no_import_of_what_it_reads():
+def test_same_text_in_a_fresh_interpreter_with_no_network_and_no_import_of_what_it_reads(tmp_path):
     script = (
         "import hashlib, socket, sys\n"
         "def refuse(*a, **k): raise AssertionError('network')\n"
@@ -83,7 +83,11 @@ def test_same_text_in_a_fresh_interpreter_with_no_network_and_no_import_of_what_
     runs = {
         subprocess.run(
             [sys.executable, "-c", script],
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(filter(None, sys.path))},
+            env={
+                "PYTHONHASHSEED": seed,
+                "PYTHONPATH": ":".join(filter(None, sys.path)),
+                "XDG_CACHE_HOME": str(tmp_path / seed),
+            },
             capture_output=True,
             text=True,
             check=True,
@@ -135,9 +139,47 @@ def test_unknown_names_are_refused_in_one_line():
 
 def test_an_interpreter_without_sources_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(stdlib, "_root", lambda: tmp_path)
-    stdlib._documents.cache_clear()
+    forget()
     try:
         with pytest.raises(ResourceError, match="no standard library source"):
             stdlib.documents("code", "train")
     finally:
-        stdlib._documents.cache_clear()
+        forget()
+
+
+def forget():
+    stdlib._documents.cache_clear()
+    stdlib._extracted.cache_clear()
+
+
+def test_what_was_parsed_is_kept_until_a_file_changes(tmp_path, monkeypatch):
+    library, parsed = tmp_path / "library", []
+    library.mkdir()
+    for name in ("argparse.py", "copy.py"):  # one to train on, one held out
+        (library / name).write_text(FILE + "\n# more\nx = 1\n" * 20, encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(stdlib, "_root", lambda: library)
+    monkeypatch.setattr(stdlib, "_topics", dict)
+    original = stdlib._parsed
+    monkeypatch.setattr(stdlib, "_parsed", lambda split: parsed.append(split) or original(split))
+
+    def read():
+        forget()
+        return stdlib.documents("code", "train"), stdlib.documents("code", "held_out")
+
+    try:
+        first = read()
+        assert sorted(parsed) == ["held_out", "train"]
+        assert read() == first
+        assert len(parsed) == 2
+        (kept,) = (tmp_path / "cache" / "secateur" / "stdlib-train").iterdir()
+        kept.write_bytes(kept.read_bytes()[:-3])  # not whole: made anew
+        assert read() == first
+        assert parsed[2:] == ["train"]
+        (library / "argparse.py").write_text(FILE + "y = 2\n" * 50, encoding="utf-8")
+        assert "y = 2" in read()[0][0]
+        (tmp_path / "cache").chmod(0o500)
+        assert "y = 2" in read()[0][0]
+    finally:
+        (tmp_path / "cache").chmod(0o700)
+        forget()

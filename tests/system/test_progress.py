@@ -15,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from secateur.report.terminal.listening import tell
 from secateur.system import monitor as progress
 from secateur.system.monitor import Monitor, PeakMemory
 
@@ -90,6 +91,33 @@ def test_one_live_line_on_a_terminal(watched: Watched) -> None:
     for part in ("2/20, layer 12", "left", "GiB, peak"):
         assert part in text
     assert shown.getvalue().endswith("\x1b[2K"), "nothing stays on the screen"
+
+
+def test_a_stage_that_cannot_count_hears_what_is_told_below(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(progress, "PART_SECONDS", 0.0)
+    monitor, shown = watched()
+    monitor.record(tmp_path / "events.jsonl")
+    tell("nobody listens", 1, 2)
+    with monitor, monitor.stage("text"):
+        for done in range(3):
+            tell("reading", done, 4)
+    with monitor.stage("prune", 1) as step:
+        tell("not of this stage", 1, 2)
+        step("layer 0")
+    lines = shown.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines[:4]] == ["1/1 text ...", *(f"1/1 text: {n}/4" for n in range(3))]
+    assert "reading, 0:00 left" in lines[3]
+    steps = [event for event in events(tmp_path / "events.jsonl") if event["event"] == "step"]
+    assert [(event["stage"], event["done"], event["total"]) for event in steps] == [
+        ("text", 0, 4),
+        ("text", 1, 4),
+        ("text", 2, 4),
+        ("prune", 1, 1),
+    ]
+    assert "nobody" not in shown.getvalue()
+    assert "not of this stage" not in shown.getvalue()
 
 
 def test_quiet_shows_nothing(watched: Watched) -> None:

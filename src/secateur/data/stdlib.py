@@ -7,6 +7,9 @@ Two domains, both read from the standard library of the running interpreter:
 
 Source files are parsed, never imported. A file (or a topic) is held out when the hash of its name says so,
 so the docstrings and the code of one file always lie on the same side, on every machine and every day.
+
+Parsing the library takes most of a minute on a slow machine, and a draw of sequences needs the length of all of it.
+So what was parsed is kept in the user's cache, until a file of the library or this module changes.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import hashlib
 import inspect
 import os
 import re
+import sys
 import sysconfig
 import tokenize
 import warnings
@@ -24,7 +28,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
+from secateur.data.cache import kept_pairs
 from secateur.errors import InputError, ResourceError
+from secateur.report.terminal.listening import tell
 
 Domain = Literal["prose", "code"]
 Split = Literal["train", "held_out"]
@@ -80,12 +86,29 @@ def topic_names(split: Split) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _documents(domain: Domain, split: Split) -> tuple[str, ...]:
-    texts = [_code(text, tree) if domain == "code" else _docstrings(tree) for text, tree in _parsed(split)]
+    texts = [code if domain == "code" else prose for prose, code in _extracted(split)]
     if domain == "prose":
         texts += [_topics()[name] for name in topic_names(split)]
         if split == "train":
             texts = _without(texts, _long_paragraphs(_documents("prose", "held_out")))
     return tuple(text.strip() + "\n" for text in texts if len(text.strip()) >= SHORTEST)
+
+
+@lru_cache(maxsize=2)
+def _extracted(split: Split) -> list[tuple[str, str]]:
+    """(docstrings, code) of each file of a split."""
+    return kept_pairs(
+        f"stdlib-{split}", _key(split), lambda: [(_docstrings(t), _code(s, t)) for s, t in _parsed(split)]
+    )
+
+
+def _key(split: Split) -> str:
+    """A hash of all that decides what is extracted: interpreter, this module, and name, size and time of files."""
+    total = hashlib.sha256(f"{sys.version} {_root()} {split}".encode() + Path(__file__).read_bytes())
+    for path in files(split):
+        about = path.stat()
+        total.update(f"{path} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return total.hexdigest()[:32]
 
 
 def _root() -> Path:
@@ -114,7 +137,9 @@ def _topics() -> dict[str, str]:
 
 
 def _parsed(split: Split) -> Iterator[tuple[str, ast.Module]]:
-    for path in files(split):
+    found = files(split)
+    for number, path in enumerate(found):
+        tell("reading Python's own files", number, len(found))
         try:
             with tokenize.open(path) as stream:  # honours the file's own coding line
                 text = stream.read()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from secateur.data.conversations import encode_example
 from secateur.data.corpus import Corpus
 from secateur.errors import InputError
+from secateur.report.terminal.listening import tell
 
 BATCH = 256  # documents a call: the Rust tokenizers work on them in parallel
 PIECE = 2**22  # characters that go through a tokenizer at once: it needs hundreds of bytes for each
@@ -111,6 +112,7 @@ def _encoded(corpus: Corpus, tokenizer: Any | None, positions: bool = False) -> 
         raise InputError(f"{corpus.name} is text and the model has no tokenizer; give data with 'input_ids'")
     documents, bos = corpus.documents or (), tokenizer.bos_token_id
     for start in range(0, len(documents), BATCH):
+        tell(f"tokenising {corpus.name}", start, len(documents))
         texts = list(documents[start : start + BATCH])
         rows, spans = _joined(texts, tokenizer, positions, corpus.name)
         for index, ids in enumerate(rows):

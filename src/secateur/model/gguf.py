@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import shutil
 import tempfile
 from contextlib import redirect_stderr
 from pathlib import Path
 
+from secateur.data.cache import cache_folder
 from secateur.errors import InputError, UnsupportedModelError, install
 
 MAGIC = b"GGUF"
@@ -83,8 +83,7 @@ def _convert(file: Path, out: Path) -> None:
 
 
 def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "secateur" / "gguf"
+    return cache_folder("gguf")
 
 
 def _name(file: Path) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from secateur.report.terminal.listening import tell
+
 SHARD_BYTES = 2 << 30
 _NAMES = {
     torch.float64: "F64",
@@ -84,7 +86,8 @@ def _write(file: Path, parts: list[TensorSource], layouts: list[dict[str, Tensor
     ]
     with file.open("wb") as handle:
         handle.write(_header({name: layout[name] for _, names, layout in plan for name in names}))
-        for part, names, layout in plan:
+        for number, (part, names, layout) in enumerate(plan):
+            tell(file.name, number, len(plan))
             tensors = part(False) if names else {}
             for name in names:
                 tensor = tensors[name]

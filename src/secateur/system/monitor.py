@@ -35,10 +35,12 @@ from rich.text import Text
 
 from secateur.report.schema.report import StageFacts
 from secateur.report.terminal.console import Console
+from secateur.report.terminal.listening import listening
 
 SAMPLE_SECONDS = 0.02
 PLAIN_SECONDS = 10.0
 RECENT = 8  # steps that tell the pace
+PART_SECONDS = 1.0  # between two lines about a part that is told of from below
 
 ProgressStep = Callable[..., None]
 
@@ -96,6 +98,40 @@ class Stage:
     seconds: float
     peak_memory_bytes: int
     cpu_seconds: float  # of this process, all threads; hardly feels what else the machine does
+
+
+class _Part:
+    """A part of a stage that tells how far it is: its pace since it began."""
+
+    def __init__(self) -> None:
+        self._what, self._done, self._total = "", 0, 0
+        self._begin = self._shown = time.monotonic()
+
+    def left(self, what: str, done: int, total: int) -> float | None:
+        """Seconds that are left; None where nothing is done yet."""
+        if what != self._what or done < self._done:
+            self._begin = time.monotonic()
+        self._what, self._done, self._total = what, done, total
+        return (time.monotonic() - self._begin) * (total - done) / done if done else None
+
+    def due(self) -> bool:
+        """Whether it's time to show it again."""
+        now = time.monotonic()
+        if now - self._shown < PART_SECONDS:
+            return False
+        self._shown = now
+        return True
+
+    def facts(self, begin: float, left: float | None, memory: int) -> dict[str, Any]:
+        """What the event says."""
+        return {
+            "done": self._done,
+            "total": self._total,
+            "text": self._what,
+            "seconds": round(time.monotonic() - begin, 3),
+            "left": None if left is None else round(left, 3),
+            "memory_bytes": memory,
+        }
 
 
 class Monitor:
@@ -184,6 +220,7 @@ class Monitor:
         self._begin(title, total)
         done = 0
         moments = deque([begin], RECENT)
+        part = _Part()
 
         def step(text: str = "", skipped: bool = False) -> None:
             nonlocal done
@@ -206,7 +243,15 @@ class Monitor:
             )
             self._tell(title, text, done, total, left)
 
-        yield step
+        def hear(what: str, at: int, of: int) -> None:
+            """Of a stage that can't say itself how much it has to do: what is told from below it."""
+            left = part.left(what, at, of)
+            if part.due():
+                self._event("step", stage=name, **part.facts(begin, left, self._memory.now))
+                self._tell(title, what, at, of, left)
+
+        with listening(hear if total is None else None):
+            yield step
         seconds = round(time.monotonic() - begin, 3)
         self.stages.append(Stage(name, seconds, self._memory.take(), round(time.process_time() - processor, 3)))
         self._event("stage_end", name=name, seconds=seconds, peak_memory_bytes=self.stages[-1].peak_memory_bytes)
@@ -224,7 +269,7 @@ class Monitor:
         part = ", ".join(filter(None, [f"{done}/{total}" if total else "", text]))
         if self._live is not None:
             until = None if left is None else time.monotonic() + left
-            self._live.update(self._live.task_ids[-1], completed=done, part=part, until=until)
+            self._live.update(self._live.task_ids[-1], completed=done, total=total, part=part, until=until)
         elif not self._quiet and time.monotonic() - self._last_line > PLAIN_SECONDS:
             self._last_line = time.monotonic()
             told = "" if left is None else f", {_clock(left)} left"
