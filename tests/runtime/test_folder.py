@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -231,3 +232,17 @@ def test_compressed_folders_are_known_where_dense_ones_are_needed(
     assert "secateur decompress" in run("inspect", packed).error
     assert "is compressed already" in run("compress", packed, "--out", tmp_path / "out").error
     assert "no folder that secateur compress made" in run("decompress", model, "--out", tmp_path / "out").error
+
+
+def test_the_card_is_of_what_is_there(model: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(model, source)
+    card = "---\nlicense: mit\nlibrary_name: transformers\ntags:\n- mine\n---\n\n# Small\n\nText.\n"
+    (source / "README.md").write_text(card, encoding="utf-8")
+    secateur.compress(source, tmp_path / "packed", quiet=True)
+    written = (tmp_path / "packed" / "README.md").read_text(encoding="utf-8")
+    assert "# Small, compressed" in written
+    assert "license: mit" in written
+    assert written.endswith("# Small\n\nText.\n")
+    secateur.decompress(tmp_path / "packed", tmp_path / "back", quiet=True)
+    assert (tmp_path / "back" / "README.md").read_text(encoding="utf-8") == card

@@ -73,8 +73,11 @@ def prune(
 def _check_text(recipe: Recipe) -> None:
     """Says at once that a text isn't there."""
     from secateur.data.documents import check_there
+    from secateur.data.prompts import check_prompts
     from secateur.data.sources import shares_of
 
+    if recipe.prompts is not None:
+        check_prompts(recipe.prompts)
     if recipe.calibrate != "self":
         for source, _ in shares_of(recipe.calibrate):
             check_there(source)

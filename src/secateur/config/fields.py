@@ -143,6 +143,10 @@ class Settings(Spelled):
     sequential: Annotated[bool | None, Flag(REPAIR)] = Field(
         None, description="weights: gather statistics anew after each group of Linears; default by quality"
     )
+    prompts: Annotated[str | None, Flag(OUTPUT)] = Field(
+        None,
+        description="file of prompts that both models continue in the report; default: openings of held-out text",
+    )
     speed: Annotated[bool, Flag(OUTPUT)] = Field(
         True, description="measure tokens a second and memory of both models"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,10 +20,13 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.extras import check_extras
 from secateur.model.gguf import is_gguf
 from secateur.model.hub import EMBEDDED, id_of, local_folder
+from secateur.model.licence import CARD
 from secateur.model.round_trip import verify, write_probe
 from secateur.model.side_files import copy_regular, left_behind
 from secateur.model.streamed import StreamedModel
+from secateur.report.derived_card import exported_card
 from secateur.report.schema.export import Exported, ExportMark
+from secateur.runtime.transfer import write_card
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import MARK, Workspace
 from secateur.workspace.ownership import names_for_report
@@ -65,6 +69,7 @@ def export(
         made = make(checkpoint, workspace.final, workspace.work, told, monitor, name_of(model, source))
         found = told_of(checkpoint, workspace.final, str(model), str(out), told, made)
         found["seconds"] = round(time.monotonic() - begun, 3)
+        write_export_card(workspace.final, source, found)
         mark: ExportMark = {
             "secateur": __version__,
             "export": found,
@@ -143,7 +148,7 @@ def _padded(job: Job) -> Made:
     for name in BESIDE:
         if (checkpoint.path / name).exists():
             copy_regular(checkpoint.path, name, folder)
-    card = folder / "README.md"
+    card = folder / CARD
     if card.exists():
         card.write_text(told_first(card.read_text(encoding="utf-8")), encoding="utf-8")
     with monitor.stage("prove"):
@@ -199,6 +204,12 @@ def told_of(checkpoint: Checkpoint, folder: Path, model: str, out: str, told: Ex
         "seconds": 0.0,
         "warnings": [*made.notes, *left_behind(checkpoint.path, BESIDE)],
     }
+
+
+def write_export_card(folder: Path, source: Path, found: Exported) -> None:
+    """The card of an export, which `told_first` has written already where it came along."""
+    if not (folder / CARD).exists():
+        write_card(folder, source, partial(exported_card, found))
 
 
 Maker = Callable[[Job], Made]

@@ -11,6 +11,7 @@ from secateur.config.export import Export
 from secateur.errors import InputError, ResourceError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.json_files import short
+from secateur.model.licence import licence_of
 from secateur.report.schema.export import Upload
 from secateur.workspace.ownership import EXPORT, contents, is_regular
 
@@ -18,7 +19,6 @@ CARD = "README.md"
 TAGS = ("pruned", "pruning", "secateur")
 # What of a finished run stays at home: its journals, and what an export has made of it.
 AT_HOME = ("events.jsonl", "runs", EXPORT)
-_LICENSES = {"apache license": "apache-2.0", "mit license": "mit"}
 
 
 def upload(folder: Path, told: Export, *, dry_run: bool = False) -> Upload:
@@ -98,15 +98,6 @@ def card_of(folder: Path) -> tuple[str, dict[str, Any]]:
     for key, value in data.items():
         setattr(card.data, key, value)
     return str(card), data
-
-
-def licence_of(folder: Path) -> str | None:
-    """The licence whose text lies beside the weights, as the hub spells it; `other` for one that isn't known."""
-    for path in sorted(folder.iterdir()):
-        if path.name.lower().startswith(("license", "licence")) and is_regular(folder, path.name):
-            head = " ".join(path.read_text(encoding="utf-8", errors="replace")[:400].lower().split())
-            return next((name for text, name in _LICENSES.items() if text in head), "other")
-    return None
 
 
 def _data_set(folder: Path) -> str | None:

@@ -69,6 +69,11 @@ def copy_regular(source: Path, name: str, target: Path) -> None:
         shutil.copyfile(source / name, target / name)
 
 
+def is_plain(path: Path, folder: Path) -> bool:
+    """Whether a path in a model's folder is a file that can be read, and no link leads it out of there."""
+    return _within(path, folder) and stat.S_ISREG(path.stat().st_mode) and os.access(path, os.R_OK)
+
+
 def left_behind(folder: Path, ours: Collection[str] = ()) -> list[str]:
     """A note for a report on what doesn't go with the weights; empty where everything does."""
     left = side_files(folder, ours)[1]

@@ -46,7 +46,7 @@ class Inputs:
     def fingerprint(self, step: int) -> dict[str, object]:
         """Everything that decides the result of a step; an interrupted run goes on only if it was told the same."""
         return {
-            **self.recipe.model_dump(mode="json", exclude={"memory", "export"}),
+            **self.recipe.model_dump(mode="json", exclude={"memory", "export", "prompts"}),
             "calibration data": self.calibration.sha256,
             "checkpoint": self.checkpoint.digest,
             "plan": self.rules.plan.to_json() if self.rules.plan is not None else None,

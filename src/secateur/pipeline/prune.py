@@ -43,6 +43,7 @@ from secateur.pipeline.lineage import Lineage
 from secateur.pipeline.one_shot import one_shot
 from secateur.pipeline.recovery import check_stage, planned_recovery
 from secateur.pipeline.result import PassResult
+from secateur.pipeline.results.before_after import check_prompts
 from secateur.pipeline.results.report import make_evidence, make_plan, make_report, write_outputs
 from secateur.pipeline.results.tasks import check_tasks
 from secateur.pipeline.schedule import pruning_steps
@@ -115,7 +116,7 @@ def prune(
         exported = export_stage(inputs.recipe, workspace, monitor) if inputs.recipe.export and not dry_run else None
         report = make_report(inputs, result, made, workspace, monitor, memory)
         report |= {"export": exported} if exported is not None else {}
-        write_outputs(report, made, inputs.recipe, workspace, make_evidence(inputs, result))
+        write_outputs(report, made, inputs, workspace, make_evidence(inputs, result))
         workspace.deliver()
         return report
 
@@ -230,6 +231,7 @@ def prepare(
             for spec in split_specs(recipe.evaluate):
                 load_corpus(spec, split="held_out")
         distributed.on_first(lambda: check_tasks(recipe, checkpoint))
+        distributed.on_first(lambda: check_prompts(recipe, checkpoint))
     dtype = resolve_dtype(recipe.dtype, device, checkpoint.config)
     with monitor.stage("open"):
         distributed.on_first(lambda: check_source(checkpoint, config.memory))

@@ -22,6 +22,7 @@ from secateur.data.sources import split_specs
 from secateur.errors import InputError
 from secateur.evaluation.tasks.run import ask
 from secateur.model.hub import local_folder
+from secateur.model.licence import licence_of
 from secateur.model.side_files import copy_regular, left_behind
 from secateur.recovery import account, adapters
 from secateur.recovery.forecast import as_dict
@@ -234,7 +235,7 @@ def _write(report: Report, pruned: Path, workspace: Workspace) -> None:
     if runs.is_dir():
         runs.rename(folder / "runs")
     shutil.copyfile(workspace.work / EVENTS, folder / EVENTS)
-    (folder / "README.md").write_text(model_card.model_card(report), encoding="utf-8")
+    (folder / "README.md").write_text(model_card.model_card(report, licence_of(pruned)), encoding="utf-8")
     page.write(report, folder)
     report["files"] = names_for_report(folder)
     (folder / MARK).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -13,12 +13,17 @@ from secateur.report import facts, recovery, steps, tasks
 from secateur.report import numbers as fmt
 from secateur.report.facts import Report
 from secateur.report.limits import limits
+from secateur.report.model_index import model_index
 
 
-def model_card(report: Report) -> str:
-    """The card as Markdown, with the hub's YAML header. Parts that a partial report lacks are left out."""
+def model_card(report: Report, licence: str | None = None) -> str:
+    """The card as Markdown, with the hub's YAML header. Parts that a partial report lacks are left out.
+
+    Args:
+        licence: of the original model, as the hub spells it.
+    """
     parts = [
-        _header(report),
+        _header(report, licence),
         f"# {_plain(facts.title(report))}, pruned",
         _summary(report),
         _loading(report),
@@ -35,8 +40,8 @@ def model_card(report: Report) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _header(report: Report) -> str:
-    fields: dict[str, str | list[str]] = {"library_name": "transformers"}
+def _header(report: Report, licence: str | None) -> str:
+    fields: dict[str, Any] = {"library_name": "transformers"}
     task = {"AutoModelForCausalLM": "text-generation", "AutoModelForMaskedLM": "fill-mask"}.get(_auto_class(report))
     if task:
         fields["pipeline_tag"] = task
@@ -44,6 +49,11 @@ def _header(report: Report) -> str:
     parent = _hub_id(report)
     if parent:
         fields["base_model"] = parent
+    if licence:
+        fields["license"] = licence
+    index = model_index(report)
+    if index:
+        fields["model-index"] = index
     return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
 
 

@@ -18,6 +18,7 @@ from secateur.model.files import read_config, read_header, read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
 from secateur.model.side_files import left_behind
+from secateur.report.derived_card import compressed_card
 from secateur.report.schema.model import Compressed, PackedFigures
 from secateur.runtime import folder as layout
 from secateur.runtime.entries import DTYPES, Entry, write_manifest
@@ -30,6 +31,7 @@ from secateur.runtime.transfer import (
     copy_beside,
     read_tensor,
     stored_bytes,
+    write_card,
     write_mark,
 )
 from secateur.system.monitor import Monitor
@@ -105,6 +107,7 @@ def compress(
                 "seconds": round(sum(stage.seconds for stage in monitor.stages), 3),
                 "warnings": left_behind(source, BESIDE),
             }
+            write_card(workspace.final, source, partial(compressed_card, found))
             write_mark(workspace.final, found)
             workspace.deliver()
     return found

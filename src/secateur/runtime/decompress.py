@@ -13,10 +13,11 @@ from secateur.model.files import read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
 from secateur.model.side_files import left_behind
+from secateur.report.derived_card import original_of
 from secateur.report.schema.model import Decompressed
 from secateur.runtime.entries import Entry
 from secateur.runtime.folder import Reader
-from secateur.runtime.transfer import BESIDE, ProgressStep, compare, copy_beside, write_mark
+from secateur.runtime.transfer import BESIDE, ProgressStep, compare, copy_beside, write_card, write_mark
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import Workspace
 from secateur.workspace.room import check_room
@@ -64,6 +65,7 @@ def decompress(model: str | Path, out: str | Path, *, overwrite: bool = False, q
             "seconds": round(sum(stage.seconds for stage in monitor.stages), 3),
             "warnings": left_behind(source, BESIDE),
         }
+        write_card(workspace.final, source, original_of)
         write_mark(workspace.final, found)
         workspace.deliver()
     return found

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from secateur._version import __version__
 from secateur.errors import VerificationError
-from secateur.model.side_files import copy_side_files
+from secateur.model.licence import CARD, header_of
+from secateur.model.side_files import copy_side_files, is_plain
 from secateur.report.schema.model import Compressed, CompressionMark, Decompressed
 from secateur.runtime.entries import DTYPES, Entry
 from secateur.runtime.folder import Reader
@@ -79,6 +81,15 @@ def stored_bytes(reader: Reader, entry: Entry) -> int:
 def copy_beside(source: Path, target: Path) -> None:
     shutil.copyfile(source / "config.json", target / "config.json")  # read before, so it is what it's called
     copy_side_files(source, target, BESIDE)
+
+
+def write_card(folder: Path, source: Path, card: Callable[[dict[str, Any], str], str]) -> None:
+    """The folder's card, made from the header and the text of the source's, which may have none."""
+    parent = source / CARD
+    written = parent.read_text(encoding="utf-8", errors="replace") if is_plain(parent, source) else ""
+    text = card(header_of(source), written)
+    if text:
+        (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def write_mark(folder: Path, found: Compressed | Decompressed) -> None:

@@ -9,11 +9,15 @@ from typing import NamedTuple
 
 from secateur.calibration.activations import MemoryBudget
 from secateur.config.aim import calibration_of_run
+from secateur.config.recipe import Recipe
 from secateur.data.batches import Calibration
+from secateur.data.prompts import read_prompts
+from secateur.errors import InputError
 from secateur.evaluation.evaluation import evaluate, state_figures
 from secateur.evaluation.generate import generate, opening_of
 from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.streamed import evaluate_streamed
+from secateur.evaluation.windows import context_length
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.inputs import Inputs, Services
@@ -169,18 +173,45 @@ def _held_out(calibration: Calibration, area: Area) -> Path:
 
 
 def _samples(inputs: Inputs, result: PassResult, workspace: Workspace) -> Measured:
-    """The same openings continued by both models, greedily; none where there's no tokenizer to show them."""
-    tokenizer = load_tokenizer(inputs.checkpoint.path)
-    if tokenizer is None:
+    """The same prompts continued by both models, greedily; none where there's no tokenizer to show them."""
+    if load_tokenizer(inputs.checkpoint.path) is None:
         return {}
-    source = inputs.calibration.held_out if len(inputs.calibration.held_out) else inputs.calibration.tokens
     samples: list[Sample] = []
-    for row in source[:SAMPLES]:
-        prompt = opening_of(tokenizer, row)
-        if prompt:
-            found = generate(workspace.final, prompt, max_new_tokens=48, against=inputs.checkpoint.path)
-            sample: Sample = {"prompt": prompt, "before": found["reference"]["text"], "after": found["text"]}
-            if result.recovery is not None:
-                sample["pruned"] = generate(workspace.work / PRUNED, prompt, max_new_tokens=48)["text"]
-            samples.append(sample)
+    for prompt in _prompts(inputs):
+        found = generate(workspace.final, prompt, max_new_tokens=48, against=inputs.checkpoint.path)
+        sample: Sample = {"prompt": prompt, "before": found["reference"]["text"], "after": found["text"]}
+        if result.recovery is not None:
+            sample["pruned"] = generate(workspace.work / PRUNED, prompt, max_new_tokens=48)["text"]
+        samples.append(sample)
     return {"samples": samples}
+
+
+def _prompts(inputs: Inputs) -> list[str]:
+    """The user's own, or openings of text that wasn't calibrated on."""
+    if inputs.recipe.prompts is not None:
+        return read_prompts(inputs.recipe.prompts)
+    calibration, tokenizer = inputs.calibration, load_tokenizer(inputs.checkpoint.path)
+    source = calibration.held_out if len(calibration.held_out) else calibration.tokens
+    return [prompt for row in source[:SAMPLES] if (prompt := opening_of(tokenizer, row))]
+
+
+def check_prompts(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Refuses prompts that can't be read, or that leave no room for a continuation, before anything is written.
+
+    Raises:
+        InputError: in one line.
+    """
+    if recipe.prompts is None:
+        return
+    if recipe.evaluate == "none":
+        raise InputError("--prompts: they are continued beside the evaluation, but evaluate is none; leave one out")
+    prompts, tokenizer = read_prompts(recipe.prompts), load_tokenizer(checkpoint.path)
+    room = context_length(checkpoint.config)
+    if tokenizer is None:
+        raise InputError(f"--prompts: {checkpoint.path} has no tokenizer to read them with; leave them out")
+    for number, prompt in enumerate(prompts, 1):
+        size = len(tokenizer(prompt)["input_ids"])
+        if room is not None and size + 1 >= room:
+            raise InputError(
+                f"--prompts {recipe.prompts}: prompt {number} has {size} tokens and fills the context of {room}"
+            )

@@ -14,10 +14,11 @@ from safetensors import __version__ as safetensors_version
 from secateur._version import __version__
 from secateur.calibration.activations import MemoryBudget
 from secateur.config.plan import Entry, Plan
-from secateur.config.recipe import Recipe
 from secateur.evaluation.loading import load_tokenizer
+from secateur.export.export import write_export_card
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.counting import count_nonzero
+from secateur.model.licence import licence_of
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.before_after import before_and_after, not_evaluated
@@ -47,7 +48,7 @@ from secateur.report.schema.report import (
 from secateur.system.device import device_name
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import EVENTS, MARK, Workspace
-from secateur.workspace.ownership import names_for_report
+from secateur.workspace.ownership import EXPORT, names_for_report
 
 
 def make_plan(inputs: Inputs, result: PassResult) -> Plan:
@@ -273,7 +274,7 @@ def make_evidence(inputs: Inputs, result: PassResult) -> Evidence | None:
 
 
 def write_outputs(
-    report: Report, plan: Plan, recipe: Recipe, workspace: Workspace, evidence: Evidence | None
+    report: Report, plan: Plan, inputs: Inputs, workspace: Workspace, evidence: Evidence | None
 ) -> None:
     """events.jsonl, plan.json, recipe.yaml, evidence.json, README.md, report.html, and report.json last of all."""
     folder = workspace.final
@@ -281,8 +282,12 @@ def write_outputs(
         (folder / EVIDENCE).write_text(evidence_json(evidence), encoding="utf-8")
     shutil.copyfile(workspace.work / EVENTS, folder / EVENTS)
     (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    (folder / "README.md").write_text(model_card.model_card(report), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(inputs.recipe.to_yaml(), encoding="utf-8")
+    card = model_card.model_card(report, licence_of(inputs.checkpoint.path))
+    (folder / "README.md").write_text(card, encoding="utf-8")
     page.write(report, folder, evidence)
+    exported = report.get("export")
+    if exported is not None:
+        write_export_card(folder / EXPORT, folder, exported)
     report["files"] = names_for_report(folder)
     (folder / MARK).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -29,6 +29,14 @@ def print_exported(found: Exported, console: Console | None = None) -> None:
     console.print(f"\n{found['out']} is ready ({fmt.seconds(found['seconds'])})")
 
 
+def _told(value: object) -> str:
+    """A value of the card's header; of what isn't a plain list, how many there are."""
+    if not isinstance(value, list):
+        return str(value)
+    results = sum(len(entry.get("results", ())) for entry in value if isinstance(entry, dict))
+    return f"{results} results" if results else ", ".join(map(str, value))
+
+
 def proved(client: ClientProof) -> str:
     """A client's proof in a line."""
     if not client["ran"]:
@@ -51,6 +59,6 @@ def print_upload(found: Upload, console: Console | None = None) -> None:
         table.add_row(file["name"], fmt.size(file["bytes"]))
     console.print(table)
     for key, value in found["metadata"].items():
-        console.print(f"{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+        console.print(f"{key}: {_told(value)}", soft_wrap=True)
     where = f"{found['repo']} ({'private' if found['private'] else 'public'})"
     console.print(f"\n{'would go' if found['dry_run'] else 'went'} to {where}")
