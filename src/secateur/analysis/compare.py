@@ -56,7 +56,7 @@ def compare(outs: Sequence[str | Path], against: str | Path | None = None) -> Co
     Raises:
         InputError: what is no result, or a reference that no report knows.
     """
-    reports = [(str(out), _read(Path(out))) for out in outs]
+    reports = [(str(out), read_result(Path(out))) for out in outs]
     sides = [side for out, report in reports for side in _sides(out, report)]
     if against is not None:
         sides = [*_reference(str(against), reports), *sides]
@@ -87,7 +87,7 @@ def compare(outs: Sequence[str | Path], against: str | Path | None = None) -> Co
     }
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_result(path: Path) -> Mapping[str, Any]:
     """The report of a result, or its bench.json."""
     files = [path] if path.is_file() else [path / REPORT, path / BENCH]
     for file in files:
@@ -175,7 +175,7 @@ def _reference(against: str, reports: Sequence[tuple[str, Mapping[str, Any]]]) -
     """The reference: a result of its own, or what the reports say of the model before."""
     path = Path(against)
     if path.is_file() or any((path / name).is_file() for name in (REPORT, BENCH)):
-        sides = list(_sides(against, _read(path)))
+        sides = list(_sides(against, read_result(path)))
     else:
         side = Side(against, against)
         known = [report for _, report in reports if _same(against, section(report, "model").get("path"))]

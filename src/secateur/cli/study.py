@@ -17,6 +17,7 @@ EXAMPLES = {
         "secateur compare out/small out/recovered",
         "secateur compare out/small out/recovered --against path/to/model --page compare.html",
     ),
+    "show": ("secateur show out/small", "secateur show out/small --json"),
     "methods": ("secateur methods", "secateur methods --json"),
     "explain": ("secateur explain out/small", "secateur explain out/small --layer 1 --site channel"),
     "sensitivity": (
@@ -30,7 +31,7 @@ MEASURED = (*LOOKED_AT, "weight", "expert")
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file to the command line."""
-    for command in (methods, explain, sensitivity, compare):
+    for command in (methods, show, explain, sensitivity, compare):
         app.command(epilog=examples(*EXAMPLES[command.__name__]))(command)
 
 
@@ -46,6 +47,26 @@ def methods(as_json: Json = False) -> None:
     ]
     defaults = {kind.ability: kind.method or PRESETS["balanced"].weights for kind in KINDS.values()}
     print(json.dumps(rows, indent=1)) if as_json else print_methods(rows, defaults)
+
+
+def show(
+    out: Annotated[Path, typer.Argument(help="output folder of a finished run", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Show a finished run at a glance: whether it was worth it, before and after as bars, where units went."""
+    from secateur.analysis.compare import read_result
+    from secateur.report.html.bench import print_bench, print_compression
+    from secateur.report.terminal.picture import print_picture
+
+    report = read_result(out)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    elif "forms" in report:
+        print_bench(report)
+    elif "compression" in report:
+        print_compression(report["compression"])
+    else:
+        print_picture(report, out)
 
 
 def explain(
