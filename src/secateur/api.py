@@ -86,7 +86,7 @@ def sites(checkpoint: Checkpoint | str | Path) -> list[Site]:
 
     Raises:
         InputError: the folder is no whole checkpoint of safetensors.
-        UnsupportedModelError: the architecture is not in the table, or the weights are quantised.
+        UnsupportedModelError: an architecture that can't be cut, or weights quantised in a way that isn't read.
     """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(local_folder(checkpoint))
     layers = opened.template.get_submodule(opened.family.layers)
@@ -109,7 +109,7 @@ def open_for_walk(checkpoint: Checkpoint | str | Path, device: str = "auto", dty
     Raises:
         InputError: the folder is no whole checkpoint of safetensors, or holds tensors of layers that the model
             doesn't use; or the device or dtype can't be had.
-        UnsupportedModelError: the architecture is not in the table, or the weights are quantised.
+        UnsupportedModelError: an architecture that can't be cut, or weights quantised in a way that isn't read.
     """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(local_folder(checkpoint))
     check_extras(opened)

@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.analysis.for_client import for_client
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.containers.cache import origin_of
 from secateur.model.extras import left_out
 from secateur.model.flops import flops_per_token
 from secateur.model.hub import local_folder
@@ -39,7 +40,8 @@ def inspect(path: str | Path, client: str | None = None) -> Inspected:
         (of the prunable matrices), bytes_on_disk, flops_per_token (multiply and add counted apart, attention over the
         context left out), flops_per_token_at_context (with it, at the full context), kv_cache_bytes_per_token (half
         precision), parts (share of each part of the model), sites (one row for each kind: units per layer, parameters
-        per unit, share of the model, what is legal), speed (what each kind of cut speeds up and what not).
+        per unit, share of the model, what is legal), speed (what each kind of cut speeds up and what not); of a model
+        that was dequantised also stored_as.
 
     Raises:
         InputError: the folder is no model folder.
@@ -72,6 +74,9 @@ def inspect(path: str | Path, client: str | None = None) -> Inspected:
         "not_offered": list(checkpoint.family.failed),
         "left_out": left_out(checkpoint),
     }
+    stored_as = origin_of(checkpoint.path)
+    if stored_as is not None:
+        found["stored_as"] = stored_as
     return (
         found
         if client is None

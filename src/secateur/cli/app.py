@@ -25,6 +25,7 @@ from secateur.cli.options import (
     Json,
     Model,
     Quiet,
+    Revision,
     Threads,
     at_least,
     check_data,
@@ -77,10 +78,11 @@ def inspect(
             autocompletion=completer(CLIENTS),
         ),
     ] = None,
+    revision: Revision = None,
     as_json: Json = False,
 ) -> None:
     """Show what a model is made of and what could be cut."""
-    folder = _path(model)
+    folder = _path(model, revision)
     from secateur.analysis.inspect import inspect as look
     from secateur.report.terminal.tables import print_anatomy
 
@@ -117,6 +119,7 @@ def evaluate(
     ] = None,
     include_path: Annotated[str | None, text(help="folder of more tasks for lm-eval")] = None,
     against: Against = None,
+    revision: Revision = None,
     length: Annotated[int | None, text(help="tokens per window (default: the context)")] = None,
     speed: Annotated[bool, output(help="measure tokens a second and memory")] = True,
     device: Device = "auto",
@@ -130,7 +133,7 @@ def evaluate(
         raise InputError("Missing option '--data', or '--tasks'; see secateur eval --help")
     if data is None and length is not None:
         raise InputError("--length cuts the text of --data; give that, or leave it out; see secateur eval --help")
-    folder, other = _path(model), None if against is None else _path(against)
+    folder, other = _path(model, revision), None if against is None else _path(against)
     check_data(data)
     check_tasks(tasks)
     from secateur.report.terminal.tables import print_evaluation
@@ -168,6 +171,7 @@ def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="text to continue", show_default=False)],
     against: Against = None,
+    revision: Revision = None,
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens at most", callback=at_least(1))] = 100,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token")] = 0.0,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
@@ -176,7 +180,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue a prompt with one model, or with two to compare."""
-    folder, other = _path(model), None if against is None else _path(against)
+    folder, other = _path(model, revision), None if against is None else _path(against)
     from secateur.evaluation import generate as write
     from secateur.report.terminal.tables import print_generation
 
@@ -201,10 +205,10 @@ app.command(
 )(export)
 
 
-def _path(model: str) -> str:
-    from secateur.model.hub import local_folder
+def _path(model: str, revision: str | None = None) -> str:
+    from secateur.model.hub import at_revision, local_folder
 
-    return str(local_folder(model))
+    return str(local_folder(at_revision(model, revision)))
 
 
 def _print_json(value: Any) -> None:

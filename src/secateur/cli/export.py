@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur.cli.options import Json, Out, Overwrite, Quiet, flags, output
+from secateur.cli.options import Json, Out, Overwrite, Quiet, Revision, flags, output
 from secateur.config.export import Export, make_export
 from secateur.errors import InputError
 
@@ -18,6 +18,7 @@ def export(
     model: Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)],
     *,
     given: Mapping[str, Any],
+    revision: Revision = None,
     out: Out = None,
     overwrite: Overwrite = False,
     dry_run: Annotated[bool, output("--dry-run", help="hub: show what would go, send nothing")] = False,
@@ -32,9 +33,9 @@ def export(
         raise InputError("--to hub writes no folder; leave --out away")
     if dry_run and told.to != "hub":
         raise InputError("--dry-run is for --to hub; leave it away")
-    from secateur.model.hub import local_folder
+    from secateur.model.hub import at_revision, local_folder
 
-    folder = local_folder(model)
+    folder = local_folder(at_revision(model, revision))
     from secateur.report.terminal.export import print_exported, print_upload
 
     if told.to == "hub":

@@ -158,6 +158,9 @@ where = partial(typer.Option, rich_help_panel=WHERE)
 output = partial(typer.Option, rich_help_panel=OUTPUT)
 
 Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub id", show_default=False)]
+Revision = Annotated[
+    str | None, typer.Option(help="branch, tag or commit of a hub id, as org/name@REVISION", metavar="REVISION")
+]
 Json = Annotated[bool, output("--json", help="print one JSON object, no tables")]
 Quiet = Annotated[bool, output("--quiet", "-q", help="no progress display")]
 

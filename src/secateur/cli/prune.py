@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.options import Json, Out, Overwrite, Quiet, Resume, Threads, check_data, check_tasks, flags, output
+from secateur.cli.options import (
+    Json,
+    Out,
+    Overwrite,
+    Quiet,
+    Resume,
+    Revision,
+    Threads,
+    check_data,
+    check_tasks,
+    flags,
+    output,
+)
 from secateur.config.fields import Settings
 from secateur.errors import InputError, Stopped, Terminated
 
@@ -28,6 +40,7 @@ def prune(
     plan: Annotated[Path | None, typer.Option(help="replay the cuts of this plan.json, choose nothing")] = None,
     *,
     given: Mapping[str, Any],
+    revision: Revision = None,
     threads: Threads = None,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -39,9 +52,12 @@ def prune(
     """Prune a model into a checkpoint that loads, with its plan, report and recipe."""
     if out is None:
         raise InputError("no output folder given; add --out DIR")
+    if model is None and revision is not None:
+        raise InputError(f"--revision {revision} goes with MODEL; in a recipe write model: org/name@{revision}")
     if model is not None:
-        from secateur.model.hub import local_folder
+        from secateur.model.hub import at_revision, local_folder
 
+        model = at_revision(model, revision)
         local_folder(model)  # what isn't there is said at once
     from secateur.config.plan import Plan
     from secateur.config.recipe import load_recipe, make_recipe

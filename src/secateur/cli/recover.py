@@ -17,6 +17,7 @@ from secateur.cli.options import (
     Overwrite,
     Quiet,
     Resume,
+    Revision,
     Threads,
     at_least,
     check_data,
@@ -33,6 +34,7 @@ def recover(
     model: Annotated[str, typer.Argument(help="pruned model folder", show_default=False)],
     *,
     given: Mapping[str, Any],
+    revision: Revision = None,
     evaluate: Annotated[str | None, output(help="text for the report's figures, or none")] = None,
     tasks: Annotated[str | None, output(help="judge on tasks too: files, or names of lm-eval's; commas")] = None,
     tasks_limit: Annotated[int | None, output(help="only the first items of each task", callback=at_least(1))] = None,
@@ -51,11 +53,12 @@ def recover(
     """Train a pruned model a little, zeros kept, to win back what pruning cost."""
     if out is None and not dry_run:
         raise InputError("no output folder given; add --out DIR")
-    from secateur.model.hub import local_folder
+    from secateur.model.hub import at_revision, local_folder
 
     settings = make_recovery(given)
     check_data(settings.data, None if evaluate == "none" else evaluate)
     check_tasks(tasks)
+    model = at_revision(model, revision)
     local_folder(model)  # what isn't there is said at once, not after torch has been imported
     from secateur.recovery.recover import recover as run
     from secateur.recovery.recover import stopped_line

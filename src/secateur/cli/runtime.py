@@ -15,6 +15,7 @@ from secateur.cli.options import (
     Out,
     Overwrite,
     Quiet,
+    Revision,
     Threads,
     completer,
     examples,
@@ -59,6 +60,7 @@ def compress(
         ),
     ] = "keep",
     group: Annotated[int | None, typer.Option(help="int8: columns that share a scale (default: a row)")] = None,
+    revision: Revision = None,
     exact_bits: Annotated[
         bool, typer.Option("--exact-bits", help="keep -0.0 instead of taking it as a zero")
     ] = False,
@@ -67,7 +69,7 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Store sparse matrices without their zeros: smaller on disk and in memory, faster to run."""
-    folder, target = _path(model), _required(out)
+    folder, target = _path(model, revision), _required(out)
     from secateur.report.html.bench import print_compression
     from secateur.runtime.compress import compress as run
 
@@ -86,12 +88,13 @@ def compress(
 def decompress(
     model: Annotated[str, typer.Argument(help="folder that compress made", show_default=False)],
     out: Out = None,
+    revision: Revision = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Give the dense checkpoint of a compressed folder back, bit for bit."""
-    folder, target = _path(model), _required(out)
+    folder, target = _path(model, revision), _required(out)
     from secateur.report.html.bench import print_compression
     from secateur.runtime.decompress import decompress as run
 
@@ -102,6 +105,7 @@ def decompress(
 def bench(
     model: Model,
     against: Against = None,
+    revision: Revision = None,
     batches: Annotated[str, typer.Option(help="sequences at a time")] = "1,4,16",
     contexts: Annotated[str, typer.Option(help="tokens of the prompt")] = "128,1024,4096",
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens that are timed")] = 32,
@@ -119,7 +123,7 @@ def bench(
 ) -> None:
     """Measure speed, memory, load time, size and energy of a model in every form that it can run in."""
     wanted = {"batches": _numbers(batches, "--batches"), "contexts": _numbers(contexts, "--contexts")}
-    folder, other = _path(model), None if against is None else _path(against)
+    folder, other = _path(model, revision), None if against is None else _path(against)
     from secateur.benchmarking.bench import bench as run
     from secateur.report.html.bench import print_bench
 
@@ -155,10 +159,10 @@ def _required(out: Path | None) -> Path:
     return out
 
 
-def _path(model: str) -> str:
-    from secateur.model.hub import local_folder
+def _path(model: str, revision: str | None = None) -> str:
+    from secateur.model.hub import at_revision, local_folder
 
-    return str(local_folder(model))
+    return str(local_folder(at_revision(model, revision)))
 
 
 def _print_json(value: Any) -> None:

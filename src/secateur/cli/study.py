@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.options import Against, Device, Dtype, Json, Model, Quiet, completer, examples
+from secateur.cli.options import Against, Device, Dtype, Json, Model, Quiet, Revision, completer, examples
 from secateur.errors import InputError
 from secateur.methods import METHODS
 
@@ -106,6 +106,7 @@ def sensitivity(
     samples: Annotated[int, typer.Option(help="sequences, 16 at most")] = 16,
     length: Annotated[int, typer.Option(help="tokens per sequence")] = 512,
     seed: Annotated[int, typer.Option(help="of the draw of sequences")] = 0,
+    revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     page: Annotated[Path | None, typer.Option(help="also write the heat map as an HTML page to this file")] = None,
@@ -115,9 +116,11 @@ def sensitivity(
     """Measure what cutting each site alone does to the model's predictions: a table and a heat map."""
     from secateur.config.parsing import fraction
     from secateur.config.recipe import make_recipe
+    from secateur.model.hub import at_revision
     from secateur.report.html.sensitivity import print_sensitivity, write_page
 
     _check_page(page)
+    model = at_revision(model, revision)
     try:
         chosen = tuple(fraction(part) for part in levels.split(","))
     except ValueError:

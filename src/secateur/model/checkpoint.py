@@ -30,10 +30,11 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as hf_logging
 
-from secateur.errors import InputError, UnsupportedModelError
+from secateur.errors import InputError
 from secateur.model.architectures import Family
 from secateur.model.classes import text_config
 from secateur.model.complete import check_complete
+from secateur.model.containers.folder import plain_folder
 from secateur.model.detection.cache import row_of
 from secateur.model.detection.copies import language_modules
 from secateur.model.extras import uncounted
@@ -71,18 +72,14 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
-        """Opens a folder and checks that it's whole.
+        """Opens a folder and checks that it's whole; of a quantised one what it is when dequantised.
 
         Raises:
             InputError: no such folder, no config.json, pickled or truncated weights, missing shards.
-            UnsupportedModelError: nothing of such a model can be cut, or the weights are quantised.
+            UnsupportedModelError: nothing of such a model can be cut, or it's quantised in a way that isn't read.
         """
-        folder = Path(path)
+        folder = plain_folder(Path(path))
         outer = read_config(folder)
-        if getattr(outer, "quantization_config", None):
-            raise UnsupportedModelError(
-                f"{folder}: the weights are quantised; prune the original checkpoint, then quantise"
-            )
         files = read_index(folder)
         family = row_of(outer)
         dtypes: dict[str, torch.dtype] = {}

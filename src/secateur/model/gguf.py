@@ -6,18 +6,17 @@ file, so a file that was read before isn't read again.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import shutil
-import tempfile
+import json
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 
-from secateur.data.cache import cache_folder
 from secateur.errors import InputError, UnsupportedModelError, install
+from secateur.model.containers.cache import ORIGIN, fingerprint, made_once
 
 MAGIC = b"GGUF"
-ENDS = 1 << 20  # bytes of both ends that name a file
+KIND = "gguf"
 
 
 def is_gguf(path: Path) -> bool:
@@ -34,27 +33,14 @@ def folder_of_gguf(file: Path) -> Path:
     with file.open("rb") as handle:
         if handle.read(len(MAGIC)) != MAGIC:
             raise InputError(f"{file}: is called .gguf, but is no GGUF file")
-    target = _cache() / _name(file)
-    if (target / "config.json").is_file():
-        return target
+    return made_once(KIND, _name(file), partial(_convert, file))
+
+
+def _convert(file: Path, out: Path) -> None:
     try:
         import gguf  # noqa: F401 - transformers imports it
     except ImportError:
         raise InputError(f"{file}: reading GGUF needs a package; {install('gguf')}") from None
-    _cache().mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=_cache()))
-    try:
-        _convert(file, work)
-        work.rename(target)
-    except OSError:
-        if not (target / "config.json").is_file():  # another process was faster
-            raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return target
-
-
-def _convert(file: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -80,18 +66,10 @@ def _convert(file: Path, out: Path) -> None:
     with quiet_loading():
         plain.save_pretrained(out)
     tokenizer.save_pretrained(out)
-
-
-def _cache() -> Path:
-    return cache_folder("gguf")
+    said = {"stored_as": f"a GGUF file ({file.name})"}
+    (out / ORIGIN).write_text(json.dumps(said) + "\n", encoding="utf-8")
 
 
 def _name(file: Path) -> str:
     """The file's name, and a hash of its size and both ends."""
-    size = file.stat().st_size
-    total = hashlib.sha256(str(size).encode())
-    with file.open("rb") as handle:
-        total.update(handle.read(ENDS))
-        handle.seek(max(0, size - ENDS))
-        total.update(handle.read())
-    return f"{file.stem}-{total.hexdigest()[:16]}"
+    return f"{file.stem}-{fingerprint([file])}"

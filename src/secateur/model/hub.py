@@ -10,6 +10,7 @@ from secateur.errors import InputError
 from secateur.model.gguf import folder_of_gguf, is_gguf
 
 EMBEDDED = "embedded"
+_REVISION = re.compile(r"[\w][\w./-]{0,199}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ADDRESS = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/(?:tree|blob)/main)?/?(?:[?#].*)?"
@@ -27,6 +28,24 @@ def id_of(model: str) -> str:
     """
     found = _ADDRESS.fullmatch(model.strip())
     return found[1] if found else model
+
+
+def at_revision(model: str, revision: str | None) -> str:
+    """The name of a model of the hub with its revision, `org/name@revision`; without one the name as it is.
+
+    Raises:
+        InputError: the model isn't of the hub, or names a revision itself.
+    """
+    if revision is None:
+        return model
+    name, _, own = id_of(model).partition("@")
+    if own:
+        raise InputError(f"--revision {revision}: {model} names a revision already; give one of them")
+    if name == EMBEDDED or not _is_id(name):
+        raise InputError(f"--revision {revision} is of models of the hub, and {model} isn't one; leave it away")
+    if not _REVISION.fullmatch(revision):
+        raise InputError(f"--revision {revision[:60]}: give a branch, a tag or a commit")
+    return f"{name}@{revision}"
 
 
 def local_folder(model: str | Path) -> Path:
@@ -47,16 +66,36 @@ def local_folder(model: str | Path) -> Path:
     if str(model) == EMBEDDED:
         return embedded_path()
     name, _, revision = id_of(str(model)).partition("@")
-    if not _HUB_ID.fullmatch(name) or Path(name).parts[0] in (".", "..") or Path(name).parent.exists():
+    if not _is_id(name):
         raise InputError(f"{name}: no such folder; give a model folder, 'embedded' or a hub id like org/name")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
     except Exception as error:  # the hub client raises many kinds: offline, gated, unknown
-        if "gated" in type(error).__name__.lower():
-            raise InputError(
-                f"{name}: is gated; accept its terms on its page, and put a token of yours into HF_TOKEN"
-            ) from None
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{name}: no such folder, and the hub doesn't give it ({reason})") from None
+        raise InputError(f"{name}: {_refusal(error, name, revision)}") from None
+
+
+def _is_id(name: str) -> bool:
+    """Whether a name is meant for the hub; one whose first part is a folder here is a path."""
+    return bool(_HUB_ID.fullmatch(name) and Path(name).parts[0] not in (".", "..") and not Path(name).parent.exists())
+
+
+def _refusal(error: Exception, name: str, revision: str) -> str:
+    """Why the hub doesn't give a model, and what would work."""
+    from huggingface_hub import errors, get_token
+
+    page = f"https://huggingface.co/{name}"
+    if isinstance(error, errors.GatedRepoError):  # one of the next kind
+        if get_token() is None:
+            return f"is gated; accept its terms on its page, {page}, and put a token of yours into HF_TOKEN"
+        return f"is gated, and the token in use has no access; ask for it on its page, {page}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            "no such folder, and no such model on the hub, or a private one; see how it's spelled, or put a token "
+            "that may read it into HF_TOKEN"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"the hub has no revision '{revision}' of it; {page}/tree/main lists branches, tags and commits"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"no such folder, and the hub doesn't give it ({reason})"

@@ -28,6 +28,7 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 TensorSource = Callable[[bool], dict[str, Tensor]]
 

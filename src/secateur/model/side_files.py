@@ -17,7 +17,7 @@ TEMPLATES = "additional_chat_templates"  # the only folder that transformers rea
 # What a run of ours writes itself, or has written into a source that is a result.
 OURS = frozenset((
     "config.json", "modeling_secateur.py", "compressed.json", "plan.json", "report.json", "events.jsonl",
-    "evidence.json", "recipe.yaml", "report.html", "bench.json", "bench.html", "export",
+    "evidence.json", "recipe.yaml", "report.html", "bench.json", "bench.html", "export", "dequantised.json",
 ))
 CARD = "readme.md"  # of the source; a result has its own
 WEIGHTS = frozenset((

@@ -11,6 +11,7 @@ from secateur.evaluation.evaluation import state_figures
 from secateur.evaluation.tasks.judged import AFTER, BEFORE, PRUNED, judge
 from secateur.evaluation.tasks.run import Asked
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.containers.folder import plain_folder
 from secateur.model.hub import local_folder
 from secateur.recovery import account
 from secateur.recovery.task import Task, teacher_of
@@ -25,7 +26,7 @@ def original_of(folder: Path, task: Task, notes: list[str]) -> Path | None:
     named, digest = (str(task.teacher.path), None) if task.teacher is not None else teacher_of(folder)
     if named is None or (not Path(named).is_dir() and named != "embedded"):
         return None
-    path = Path(local_folder(named))
+    path = plain_folder(local_folder(named))
     if digest is not None and Checkpoint.open(path).digest != digest:
         notes.append(f"{named} has changed since the model was pruned from it: the original isn't shown")
         return None

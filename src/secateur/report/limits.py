@@ -14,7 +14,17 @@ LARGE_RISE = 1.2
 
 def limits(report: Report) -> list[str]:
     """One sentence per limit, plain text."""
-    return [*_quality(report), *_zeros(report), *_loading(report), *_measuring(report)]
+    return [*_stored(report), *_quality(report), *_zeros(report), *_loading(report), *_measuring(report)]
+
+
+def _stored(report: Report) -> list[str]:
+    words = section(report, "model").get("stored_as")
+    if not words:
+        return []
+    return [
+        f"The original's weights were stored as {words}. They were dequantised to bfloat16 before anything was cut, "
+        "and are saved so: what the quantisation had lost is missing here too."
+    ]
 
 
 def _quality(report: Report) -> list[str]:

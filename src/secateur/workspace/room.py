@@ -9,13 +9,14 @@ from secateur.errors import ResourceError
 from secateur.report.numbers import size
 
 
-def check_room(out: Path, need: int, freed: int = 0) -> None:
+def check_room(out: Path, need: int, freed: int = 0, way: str = "choose another --out") -> None:
     """Refuses where it hasn't.
 
     Args:
         out: where it goes; need not exist.
         need: bytes, about.
         freed: bytes that are there already and will be used again.
+        way: what else would work.
 
     Raises:
         ResourceError: in one line.
@@ -25,5 +26,5 @@ def check_room(out: Path, need: int, freed: int = 0) -> None:
     if free < need:
         raise ResourceError(
             f"{out}: the disk has {size(free)} free, the run needs about {size(need)}, {size(need - free)} more; "
-            "free some space or choose another --out"
+            f"free some space or {way}"
         )

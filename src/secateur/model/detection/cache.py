@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import tempfile
 from contextlib import suppress
 from functools import cache
@@ -19,6 +18,7 @@ import transformers
 from pydantic import TypeAdapter, ValidationError
 
 from secateur._version import __version__
+from secateur.data.cache import cache_folder
 from secateur.errors import UnsupportedModelError
 from secateur.model.architectures import Family, listed
 from secateur.model.classes import is_composite, is_uneven, stock_class
@@ -56,8 +56,7 @@ def detected(config: Any) -> Family:
 
 def folder() -> Path:
     """Where the files are."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "secateur" / "architectures"
+    return cache_folder("architectures")
 
 
 def _stock(config: Any) -> Any:

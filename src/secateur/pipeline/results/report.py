@@ -17,6 +17,7 @@ from secateur.config.plan import Entry, Plan
 from secateur.evaluation.loading import load_tokenizer
 from secateur.export.export import write_export_card
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.containers.cache import origin_of
 from secateur.model.counting import count_nonzero
 from secateur.model.licence import licence_of
 from secateur.pipeline.inputs import Inputs
@@ -223,7 +224,7 @@ def _command(inputs: Inputs, workspace: Workspace) -> str:
 
 def _model(inputs: Inputs) -> ModelFacts:
     config = inputs.checkpoint.config
-    return {
+    found: ModelFacts = {
         "path": inputs.recipe.model,
         "digest": inputs.checkpoint.digest,
         "architecture": (config.architectures or [type(config).__name__])[0],
@@ -231,6 +232,10 @@ def _model(inputs: Inputs) -> ModelFacts:
         "dtype": str(inputs.checkpoint.dtype).removeprefix("torch."),
         "layers": inputs.checkpoint.layers,
     }
+    stored_as = origin_of(inputs.lineage.path)
+    if stored_as is not None:
+        found["stored_as"] = stored_as
+    return found
 
 
 def parameters_of(inputs: Inputs, result: PassResult, sites: list[SiteFacts]) -> ParameterCounts:

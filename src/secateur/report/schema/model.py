@@ -73,6 +73,7 @@ class Inspected(TypedDict):
     found: str
     not_offered: list[str]
     left_out: list[str]
+    stored_as: NotRequired[str]
     client: NotRequired[ClientFacts]
 
 

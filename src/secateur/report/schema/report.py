@@ -19,7 +19,7 @@ VERSION = 1  # of the format; a key that changes its meaning, or goes, raises it
 
 
 class ModelFacts(TypedDict):
-    """The model that was cut."""
+    """The model that was cut; `stored_as`: what its weights were before they were dequantised, if they were."""
 
     path: str
     digest: str
@@ -27,6 +27,7 @@ class ModelFacts(TypedDict):
     model_type: str
     dtype: str
     layers: int
+    stored_as: NotRequired[str]
 
 
 class CalibrationFacts(TypedDict):

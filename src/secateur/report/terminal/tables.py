@@ -30,6 +30,8 @@ def print_anatomy(found: Facts, console: Console | None = None) -> None:
         console.print(
             "detected: not in the table, each kind of cut proved on a small copy of this class", style="dim"
         )
+    if "stored_as" in found:
+        console.print(Text(f"dequantised: was stored as {found['stored_as']}", "dim"))
     section(console, None, _sizes(found))
     section(console, "What can be cut", _sites(found["sites"]))
     for line in found.get("not_offered", ()):
