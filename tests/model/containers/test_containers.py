@@ -168,7 +168,7 @@ HOSTILE: list[tuple[str, Edit, str]] = [
     ("awq", lambda t, c: c.update(version="gemv"), "the layout gemv is not read"),
     ("awq", lambda t, c: t.update({f"{Q}.scales": torch.ones(3, 16)}), "not [3, 2]"),
     ("awq", lambda t, c: c.update(quant_method="aqlm"), "quantised as aqlm, which isn't read; fp8"),
-    ("awq", lambda t, c: c.update(quant_method="mxfp4"), "but no tensor is"),
+    ("awq", lambda t, c: c.update(quant_method="mxfp4"), "it says, but none is"),
     ("bnb8", lambda t, c: t[f"{Q}.weight_format"].fill_(1), "says a layout"),
     ("bnb4", lambda t, c: t[f"{Q}.weight.quant_state.bitsandbytes__nf4"].fill_(0), "isn't the JSON"),
     ("bnb4", lambda t, c: t.update({f"{Q}.weight.absmax": torch.ones(5)}), "has the shape [5], not [8]"),

@@ -93,7 +93,7 @@ def _name(folder: Path) -> str:
 def _write(tensors: Tensors, config: Json, told: Json, method: str, reader: Reader, out: Path) -> None:
     plans = list(reader.plan(tensors, told))
     if not plans:
-        raise tensors.bad(f"the weights are quantised as {method}, it says, but no tensor is")
+        raise UnsupportedModelError(f"{tensors.folder}: the weights are quantised as {method}, it says, but none is")
     used = {part for plan in plans for part in plan.parts}
     dropped = sorted(name for name in tensors.headers if name not in used and ACTIVATIONS.search(name))
     kept = sorted(tensors.headers.keys() - used - set(dropped))
