@@ -27,6 +27,7 @@ from secateur.cli.options import (
     Quiet,
     Revision,
     Threads,
+    Trust,
     at_least,
     check_data,
     check_tasks,
@@ -79,6 +80,7 @@ def inspect(
         ),
     ] = None,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Show what a model is made of and what could be cut."""
@@ -120,6 +122,7 @@ def evaluate(
     include_path: Annotated[str | None, text(help="folder of more tasks for lm-eval")] = None,
     against: Against = None,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     length: Annotated[int | None, text(help="tokens per window (default: the context)")] = None,
     speed: Annotated[bool, output(help="measure tokens a second and memory")] = True,
     device: Device = "auto",
@@ -172,6 +175,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="text to continue", show_default=False)],
     against: Against = None,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens at most", callback=at_least(1))] = 100,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token")] = 0.0,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur.cli.options import Json, Out, Overwrite, Quiet, Revision, flags, output
+from secateur.cli.options import Json, Out, Overwrite, Quiet, Revision, Trust, flags, output
 from secateur.config.export import Export, make_export
 from secateur.errors import InputError
 
@@ -19,6 +19,7 @@ def export(
     *,
     given: Mapping[str, Any],
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     out: Out = None,
     overwrite: Overwrite = False,
     dry_run: Annotated[bool, output("--dry-run", help="hub: show what would go, send nothing")] = False,

@@ -161,6 +161,21 @@ Model = Annotated[str, typer.Argument(help="model folder, 'embedded', or a hub i
 Revision = Annotated[
     str | None, typer.Option(help="branch, tag or commit of a hub id, as org/name@REVISION", metavar="REVISION")
 ]
+
+
+def trust(value: bool) -> bool:
+    """Allows code of model folders, for this process and those that it starts."""
+    if value:
+        from secateur.model.remote_code import allow
+
+        allow()
+    return value
+
+
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="run Python code that comes with a model", callback=trust),
+]
 Json = Annotated[bool, output("--json", help="print one JSON object, no tables")]
 Quiet = Annotated[bool, output("--quiet", "-q", help="no progress display")]
 

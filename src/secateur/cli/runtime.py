@@ -17,6 +17,7 @@ from secateur.cli.options import (
     Quiet,
     Revision,
     Threads,
+    Trust,
     completer,
     examples,
     one_of,
@@ -61,6 +62,7 @@ def compress(
     ] = "keep",
     group: Annotated[int | None, typer.Option(help="int8: columns that share a scale (default: a row)")] = None,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     exact_bits: Annotated[
         bool, typer.Option("--exact-bits", help="keep -0.0 instead of taking it as a zero")
     ] = False,
@@ -89,6 +91,7 @@ def decompress(
     model: Annotated[str, typer.Argument(help="folder that compress made", show_default=False)],
     out: Out = None,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -106,6 +109,7 @@ def bench(
     model: Model,
     against: Against = None,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     batches: Annotated[str, typer.Option(help="sequences at a time")] = "1,4,16",
     contexts: Annotated[str, typer.Option(help="tokens of the prompt")] = "128,1024,4096",
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens that are timed")] = 32,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.options import Against, Device, Dtype, Json, Model, Quiet, Revision, completer, examples
+from secateur.cli.options import Against, Device, Dtype, Json, Model, Quiet, Revision, Trust, completer, examples
 from secateur.errors import InputError
 from secateur.methods import METHODS
 
@@ -107,6 +107,7 @@ def sensitivity(
     length: Annotated[int, typer.Option(help="tokens per sequence")] = 512,
     seed: Annotated[int, typer.Option(help="of the draw of sequences")] = 0,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     page: Annotated[Path | None, typer.Option(help="also write the heat map as an HTML page to this file")] = None,

@@ -12,7 +12,8 @@ from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.clients import refusal
 from secateur.model.linears import linears_of
-from secateur.model.site_kinds import HEADS
+from secateur.model.remote_code import brings_code
+from secateur.model.site_kinds import HEADS, SUB_BLOCKS
 from secateur.model.sites import Site
 from secateur.numerics.patterns import Pattern
 
@@ -60,6 +61,23 @@ def check_client(config: Configuration, checkpoint: Checkpoint, unit_kinds: froz
     )
     if reason is not None:
         raise InputError(reason)
+
+
+def check_class(config: Configuration, checkpoint: Checkpoint, unit_kinds: frozenset[str]) -> None:
+    """Refuses layers that would differ where the class comes with the checkpoint: only those of transformers can be
+    given the modelling file that such layers need.
+
+    Raises:
+        InputError: what would work.
+    """
+    if not brings_code(getattr(checkpoint.whole_config, "auto_map", None)):
+        return
+    unlike = sorted((unit_kinds - {*checkpoint.family.stock}) | ({*config.sites} & {*SUB_BLOCKS}))
+    spread = bool(unit_kinds) and (config.allocate != "local" or bool(config.protect))
+    if unlike or spread:
+        what = f"site '{unlike[0]}'" if unlike else "layers of different widths"
+        able = ", ".join(["weight", *checkpoint.family.stock])
+        raise InputError(f"{what}: not with a class that comes with its checkpoint; cut all layers alike: {able}")
 
 
 def check_counts(

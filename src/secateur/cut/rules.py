@@ -9,7 +9,7 @@ from functools import partial
 from secateur.config.configuration import Configuration
 from secateur.config.plan import Plan
 from secateur.config.presets import Masks
-from secateur.cut.checks import check_client, check_counts, check_pattern, check_plan
+from secateur.cut.checks import check_class, check_client, check_counts, check_pattern, check_plan
 from secateur.cut.counts import asked, keep_counts, layers_to_drop, protected_layers, sub_blocks_to_drop
 from secateur.cut.units import UnitRules
 from secateur.errors import InputError
@@ -89,6 +89,7 @@ class Rules:
         """
         unit_kinds = unit_kinds_of(frozenset(config.sites), checkpoint)
         check_client(config, checkpoint, unit_kinds)
+        check_class(config, checkpoint, unit_kinds)
         protected = protected_layers(config, checkpoint)
         layers, counts = 0, keep_counts(config)
         if counted:

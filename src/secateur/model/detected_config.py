@@ -13,6 +13,7 @@ from secateur.model.classes import MODULE, auto_class, text_config
 from secateur.model.detection.keys import Shapes, build, fitted, flat, inner, shapes_of, stock_values
 from secateur.model.detection.trace import kind_of
 from secateur.model.json_files import Json
+from secateur.model.remote_code import brings_code
 
 
 def detected_config(checkpoint: Checkpoint, kept: list[int] | tuple[int, ...], widths: dict[int, Json]) -> Json:
@@ -34,6 +35,11 @@ def detected_config(checkpoint: Checkpoint, kept: list[int] | tuple[int, ...], w
     found = fitted(stock, now, wanted, path)
     if found is not None:
         return found
+    if brings_code(stock.get("auto_map")):
+        raise UnsupportedModelError(
+            f"{whole.model_type}: its class comes with the checkpoint, and layers that differ in width need one of "
+            "transformers; cut all layers alike"
+        )
     own = {str(place): _differing(path, place, values, now) for place, values in widths.items()}
     saved = set(build(stock).state_dict())
     lacking = [name for p, o in own.items() for n in o["shapes"] if (name := f"{path}.{p}.{n}") not in saved]

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
 
 from secateur.errors import InputError, UnsupportedModelError
-from secateur.model.json_files import ConfigKeys, GenerationKeys, read_object, short
+from secateur.model.json_files import ConfigKeys, GenerationKeys, Json, read_object, short
+from secateur.model.remote_code import allowed, brings_code, register
 
 # What wrappers put in front of, or into, the names of what they wrap; and how to be rid of it.
 _WRAPPERS = {
@@ -30,7 +31,8 @@ _TOKENIZER_JSON_BYTES = 2**28  # a vocabulary of a million words has a tenth of 
 
 
 def read_config(folder: Path) -> Any:
-    """Reads a model folder's configuration as `transformers` does; no code that comes with it is run.
+    """Reads a model folder's configuration as `transformers` does; code that comes with it is run only where
+    `remote_code.allow` was called.
 
     Raises:
         InputError: no such folder, no config.json in it, or one that doesn't load; or an adapter beside the weights.
@@ -48,6 +50,7 @@ def read_config(folder: Path) -> Any:
     raw = read_object(folder / "config.json", ConfigKeys)
     if (folder / "generation_config.json").exists():
         read_object(folder / "generation_config.json", GenerationKeys)
+    register(folder, raw)
     try:
         # Said outright: left open, transformers would ask on the terminal whether to run the checkpoint's code.
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -59,8 +62,13 @@ def read_config(folder: Path) -> Any:
             raise UnsupportedModelError(
                 f"{folder}: transformers doesn't know the architecture '{raw['model_type']}', "
                 "and code that comes with a checkpoint is not run"
+                + ("; --trust-remote-code runs it, with all rights that you have" if _has_code(raw) else "")
             ) from None
         raise InputError(f"{folder / 'config.json'}: {' '.join(str(error).split())[:300] or short(error)}") from None
+
+
+def _has_code(raw: Json) -> bool:
+    return brings_code(raw.get("auto_map")) and not allowed()
 
 
 def _with_attention_of_here(config: Any) -> Any:
@@ -107,7 +115,7 @@ def read_tokenizer(folder: Path) -> Any:
         if (folder / name).exists():
             read_object(folder / name, most_bytes=most)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=allowed())
         bos = tokenizer.bos_token_id
         if bos is not None and not isinstance(bos, int):
             raise TypeError(f"bos_token_id is {bos!r}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from secateur.data.embedded import embedded_path
 from secateur.errors import InputError
 from secateur.model.gguf import folder_of_gguf, is_gguf
+from secateur.model.remote_code import allowed
 
 EMBEDDED = "embedded"
 _REVISION = re.compile(r"[\w][\w./-]{0,199}")
@@ -15,7 +16,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ADDRESS = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/(?:tree|blob)/main)?/?(?:[?#].*)?"
 )
-# Weights as safetensors, and small text files; never code, never pickles.
+# Weights as safetensors, and small text files; code only where it may be run, never pickles.
 _TEXTS = ["*.json", "*.txt", "*.model", "*.jinja", "LICEN[CS]E*", "licen[cs]e*", "NOTICE*", "*POLICY*"]
 _WANTED = ["*.safetensors", *_TEXTS]
 
@@ -71,7 +72,8 @@ def local_folder(model: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
+        wanted = [*_WANTED, "*.py"] if allowed() else _WANTED
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # the hub client raises many kinds: offline, gated, unknown
         raise InputError(f"{name}: {_refusal(error, name, revision)}") from None
 

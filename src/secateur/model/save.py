@@ -26,6 +26,7 @@ from secateur.model.extras import read_extras, unused
 from secateur.model.json_files import Json
 from secateur.model.old_keys import with_old_keys
 from secateur.model.placeholders import placeholders
+from secateur.model.remote_code import brings_code, code_files
 from secateur.model.shards import TensorSource, write_file, write_weights
 from secateur.model.side_files import copy_side_files
 from secateur.model.skeleton import empty_model
@@ -139,7 +140,10 @@ def write_rest(folder: Path, checkpoint: Checkpoint, config: Json) -> None:
     shown = {key: value for key, value in with_old_keys(config).items() if key != "_name_or_path"}
     (folder / "config.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     copy_side_files(checkpoint.path, folder)
-    if "auto_map" in config:
+    if brings_code(config.get("auto_map")):
+        for name in code_files(checkpoint.path):
+            shutil.copyfile(checkpoint.path / name, folder / name)
+    elif "auto_map" in config:
         shutil.copyfile(Path(modeling_secateur.__file__), folder / "modeling_secateur.py")
 
 

@@ -100,7 +100,7 @@ def _is_silent(name: str) -> bool:
 
 def _why_not(path: Path, folder: Path, nested: bool = False) -> str | None:
     """Why a file isn't taken; None: it is."""
-    if not _within(path, folder):
+    if not within(path, folder):
         return "a link that leads out of the folder"
     low, mode = path.name.lower(), path.stat().st_mode
     if stat.S_ISDIR(mode):
@@ -116,7 +116,7 @@ def _why_not(path: Path, folder: Path, nested: bool = False) -> str | None:
     return None if os.access(path, os.R_OK) else "can't be read"
 
 
-def _within(path: Path, folder: Path) -> bool:
+def within(path: Path, folder: Path) -> bool:
     """Whether a path, its links followed, is in the model's folder or in the same model's part of the hub's cache.
 
     That has snapshots/COMMIT with links into blobs.

@@ -17,6 +17,7 @@ from secateur._version import __version__
 from secateur.config.training import Recovery
 from secateur.evaluation.generate import generate, opening_of
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.remote_code import brings_code
 from secateur.recovery.forecast import as_dict
 from secateur.recovery.task import Task
 from secateur.recovery.train import TrainingResult
@@ -120,9 +121,10 @@ def base_report(folder: Path, checkpoint: Checkpoint) -> Base:
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
         "layers": checkpoint.layers,
     }
-    uneven = bool(getattr(config, "auto_map", None))
+    auto_map = getattr(config, "auto_map", None)
+    uneven = bool(auto_map) and not brings_code(auto_map)
     result: ResultFacts = {
-        "loader": "transformers, trust_remote_code" if uneven else "transformers",
+        "loader": "transformers, trust_remote_code" if auto_map else "transformers",
         "architecture": architecture,
         "uniform": not uneven,
     }

@@ -74,7 +74,13 @@ def _zeros(report: Report) -> list[str]:
 def _loading(report: Report) -> list[str]:
     result = section(report, "result")
     lines = []
-    if "trust_remote_code" in str(result.get("loader") or ""):
+    code = section(report, "model").get("remote_code")
+    if code:
+        lines.append(
+            f"Its class is code that came with the original ({', '.join(map(str, code))}) and is copied here: "
+            "loading it with trust_remote_code=True runs that. Read it first."
+        )
+    elif "trust_remote_code" in str(result.get("loader") or ""):
         lines.append(
             "Its layers have widths that the stock class can't express, so transformers needs the small modelling "
             "file in this folder (trust_remote_code=True). Other runtimes may refuse the checkpoint."

@@ -91,7 +91,7 @@ def _loading(report: Report) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
         "```",
     ]
-    if remote:
+    if remote and not facts.section(report, "model").get("remote_code"):
         lines += ["", 'Without remote code: `import secateur; model = secateur.load("path/to/this/folder")`.']
     return "\n".join(lines)
 

@@ -165,5 +165,7 @@ def _words(told: Json, reader: Reader, plans: list[Plain], dropped: list[str]) -
     if bits is None and reader.title == "bitsandbytes":
         bits = 8 if told.get("load_in_8bit") or told.get("_load_in_8bit") else 4
     size = f" with {bits} bits" if bits is not None else ""
-    said = f"{reader.title}{size} ({len(plans)} tensors)"
+    form = told.get("format") if reader.title == "compressed-tensors" else None
+    form = f" {form}" if isinstance(form, str) and re.fullmatch(r"[a-z0-9-]{1,40}", form) else ""
+    said = f"{reader.title}{form}{size} ({len(plans)} tensors)"
     return f"{said}; left out: {len(dropped)} scales of activations" if dropped else said

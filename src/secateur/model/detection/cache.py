@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import tempfile
 from contextlib import suppress
@@ -23,6 +24,7 @@ from secateur.errors import UnsupportedModelError
 from secateur.model.architectures import Family, listed
 from secateur.model.classes import is_composite, is_uneven, stock_class
 from secateur.model.detection.rows import propose
+from secateur.model.remote_code import brings_code, hashes
 from secateur.model.uneven_keys import UNEVEN_KEYS
 
 MOST_BYTES = 2**24
@@ -70,6 +72,8 @@ def _stock(config: Any) -> Any:
 def _key(config: Any) -> str:
     names = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
     parts = [stock_class(config).__name__, names, transformers.__version__, __version__, _own_code()]
+    if brings_code(getattr(config, "auto_map", None)):
+        parts.append(hashes(Path(inspect.getfile(stock_class(config))).parent))
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -20,6 +20,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.containers.cache import origin_of
 from secateur.model.counting import count_nonzero
 from secateur.model.licence import licence_of
+from secateur.model.remote_code import brings_code, hashes
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.before_after import before_and_after, not_evaluated
@@ -168,8 +169,8 @@ def _tuned(result: PassResult) -> list[TunedBlock]:
 def _loads_as(workspace: Workspace) -> ResultFacts:
     """Under which class the result loads."""
     config = json.loads((workspace.final / "config.json").read_text(encoding="utf-8"))
-    uneven = "auto_map" in config
-    loader = "transformers, trust_remote_code" if uneven else "transformers"
+    uneven = "auto_map" in config and not brings_code(config["auto_map"])
+    loader = "transformers, trust_remote_code" if "auto_map" in config else "transformers"
     return {
         "loader": loader,
         "architecture": config["architectures"][0],
@@ -235,6 +236,8 @@ def _model(inputs: Inputs) -> ModelFacts:
     stored_as = origin_of(inputs.lineage.path)
     if stored_as is not None:
         found["stored_as"] = stored_as
+    if brings_code(getattr(inputs.checkpoint.whole_config, "auto_map", None)):
+        found["remote_code"] = hashes(inputs.lineage.path)
     return found
 
 

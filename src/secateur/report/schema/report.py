@@ -19,7 +19,8 @@ VERSION = 1  # of the format; a key that changes its meaning, or goes, raises it
 
 
 class ModelFacts(TypedDict):
-    """The model that was cut; `stored_as`: what its weights were before they were dequantised, if they were."""
+    """The model that was cut; `stored_as`: what its weights were before they were dequantised, if they were;
+    `remote_code`: files of code that came with it and were run, with their SHA-256."""
 
     path: str
     digest: str
@@ -28,6 +29,7 @@ class ModelFacts(TypedDict):
     dtype: str
     layers: int
     stored_as: NotRequired[str]
+    remote_code: NotRequired[dict[str, str]]
 
 
 class CalibrationFacts(TypedDict):
