@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from secateur.data.items import Choice, Question
+from secateur.data.items import Choice, Question, Tagged
 from secateur.data.tasks import MAX_TOKENS, is_file, read_task
 from secateur.errors import InputError
 
@@ -20,6 +20,7 @@ def test_every_form(tmp_path: Path) -> None:
         "continuation": {"context": "x", "continuation": "z"},
         "answer": {"messages": [{"role": "user", "content": "hi"}], "answer": "x", "stop": "\n"},
         "label": {"text": "x", "label": "good"},
+        "tags": {"tokens": ["x", "y"], "labels": ["good", -100]},
     }
     for form, row in rows.items():
         file = tmp_path / f"{form}.jsonl"
@@ -27,6 +28,7 @@ def test_every_form(tmp_path: Path) -> None:
         found = read_task(str(file))
         assert (found.form, found.name, len(found.items)) == (form, form, 2)
     assert read_task(str(tmp_path / "choices.jsonl")).items[0] == Choice((("Q?", " a"), ("Q?", " bc")), 1, (1, 2))
+    assert read_task(str(tmp_path / "tags.jsonl")).items[0] == Tagged(("x", "y"), ("good", None))
     asked = read_task(str(tmp_path / "answer.jsonl")).items[0]
     assert asked == Question(({"role": "user", "content": "hi"},), ("x",), None, ("\n",), MAX_TOKENS)
 
@@ -45,6 +47,8 @@ def test_every_form(tmp_path: Path) -> None:
         ([{"prompt": "x", "regex": "("}], "'regex' is no regular expression"),
         ([{"prompt": "x", "answer": "y", "max_tokens": 0}], "'max_tokens' is 0"),
         ([{"messages": "x", "answer": "y"}], "'messages' must be a list"),
+        ([{"tokens": ["x"], "labels": [0, 1]}], "1 tokens have 2 labels"),
+        ([{"tokens": ["x"], "labels": [0.5]}], "'labels' must be a list of whole numbers or names"),
         ([{"text": "x", "label": None}], "'label' must be a whole number"),
         ([[]], "line 1 is not a JSON object"),
     ],

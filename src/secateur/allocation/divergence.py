@@ -111,7 +111,8 @@ def compare(
     for i, ids in batches.items():
         reference = streamed.logits(ids, states[None][i]).float().log_softmax(-1)
         # A token is predicted at the place before it; what the last place predicts isn't there.
-        unseen = None if counts is None else ~predicting(counts[i]).to(reference.device)
+        whole = counts is None or reference.dim() == 2  # one prediction for a text
+        unseen = None if whole or counts is None else ~predicting(counts[i]).to(reference.device)
         for place, key in enumerate(keys):
             own = streamed.logits(ids, states[key][i]).float().log_softmax(-1)
             terms = reference.exp() * (reference - own)
@@ -119,7 +120,7 @@ def compare(
             terms = terms.masked_fill(reference == -torch.inf, 0.0)
             terms = terms if unseen is None else terms.masked_fill(unseen[..., None], 0.0)
             sums[place] += terms.sum(dtype=torch.float64)
-        sums[-1] += reference.shape[0] * reference.shape[1] if unseen is None else (~unseen).sum()
+        sums[-1] += reference[..., 0].numel() if unseen is None else (~unseen).sum()
     distributed.all_reduce([sums])
     return {key: max(float(sums[place] / sums[-1].clamp_min(1)), 0.0) for place, key in enumerate(keys)}
 

@@ -10,6 +10,7 @@ from secateur.allocation.allocate import measure
 from secateur.allocation.job import Job
 from secateur.calibration.gradients import WHOLE, check_gradients, gradients_of_model
 from secateur.config.recipe import make_recipe
+from secateur.cut.checks import check_comparable
 from secateur.errors import InputError
 from secateur.pipeline.inputs import memory_for
 from secateur.pipeline.prune import prepare
@@ -71,6 +72,7 @@ def sensitivity(
     where = resolve_device(device)
     with Monitor(where, quiet, ["calibration text", "open", "sensitivity"]) as monitor:
         inputs = prepare(recipe, None, where, monitor)
+        check_comparable(inputs.checkpoint)
         tokens, loss = inputs.calibration.tokens, inputs.rules.gradient_needs
         check_gradients(inputs.streamed, loss)
         gradients = None

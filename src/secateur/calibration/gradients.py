@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from secateur.calibration.walk import Block
 from secateur.errors import InputError
+from secateur.model.heads import BODY, SPAN, answer_of, head_of
 from secateur.model.linears import linears_of
 from secateur.model.save import fill
 from secateur.model.streamed import StreamedModel
@@ -35,7 +36,7 @@ def check_gradients(streamed: StreamedModel, needs: frozenset[str]) -> None:
     """Refuses what gradients of the whole model's loss can't be had for.
 
     Raises:
-        InputError: several processes, a model that predicts no next token, or too little memory.
+        InputError: several processes, a model that predicts nothing, or too little memory.
     """
     if not needs & WHOLE:
         return
@@ -44,8 +45,9 @@ def check_gradients(streamed: StreamedModel, needs: frozenset[str]) -> None:
     if distributed.world() > 1:
         raise InputError(f"{what}, which one process works out; run without torchrun, or {remedy}")
     checkpoint = streamed.checkpoint
-    if not checkpoint.family.causal:
-        raise InputError(f"{what}, but {checkpoint.config.model_type} predicts no next token; {remedy}")
+    head = head_of(checkpoint.whole_config)
+    if head in (BODY, SPAN):
+        raise InputError(f"{what}, but {checkpoint.path} gives {head.name}; {remedy}")
     entries = checkpoint.parameters * (2 + len(needs & WHOLE))
     if not fits_in_memory(entries):
         free = psutil.virtual_memory().available
@@ -60,6 +62,9 @@ def gradients_of_model(
     counts: Tensor | None = None,
 ) -> LayerGradients:
     """Gradients of the untouched model for every parameter of its layers; see `methods.contract.GRADIENTS`.
+
+    The loss is that of the next tokens; of a model that classifies, or fills masks, that of the classes which it
+    finds likeliest itself.
 
     The whole model is in memory in fp32, with one backward pass for each sequence, one more for
     `fisher` and `input_fisher` together, one more for the entropy.
@@ -93,8 +98,11 @@ def gradients_of_model(
     sums = {need: {key: torch.zeros_like(p, device="cpu") for key, p in parameters.items()} for need in needs}
     for number, sequence in enumerate(tokens):
         ids = sequence[None].to(streamed.device)
-        logits, targets = model(input_ids=ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:]
-        if counts is not None:
+        if streamed.checkpoint.family.causal:
+            logits, targets = model(input_ids=ids, use_cache=False).logits[0, :-1].float(), ids[0, 1:]
+        else:
+            logits, targets = _own_labels(model, ids)
+        if counts is not None and streamed.checkpoint.family.causal:
             looked_at = counts[number, 1:].to(streamed.device)
             logits, targets = logits[looked_at], targets[looked_at]
         for scalar, wanted in _losses(logits, targets, needs, number, by_input) if len(targets) else ():
@@ -108,6 +116,12 @@ def gradients_of_model(
         {need: {n: g / len(tokens) for (i, n), g in sums[need].items() if i == index} for need in needs}
         for index in range(len(layers))
     ]
+
+
+def _own_labels(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (predictions, classes) of one sequence, and the likeliest class of each: nobody has labelled it."""
+    logits = answer_of(model(input_ids=ids)).flatten(0, -2).float()
+    return logits, logits.detach().argmax(-1)
 
 
 def _losses(

@@ -20,6 +20,7 @@ from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import walk
 from secateur.methods.block_influence import BlockInfluence
+from secateur.model.heads import BODY, SPAN, head_of
 from secateur.model.sites import sites_of
 from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import silence
@@ -63,12 +64,15 @@ def loss_without(
     budget: MemoryBudget | None = None,
     work: Path | None = None,
 ) -> list[float]:
-    """Mean negative log likelihood of the calibration tokens with each set of layers and sub-blocks left out.
+    """Mean negative log likelihood of the calibration tokens with each set of layers and sub-blocks left out; of a
+    model that predicts no next token, how far it is from what the untouched one says.
 
     One pass over the blocks for all candidates: a candidate whose removed parts all lie further on shares
     the state of the others with the same removed parts so far.
     """
     budget = budget or MemoryBudget(None)
+    causal, asked = streamed.checkpoint.family.causal, candidates
+    candidates = candidates if causal else [frozenset(), *candidates]
     start = Stream.start(streamed, batches_of(tokens), budget, work and work / "start.bin")
     streamed.release()
     states: dict[frozenset[ModelPart], Activations] = {frozenset(): start.states}
@@ -89,10 +93,14 @@ def loss_without(
         for old in states.values():
             old.close()
         states = following
-    losses = {removed: _loss(streamed, start.batches, final) for removed, final in states.items()}
+    if causal:
+        losses = {removed: _loss(streamed, start.batches, final) for removed, final in states.items()}
+    else:
+        dense = states[frozenset()]
+        losses = {removed: _drift(streamed, start.batches, final, dense) for removed, final in states.items()}
     for old in states.values():
         old.close()
-    return [losses[c] for c in candidates]
+    return [losses[c] for c in asked]
 
 
 def _without(streamed: StreamedModel, layer: nn.Module, gone: frozenset[ModelPart]) -> nn.Module | None:
@@ -114,6 +122,24 @@ def _loss(streamed: StreamedModel, batches: list[Tensor], states: Activations) -
         targets = ids[:, 1:].flatten().to(logits.device)
         sums[0] += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").double()
         sums[1] += targets.numel()
+    distributed.all_reduce([sums])
+    return float(sums[0] / sums[1])
+
+
+def _drift(streamed: StreamedModel, batches: list[Tensor], states: Activations, dense: Activations) -> float:
+    """Mean KL of what is predicted from what the untouched model predicts; of hidden states 1 - cosine."""
+    head = head_of(streamed.checkpoint.whole_config)
+    sums = torch.zeros(2, dtype=torch.float64, device=streamed.device)
+    for i, ids in enumerate(batches):
+        own, other = (streamed.logits(ids, found[i]).float() for found in (states, dense))
+        if head is SPAN:  # which token an answer begins with, and ends with
+            own, other = own.transpose(1, 2), other.transpose(1, 2)
+        if head is BODY:
+            terms = 1 - torch.cosine_similarity(own, other, dim=-1)
+        else:
+            own, other = own.log_softmax(-1), other.log_softmax(-1)
+            terms = torch.nn.functional.kl_div(own, other, reduction="none", log_target=True).sum(-1)
+        sums += torch.stack([terms.sum(dtype=torch.float64), sums.new_tensor(terms.numel())])
     distributed.all_reduce([sums])
     return float(sums[0] / sums[1])
 

@@ -131,7 +131,10 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure perplexity, bits per byte, size, speed and memory, or tasks; of two models also what differs."""
+    """Measure perplexity, bits per byte, size, speed and memory, or tasks; of two models also what differs.
+
+    Models without a perplexity (classifiers, embeddings) are compared with --against: how far both agree.
+    """
     if data is None and tasks is None:
         raise InputError("Missing option '--data', or '--tasks'; see secateur eval --help")
     if data is None and length is not None:
@@ -139,6 +142,7 @@ def evaluate(
     folder, other = _path(model, revision), None if against is None else _path(against)
     check_data(data)
     check_tasks(tasks)
+    from secateur.report.terminal.agreement import print_agreement
     from secateur.report.terminal.tables import print_evaluation
     from secateur.report.terminal.tasks import print_tasks
     from secateur.system.device import set_threads
@@ -147,9 +151,13 @@ def evaluate(
     how = (other, device, dtype)
     found: dict[str, Any] = {}
     if data is not None:
+        from secateur.evaluation import agree, has_perplexity
         from secateur.evaluation import evaluate as measure
 
-        found = {**measure(folder, data, *how, length, speed, quiet or as_json)}
+        if other is None or has_perplexity(folder):
+            found = {**measure(folder, data, *how, length, speed, quiet or as_json)}
+        else:
+            found = {**agree(folder, data, *how, length, quiet or as_json)}
     if tasks is not None:
         from secateur.evaluation.tasks import beside, evaluate_tasks
 
@@ -159,7 +167,7 @@ def evaluate(
         _print_json(found)
         return
     if data is not None:
-        print_evaluation(found)
+        print_agreement(found) if "agreement" in found else print_evaluation(found)
     if tasks is not None:
         print_tasks(found)
 

@@ -11,6 +11,7 @@ from secateur.cut.counts import asked, multiple
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.clients import refusal
+from secateur.model.heads import BODY, head_of
 from secateur.model.linears import linears_of
 from secateur.model.remote_code import brings_code
 from secateur.model.site_kinds import HEADS, SUB_BLOCKS
@@ -78,6 +79,19 @@ def check_class(config: Configuration, checkpoint: Checkpoint, unit_kinds: froze
         what = f"site '{unlike[0]}'" if unlike else "layers of different widths"
         able = ", ".join(["weight", *checkpoint.family.stock])
         raise InputError(f"{what}: not with a class that comes with its checkpoint; cut all layers alike: {able}")
+
+
+def check_comparable(checkpoint: Checkpoint) -> None:
+    """Refuses what compares predictions of a model that has none.
+
+    Raises:
+        InputError: in one line.
+    """
+    if head_of(checkpoint.whole_config) is BODY:
+        raise InputError(
+            f"{checkpoint.path}: gives hidden states, and what it predicts would be compared; use --allocate local, "
+            "global or owl"
+        )
 
 
 def check_counts(

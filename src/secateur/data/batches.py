@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -106,6 +106,28 @@ def check_enough(calibration: Calibration, samples: int) -> None:
             f"{calibration.source} gives {found} sequence{'s' * (found > 1)} of {length} tokens, {samples} were "
             f"asked for; give more text, a shorter --length, --samples {found}, or --allow-little-text"
         )
+
+
+def framed(calibration: Calibration, tokenizer: Any) -> Calibration:
+    """The same with every sequence beginning and ending as the tokenizer begins and ends a text.
+
+    For models that classify or embed, which look at these tokens ([CLS], [SEP]) more than at any other. They take the
+    place of what was there, so a sequence that has them stays as it is.
+    """
+    plain, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    places = [i for i in range(len(whole)) if whole[i : i + len(plain)] == plain]
+    if not plain or not places:
+        return calibration
+    before, after = whole[: places[0]], whole[places[0] + len(plain) :]
+    if len(before) + len(after) >= calibration.tokens.shape[1]:
+        return calibration
+    parts = [part.clone() for part in (calibration.tokens, calibration.held_out)]
+    for part in parts:
+        part[:, : len(before)] = torch.tensor(before, dtype=part.dtype)
+        part[:, part.shape[1] - len(after) :] = torch.tensor(after, dtype=part.dtype)
+    tokens, held_out = parts
+    sha256 = digest(tokens, calibration.counts)
+    return replace(calibration, tokens=tokens, held_out=held_out, sha256=sha256)
 
 
 def digest(tokens: Tensor, counts: Tensor | None = None) -> str:

@@ -55,7 +55,15 @@ class Labelled:
     label: int | str
 
 
-Item = Choice | Continuation | Question | Labelled
+@dataclass(frozen=True)
+class Tagged:
+    """Words and the class of each; None where none is asked for."""
+
+    words: tuple[str, ...]
+    labels: tuple[int | str | None, ...]
+
+
+Item = Choice | Continuation | Question | Labelled | Tagged
 
 
 def example_of(where: str, item: Item) -> Example:
@@ -70,6 +78,8 @@ def example_of(where: str, item: Item) -> Example:
         return Answered(where, item.context, item.continuation)
     if isinstance(item, Labelled):
         return Answered(where, "", item.text)
+    if isinstance(item, Tagged):
+        return Answered(where, "", " ".join(item.words))
     if not item.answers:
         raise InputError(f"{where} has a pattern and no answer; calibrating takes rows with an answer")
     if isinstance(item.prompt, str):

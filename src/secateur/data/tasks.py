@@ -8,7 +8,8 @@ A row is one of these, and all rows of a file are of one form:
     {"prompt": "...", "answer": "..."}                                 a generated answer; also "messages": [...] for
                                                                        a chat, a list of answers, "regex", "stop",
                                                                        "max_tokens"
-    {"text": "...", "label": 0}                                        a class, for models that classify
+    {"text": "...", "label": 0}                                        a class, for models that classify texts
+    {"tokens": ["...", ...], "labels": [0, ...]}                       a class for each word; -100 = not asked for
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from secateur.data.conversations import Example
-from secateur.data.items import Choice, Continuation, Item, Labelled, Question, example_of
+from secateur.data.items import Choice, Continuation, Item, Labelled, Question, Tagged, example_of
 from secateur.data.rows import FORMATS, format_of, read_rows
 from secateur.errors import InputError
 
 MOST_CHOICES = 1000
 LONGEST_PATTERN = 1000  # characters
 MAX_TOKENS = 256  # of an answer, where a row doesn't say
+NOT_ASKED = -100  # label of a word that doesn't count, as everywhere in torch
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ FORMS: dict[str, tuple[tuple[str, ...], ...]] = {  # form -> the fields it has, 
     "continuation": (("context",), ("continuation",)),
     "answer": (("prompt", "messages"), ("answer", "regex")),
     "label": (("text",), ("label",)),
+    "tags": (("tokens",), ("labels",)),
 }
 
 
@@ -156,12 +159,22 @@ def _labelled(where: str, row: Mapping[str, Any]) -> Labelled:
     return Labelled(_text(where, row, "text"), label)
 
 
+def _tagged(where: str, row: Mapping[str, Any]) -> Tagged:
+    words, labels = _texts(where, row, "tokens", least=1), row["labels"]
+    if not isinstance(labels, list) or any(type(label) not in (int, str) for label in labels):
+        raise InputError(f"{where}: 'labels' must be a list of whole numbers or names of classes")
+    if len(labels) != len(words):
+        raise InputError(f"{where}: {len(words)} tokens have {len(labels)} labels; give one for each")
+    return Tagged(words, tuple(None if label == NOT_ASKED else label for label in labels))
+
+
 READERS: dict[str, Callable[[str, Mapping[str, Any]], Item]] = {
     "choices": _choices,
     "contexts": _contexts,
     "continuation": _continuation,
     "answer": _question,
     "label": _labelled,
+    "tags": _tagged,
 }
 
 

@@ -1,5 +1,6 @@
 """What a model is worth: quality on held-out text, speed, memory and size."""
 
+from secateur.evaluation.agreement import agree, has_perplexity
 from secateur.evaluation.evaluation import evaluate
 from secateur.evaluation.generate import generate
 from secateur.evaluation.loading import load
@@ -8,10 +9,12 @@ from secateur.evaluation.windows import context_length, evaluation_length, windo
 
 __all__ = [
     "Score",
+    "agree",
     "context_length",
     "evaluate",
     "evaluation_length",
     "generate",
+    "has_perplexity",
     "load",
     "refuse_encoder",
     "windows",

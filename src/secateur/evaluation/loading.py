@@ -25,7 +25,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A causal LM in eval mode. `tokenizer` is None where the folder has none."""
+    """A model in eval mode. `tokenizer` is None where the folder has none."""
 
     path: str
     model: Any

@@ -8,6 +8,7 @@ from typing import Any
 from secateur.data.corpus import Corpus
 from secateur.data.tokens import Tokens, check_ids, span_bytes, tokenize_with_bytes
 from secateur.errors import InputError
+from secateur.model.heads import unused_positions
 
 LONGEST = 4096  # tokens; the default limit where a context is longer, as its logits alone would fill a machine
 
@@ -37,7 +38,7 @@ def context_length(config: Any) -> int | None:
     for field in _CONTEXT_FIELDS:
         value = getattr(text, field, None)
         if isinstance(value, int) and value > 0:
-            return value
+            return max(1, value - unused_positions(text))
     return None
 
 

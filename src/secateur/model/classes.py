@@ -8,16 +8,15 @@ import transformers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoModelForMaskedLM,
     AutoModelForMultimodalLM,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 
 from secateur.errors import UnsupportedModelError
 from secateur.model import modeling_secateur
+from secateur.model.heads import CAUSAL, MASKED, head_of
 
 MODULE = "modeling_secateur"
 
@@ -28,16 +27,17 @@ def is_uneven(config: Any) -> bool:
 
 
 def stock_class(config: Any) -> Any:
-    """The `transformers` class for this configuration's architecture: causal LM, or masked LM for encoders."""
-    if is_composite(config):
+    """The `transformers` class for this configuration: with the head that it names, else a causal or masked LM.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    head = head_of(config)
+    if is_composite(config) and head in (CAUSAL, MASKED, None):
         return _composite_class(config)
-    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING):
-        if type(config) in mapping:
-            cls = mapping[type(config)]
-            if config.model_type == "bert" and mapping is MODEL_FOR_CAUSAL_LM_MAPPING:
-                continue  # BERT is an encoder here; its causal head is for decoders only
-            return cls[0] if isinstance(cls, tuple) else cls
-    raise UnsupportedModelError(f"transformers has no language model class for '{config.model_type}'")
+    if head is None:
+        raise UnsupportedModelError(f"transformers has no language model class for '{config.model_type}'")
+    return head.of(config)
 
 
 def text_config(config: Any) -> Any:
@@ -71,10 +71,10 @@ def _composite_class(config: Any) -> Any:
 
 def auto_class(config: Any) -> Any:
     """The `Auto` class that opens a checkpoint of this configuration."""
-    cls = stock_class(config)
-    autos = [AutoModelForCausalLM, AutoModelForMaskedLM]
-    if is_composite(config):
-        autos = [AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModelForCausalLM]
+    head = head_of(config)
+    if head is not None and not (is_composite(config) and head.tokens):
+        return head.auto
+    cls, autos = stock_class(config), (AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModelForCausalLM)
     for auto in autos:
         found = auto._model_mapping.get(type(config), None)
         if cls in (found if isinstance(found, tuple) else (found,)):

@@ -17,6 +17,7 @@ from transformers.utils import is_flash_attn_2_available
 from secateur.errors import InputError, UnsupportedModelError
 from secateur.model.json_files import ConfigKeys, GenerationKeys, Json, read_object, short
 from secateur.model.remote_code import allowed, brings_code, register
+from secateur.model.sentence_modules import MODULES, body_folder
 
 # What wrappers put in front of, or into, the names of what they wrap; and how to be rid of it.
 _WRAPPERS = {
@@ -102,6 +103,8 @@ def _what_it_is(path: Path) -> str:
         return "is the hub's cache; give a hub id, or a folder models--*/snapshots/* in it"
     if any(path.glob("*.gguf")):
         return "holds GGUF files, made for llama.cpp; give the folder of the safetensors that they were made from"
+    if (path / MODULES).is_file() and (body := body_folder(path)) is not None:
+        return f"is a model of sentence-transformers whose body lies in a folder of its own; give {path / body}"
     return "has no config.json, so it's not a Hugging Face model folder"
 
 

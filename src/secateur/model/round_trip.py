@@ -2,7 +2,8 @@
 
 `python -m secateur.model.round_trip FOLDER PROBE` loads the folder as a user would (plain `transformers`;
 with `trust_remote_code` where the checkpoint brings the bundled modelling file), compares its logits on the
-probe's tokens with the expected ones, and compares generation with the KV cache to generation without.
+probe's tokens with the expected ones (of a model without a head the hidden states), and compares generation with the
+KV cache to generation without.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from secateur.errors import VerificationError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import auto_class, model_class
 from secateur.model.files import read_config
+from secateur.model.heads import answer_of
 from secateur.model.quiet import quiet_loading
 from secateur.model.streamed import StreamedModel
 from secateur.report.schema.report import GateFindings
@@ -111,7 +113,7 @@ def check(folder: Path, probe: Path, bound: int | None = None, source: Path | No
     if not fits_in_memory(checkpoint.parameters, torch.float32, bound):
         return _check_streamed(checkpoint, ids, expected, scale)
     model, how = load_as_user(folder)
-    logits = model(input_ids=ids).logits
+    logits = answer_of(model(input_ids=ids))
     difference = float((logits - expected).abs().max()) / scale
     cached = _cache_difference(model, ids) / scale if model.can_generate() else None
     allowed = TOLERANCE

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from secateur.errors import SecateurError
 from secateur.model.files import read_index
+from secateur.model.sentence_modules import module_folders
 
 LARGEST = 100_000_000  # bytes of one file
 TEMPLATES = "additional_chat_templates"  # the only folder that transformers reads beside a model
+SAFE = ".safetensors"  # weights that modules of sentence-transformers may have
 # fmt: off
 # What a run of ours writes itself, or has written into a source that is a result.
 OURS = frozenset((
@@ -43,13 +45,13 @@ def side_files(folder: Path, ours: Collection[str] = ()) -> tuple[list[str], lis
     """
     taken: list[str] = []
     left: list[str] = []
-    silent = _own_weights(folder)
+    silent, modules = _own_weights(folder), module_folders(folder)
     for path in sorted(folder.iterdir()):
         if path.name in ours or not (path.name in silent or _is_silent(path.name)):
-            why = _why_not(path, folder)
+            why = _why_not(path, folder, modules)
             if why is None and path.is_dir():
                 for inner in sorted(path.iterdir()):
-                    name, why = f"{path.name}/{inner.name}", _why_not(inner, folder, nested=True)
+                    name, why = f"{path.name}/{inner.name}", _why_not(inner, folder, modules, nested=True)
                     taken.append(name) if why is None else left.append(f"{name} ({why})")
             else:
                 taken.append(path.name) if why is None else left.append(f"{path.name} ({why})")
@@ -98,18 +100,24 @@ def _is_silent(name: str) -> bool:
     return low in OURS or low == CARD or weights or low.startswith((".", "__"))
 
 
-def _why_not(path: Path, folder: Path, nested: bool = False) -> str | None:
-    """Why a file isn't taken; None: it is."""
+def _why_not(path: Path, folder: Path, modules: Collection[str] = (), nested: bool = False) -> str | None:
+    """Why a file isn't taken; None: it is.
+
+    Args:
+        modules: folders of the model's parts.
+        nested: it lies in a folder that is taken.
+    """
     if not within(path, folder):
         return "a link that leads out of the folder"
     low, mode = path.name.lower(), path.stat().st_mode
     if stat.S_ISDIR(mode):
-        return None if path.name == TEMPLATES and not nested else "a folder"
+        return None if path.name in (TEMPLATES, *modules) and not nested else "a folder"
     if not stat.S_ISREG(mode):
         return "no regular file"
     if path.suffix.lower() in CODE:
         return "code"
-    if path.suffix.lower() in WEIGHTS or low.endswith(".index.json"):
+    part = path.suffix.lower() == SAFE and path.parent.name in modules
+    if (path.suffix.lower() in WEIGHTS and not part) or low.endswith(".index.json"):
         return "weights of another form"
     if path.stat().st_size > LARGEST:
         return f"over {LARGEST // 10**6} MB"

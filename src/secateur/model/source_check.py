@@ -14,6 +14,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class
 from secateur.model.depth import shallow_config
 from secateur.model.files import read_config
+from secateur.model.heads import answer_of
 from secateur.model.quiet import quiet_loading
 from secateur.model.round_trip import TOLERANCE
 from secateur.model.streamed import StreamedModel
@@ -45,7 +46,7 @@ def check_source(checkpoint: Checkpoint, bound: int | None = None) -> None:
             model = model_class(config).from_pretrained(
                 checkpoint.path, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
             )
-        whole = model.eval()(input_ids=ids).logits
+        whole = answer_of(model.eval()(input_ids=ids))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{checkpoint.path}: doesn't load with from_pretrained ({reason})") from None

@@ -8,6 +8,7 @@ embeddings, per-layer types), and with a hidden state injected it turns that sta
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import text_config
+from secateur.model.heads import SEQUENCE, answer_of, head_of
 from secateur.model.surgery import set_parameter
 from secateur.system.malloc import give_back
 
@@ -175,15 +177,21 @@ class StreamedModel:
 
     @torch.no_grad()
     def logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
-        """Runs final norm and head on the last layer's output (batch, tokens, hidden): logits of each token."""
+        """Runs final norm and head on the last layer's output (batch, tokens, hidden).
+
+        Returns: logits of each token; of a model that classifies texts, of each text; without a head hidden states.
+        """
         return self.lm_head(ids, hidden)
 
     def lm_head(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """Does the same as `logits`, with a gradient for the hidden state."""
+        if head_of(self.checkpoint.whole_config) is SEQUENCE and len(ids) > 1:
+            # Classes without a padding token don't know where each of several texts ends.
+            return torch.cat([self.lm_head(ids[i : i + 1], hidden[i : i + 1]) for i in range(len(ids))])
         last = self._last
         last.inject = hidden.to(self.device, self.dtype)
         try:
-            return self._model(input_ids=ids.to(self.device), **self._uncached()).logits
+            return answer_of(self._model(input_ids=ids.to(self.device), **self._uncached()))
         finally:
             last.inject = None
 
@@ -215,4 +223,5 @@ class StreamedModel:
         return self._probes[self._last_called]
 
     def _uncached(self) -> dict[str, bool]:
-        return {"use_cache": False} if self.checkpoint.family.causal else {}
+        known = inspect.signature(self._model.base_model.forward).parameters
+        return {"use_cache": False} if self.checkpoint.family.causal or "use_cache" in known else {}

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig
 
 from secateur.model.architectures import Family, join
-from secateur.model.classes import MODULE, stock_class
+from secateur.model.classes import MODULE, auto_class, stock_class
 from secateur.model.json_files import Json
 from secateur.model.linears import has_weight, parameter_shape, submodule
 from secateur.model.sites import head_counts
@@ -92,8 +92,8 @@ def uneven_config(config: Json, family: Family, widths: dict[int, Widths], head_
     new["secateur_skip"] = {block: list(family.modules_of(block)) for block in ("attention", "ffn")}
     made = AutoConfig.for_model(**_stock(config))
     head, base = stock_class(made).__name__, MODEL_MAPPING[type(made)].__name__
-    auto = "AutoModelForCausalLM" if family.causal else "AutoModelForMaskedLM"
-    new["auto_map"] = {auto: f"{MODULE}.Pruned{head}", "AutoModel": f"{MODULE}.Pruned{base}"}
+    named = {auto_class(made).__name__: head, "AutoModel": base}
+    new["auto_map"] = {auto: f"{MODULE}.Pruned{name}" for auto, name in named.items()}
     new["architectures"] = [f"Pruned{head}"]
     return new
 

@@ -19,16 +19,19 @@ from secateur.config.aim import calibration_of_run, tasks_of_run
 from secateur.config.configuration import resolve
 from secateur.config.plan import Plan
 from secateur.config.recipe import Recipe
+from secateur.cut.checks import check_comparable
 from secateur.cut.rules import Rules
-from secateur.data.batches import Calibration, check_enough
+from secateur.data.batches import Calibration, check_enough, framed
 from secateur.data.documents import load_corpus
 from secateur.data.mixture import calibration_of
 from secateur.data.sources import split_specs
 from secateur.errors import InputError
+from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.extras import check_extras, left_out
 from secateur.model.files import attention_named
+from secateur.model.heads import head_of, unused_positions
 from secateur.model.hub import local_folder
 from secateur.model.side_files import left_behind
 from secateur.model.site_kinds import SUB_BLOCKS
@@ -221,6 +224,8 @@ def prepare(
     recipe = _within_budget(recipe, checkpoint, monitor, found) if plan is None else recipe
     config = resolve(recipe)
     check_hidden(recipe, config, checkpoint, plan is not None, dry_run)
+    if config.allocate in ("sensitivity", "evolve"):
+        check_comparable(checkpoint)
     rules = Rules.from_recipe(config, checkpoint) if plan is None else Rules.from_plan(plan, config, checkpoint)
     check_stage(recipe, checkpoint)
     check_export(recipe, checkpoint)
@@ -263,6 +268,7 @@ def _check_room(inputs: Inputs, memory: MemoryBudget, workspace: Workspace) -> N
 
 def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
     context = getattr(checkpoint.config, "max_position_embeddings", None)
+    context = None if context is None else context - unused_positions(checkpoint.config)
     if context is not None and recipe.length > context:
         raise InputError(f"--length {recipe.length} is more than the model's context; use --length {context} or less")
     text = calibration_of_run(recipe)
@@ -270,6 +276,9 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
         return own_calibration(checkpoint.path, recipe.samples, recipe.length, recipe.seed, recipe.device)
     amount = (recipe.samples, recipe.length, recipe.seed, checkpoint.config.vocab_size)
     calibration = calibration_of(text, checkpoint.tokenizer, *amount)
+    head = head_of(checkpoint.whole_config)
+    if head is not None and not head.tokens and (tokenizer := load_tokenizer(checkpoint.path)) is not None:
+        calibration = framed(calibration, tokenizer)
     if not recipe.allow_little_text:
         check_enough(calibration, recipe.samples)
     return calibration

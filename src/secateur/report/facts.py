@@ -31,6 +31,15 @@ KINDS = {
 }
 
 
+AGREEMENT = {
+    "cosine": "Cosine to the original's embeddings",
+    "same_class": "Texts with the original's class",
+    "same_label": "Tokens with the original's class",
+    "same_token": "Masked tokens filled as by the original",
+    "same_place": "Answers that begin or end as the original's",
+}
+
+
 WHOLE = ("Layers", "Attention blocks", "FFN blocks")  # they go as one
 
 
@@ -118,7 +127,28 @@ def comparison(report: Report) -> list[Row]:
     if kl is not None:
         label = "KL from the original, nats/token"
         rows.append(Row("kl", label, fmt.MISSING, fmt.number(kl), fmt.MISSING, fmt.MISSING, "unknown"))
+    return rows + agreement(report)
+
+
+def agreement(report: Report) -> list[Row]:
+    """How far a model without a perplexity agrees with the original, a row for each text."""
+    rows = []
+    for name in section(report, "agreement"):
+        found = section(report, "agreement", name)
+        label = f"{AGREEMENT.get(str(found.get('metric')), 'Like the original')}, {name}"
+        rows.append(Row("agreement", label, fmt.MISSING, alike(found), fmt.MISSING, fmt.MISSING, "unknown"))
     return rows
+
+
+def alike(found: Mapping[str, Any]) -> str:
+    """An agreement's value with its standard error: a cosine as it is, a part as a percentage."""
+    value: Any = found.get("value")
+    error: Any = found.get("stderr")
+    if not fmt.is_number(value):
+        return fmt.MISSING
+    scale, unit = (1.0, "") if found.get("metric") == "cosine" else (100.0, "%")
+    number = f"{value:.4f}" if scale == 1.0 else f"{scale * value:.2f}{unit}"
+    return number + (f" ± {fmt.number(scale * error)}" if fmt.is_number(error) else "")
 
 
 def headline(report: Report) -> list[Row]:

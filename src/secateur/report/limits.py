@@ -53,6 +53,11 @@ def _quality(report: Report) -> list[str]:
             else f"Quality was measured only as perplexity on {data}{size}. "
             "Tasks, safety behaviour and long contexts were not measured."
         )
+    elif section(report, "agreement"):
+        lines.append(
+            "How far it agrees with the original was measured, not whether either is right: judge it on a task of "
+            "yours (--tasks with labels), where it has one."
+        )
     elif after is None:
         lines.append("The pruned model was not evaluated in this run.")
     return lines

@@ -15,6 +15,14 @@ from secateur.report.facts import Report
 from secateur.report.limits import limits
 from secateur.report.model_index import model_index
 
+PIPELINES = {  # the `Auto` class that opens a checkpoint -> what the hub calls its use
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+}
+
 
 def model_card(report: Report, licence: str | None = None) -> str:
     """The card as Markdown, with the hub's YAML header. Parts that a partial report lacks are left out.
@@ -42,7 +50,7 @@ def model_card(report: Report, licence: str | None = None) -> str:
 
 def _header(report: Report, licence: str | None) -> str:
     fields: dict[str, Any] = {"library_name": "transformers"}
-    task = {"AutoModelForCausalLM": "text-generation", "AutoModelForMaskedLM": "fill-mask"}.get(_auto_class(report))
+    task = PIPELINES.get(_auto_class(report))
     if task:
         fields["pipeline_tag"] = task
     fields["tags"] = ["pruning", "secateur"]
@@ -67,9 +75,9 @@ def _auto_class(report: Report) -> str:
     """The `Auto` class that opens the checkpoint, by the name of its architecture."""
     sources = (facts.section(report, key).get("architecture") for key in ("result", "model"))
     name = str(next((source for source in sources if source), "ForCausalLM"))
-    if "ForMaskedLM" in name:
-        return "AutoModelForMaskedLM"
-    return "AutoModelForCausalLM" if name.endswith(("ForCausalLM", "LMHeadModel")) else "AutoModel"
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return "AutoModelForCausalLM"
+    return next((auto for auto in PIPELINES if name.endswith(auto.removeprefix("AutoModel"))), "AutoModel")
 
 
 def _summary(report: Report) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable
@@ -21,7 +22,8 @@ LOCK, JOURNAL = "lock", "journal.jsonl"
 OWNER = "owner"  # is in every work area that a run has made
 MARK = "report.json"  # every finished run writes it last
 EXPORT = "export"  # what a recipe's last stage has written
-FOLDERS = ("additional_chat_templates", "runs", EXPORT)  # the only folders that a result may hold
+FOLDERS = ("additional_chat_templates", "runs", EXPORT)  # the only folders that a result may hold, and
+MODULE = re.compile(r"\d{1,2}_[A-Za-z]\w{0,60}")  # those of sentence-transformers: 1_Pooling
 LINE = 1 << 24  # bytes of a journal's first line, at most
 
 
@@ -62,6 +64,16 @@ def is_regular(folder: Path, name: str) -> bool:
         return False
 
 
+def is_module_folder(name: str) -> bool:
+    """Whether a folder is called as sentence-transformers calls those of a model's parts."""
+    return MODULE.fullmatch(name) is not None
+
+
+def may_hold(name: str) -> bool:
+    """Whether a result may hold a folder of this name."""
+    return name in FOLDERS or is_module_folder(name)
+
+
 def listed(folder: Path) -> set[str]:
     """What the report in a folder says that its run has written; empty if there's none of ours."""
     if not is_regular(folder, MARK):
@@ -79,7 +91,7 @@ def _plain(name: object) -> bool:
     if not isinstance(name, str) or "\\" in name or "\0" in name:
         return False
     parts = name.split("/")
-    return not {"", ".", "..", WORK} & set(parts) and (len(parts) == 1 or parts[0] in FOLDERS)
+    return not {"", ".", "..", WORK} & set(parts) and (len(parts) == 1 or may_hold(parts[0]))
 
 
 def result_files(folder: Path) -> set[str]:
@@ -91,7 +103,7 @@ def contents(folder: Path) -> set[str]:
     """Everything in a folder but the work area: names, and those of files in the folders that a result may hold."""
     found: set[str] = set()
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name in FOLDERS and path.is_dir() and not path.is_symlink():
+        if may_hold(path.name) and path.is_dir() and not path.is_symlink():
             for place, folders, files in os.walk(path):
                 links = [name for name in folders if (Path(place) / name).is_symlink()]
                 found |= {(Path(place) / name).relative_to(folder).as_posix() for name in (*files, *links)}

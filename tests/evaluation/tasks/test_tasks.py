@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    PreTrainedTokenizerFast,
+)
 
 from secateur.data.items import Choice, Continuation
 from secateur.data.tasks import read_task
@@ -18,6 +23,7 @@ from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.tasks import evaluate_tasks
 from secateur.evaluation.tasks.answers import is_right, normalised
 from secateur.evaluation.tasks.run import outcome_of
+from secateur.numerics.f1 import macro_f1
 from tests.cases import case
 from tests.small import byte_tokenizer, save_tiny
 
@@ -180,10 +186,47 @@ def test_classes(tmp_path: Path, write: Callable[..., str]) -> None:
     rows[0]["label"] = (classes[0] + 1) % 3
     found = evaluate_tasks(tmp_path / "m", write(*rows), device="cpu")
     assert found["tasks"]["mine"]["metrics"]["acc"]["value"] == 0.8
+    gold = [int(rows[0]["label"]), *classes[1:]]
+    assert found["tasks"]["mine"]["metrics"]["f1"] == {
+        "value": pytest.approx(macro_f1(classes, gold)),
+        "stderr": None,
+    }
     with pytest.raises(InputError, match="is no class: a, b, c"):
         evaluate_tasks(tmp_path / "m", write({"text": "x", "label": "d"}), device="cpu")
     with pytest.raises(InputError, match="give rows with text and label"):
         evaluate_tasks(tmp_path / "m", write({"prompt": "x", "answer": "d"}), device="cpu")
+
+
+def test_classes_of_words(tmp_path: Path, write: Callable[..., str]) -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=259, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=16, initializer_range=0.5, num_labels=3, id2label={0: "a", 1: "b", 2: "c"},
+    )  # fmt: skip
+    tagger = BertForTokenClassification(config).eval()
+    tagger.save_pretrained(tmp_path / "m")
+    tokenizer: PreTrainedTokenizerFast = byte_tokenizer(adds_bos=True)
+    tokenizer.save_pretrained(tmp_path / "m")
+    words = [["one", "two"], ["three", "four", "five"], ["a", "much", "longer", "one", "of"]]
+    found, gold, rows = [], [], []
+    for own in words:
+        batch = tokenizer(own, is_split_into_words=True, truncation=True, max_length=16)
+        with torch.no_grad():
+            chosen = tagger(torch.tensor([batch["input_ids"]])).logits[0].argmax(-1).tolist()
+        seen = [chosen[batch.word_ids().index(w)] for w in range(len(own)) if w in batch.word_ids()]
+        labels: list[Any] = [*seen, *[0] * (len(own) - len(seen))]
+        labels[0] = -100 if own[0] == "one" else (labels[0] + 1) % 3
+        found += [c for c, label in zip(seen, labels, strict=False) if label != -100]
+        gold += [label for label in labels[: len(seen)] if label != -100]
+        rows.append({"tokens": own, "labels": labels})
+    told = evaluate_tasks(tmp_path / "m", write(*rows), device="cpu")
+    task = told["tasks"]["mine"]
+    assert task["items"] == len(gold) < sum(map(len, words)) - 1
+    assert task["metrics"]["acc"]["value"] == pytest.approx(sum(map(int.__eq__, found, gold)) / len(gold))
+    assert task["metrics"]["f1"]["value"] == pytest.approx(macro_f1(found, gold))
+    assert any("beyond the context" in note for note in told["notes"])
+    with pytest.raises(InputError, match=r"asks for a class for a text, and .* give rows with tokens and labels"):
+        evaluate_tasks(tmp_path / "m", write({"text": "x", "label": "a"}), device="cpu")
 
 
 def test_labels_are_for_classifiers(model: Path, write: Callable[..., str]) -> None:

@@ -33,7 +33,7 @@ def judge(
     found: dict[str, dict[str, Outcome]] = {}
     vocabulary = 0
     for state, folder in states.items():
-        loaded = opened(folder, asked.files, *where)
+        loaded = opened(folder, asked, *where)
         vocabulary = _vocabulary(loaded)
         found[state] = measure(loaded, asked, quiet=True)[1]
         del loaded  # before the next one

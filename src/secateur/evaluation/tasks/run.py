@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from secateur.data.items import Choice, Continuation, Labelled, Question, pairs_of
+from secateur.data.items import Choice, Continuation, Labelled, Question, Tagged, pairs_of
 from secateur.data.sources import split_specs
 from secateur.data.tasks import TaskFile, is_file, read_task
 from secateur.errors import InputError
@@ -18,14 +18,18 @@ from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.tasks.answers import answers, is_right
 from secateur.evaluation.tasks.encode import Pair, encode_pairs
 from secateur.evaluation.tasks.harness import harness_outcomes, open_tasks
-from secateur.evaluation.tasks.labels import classifies, classify, load_classifier, numbers_of
+from secateur.evaluation.tasks.labels import classify, numbers_of, tag
 from secateur.evaluation.tasks.likelihood import Likelihood, log_likelihoods
 from secateur.evaluation.tasks.outcome import PERPLEXITY, Outcome, differences
 from secateur.evaluation.windows import LONGEST, context_length
-from secateur.report.schema.tasks import TasksEvaluated, TasksMeasured
+from secateur.model.files import read_config
+from secateur.model.heads import SEQUENCE, TOKEN, head_of
+from secateur.model.hub import local_folder
+from secateur.numerics.f1 import macro_f1
+from secateur.report.schema.tasks import MetricFigures, TasksEvaluated, TasksMeasured
 from secateur.system.device import dtype_name
 
-ACC, ACC_NORM, EXACT = "acc", "acc_norm", "exact_match"
+ACC, ACC_NORM, EXACT, F1 = "acc", "acc_norm", "exact_match", "f1"
 
 
 def evaluate_tasks(
@@ -57,7 +61,7 @@ def evaluate_tasks(
     """
     asked = ask(tasks, limit, shots, include_path)
     sides = [model_dir, *([against] if against is not None else [])]
-    measured = [measure(opened(side, asked.files, device, dtype), asked, quiet) for side in sides]
+    measured = [measure(opened(side, asked, device, dtype), asked, quiet) for side in sides]
     notes = [f"{name}: {note}" for one in measured for name, outcome in one[1].items() for note in outcome.notes]
     result: TasksEvaluated = {**measured[0][0], "notes": list(dict.fromkeys(notes))}
     if against is not None:
@@ -103,21 +107,43 @@ def beside(evaluated: Mapping[str, Any], asked: TasksEvaluated) -> dict[str, Any
     return found
 
 
-def opened(path: str | Path, tasks: Mapping[str, TaskFile], device: str, dtype: str) -> Loaded:
-    """The model, as a classifier where it is one.
+def opened(path: str | Path, asked: Asked, device: str, dtype: str) -> Loaded:
+    """The model, with the head that it has.
 
     Raises:
-        InputError: labels for a model that predicts text, or the other way round.
+        InputError: see `check_head`.
     """
-    labels = {name for name, task in tasks.items() if task.form == "label"}
-    if not classifies(path):
-        if labels:
-            raise InputError(f"{tasks[min(labels)].spec} has labels, and {path} predicts text; give choices and gold")
-        return load(path, device, dtype)
-    if len(labels) < len(tasks):
-        other = tasks[min(set(tasks) - labels)]
-        raise InputError(f"{other.spec} asks for text, and {path} classifies; give rows with text and label")
-    return load_classifier(path, device, dtype)
+    folder = local_folder(path)
+    config = read_config(folder)
+    check_head(config, path, asked)
+    return load(folder, device, dtype, encoders=head_of(config) in (SEQUENCE, TOKEN))
+
+
+CLASSIFY = {
+    "label": (SEQUENCE, "text and label"),
+    "tags": (TOKEN, "tokens and labels"),
+}  # form of items -> head, rows
+
+
+def check_head(config: Any, path: str | Path, asked: Asked) -> None:
+    """Refuses labels for a model that predicts text, and the other way round.
+
+    Raises:
+        InputError: in one line.
+    """
+    head = head_of(config)
+    rows = next((rows for own, rows in CLASSIFY.values() if own is head), None)
+    for task in asked.files.values():
+        wanted = CLASSIFY.get(task.form)
+        if wanted is not None and wanted[0] is not head:
+            if head is None or head.tokens:
+                raise InputError(f"{task.spec} has labels, and {path} predicts text; give choices and gold")
+            instead = "" if rows is None else f"; give rows with {rows}"
+            raise InputError(f"{task.spec} asks for {wanted[0].name}, and {path} gives {head.name}{instead}")
+        if wanted is None and rows is not None:
+            raise InputError(f"{task.spec} asks for text, and {path} classifies; give rows with {rows}")
+    if asked.names and rows is not None:
+        raise InputError(f"{asked.names[0]} asks for text, and {path} classifies; give a file of rows with {rows}")
 
 
 def measure(loaded: Loaded, asked: Asked, quiet: bool = True) -> tuple[TasksMeasured, dict[str, Outcome]]:
@@ -140,12 +166,22 @@ def measure(loaded: Loaded, asked: Asked, quiet: bool = True) -> tuple[TasksMeas
 def outcome_of(loaded: Loaded, task: TaskFile, quiet: bool = True) -> Outcome:
     """One model on one task."""
     begin = time.perf_counter()
-    items, metric, chance, tokens, notes = MEASURES[task.form](loaded, task, quiet)
-    seconds = time.perf_counter() - begin
-    return Outcome(items, metric, chance, task.form, task.spec, task.sha256, tokens, seconds, notes)
+    own = MEASURES[task.form](loaded, task, quiet)
+    about = (task.form, task.spec, task.sha256, own.tokens, time.perf_counter() - begin, own.notes)
+    return Outcome(own.items, own.metric, own.chance, *about, ready=own.ready)
 
 
-Measured = tuple[dict[str, list[float]], str, float | None, int, tuple[str, ...]]
+@dataclass(frozen=True)
+class Measured:
+    """Figures of each item by metric, the metric that counts, what a guess has of it, tokens, notes, and figures that
+    aren't of single items."""
+
+    items: dict[str, list[float]]
+    metric: str
+    chance: float | None
+    tokens: int
+    notes: tuple[str, ...] = ()
+    ready: Mapping[str, MetricFigures] = field(default_factory=dict)
 
 
 def _options(loaded: Loaded, task: TaskFile, quiet: bool) -> Measured:
@@ -158,7 +194,7 @@ def _options(loaded: Loaded, task: TaskFile, quiet: bool) -> Measured:
             float(best(own, item.lengths) == item.gold) for own, item in zip(found, items, strict=True)
         ]
     chance = sum(1 / len(item.pairs) for item in items) / len(items)
-    return figures, ACC, chance, tokens, notes
+    return Measured(figures, ACC, chance, tokens, notes)
 
 
 def best(options: Sequence[Likelihood], lengths: Sequence[int] | None = None) -> int:
@@ -171,23 +207,49 @@ def _continuations(loaded: Loaded, task: TaskFile, quiet: bool) -> Measured:
     """Whether greedy decoding would say it, and the perplexity of what is to come."""
     found, tokens, notes = log_likelihoods(loaded.model, encoded(loaded, task), task.name, quiet)
     figures = {ACC: [float(one.greedy) for (one,) in found], PERPLEXITY: [one.nats for (one,) in found]}
-    return figures, ACC, 0.0, tokens, notes
+    return Measured(figures, ACC, 0.0, tokens, notes)
 
 
 def _questions(loaded: Loaded, task: TaskFile, quiet: bool) -> Measured:
     questions = [item for item in task.items if isinstance(item, Question)]
     said, tokens = answers(loaded, questions, task.name, quiet)
     figures = {EXACT: [float(is_right(question, answer)) for question, answer in zip(questions, said, strict=True)]}
-    return figures, EXACT, 0.0, tokens, ()
+    return Measured(figures, EXACT, 0.0, tokens)
 
 
 def _labels(loaded: Loaded, task: TaskFile, quiet: bool) -> Measured:
-    """The likeliest class; a blind guess takes any of them."""
+    """The likeliest class of each text."""
     items = [item for item in task.items if isinstance(item, Labelled)]
-    gold = numbers_of(loaded.model.config, items, task.spec)
+    gold = numbers_of(loaded.model.config, [item.label for item in items], task.spec)
     found, tokens = classify(loaded, items, task.name, quiet)
-    figures = {ACC: [float(own == right) for own, right in zip(found, gold, strict=True)]}
-    return figures, ACC, 1 / loaded.model.config.num_labels, tokens, ()
+    return _of_classes(loaded, found, gold, tokens)
+
+
+def _tags(loaded: Loaded, task: TaskFile, quiet: bool) -> Measured:
+    """The likeliest class of each word that has a label; a word is an item."""
+    items = [item for item in task.items if isinstance(item, Tagged)]
+    numbers = [{place: label for place, label in enumerate(item.labels) if label is not None} for item in items]
+    told, tokens, lost = tag(loaded, items, task.name, quiet)
+    pairs = [
+        (own[place], label)
+        for own, labels in zip(told, numbers, strict=True)
+        for place, label in labels.items()
+        if place in own
+    ]
+    if not pairs:
+        raise InputError(f"{task.spec}: no word with a label in it goes through the model")
+    gold = numbers_of(loaded.model.config, [label for _, label in pairs], task.spec)
+    notes = (f"{lost} words are beyond the context and don't count",) if lost else ()
+    return _of_classes(loaded, [own for own, _ in pairs], gold, tokens, notes)
+
+
+def _of_classes(
+    loaded: Loaded, found: list[int], gold: list[int], tokens: int, notes: tuple[str, ...] = ()
+) -> Measured:
+    """Accuracy, of which a blind guess has one in so many classes, and the mean of the classes' F1."""
+    right = [float(own == label) for own, label in zip(found, gold, strict=True)]
+    f1: MetricFigures = {"value": macro_f1(found, gold), "stderr": None}
+    return Measured({ACC: right}, ACC, 1 / loaded.model.config.num_labels, tokens, notes, {F1: f1})
 
 
 MEASURES: dict[str, Callable[[Loaded, TaskFile, bool], Measured]] = {
@@ -196,6 +258,7 @@ MEASURES: dict[str, Callable[[Loaded, TaskFile, bool], Measured]] = {
     "continuation": _continuations,
     "answer": _questions,
     "label": _labels,
+    "tags": _tags,
 }
 
 

@@ -24,6 +24,7 @@ from secateur.errors import UnsupportedModelError
 from secateur.model.architectures import Family, listed
 from secateur.model.classes import is_composite, is_uneven, stock_class
 from secateur.model.detection.rows import propose
+from secateur.model.heads import BODY, head_of
 from secateur.model.remote_code import brings_code, hashes
 from secateur.model.uneven_keys import UNEVEN_KEYS
 
@@ -38,7 +39,17 @@ def row_of(config: Any) -> Family:
         UnsupportedModelError: nothing of such a model can be cut.
     """
     family = None if is_composite(config) else listed(config)
-    return family or detected(config)
+    return detected(config) if family is None else _with_head(family, config)
+
+
+def _with_head(family: Family, config: Any) -> Family:
+    """A row of the table, which is of models with a head over the vocabulary, for the head that a model has."""
+    head = head_of(config)
+    if head is None or head.tokens:
+        return family
+    path = family.layers.removeprefix(f"{stock_class(config).base_model_prefix}.") if head is BODY else family.layers
+    # Another basis of the stream would go through the head, which stays as it is.
+    return dataclasses.replace(family, layers=path, causal=False, norms=())
 
 
 def detected(config: Any) -> Family:

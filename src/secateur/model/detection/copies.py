@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.model.classes import stock_class, text_config
+from secateur.model.heads import answer_of, head_of
 from secateur.model.skeleton import fill_buffers, owned
 
 LARGEST = 6_000_000  # entries of a copy
@@ -99,15 +100,17 @@ def token_ids(model: Any, seed: int = 0) -> Tensor:
 
 
 def run(model: Any, ids: Tensor) -> Tensor:
-    """Logits (sequences, tokens, vocabulary).
+    """Logits (sequences, tokens, vocabulary); of a model without a head over the vocabulary its last hidden states.
 
     Raises:
         FloatingPointError: not finite.
     """
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits
-    if not bool(torch.isfinite(logits).all()):
+    head = head_of(model.config)
+    asked = model if head is None or head.tokens else model.base_model  # a classifier would see a token or two
+    said = answer_of(asked(input_ids=ids, use_cache=False))
+    if not bool(torch.isfinite(said).all()):
         raise FloatingPointError("its logits aren't finite")
-    return logits
+    return said
 
 
 def _built(config: Any, depth: int, sizes: dict[str, int] | None, noisy: bool) -> nn.Module:

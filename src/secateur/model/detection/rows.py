@@ -19,6 +19,7 @@ from secateur.model.detection.loading import stock_kinds
 from secateur.model.detection.trace import Trace, Visit, kind_of, layer_lists, shared_parameters, trace
 from secateur.model.detection.transfer import transferred
 from secateur.model.detection.units import find_units, stream_of
+from secateur.model.heads import predicts_next
 
 Kind = tuple[tuple[str, str], ...]
 
@@ -89,6 +90,7 @@ def _propose(config: Any) -> Family:
         (config.model_type,),
         layers=seen.layers,
         experts=experts and _named(experts, text, layers),
+        causal=predicts_next(config),
         plain_residual=False,
         anatomies=tuple(anatomies),
         kinds=tuple(kinds),

@@ -48,9 +48,14 @@ class BeforeAfter(NamedTuple):
 
 
 def text_of(inputs: Inputs, result: PassResult, area: Area) -> tuple[str, str] | None:
-    """(what to evaluate on, what to call it); None where there's nothing, or it isn't wanted."""
+    """(what to evaluate on, what to call it); None where there's no text, or no perplexity, or none is wanted."""
+    return held_out_text(inputs, result, area) if inputs.checkpoint.family.causal else None
+
+
+def held_out_text(inputs: Inputs, result: PassResult, area: Area) -> tuple[str, str] | None:
+    """The same whatever the model predicts."""
     recipe, calibration = inputs.recipe, inputs.calibration
-    if recipe.evaluate == "none" or not inputs.checkpoint.family.causal:
+    if recipe.evaluate == "none":
         return None
     if recipe.evaluate is not None:
         return recipe.evaluate, recipe.evaluate

@@ -23,6 +23,7 @@ from secateur.model.licence import licence_of
 from secateur.model.remote_code import brings_code, hashes
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
+from secateur.pipeline.results.agreement import agreed
 from secateur.pipeline.results.before_after import before_and_after, not_evaluated
 from secateur.pipeline.results.clients import ways_of
 from secateur.pipeline.results.evidence import EVIDENCE, evidence_json, evidence_record
@@ -106,9 +107,11 @@ def make_report(
             outcome["recovery"] = {**result.recovery}
         found = before_and_after(inputs, result, workspace, monitor, memory)
         outcome |= found.sections
+        alike, told = agreed(inputs, result, workspace, monitor)
+        outcome |= alike
         judged, notes = judged_on_tasks(inputs, result, workspace, monitor, found.sections)
         outcome |= judged
-        warnings += [*found.notes, *notes]
+        warnings += [*found.notes, *told, *notes]
         if found.states:
             outcome["recovery"]["states"] = found.states
         # What was cut says nothing of zeros that were there before; the files do.

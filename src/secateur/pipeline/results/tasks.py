@@ -6,8 +6,9 @@ from secateur.config.aim import tasks_of_run
 from secateur.config.recipe import Recipe
 from secateur.errors import InputError
 from secateur.evaluation.tasks.judged import AFTER, BEFORE, PRUNED, judge
-from secateur.evaluation.tasks.run import Asked, ask
+from secateur.evaluation.tasks.run import Asked, ask, check_head
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.heads import SEQUENCE, TOKEN, head_of
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
 from secateur.report.schema.report import Measured
@@ -35,7 +36,11 @@ def check_tasks(recipe: Recipe, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: in one line.
     """
-    if asked_of(recipe) is not None and not checkpoint.family.causal:
+    asked = asked_of(recipe)
+    if asked is None:
+        return
+    check_head(checkpoint.whole_config, recipe.model, asked)
+    if not checkpoint.family.causal and head_of(checkpoint.whole_config) not in (SEQUENCE, TOKEN):
         raise InputError(f"--tasks: {checkpoint.config.model_type} predicts no next token; leave the tasks out")
 
 

@@ -10,6 +10,7 @@ from typing import NotRequired, cast
 
 from typing_extensions import TypedDict
 
+from secateur.report.schema.agreement import AgreementFigures
 from secateur.report.schema.export import Exported
 from secateur.report.schema.figures import Figures, LossFigures, Ratios
 from secateur.report.schema.recovery import RecoveryFacts
@@ -227,11 +228,13 @@ class Cut(TypedDict, total=False):
 
 
 class Measured(TypedDict, total=False):
-    """What was measured of the result; `not_evaluated`: why nothing was."""
+    """What was measured of the result; `not_evaluated`: why nothing was; `agreement`: with the original, by text,
+    where there is no perplexity."""
 
     evaluation: Evaluation | None
     not_evaluated: str
     samples: list[Sample]
+    agreement: dict[str, AgreementFigures]
     tasks: JudgedOnTasks
 
 
