@@ -35,7 +35,7 @@ from transformers import (
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = 4096
-CONTEXT = 128
+CONTEXT = 64
 WORDS = 24  # of a passage
 FROM_ONE = 40  # passages of a document at most, so that many documents are seen
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
@@ -109,6 +109,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             warmup_steps=50,
             weight_decay=0.01,
             lr_scheduler_type="linear",
+            train_sampling_strategy="group_by_length",
             seed=arguments.seed,
             save_strategy="no",
             report_to=[],
@@ -142,9 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl.xz and valid.jsonl.xz")
     parser.add_argument("--out", type=Path, required=True, help="folder for model, train.jsonl and test.jsonl")
-    parser.add_argument("--passages", type=int, default=1500, help="of each domain, for training")
+    parser.add_argument("--passages", type=int, default=1000, help="of each domain, for training")
     parser.add_argument("--test-passages", type=int, default=300, help="of each domain, for the test")
-    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

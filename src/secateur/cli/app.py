@@ -151,13 +151,9 @@ def evaluate(
     how = (other, device, dtype)
     found: dict[str, Any] = {}
     if data is not None:
-        from secateur.evaluation import agree, has_perplexity
-        from secateur.evaluation import evaluate as measure
+        from secateur.evaluation import evaluate_any
 
-        if other is None or has_perplexity(folder):
-            found = {**measure(folder, data, *how, length, speed, quiet or as_json)}
-        else:
-            found = {**agree(folder, data, *how, length, quiet or as_json)}
+        found = {**evaluate_any(folder, data, *how, length, speed, quiet or as_json)}
     if tasks is not None:
         from secateur.evaluation.tasks import beside, evaluate_tasks
 

@@ -56,6 +56,8 @@ def sub_blocks_to_drop(
     counts: dict[str, int] = {}
     for kind in (kind for kind in SUB_BLOCKS if kind in config.sites):
         share = config.sparsities[kind]
+        if not any(site.kind == kind for sites in checkpoint.sites for site in sites):
+            raise InputError(f"site '{kind}': {checkpoint.config.model_type} models like this one have none")
         counts[kind] = whole_parts(config, kind, checkpoint.layers)
         most = checkpoint.layers - len(protected) - layers
         if counts[kind] == 0:

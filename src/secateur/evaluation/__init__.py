@@ -1,6 +1,6 @@
 """What a model is worth: quality on held-out text, speed, memory and size."""
 
-from secateur.evaluation.agreement import agree, has_perplexity
+from secateur.evaluation.agreement import agree, evaluate_any
 from secateur.evaluation.evaluation import evaluate
 from secateur.evaluation.generate import generate
 from secateur.evaluation.loading import load
@@ -12,9 +12,9 @@ __all__ = [
     "agree",
     "context_length",
     "evaluate",
+    "evaluate_any",
     "evaluation_length",
     "generate",
-    "has_perplexity",
     "load",
     "refuse_encoder",
     "windows",

@@ -19,6 +19,7 @@ from secateur.data.corpus import Corpus
 from secateur.data.documents import load_corpus
 from secateur.data.sources import split_specs
 from secateur.errors import InputError
+from secateur.evaluation.evaluation import evaluate
 from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.tasks.labels import encoded, run_alike
 from secateur.evaluation.windows import evaluation_length, windows
@@ -28,6 +29,7 @@ from secateur.model.hub import local_folder
 from secateur.model.sentence_modules import pooling_of
 from secateur.numerics.paired import mean, standard_error
 from secateur.report.schema.agreement import Agreed, AgreementFigures
+from secateur.report.schema.figures import Evaluated
 from secateur.system.device import dtype_name
 
 METRICS = {"cosine": BODY, "same_class": SEQUENCE, "same_label": TOKEN, "same_token": MASKED, "same_place": SPAN}
@@ -36,9 +38,29 @@ EVERY = 7  # about as many tokens are masked as in BERT's training
 Reduce = Callable[[Tensor, Sequence[int]], Tensor]  # what a model says of a text, and its tokens -> what is compared
 
 
-def has_perplexity(path: str | Path) -> bool:
-    """Whether a folder's model predicts next tokens; others are compared with the model that they were cut from."""
-    return predicts_next(read_config(local_folder(path)))
+def evaluate_any(
+    model: str | Path,
+    data: str,
+    against: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    length: int | None = None,
+    speed: bool = True,
+    quiet: bool = True,
+) -> Evaluated | Agreed:
+    """`evaluate` of a model that predicts next tokens, `agree` of every other.
+
+    Raises:
+        InputError: a model that has no perplexity, and none to compare it with; see both.
+    """
+    if predicts_next(read_config(local_folder(model))):
+        return evaluate(model, data, against, device, dtype, length, speed, quiet)
+    if against is None:
+        raise InputError(
+            f"{model}: predicts no next token and has no perplexity; give the model that it was cut from with "
+            "--against, or --tasks with labels"
+        )
+    return agree(model, data, against, device, dtype, length, quiet)
 
 
 def agree(
@@ -76,9 +98,8 @@ def agree(
         rows, seen = _rows(corpus, own, tokens, heads[0])
         pooling = pooling_of(Path(own.path)) if heads[0] is BODY else None
         reduce = _reduction(heads[0], pooling, own.tokenizer)
-        found[corpus.name] = _figures(
-            metric, corpus, *(_said(side, seen, rows, reduce, quiet) for side in sides), rows
-        )
+        mine, theirs = (_said(side, seen, rows, reduce, quiet) for side in sides)
+        found[corpus.name] = _figures(metric, corpus, mine, theirs, rows)
         if pooling is not None:
             found[corpus.name]["pooling"] = pooling
     return {

@@ -207,7 +207,7 @@ def test_classes_of_words(tmp_path: Path, write: Callable[..., str]) -> None:
     tagger.save_pretrained(tmp_path / "m")
     tokenizer: PreTrainedTokenizerFast = byte_tokenizer(adds_bos=True)
     tokenizer.save_pretrained(tmp_path / "m")
-    words = [["one", "two"], ["three", "four", "five"], ["a", "much", "longer", "one", "of"]]
+    words = [["one", "two"], ["three", "four", "five"], ["a", "much", "longer", "one", "of", "words"]]
     found, gold, rows = [], [], []
     for own in words:
         batch = tokenizer(own, is_split_into_words=True, truncation=True, max_length=16)

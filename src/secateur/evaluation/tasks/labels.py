@@ -14,7 +14,7 @@ from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded
 from secateur.evaluation.progress import progress
 from secateur.evaluation.windows import context_length
-from secateur.model.heads import answer_of
+from secateur.model.heads import SEQUENCE, answer_of, head_of
 
 TOKENS = {"cpu": 2048}  # that go through a model together
 TOKENS_ELSE = 16384
@@ -89,7 +89,9 @@ def run_alike(
     Args:
         take: is given each row's number and what the model says of it, in fp32.
     """
-    most = TOKENS.get(loaded.device.type, TOKENS_ELSE)
+    most, config = TOKENS.get(loaded.device.type, TOKENS_ELSE), loaded.model.config
+    if head_of(config) is SEQUENCE and getattr(config.get_text_config(), "pad_token_id", None) is None:
+        most = 0  # decoders that classify take several texts only where they know what is padded
     with progress(name, len(ids), quiet) as advance:
         for batch in _alike(ids, most):
             rows = torch.tensor([list(ids[index]) for index in batch], device=loaded.device)
