@@ -39,7 +39,6 @@ import torch
 from secateur._version import __version__
 from secateur.calibration.walk import Block, round_to_stored
 from secateur.data.batches import Calibration
-from secateur.data.mixture import calibration_of
 from secateur.evaluation.loading import load as load_for_evaluation
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
@@ -51,6 +50,7 @@ from secateur.model.sites import Site, sites_of
 from secateur.model.streamed import StreamedModel
 from secateur.model.uneven import Widths, layer_widths
 from secateur.numerics.keep_counts import keep_count as keep_counts  # noqa: F401  the public name
+from secateur.pipeline.calibration import calibration_for
 from secateur.system.device import resolve_device, resolve_dtype
 from secateur.workspace.folder import MARK, Workspace
 from secateur.workspace.ownership import names_for_report
@@ -138,10 +138,9 @@ def calibrate(
         InputError: a source that can't be read or gives less than one sequence, or a tokenizer that doesn't fit.
     """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(local_folder(checkpoint))
-    vocabulary = opened.config.vocab_size
     if source == SELF:
         return own_calibration(opened.path, samples, length, seed, "auto")
-    return calibration_of(source, opened.tokenizer, samples, length, seed, vocabulary)
+    return calibration_for(opened, source, samples, length, seed)
 
 
 @contextmanager

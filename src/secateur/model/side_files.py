@@ -73,7 +73,7 @@ def copy_regular(source: Path, name: str, target: Path) -> None:
 
 def is_plain(path: Path, folder: Path) -> bool:
     """Whether a path in a model's folder is a file that can be read, and no link leads it out of there."""
-    return _within(path, folder) and stat.S_ISREG(path.stat().st_mode) and os.access(path, os.R_OK)
+    return within(path, folder) and stat.S_ISREG(path.stat().st_mode) and os.access(path, os.R_OK)
 
 
 def left_behind(folder: Path, ours: Collection[str] = ()) -> list[str]:

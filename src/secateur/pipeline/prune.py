@@ -21,22 +21,21 @@ from secateur.config.plan import Plan
 from secateur.config.recipe import Recipe
 from secateur.cut.checks import check_comparable
 from secateur.cut.rules import Rules
-from secateur.data.batches import Calibration, check_enough, framed
+from secateur.data.batches import Calibration, check_enough
 from secateur.data.documents import load_corpus
-from secateur.data.mixture import calibration_of
 from secateur.data.sources import split_specs
 from secateur.errors import InputError
-from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.own_text import SELF, own_calibration
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.extras import check_extras, left_out
 from secateur.model.files import attention_named
-from secateur.model.heads import head_of, unused_positions
+from secateur.model.heads import unused_positions
 from secateur.model.hub import local_folder
 from secateur.model.side_files import left_behind
 from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.model.source_check import check_source
 from secateur.model.streamed import StreamedModel
+from secateur.pipeline.calibration import calibration_for
 from secateur.pipeline.export import STAGES, check_export, export_stage
 from secateur.pipeline.gradual import check_steps, in_steps
 from secateur.pipeline.hidden import check_hidden, filled_zeros
@@ -274,11 +273,7 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
     text = calibration_of_run(recipe)
     if text == SELF:
         return own_calibration(checkpoint.path, recipe.samples, recipe.length, recipe.seed, recipe.device)
-    amount = (recipe.samples, recipe.length, recipe.seed, checkpoint.config.vocab_size)
-    calibration = calibration_of(text, checkpoint.tokenizer, *amount)
-    head = head_of(checkpoint.whole_config)
-    if head is not None and not head.tokens and (tokenizer := load_tokenizer(checkpoint.path)) is not None:
-        calibration = framed(calibration, tokenizer)
+    calibration = calibration_for(checkpoint, text, recipe.samples, recipe.length, recipe.seed)
     if not recipe.allow_little_text:
         check_enough(calibration, recipe.samples)
     return calibration

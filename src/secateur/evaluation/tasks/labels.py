@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.data.items import Labelled, Tagged
+from secateur.data.tokens import check_ids
 from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded
 from secateur.evaluation.progress import progress
@@ -77,6 +78,7 @@ def encoded(loaded: Loaded, texts: Sequence[Any], name: str, **how: Any) -> Any:
     for index, row in enumerate(batch["input_ids"], 1):
         if not row:
             raise InputError(f"{name}: text {index} is no token to this model's tokenizer")
+    check_ids(batch["input_ids"], int(loaded.model.config.get_text_config().vocab_size), name)
     return batch
 
 
