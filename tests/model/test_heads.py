@@ -177,6 +177,7 @@ def test_heads_by_name() -> None:
     assert head("mistral", "LlamaForSequenceClassification") is SEQUENCE
     assert head("llama", "PrunedLlamaModel") is BODY
     assert head("llama", "os", "NoSuchModel") is CAUSAL
+    assert head("llama4", "Llama4ForConditionalGeneration") not in (BODY, MASKED)
     assert context_length(AutoConfig.for_model("roberta", max_position_embeddings=514, pad_token_id=1)) == 512
 
 
