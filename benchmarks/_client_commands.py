@@ -74,7 +74,12 @@ RULES = (
     Rule("secateur inspect path/to/model --for llama.cpp", says=r"(for llama\.cpp: .*\S)"),
     Rule("--for llama.cpp --out out/aimed", replaced=(_LITTLE,), says=r"(The model is in out/aimed)"),
     Rule("# aimed.yaml", way="file"),
-    Rule("--recipe aimed.yaml", "llama.cpp", replaced=(_LITTLE,), says=r"(out/exported/export is for [^(\n]*[^( \n])"),
+    Rule(
+        "--recipe aimed.yaml",
+        "llama.cpp",
+        replaced=(_LITTLE,),
+        says=r"(out/exported/export is for [^(\n]*[^( \n])",
+    ),
     Rule(
         "print(tokenizer.decode(model.generate",
         package="transformers",

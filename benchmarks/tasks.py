@@ -198,8 +198,8 @@ def recovered(bench: Bench) -> None:
         return
     text = general_text(bench)
     recipe = bench.work / "recover.yaml"
-    training = {key: getattr(bench.told, key) for key in ("steps", "batch", "length", "optimizer")}
-    told = {"how": "distill", "data": str(text), **training}
+    training = {key: getattr(bench.told, key) for key in ("steps", "batch", "length", "optimizer", "learning_rate")}
+    told = {"how": "distill", "data": str(text), **{key: value for key, value in training.items() if value}}
     recipe.write_text(json.dumps({"recover": told}), encoding="utf-8")
     words = ("--recipe", recipe, "--sparsity", 0.25, "--calibrate", text, "--evaluate", bench.work / "held_out.jsonl")
     bench.keep("recover", "25 %", **training, **bench.pruned("recovered", *words))
@@ -283,6 +283,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="sequences of each of its steps")
     parser.add_argument("--length", type=int, default=512, help="tokens of its sequences")
     parser.add_argument("--optimizer", default="muon", choices=("muon", "adamw"))
+    parser.add_argument("--learning-rate", type=float, help="default: a range test picks it")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--work", type=Path, help="folder for checkpoints; default: one that goes afterwards")
