@@ -62,7 +62,7 @@ _PROVED = r"(\d+ of \d+ tokens as in transformers[^(\n]*[^( \n])"
 _DRY = ("pip install", "pip install --dry-run --no-build-isolation")
 _LITTLE = ("--out", "--samples 8 --length 128 --quality fast --evaluate none --no-speed --no-explain --out")
 _LAMBADA = ("--tasks lambada_openai", "--include_path tasks --tasks lambada_local --limit 20 --device cpu")
-_NO_OLLAMA = "no package of the registries that can be reached here ships ollama"
+_NO_OLLAMA = "no package of PyPI, npm or Debian that was looked at ships the program"
 _NO_TOOLS = "a program of llama.cpp's own; the packages that are tried here ship its library"
 
 
@@ -74,12 +74,7 @@ RULES = (
     Rule("secateur inspect path/to/model --for llama.cpp", says=r"(for llama\.cpp: .*\S)"),
     Rule("--for llama.cpp --out out/aimed", replaced=(_LITTLE,), says=r"(The model is in out/aimed)"),
     Rule("# aimed.yaml", way="file"),
-    Rule(
-        "--recipe aimed.yaml",
-        "llama.cpp",
-        replaced=(_LITTLE,),
-        says=r"(out/exported/export is for [^(\n]*[^( \n])",
-    ),
+    Rule("--recipe aimed.yaml", "llama.cpp", replaced=(_LITTLE,), says=r"(export is for [^(\n]*[^( \n])"),
     Rule(
         "print(tokenizer.decode(model.generate",
         package="transformers",

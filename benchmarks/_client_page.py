@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from _client_commands import SERVING, commands, name_of
 from _client_results import RESULTS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "clients.md"
@@ -142,9 +143,7 @@ def _ran(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _commands(record: dict[str, Any]) -> str:
-    found = record.get("commands", [])
-    if not found:
-        return ""
+    rows = {row["command"]: row for row in record.get("commands", [])}
     lines = [
         "## The commands of the page on serving",
         "",
@@ -153,8 +152,10 @@ def _commands(record: dict[str, Any]) -> str:
         "| command | ran in | what came of it |",
         "|---|---|---|",
     ]
-    for row in found:
-        shown = f"`{row['command']}`" + ("" if row["language"] == "sh" else f" ({row['language']})")
+    for command, rule in commands(SERVING.read_text(encoding="utf-8")):
+        name, unknown = name_of(command, rule), {"ran": False, "why_not": rule.why_not or "not tried yet"}
+        row = rows.get(name, unknown)
+        shown = f"`{name}`" + ("" if command.language == "sh" else f" ({command.language})")
         lines.append(f"| {' | '.join(map(_plain, (shown, *_ran(row))))} |")
     return "\n".join(lines)
 

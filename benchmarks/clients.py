@@ -25,7 +25,7 @@ from typing import Any
 
 from _client_cards import RESULTS as CARDS
 from _client_cards import run_card
-from _client_commands import SERVING
+from _client_commands import SERVING, name_of
 from _client_commands import commands as every_command
 from _client_desk import Desk
 from _client_environments import NODE_PACKAGE, python_of, variables
@@ -162,11 +162,14 @@ def commands(record: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Every command of docs/serving.md on a result whose layers differ, every line of the cards of two results."""
     listed = every_command(SERVING.read_text(encoding="utf-8"))
     desk = desk_of("uneven", arguments)
+    rows = {row["command"]: row for row in record.get("commands", [])}
     try:
-        record["commands"] = []
         for command, rule in listed:
-            record["commands"].append(desk.run(command, rule))
-            print(json.dumps(record["commands"][-1]), flush=True)
+            if rule.client in (*arguments.clients, "others") or rule.why_not:
+                rows[name_of(command, rule)] = desk.run(command, rule)
+                print(json.dumps(rows[name_of(command, rule)]), flush=True)
+            names = [name_of(*one) for one in listed]
+            record["commands"] = [rows[name] for name in names if name in rows]
             save(record)
     finally:
         desk.close()
