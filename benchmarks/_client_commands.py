@@ -123,7 +123,7 @@ RULES = (
         check="said = f'two steps, loss {tuned.state.log_history[-1][\"train_loss\"]:.2f}'",
     ),
     Rule("Int8WeightOnlyConfig", "others", "torchao", way="block", check=_QUANTISED),
-    Rule("IntxWeightOnlyConfig", "others", "torchao", way="block", check=_QUANTISED),
+    Rule("IntxWeightOnlyConfig", "others", "torchao", way="block", check=_QUANTISED.replace("small", "aimed")),
     Rule("secateur compress", says=r"(out/compressed is ready|.*\S)\s*$"),
     Rule("secateur decompress"),
     Rule("--repo org/name --dry-run", says=r"(would go to org/name \(private\))"),
