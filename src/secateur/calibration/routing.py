@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.calibration.hooks import Enough
 from secateur.calibration.stream import Stream
-from secateur.model.expert_forms import written_by_expert
+from secateur.model.expert_forms import row_of_experts, written_by_expert
 from secateur.numerics.routing import Routing
 from secateur.system import distributed
 
@@ -28,18 +28,30 @@ def routing_of(
     experts: Any = layer.get_submodule(path)
     found = Routing(len(experts.down_proj), needs, device)
 
-    for hidden, chosen, gates in arguments_of(layer, path, stream, index, device) if needs else ():
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        found.see(len(flat))
+    for args in arguments_of(layer, path, stream, index, device) if needs else ():
+        routed = _routed if row_of_experts(experts).routed else _multiplied
+        found.see(args[0].numel() // args[0].shape[-1] // (1 if routed is _routed else len(experts.down_proj)))
         for expert in range(len(experts.down_proj)):
-            token, place = (chosen == expert).nonzero(as_tuple=True)
+            read, gates = routed(experts, expert, *args)
             norms = None
             if "expert_outputs" in needs:
-                output = written_by_expert(experts, expert, flat[token])
-                norms = output.float().norm(dim=-1)
-            found.add(expert, gates[token, place], norms)
+                norms = written_by_expert(experts, expert, read).float().norm(dim=-1)
+            found.add(expert, gates, norms)
     distributed.all_reduce(found.tensors())
     return found
+
+
+def _routed(_: Any, expert: int, hidden: Tensor, chosen: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+    """What an expert reads, (tokens, hidden), and what its output is multiplied with, (tokens,)."""
+    token, place = (chosen == expert).nonzero(as_tuple=True)
+    return hidden.reshape(-1, hidden.shape[-1])[token], gates[token, place]
+
+
+def _multiplied(experts: Any, expert: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The same where every expert gets all tokens, times the gate, those that aren't its own as zeros (Llama 4)."""
+    own = hidden.view(len(experts.down_proj), -1, hidden.shape[-1])[expert]
+    read = own[own.any(dim=-1)]
+    return read, torch.ones(len(read), device=read.device)
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def remove_and_merge(block: Block, site: Site, keep: Tensor) -> Merged:
     """
     e = block.streamed.checkpoint.family.experts
     assert e is not None
-    if e.form != "gated":
+    if e.form != "gated" or not e.routed:
         kind = block.streamed.checkpoint.config.model_type
         raise InputError(f"merge_experts: the experts of {kind} models are of another form; leave it out")
     path = e.path.rpartition(".")[0]

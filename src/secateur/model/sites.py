@@ -148,7 +148,7 @@ def _expert_rows(layer: nn.Module, e: ExpertModules, up: str, units: int, expert
 def _expert_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
     """Whole experts: each owns its slices of the 3-D parameters and its row of the router."""
     e = family.experts
-    if e is None or submodule(layer, e.path) is None or not e.routed:
+    if e is None or submodule(layer, e.path) is None:
         return
     up, down = f"{e.path}.{e.up}", f"{e.path}.{e.down}"
     own = [(up, 0), (down, 0), (f"{e.router}.weight", 0), *e.also]
