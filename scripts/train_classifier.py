@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl.xz and valid.jsonl.xz")
     parser.add_argument("--out", type=Path, required=True, help="folder for model, train.jsonl and test.jsonl")
-    parser.add_argument("--passages", type=int, default=1000, help="of each domain, for training")
+    parser.add_argument("--passages", type=int, default=800, help="of each domain, for training")
     parser.add_argument("--test-passages", type=int, default=300, help="of each domain, for the test")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--seed", type=int, default=0)

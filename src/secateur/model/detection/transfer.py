@@ -32,7 +32,10 @@ def transferred(units: Units, small: nn.Module, small_config: Any, layer: nn.Mod
     Args:
         small_config, config: of the language models that the layers are of.
     """
-    if all(length_of(small, o) == length_of(layer, o) for o in units.owned):
+    # As wide and yet of other heads: DistilBERT's width goes by a name that copies keep.
+    if all(length_of(small, o) == length_of(layer, o) for o in units.owned) and all(
+        _stated(small, size) == _stated(layer, size) for size in units.sizes
+    ):
         return units
     heads_before, groups_before = units.counts(small)
     inputs = length_of(layer, units.owned[0])
@@ -54,6 +57,10 @@ def transferred(units: Units, small: nn.Module, small_config: Any, layer: nn.Mod
         if value_of(o.form, heads, groups) != length_of(layer, o):
             return f"{o.parameter} has another layout than in a small copy"
     return replace(made, sizes=_sizes(units, made, layer, heads, groups))
+
+
+def _stated(layer: nn.Module, size: Size) -> Any:
+    return getattr(layer.get_submodule(size.module), size.name, None)
 
 
 def _counts(
