@@ -10,8 +10,7 @@ demo: $(STAMP)
 	$(BIN)/secateur prune embedded --sites channel,query_head --sparsity channel:0.25,query_head:0.5 --calibrate stdlib \
 		--samples 32 --out out/demo --overwrite
 	$(BIN)/secateur generate out/demo "def read_file(path):" --against embedded --tokens 40
-	@echo
-	@echo "The pruned model is in out/demo; open out/demo/report.html in a browser."
+	$(BIN)/secateur show out/demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
@@ -30,6 +29,7 @@ lint: $(STAMP)
 	$(BIN)/python scripts/source_tree.py --check
 	$(BIN)/python scripts/json_schemas.py --check
 	$(BIN)/python scripts/readme_figures.py --check
+	$(BIN)/python scripts/expect_tables.py --check
 
 # The documentation as a site in out/site. The variable silences a notice of the theme about its successor.
 docs: $(STAMP)

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from secateur.analysis.for_client import for_client
+from secateur.analysis.forecast import forecast as of_checkpoint
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.containers.cache import origin_of
 from secateur.model.extras import left_out
@@ -28,12 +29,14 @@ NORMS = "norms and routers in layers"
 CACHE_BYTES = 2  # per entry of the KV cache in half precision
 
 
-def inspect(path: str | Path, client: str | None = None) -> Inspected:
+def inspect(path: str | Path, client: str | None = None, forecast: bool = False) -> Inspected:
     """Describes a checkpoint: its size, its cost for each token, and which cuts it allows. No weights are read.
 
     Args:
         path: a folder, `embedded`, or a hub id.
         client: the program that a result has to run in, see `model.clients`: counts are those that it takes.
+        forecast: also say what pruning it would take here; how fast this machine is gets measured, in a third of a
+            second.
 
     Returns:
         model, architecture, model_type, dtype, layers, hidden_size, context (tokens), parameters, linear_parameters
@@ -41,7 +44,8 @@ def inspect(path: str | Path, client: str | None = None) -> Inspected:
         context left out), flops_per_token_at_context (with it, at the full context), kv_cache_bytes_per_token (half
         precision), parts (share of each part of the model), sites (one row for each kind: units per layer, parameters
         per unit, share of the model, what is legal), speed (what each kind of cut speeds up and what not); of a model
-        that was dequantised also stored_as.
+        that was dequantised also stored_as; with `forecast` also that: seconds, bytes of memory and of disk of the
+        usual kinds of runs.
 
     Raises:
         InputError: the folder is no model folder.
@@ -77,6 +81,8 @@ def inspect(path: str | Path, client: str | None = None) -> Inspected:
     stored_as = origin_of(checkpoint.path)
     if stored_as is not None:
         found["stored_as"] = stored_as
+    if forecast:
+        found["forecast"] = of_checkpoint(checkpoint)
     return (
         found
         if client is None

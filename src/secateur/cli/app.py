@@ -67,7 +67,7 @@ def top(
         print(context.get_help())
 
 
-@app.command(epilog=examples("secateur inspect embedded", "secateur inspect path/to/model --json"))
+@app.command(epilog=examples("secateur inspect embedded", "secateur inspect path/to/model --forecast"))
 def inspect(
     model: Model,
     client: Annotated[
@@ -81,6 +81,9 @@ def inspect(
     ] = None,
     revision: Revision = None,
     trust_remote_code: Trust = False,
+    forecast: Annotated[
+        bool, typer.Option("--forecast", help="also say what pruning takes here: time, memory, disk")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what a model is made of and what could be cut."""
@@ -88,7 +91,7 @@ def inspect(
     from secateur.analysis.inspect import inspect as look
     from secateur.report.terminal.tables import print_anatomy
 
-    found = look(folder, client)
+    found = look(folder, client, forecast)
     _print_json(found) if as_json else print_anatomy(found)
 
 

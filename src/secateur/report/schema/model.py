@@ -51,6 +51,31 @@ class ClientFacts(TypedDict):
     notes: list[str]
 
 
+class ForecastRow(TypedDict):
+    """One kind of run. `least_memory_bytes`: with all hidden states on disk; `fits`: in what is free."""
+
+    cut: str
+    quality: str
+    seconds: float
+    evaluation_seconds: float
+    memory_bytes: int
+    least_memory_bytes: int
+    disk_bytes: int
+    fits: bool
+
+
+class Forecast(TypedDict):
+    """What pruning would take here, by formulas."""
+
+    machine: str
+    flops_per_second: float
+    free_memory_bytes: int
+    free_disk_bytes: int
+    samples: int
+    length: int
+    rows: list[ForecastRow]
+
+
 class Inspected(TypedDict):
     """`inspect --json`."""
 
@@ -75,6 +100,7 @@ class Inspected(TypedDict):
     left_out: list[str]
     stored_as: NotRequired[str]
     client: NotRequired[ClientFacts]
+    forecast: NotRequired[Forecast]
 
 
 class TrialCut(TypedDict):

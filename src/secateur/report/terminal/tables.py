@@ -54,6 +54,34 @@ def print_anatomy(found: Facts, console: Console | None = None) -> None:
     for row in found["speed"]:
         speed.add_row(row["kind"], row["speeds_up"], row["does_not"])
     section(console, "What a cut speeds up", speed)
+    if "forecast" in found:
+        _forecast(found["forecast"], console)
+
+
+def _forecast(found: Facts, console: Console) -> None:
+    """What pruning would take here."""
+    table = Table(
+        "cut",
+        "--quality",
+        Column("prune", right=True),
+        Column("evaluate", right=True, drop=2),
+        Column("memory", right=True),
+        Column("at least", right=True, drop=1),
+        Column("disk", right=True),
+        Column("", drop=3),
+    )
+    for row in found["rows"]:
+        times = [fmt.seconds(row["seconds"]), fmt.seconds(row["evaluation_seconds"])]
+        sizes = [fmt.size(row[key]) for key in ("memory_bytes", "least_memory_bytes", "disk_bytes")]
+        table.add_row(row["cut"], row["quality"], *times, *sizes, "" if row["fits"] else "more than is free")
+    section(console, "What pruning takes here, by formulas", table)
+    console.print(
+        f"{found['machine']}, {fmt.short(found['flops_per_second'])}FLOP/s measured, "
+        f"{fmt.size(found['free_memory_bytes'])} of memory and {fmt.size(found['free_disk_bytes'])} of disk free; "
+        f"{found['samples']} sequences of {found['length']} tokens. Times are of the right order, no more: "
+        "docs/expect.md. With --memory, hidden states go to disk down to 'at least'.",
+        style="dim",
+    )
 
 
 def _sizes(found: Facts) -> Table:
