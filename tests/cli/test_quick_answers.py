@@ -17,6 +17,8 @@ ANSWERS: list[tuple[list[str], int, str]] = [
     (["methods", "--json"], 0, '"wanda"'),
     (["explain", "DONE"], 0, "layers.0"),
     (["explain", "DONE", "--json"], 0, '"sites"'),
+    (["show", "DONE"], 0, "Weights, by layer ▁ 0.0% gone"),
+    (["show", "nowhere"], 2, "no result"),
     (["explain", "nowhere"], 2, "no finished run"),
     (["prun"], 2, "No such command 'prun'; did you mean 'prune'?"),
     (["prune", "--sparsty", "0.5"], 2, "No such option: --sparsty; did you mean --sparsity?"),
@@ -93,7 +95,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, li
     done = folder / "done"
     done.mkdir()
     site = {"name": "layers.0.mlp.up_proj", "kind": "weight", "layer": 0, "units": 4, "kept": 4, "sparsity": 0.5}
-    (done / "report.json").write_text(json.dumps({"sites": [site | {"method": "wanda"}]}), encoding="utf-8")
+    (done / "report.json").write_text(json.dumps({"recipe": {}, "sites": [site | {"method": "wanda"}]}), encoding="utf-8")
     (folder / "recipe.yaml").write_text("sparsty: 0.5\n", encoding="utf-8")
     names = {"DONE": str(done), "RECIPE": str(folder / "recipe.yaml")}
     asked = [[names.get(word, word) for word in words] for words, _, _ in ANSWERS]
