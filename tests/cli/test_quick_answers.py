@@ -95,7 +95,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, li
     done = folder / "done"
     done.mkdir()
     site = {"name": "layers.0.mlp.up_proj", "kind": "weight", "layer": 0, "units": 4, "kept": 4, "sparsity": 0.5}
-    (done / "report.json").write_text(json.dumps({"recipe": {}, "sites": [site | {"method": "wanda"}]}), encoding="utf-8")
+    (done / "report.json").write_text(
+        json.dumps({"recipe": {}, "sites": [site | {"method": "wanda"}]}), encoding="utf-8"
+    )
     (folder / "recipe.yaml").write_text("sparsty: 0.5\n", encoding="utf-8")
     names = {"DONE": str(done), "RECIPE": str(folder / "recipe.yaml")}
     asked = [[names.get(word, word) for word in words] for words, _, _ in ANSWERS]
