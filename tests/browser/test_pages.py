@@ -93,6 +93,24 @@ def test_the_keyboard_reaches_everything(shown: Shown) -> None:
     assert reached == wanted
 
 
+SORT = """() => {
+  const table = document.querySelector('table.sorts'), head = table.tHead.rows[0].cells[3];
+  const values = () => [...table.tBodies[0].rows].map(row => parseFloat(row.cells[3].textContent));
+  const found = [2, 1].map(() => { head.querySelector('button').click(); return [head.ariaSort, values()]; });
+  return found;
+}"""
+
+
+def test_tables_sort_both_ways(shown: Shown) -> None:
+    if not shown.name.startswith("report-32"):
+        pytest.skip("one page is enough")
+    (down, falling), (up, rising) = shown.page.evaluate(SORT)
+    assert (down, up) == ("descending", "ascending")
+    assert falling == sorted(falling, reverse=True)
+    assert rising == sorted(rising)
+    assert falling[0] > falling[-1]
+
+
 def test_axe_finds_nothing_serious(shown: Shown) -> None:
     package = pytest.importorskip("axe_playwright_python", reason=NEEDS)
     if shown.name.startswith("report-32"):

@@ -13,9 +13,10 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "notebooks"
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        (
+        pytest.param(
             "prune-look-repair-serve",
             ["parameters  2,828,736 -> ", "recovered  perplexity ", "The for statement is used to"],
+            marks=pytest.mark.slow,  # it trains
         ),
         ("a-new-criterion", ["magnitude ", "mine "]),
     ],
