@@ -216,7 +216,8 @@ def test_an_export_is_replaced_only_if_asked(tmp_path: Path, no_client: None) ->
         made(folder, tmp_path / "out")
     told = secateur.make_export({"to": "gguf", "type": "q8_0"})
     secateur.export(folder, tmp_path / "out", told, overwrite=True, quiet=True)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model-q8_0.gguf", "Modelfile", "report.json"}
+    names = {"model-q8_0.gguf", "Modelfile", "README.md", "report.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["export"]["type"] == "q8_0"
 

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from secateur.report.terminal.listening import tell
 from secateur.system import monitor as progress
-from secateur.system.monitor import Monitor, PeakMemory
+from secateur.system.monitor import Monitor
+from secateur.system.peak_memory import PeakMemory
 
 CPU = torch.device("cpu")
 Watched = Callable[..., tuple[Monitor, io.StringIO]]

@@ -33,6 +33,7 @@ from secateur.cli.options import (
     check_tasks,
     completer,
     examples,
+    model_path,
     one_of,
     output,
     text,
@@ -87,7 +88,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what a model is made of and what could be cut."""
-    folder = _path(model, revision)
+    folder = model_path(model, revision)
     from secateur.analysis.inspect import inspect as look
     from secateur.report.terminal.tables import print_anatomy
 
@@ -142,7 +143,7 @@ def evaluate(
         raise InputError("Missing option '--data', or '--tasks'; see secateur eval --help")
     if data is None and length is not None:
         raise InputError("--length cuts the text of --data; give that, or leave it out; see secateur eval --help")
-    folder, other = _path(model, revision), None if against is None else _path(against)
+    folder, other = model_path(model, revision), None if against is None else model_path(against)
     check_data(data)
     check_tasks(tasks)
     from secateur.report.terminal.agreement import print_agreement
@@ -191,7 +192,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue a prompt with one model, or with two to compare."""
-    folder, other = _path(model, revision), None if against is None else _path(against)
+    folder, other = model_path(model, revision), None if against is None else model_path(against)
     from secateur.evaluation import generate as write
     from secateur.report.terminal.tables import print_generation
 
@@ -214,12 +215,6 @@ app.command(
         "secateur export out/small --to hub --repo org/name --dry-run",
     )
 )(export)
-
-
-def _path(model: str, revision: str | None = None) -> str:
-    from secateur.model.hub import at_revision, local_folder
-
-    return str(local_folder(at_revision(model, revision)))
 
 
 def _print_json(value: Any) -> None:

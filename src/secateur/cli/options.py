@@ -206,3 +206,10 @@ Dtype = Annotated[
     ),
 ]
 Threads = Annotated[int | None, where(help="CPU threads", callback=check_threads)]
+
+
+def model_path(model: str, revision: str | None = None) -> str:
+    """The folder of a MODEL, fetched where it's a hub id."""
+    from secateur.model.hub import at_revision, local_folder
+
+    return str(local_folder(at_revision(model, revision)))

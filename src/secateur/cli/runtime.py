@@ -20,6 +20,7 @@ from secateur.cli.options import (
     Trust,
     completer,
     examples,
+    model_path,
     one_of,
     out_folder,
     output,
@@ -71,7 +72,7 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Store sparse matrices without their zeros: smaller on disk and in memory, faster to run."""
-    folder, target = _path(model, revision), _required(out)
+    folder, target = model_path(model, revision), _required(out)
     from secateur.report.html.bench import print_compression
     from secateur.runtime.compress import compress as run
 
@@ -97,7 +98,7 @@ def decompress(
     as_json: Json = False,
 ) -> None:
     """Give the dense checkpoint of a compressed folder back, bit for bit."""
-    folder, target = _path(model, revision), _required(out)
+    folder, target = model_path(model, revision), _required(out)
     from secateur.report.html.bench import print_compression
     from secateur.runtime.decompress import decompress as run
 
@@ -127,7 +128,7 @@ def bench(
 ) -> None:
     """Measure speed, memory, load time, size and energy of a model in every form that it can run in."""
     wanted = {"batches": _numbers(batches, "--batches"), "contexts": _numbers(contexts, "--contexts")}
-    folder, other = _path(model, revision), None if against is None else _path(against)
+    folder, other = model_path(model, revision), None if against is None else model_path(against)
     from secateur.benchmarking.bench import bench as run
     from secateur.report.html.bench import print_bench
 
@@ -161,12 +162,6 @@ def _required(out: Path | None) -> Path:
     if out is None:
         raise InputError("no output folder given; add --out DIR")
     return out
-
-
-def _path(model: str, revision: str | None = None) -> str:
-    from secateur.model.hub import at_revision, local_folder
-
-    return str(local_folder(at_revision(model, revision)))
 
 
 def _print_json(value: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from secateur.errors import InputError, SecateurError
 from secateur.evaluation.progress import progress
 from secateur.evaluation.windows import Window, context_length
-from secateur.model.heads import predicts_next
+from secateur.model.heads import head_of
 
 __all__ = ["Score", "context_length", "perplexity", "refuse_encoder"]
 
@@ -110,7 +110,9 @@ def refuse_encoder(config: Any) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    if encoder or getattr(config, "is_encoder_decoder", False) or not predicts_next(config):
+    head = head_of(config)
+    other = head is not None and not head.tokens
+    if encoder or other or getattr(config, "is_encoder_decoder", False):
         raise InputError(
             f"a {config.model_type} model is not a causal language model and has no perplexity;"
             " evaluate it on its own task"

@@ -150,14 +150,14 @@ def read_index(folder: Path) -> dict[str, Path]:
             raise InputError(f"{index}: is not a valid index of shards") from None
         _refuse_wrapped(folder, names)
         files = {name: folder / file for name, file in names.items()}
+        for file in sorted(set(files.values())):
+            if not file.is_file():
+                raise InputError(f"{folder}: the index names {file.name}, which is not there")
         if single.exists() and single not in files.values():
             raise InputError(
                 f"{folder}: holds {single.name} and an index of other files, and readers differ in which they take; "
                 "move one of the two away"
             )
-        for file in sorted(set(files.values())):
-            if not file.is_file():
-                raise InputError(f"{folder}: the index names {file.name}, which is not there")
         _check_index(folder, files)
         return files
     if single.is_file():

@@ -46,7 +46,8 @@ from secateur.pipeline.one_shot import one_shot
 from secateur.pipeline.recovery import check_stage, planned_recovery
 from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.before_after import check_prompts
-from secateur.pipeline.results.report import make_evidence, make_plan, make_report, write_outputs
+from secateur.pipeline.results.outputs import make_evidence, write_outputs
+from secateur.pipeline.results.report import make_plan, make_report
 from secateur.pipeline.results.tasks import check_tasks
 from secateur.pipeline.schedule import pruning_steps
 from secateur.pipeline.store import Store

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Column
@@ -36,60 +34,13 @@ from rich.text import Text
 from secateur.report.schema.report import StageFacts
 from secateur.report.terminal.console import Console
 from secateur.report.terminal.listening import listening
+from secateur.system.peak_memory import PeakMemory
 
-SAMPLE_SECONDS = 0.02
 PLAIN_SECONDS = 10.0
 RECENT = 8  # steps that tell the pace
 PART_SECONDS = 1.0  # between two lines about a part that is told of from below
 
 ProgressStep = Callable[..., None]
-
-
-class PeakMemory:
-    """Memory of this process and its peaks: resident, by sampling; on CUDA what torch has allocated there."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device if device.type == "cuda" else None
-        self._peak = self._highest = 0
-        self._stop = threading.Event()
-        self._lock = threading.Lock()  # a sample begun before a `take` must not bring the old peak back after it
-        self._process = psutil.Process()
-        if self._cuda is None:
-            threading.Thread(target=self._sample, daemon=True).start()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(SAMPLE_SECONDS):
-            with self._lock:
-                self._peak = max(self._peak, self.now)
-
-    @property
-    def now(self) -> int:
-        """Bytes held at this moment."""
-        if self._cuda is not None:
-            return int(torch.cuda.memory_allocated(self._cuda))
-        return int(self._process.memory_info().rss)
-
-    @property
-    def peak(self) -> int:
-        """The most since the last `take`."""
-        if self._cuda is not None:
-            return int(torch.cuda.max_memory_allocated(self._cuda))
-        return max(self._peak, self.now)
-
-    def take(self) -> int:
-        """`peak`, which then starts over."""
-        with self._lock:
-            taken, self._peak = self.peak, 0
-        if self._cuda is not None:
-            torch.cuda.reset_peak_memory_stats(self._cuda)
-        self._highest = max(self._highest, taken)
-        return taken
-
-    def close(self) -> None:
-        self._stop.set()
-
-    def __str__(self) -> str:
-        return f"{self.now / 2**30:.2f} GiB, peak {max(self._highest, self.peak) / 2**30:.2f}"
 
 
 @dataclass

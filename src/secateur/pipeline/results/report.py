@@ -1,10 +1,9 @@
-"""What a run did, as data: the plan, the report, and the files beside the checkpoint."""
+"""What a run did, as data: the plan and the report."""
 
 from __future__ import annotations
 
 import json
 import platform
-import shutil
 import time
 
 import torch
@@ -14,24 +13,17 @@ from safetensors import __version__ as safetensors_version
 from secateur._version import __version__
 from secateur.calibration.activations import MemoryBudget
 from secateur.config.plan import Entry, Plan
-from secateur.evaluation.loading import load_tokenizer
-from secateur.export.export import write_export_card
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.containers.cache import origin_of
 from secateur.model.counting import count_nonzero
-from secateur.model.licence import licence_of
 from secateur.model.remote_code import brings_code, hashes
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.agreement import agreed
 from secateur.pipeline.results.before_after import before_and_after, not_evaluated
 from secateur.pipeline.results.clients import ways_of
-from secateur.pipeline.results.evidence import EVIDENCE, evidence_json, evidence_record
 from secateur.pipeline.results.sites import method_of, sites_of_run, sized
 from secateur.pipeline.results.tasks import judged_on_tasks
-from secateur.report import model_card
-from secateur.report.html import page
-from secateur.report.schema.evidence import Evidence
 from secateur.report.schema.report import (
     VERSION,
     Asked,
@@ -50,8 +42,7 @@ from secateur.report.schema.report import (
 )
 from secateur.system.device import device_name
 from secateur.system.monitor import Monitor
-from secateur.workspace.folder import EVENTS, MARK, Workspace
-from secateur.workspace.ownership import EXPORT, names_for_report
+from secateur.workspace.folder import Workspace
 
 
 def make_plan(inputs: Inputs, result: PassResult) -> Plan:
@@ -273,32 +264,3 @@ def _forecast(inputs: Inputs, result: PassResult, counts: ParameterCounts) -> Fo
         "bytes_on_disk": round(inputs.checkpoint.bytes_on_disk * counts["after"] / counts["before"]),
         "zeros_in_matrices": zeros / layers if layers else 0.0,
     }
-
-
-def make_evidence(inputs: Inputs, result: PassResult) -> Evidence | None:
-    """Why the removed units went; None where no unit did, or where it wasn't asked for."""
-    cuts = [cut for cut in result.unit_cuts if cut.evidence is not None]
-    if not cuts:
-        return None
-    tokenizer = load_tokenizer(inputs.checkpoint.path)
-    return evidence_record(cuts, inputs.calibration.tokens, tokenizer, inputs.recipe.refit)
-
-
-def write_outputs(
-    report: Report, plan: Plan, inputs: Inputs, workspace: Workspace, evidence: Evidence | None
-) -> None:
-    """events.jsonl, plan.json, recipe.yaml, evidence.json, README.md, report.html, and report.json last of all."""
-    folder = workspace.final
-    if evidence is not None:
-        (folder / EVIDENCE).write_text(evidence_json(evidence), encoding="utf-8")
-    shutil.copyfile(workspace.work / EVENTS, folder / EVENTS)
-    (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-    (folder / "recipe.yaml").write_text(inputs.recipe.to_yaml(), encoding="utf-8")
-    card = model_card.model_card(report, licence_of(inputs.checkpoint.path))
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    page.write(report, folder, evidence)
-    exported = report.get("export")
-    if exported is not None:
-        write_export_card(folder / EXPORT, folder, exported)
-    report["files"] = names_for_report(folder)
-    (folder / MARK).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -138,8 +138,9 @@ def crowd(layers: int) -> str:
 def layer_ticks(layers: Sequence[int], y: float) -> list[Tick]:
     """Layer numbers below a picture as wide as the screen."""
     pitch = 100.0 / len(layers)
-    coarse, fine = (set(_ticks(len(layers), width / len(layers), 26)) for width in (NARROW, PAGE_WIDTH))
-    return [Tick(round((i + 0.5) * pitch, 2), y, str(layers[i]), i not in coarse) for i in sorted(coarse | fine)]
+    fine = _ticks(len(layers), PAGE_WIDTH / len(layers), 26)
+    coarse = fine[:: math.ceil(26 * len(layers) / (fine.step * NARROW))]
+    return [Tick(round((i + 0.5) * pitch, 2), y, str(layers[i]), i not in coarse) for i in fine]
 
 
 def _box(x: float, y: float, width: float, height: float, name: str, layer: int, tally: Tally) -> Box:
