@@ -48,6 +48,6 @@ def test_zeros_stay_and_are_counted_in_the_files(case: str, sparse: Path, tmp_pa
     before, after = (load_file(folder / "model.safetensors") for folder in (sparse, tmp_path / "out"))
     for name, tensor in after.items():
         if "proj.weight" in name:
-            assert float((tensor == 0).float().mean()) > 0.4, name
+            assert float((tensor == 0).float().mean()) > 0.35, name  # filled in, there'd be none
     assert report["parameters"]["nonzero_before"] == sum(int(t.count_nonzero()) for t in before.values())
     assert report["parameters"]["nonzero_after"] == sum(int(t.count_nonzero()) for t in after.values())

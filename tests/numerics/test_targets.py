@@ -67,7 +67,7 @@ def explicit(problem: Problem, Y: Tensor, biased: bool) -> tuple[Tensor, Tensor]
 
 @pytest.fixture
 def _no_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "RIDGE", TINY)
+    monkeypatch.setattr(targets, "ridge_of", lambda moments: TINY)
 
 
 @pytest.mark.parametrize("target", get_args(Target))
@@ -91,6 +91,19 @@ def test_a_solver_on_a_mask_finds_the_best_for_the_explicit_outputs(
     if biased:
         shift = best_bias(V, problem.bias, moments, problem.dense, problem.dense_bias)
         torch.testing.assert_close((problem.bias + shift).double(), b, rtol=2e-3, atol=5e-3)
+
+
+def test_fewer_tokens_pull_more_towards_the_weights_as_they_are() -> None:
+    problem = Problem()
+    moments, few = problem.moments("residual"), Moments(IN, NEEDS["residual"], drift_features=OUT)
+    few.update(problem.X[:90], problem.X_dense[:90], problem.drift[:90])
+    assert targets.RIDGE < targets.ridge_of(moments) < targets.ridge_of(few)
+    assert targets.ridge_of(few) == pytest.approx(targets.RIDGE + targets.NOISE * IN / 90)
+    moved = [
+        float((retarget(problem.W, m, "residual", problem.dense, biased=False)[0] - problem.W).norm())
+        for m in (moments, few)
+    ]
+    assert moved[1] < moved[0]
 
 
 def test_the_own_target_is_the_weight_itself() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -131,6 +131,7 @@ def this_machine() -> Machine:
 
 def row(shape: Shape, machine: Machine, way: Way) -> ForecastRow:
     """One kind of run on one machine."""
+    shape = replace(shape, samples=round(shape.samples * (1 + PRESETS[way.quality].general)))
     seconds = flops_of(shape, way, machine.processes) / (machine.flops * EFFICIENCY)
     states = hidden_bytes(shape, way)
     budget = int(FREE_SHARE * machine.memory)

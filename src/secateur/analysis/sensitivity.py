@@ -67,7 +67,7 @@ def sensitivity(
         raise InputError("whole layers are weighed by prune --sites layer; sensitivity takes what is inside them")
     given = {"model": str(model), "sites": tuple(sites), "sparsity": 0.5, "method": tuple(method), "evaluate": "none"}
     text = {"calibrate": calibrate, "samples": samples, "length": length, "seed": seed, "allow_little_text": True}
-    text |= {"allow_unused_tensors": True}  # they change no trial
+    text |= {"allow_unused_tensors": True, "general_text": 0.0}  # they change no trial; it looks at the text alone
     recipe = make_recipe({**given, **text, "reconstruct": 0, "device": device, "dtype": dtype})
     where = resolve_device(device)
     with Monitor(where, quiet, ["calibration text", "open", "sensitivity"]) as monitor:

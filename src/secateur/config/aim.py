@@ -7,7 +7,9 @@ the sequences stays with general text.
 
 from __future__ import annotations
 
+from secateur.config.configuration import preset_of
 from secateur.config.fields import Settings
+from secateur.data.sources import shares_of
 
 LEARNED, HELD_OUT = "@even", "@odd"
 
@@ -18,6 +20,15 @@ def calibration_of_run(settings: Settings) -> str:
         return settings.calibrate
     task, general = f"task:{settings.for_task}{LEARNED}", settings.keep_general
     return task if general == 0 else f"{task}:{1 - general:g},{settings.calibrate}:{general:g}"
+
+
+def general_of_run(settings: Settings) -> float:
+    """Sequences of general text for each one of the calibration text, where that is one text of the user's."""
+    if settings.general_text is not None:
+        return settings.general_text
+    mixed = settings.for_task is not None or len(shares_of(settings.calibrate)) > 1
+    own = settings.calibrate == "self" or settings.calibrate.startswith("stdlib")
+    return 0.0 if mixed or own else preset_of(settings).general
 
 
 def tasks_of_run(settings: Settings) -> str | None:

@@ -110,6 +110,13 @@ class Settings(Spelled):
     )
     samples: Annotated[int, Flag(DATA)] = Field(128, ge=1, le=1_000_000, description="calibration sequences")
     length: Annotated[int, Flag(DATA)] = Field(512, ge=2, le=2**24, description="tokens per calibration sequence")
+    general_text: Annotated[float | None, Flag(DATA)] = Field(
+        None,
+        ge=0,
+        le=8,
+        description="sequences of Python's own prose and code for each one of calibrate, so that the repair doesn't "
+        "learn that text by heart; default by quality",
+    )
     allow_little_text: Annotated[bool, Flag(DATA)] = Field(
         False, description="prune although the text gives less than a tenth of the sequences asked for"
     )

@@ -23,6 +23,8 @@ class Preset(NamedTuple):
         objective: what tuning makes small: the error of the block's output, that error weighed by what it costs the
             loss (`calibration.loss_weights`), or, behind the last block, that of the predictions
             (`reconstruct.objective`).
+        general: sequences of general text for each one of the calibration text, so that repair doesn't learn that
+            text by heart, see `pipeline.calibration`.
     """
 
     weights: str
@@ -31,10 +33,11 @@ class Preset(NamedTuple):
     reconstruct: int
     masks: Masks = "kept"
     objective: Objective = "predictions"
+    general: float = 0.0
 
 
 PRESETS = {
     "fast": Preset("sparsegpt", "pruned", False, 0),
-    "balanced": Preset("alps", "residual", True, 0),
-    "best": Preset("alps", "residual", True, 360, "gradual"),
+    "balanced": Preset("alps", "residual", True, 0, general=0.125),
+    "best": Preset("alps", "residual", True, 360, "gradual", general=0.125),
 }

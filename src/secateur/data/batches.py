@@ -27,6 +27,7 @@ class Calibration:
     source         name of the corpus
     source_sha256  of what was read from it
     counts         bool (n, length), where `tokens` count if a loss is taken; None where all do
+    general        how many of `tokens` are of general text beside the source's, see `pipeline.calibration`
     notes          what a report should say, for example that there were fewer sequences than asked for
     """
 
@@ -37,6 +38,7 @@ class Calibration:
     source_sha256: str
     notes: tuple[str, ...] = ()
     counts: Tensor | None = None
+    general: int = 0
 
 
 def calibration_batches(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,8 +63,11 @@ def calibration_of(
         corpus = load_corpus(name)
         own = tokenizer() if corpus.ids is None else None
         parts.append(calibration_batches(corpus, own, count, length, seed, held, vocab_size=vocab_size))
-    if len(parts) == 1:
-        return parts[0]
+    return parts[0] if len(parts) == 1 else mixed(parts, spec, seed)
+
+
+def mixed(parts: Sequence[Calibration], name: str, seed: int) -> Calibration:
+    """Sequences of several draws in an order that the seed gives, and the held-out ones of all."""
     tokens = torch.cat([part.tokens for part in parts])
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
     tokens = tokens[order].contiguous()
@@ -75,4 +78,4 @@ def calibration_of(
     if any(part.counts is not None for part in parts):
         flags = [torch.ones_like(p.tokens, dtype=torch.bool) if p.counts is None else p.counts for p in parts]
         counts = torch.cat(flags)[order].contiguous()
-    return Calibration(tokens, others, digest(tokens, counts), spec, sources, notes, counts)
+    return Calibration(tokens, others, digest(tokens, counts), name, sources, notes, counts)

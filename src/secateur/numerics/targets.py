@@ -28,15 +28,18 @@ NEEDS: dict[str, frozenset[str]] = {
     "dense": frozenset({"gram", "mean", "cross"}),
     "residual": frozenset({"gram", "mean", "cross", "drift"}),
 }
-RIDGE = 1e-3
+# What pulls towards the weights as they are, in mean squares of the inputs. With less, a repair learns the
+# calibration text by heart, and with few tokens for each input its noise (docs/quality.md).
+RIDGE = 0.1
+NOISE = 5.0  # times inputs a token
 
 
 @torch.no_grad()
 def retarget(W: Tensor, moments: Moments, target: Target, dense: Tensor, biased: bool) -> tuple[Tensor, Moments]:
     """(W* (out, in) fp32 for a target, the moments to solve with); both as given for `pruned`.
 
-    The ridge, `RIDGE` times the mean square of the inputs, pulls towards W: where the two streams agree, or
-    where the data says nothing, nothing changes.
+    The ridge, `ridge_of` times the mean square of the inputs, pulls towards W: where the two streams agree, or where
+    the data says nothing, nothing changes.
 
     Args:
         W: (out, in), the weights now.
@@ -53,7 +56,7 @@ def retarget(W: Tensor, moments: Moments, target: Target, dense: Tensor, biased:
 
     def prepare() -> tuple[Tensor, Tensor]:
         G = moments.gram.to(W.device, wide)
-        return G, damped_cholesky(G, RIDGE, wide)[0]
+        return G, damped_cholesky(G, ridge_of(moments), wide)[0]
 
     # fp64: what W lacks is a small difference of large numbers.
     G, factor = moments.once(f"retarget {W.device}", prepare)
@@ -61,6 +64,11 @@ def retarget(W: Tensor, moments: Moments, target: Target, dense: Tensor, biased:
     if "drift" in moments.needs:
         lacks += moments.drift.to(W.device, wide)
     return (W.to(wide) + torch.cholesky_solve(lacks.T, factor).T).float(), moments
+
+
+def ridge_of(moments: Moments) -> float:
+    """The ridge of `retarget`, in mean squares of the inputs: more, up to 1, the fewer tokens each input has."""
+    return min(RIDGE + NOISE * moments.features / moments.n, 1.0)
 
 
 def best_bias(V: Tensor, bias: Tensor, moments: Moments, dense: Tensor, dense_bias: Tensor | None) -> Tensor:

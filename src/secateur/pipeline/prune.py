@@ -15,7 +15,7 @@ import torch
 
 from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import WHOLE, check_gradients
-from secateur.config.aim import calibration_of_run, tasks_of_run
+from secateur.config.aim import calibration_of_run, general_of_run, tasks_of_run
 from secateur.config.configuration import resolve
 from secateur.config.plan import Plan
 from secateur.config.recipe import Recipe
@@ -35,7 +35,7 @@ from secateur.model.side_files import left_behind
 from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.model.source_check import check_source
 from secateur.model.streamed import StreamedModel
-from secateur.pipeline.calibration import calibration_for
+from secateur.pipeline.calibration import calibration_for, with_general
 from secateur.pipeline.export import STAGES, check_export, export_stage
 from secateur.pipeline.gradual import check_steps, in_steps
 from secateur.pipeline.hidden import check_hidden, filled_zeros
@@ -277,4 +277,5 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
     calibration = calibration_for(checkpoint, text, recipe.samples, recipe.length, recipe.seed)
     if not recipe.allow_little_text:
         check_enough(calibration, recipe.samples)
-    return calibration
+    general = general_of_run(recipe)
+    return with_general(checkpoint, calibration, general, recipe.seed) if general else calibration

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,11 @@ def _limits(report: Report) -> str:
     return "\n".join(["## Limits", "", *lines])
 
 
+def _general(calibration: Mapping[str, Any]) -> str:
+    count = calibration.get("general")
+    return f", {fmt.text(count)} of them from Python's own text" if count else ""
+
+
 def _repeat(report: Report) -> str:
     lines = ["## Repeat it"]
     if report.get("command"):
@@ -186,7 +192,7 @@ def _repeat(report: Report) -> str:
         lines += [
             "",
             f"Secateur {fmt.text(report.get('secateur'))}; calibration on {fmt.text(c.get('samples'))} sequences of "
-            f"{fmt.text(c.get('length'))} tokens from {_plain(fmt.text(c.get('source')))} "
+            f"{fmt.text(c.get('length'))} tokens from {_plain(fmt.text(c.get('source')))}{_general(c)} "
             f"(sha256 `{fmt.text(c.get('data_sha256'))}`, seed {fmt.text(c.get('seed'))}).",
         ]
     lines += ["", "`plan.json` lists every cut, `report.html` shows them."]

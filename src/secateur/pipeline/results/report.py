@@ -73,7 +73,7 @@ def make_plan(inputs: Inputs, result: PassResult) -> Plan:
 
 def _calibration(inputs: Inputs) -> CalibrationFacts:
     c = inputs.calibration
-    return {
+    found: CalibrationFacts = {
         "source": c.source,
         "data_sha256": c.source_sha256,
         "tokens_sha256": c.sha256,
@@ -82,6 +82,7 @@ def _calibration(inputs: Inputs) -> CalibrationFacts:
         "seed": inputs.recipe.seed,
         "tokens": c.tokens.numel(),
     }
+    return {**found, "general": c.general} if c.general else found
 
 
 def make_report(

@@ -34,7 +34,10 @@ class ModelFacts(TypedDict):
 
 
 class CalibrationFacts(TypedDict):
-    """The calibration text: where from, and the hashes of the source and of the tokens drawn from it."""
+    """The calibration text: where from, and the hashes of the source and of the tokens drawn from it.
+
+    `general`: how many of the samples are of general text beside the source's.
+    """
 
     source: str
     data_sha256: str
@@ -43,6 +46,7 @@ class CalibrationFacts(TypedDict):
     length: int
     seed: int
     tokens: int
+    general: NotRequired[int]
 
 
 class MergedExpert(TypedDict):
