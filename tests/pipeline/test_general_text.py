@@ -56,10 +56,10 @@ def test_where_it_cannot_be_had_a_note_says_so(
     if why == "no tokenizer":
         checkpoint = Checkpoint.open(save_tiny(tmp_path / "bare", tokenizer=False))
     elif why == "vocabulary":
-        real = calibration_for(checkpoint, "stdlib", 2, 16, 0)
+        real = module.general_text(checkpoint, 2, 16, 0)
         unknown = checkpoint.tokenizer().unk_token_id or 0
         strange = replace(real, tokens=torch.full_like(real.tokens, unknown))
-        monkeypatch.setattr(module, "calibration_for", lambda *_: strange)
+        monkeypatch.setattr(module, "general_text", lambda *_: strange)
         tokenizer = checkpoint.tokenizer()
         tokenizer.unk_token = tokenizer.convert_ids_to_tokens(unknown)
         monkeypatch.setattr(Checkpoint, "tokenizer", lambda _: tokenizer)
@@ -68,7 +68,7 @@ def test_where_it_cannot_be_had_a_note_says_so(
         def nothing(*_: Any) -> Calibration:
             raise ResourceError("no sources")
 
-        monkeypatch.setattr(module, "calibration_for", nothing)
+        monkeypatch.setattr(module, "load_corpus", nothing)
     alone = with_general(checkpoint, drawn, 0.125, 0)
     assert torch.equal(alone.tokens, drawn.tokens)
     assert alone.notes[-1].startswith("no general text beside the calibration text: ")

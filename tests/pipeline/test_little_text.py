@@ -24,7 +24,7 @@ def prune(model: Path, out: Path, tokens: int, dry_run: bool = True, **told: Any
     text = out.parent / f"{out.name}.jsonl"
     text.write_text(json.dumps({"input_ids": [i % 200 for i in range(tokens)]}))
     asked = {"model": str(model), "sites": "channel", "sparsity": 0.5, "calibrate": str(text), "length": 16}
-    recipe = secateur.make_recipe({**asked, "evaluate": "none", "speed": False, **told})
+    recipe = secateur.make_recipe({**asked, "evaluate": "none", "speed": False, "general_text": 0, **told})
     return secateur.prune(recipe, out, dry_run=dry_run, quiet=True)
 
 

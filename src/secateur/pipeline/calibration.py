@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from secateur.data.batches import Calibration, framed
+import torch
+
+from secateur.data.batches import Calibration, calibration_batches, framed
+from secateur.data.documents import load_corpus
 from secateur.data.mixture import calibration_of, mixed
 from secateur.errors import InputError, ResourceError
 from secateur.evaluation.loading import load_tokenizer
@@ -18,6 +21,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.heads import head_of
 
 GENERAL = "stdlib"
+CHARACTERS = 8  # of text for a token: about twice of what it takes
 UNKNOWN = 0.05  # of its tokens; above it a vocabulary isn't made for such text
 
 
@@ -28,10 +32,13 @@ def calibration_for(checkpoint: Checkpoint, source: str, samples: int, length: i
         InputError: see `calibration_of`.
     """
     vocabulary = int(checkpoint.config.vocab_size)
-    found = calibration_of(source, checkpoint.tokenizer, samples, length, seed, vocabulary)
+    return _as_used(checkpoint, calibration_of(source, checkpoint.tokenizer, samples, length, seed, vocabulary))
+
+
+def _as_used(checkpoint: Checkpoint, calibration: Calibration) -> Calibration:
     head = head_of(checkpoint.whole_config)
     tokenizer = None if head is None or head.tokens else load_tokenizer(checkpoint.path)
-    return found if tokenizer is None else framed(found, tokenizer)
+    return calibration if tokenizer is None else framed(calibration, tokenizer)
 
 
 def with_general(checkpoint: Checkpoint, calibration: Calibration, ratio: float, seed: int) -> Calibration:
@@ -42,7 +49,7 @@ def with_general(checkpoint: Checkpoint, calibration: Calibration, ratio: float,
     """
     count, length = calibration.tokens.shape
     try:
-        general = calibration_for(checkpoint, GENERAL, max(1, round(ratio * count)), length, seed)
+        general = general_text(checkpoint, max(1, round(ratio * count)), length, seed)
     except (InputError, ResourceError) as error:  # no tokenizer, ids beyond the vocabulary, a library without sources
         return _alone(calibration, str(error))
     unknown = getattr(checkpoint.tokenizer(), "unk_token_id", None)
@@ -50,6 +57,27 @@ def with_general(checkpoint: Checkpoint, calibration: Calibration, ratio: float,
         return _alone(calibration, "the vocabulary isn't made for it")
     both = mixed([calibration, general], calibration.source, seed)
     return replace(both, held_out=calibration.held_out, notes=calibration.notes, general=len(general.tokens))
+
+
+def general_text(checkpoint: Checkpoint, samples: int, length: int, seed: int) -> Calibration:
+    """Sequences of general text, each of other documents: only those that the seed draws are tokenised.
+
+    Raises:
+        InputError: no tokenizer, or one that gives ids beyond the vocabulary.
+        ResourceError: the Python installation has no sources.
+    """
+    corpus, most = load_corpus(GENERAL), CHARACTERS * length
+    texts = corpus.documents or ()
+    drawn = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    pieces: list[str] = []
+    missing = samples * most
+    while missing > 0 and drawn:
+        pieces.append(texts[drawn.pop()][:most])
+        missing -= len(pieces[-1])
+    few = replace(corpus, documents=tuple(pieces))
+    vocabulary = int(checkpoint.config.vocab_size)
+    found = calibration_batches(few, checkpoint.tokenizer(), samples, length, seed, 0, vocab_size=vocabulary)
+    return _as_used(checkpoint, found)
 
 
 def _alone(calibration: Calibration, why: str) -> Calibration:
