@@ -103,6 +103,7 @@ def test_the_start_is_near_what_is_asked_and_sums_up() -> None:
 def told(shared: Path, **changes: Any) -> dict[str, Any]:
     text = str(shared / "data" / "tinystories" / "calibrate.jsonl")
     own = {"model": str(shared / "models" / "stories260K"), "calibrate": text, "samples": 16, "length": 64}
+    own |= {"general_text": 0}  # what a search finds for a text is looked at on that text
     return {**own, "evaluate": "none", "speed": False, "allocate": "evolve", "search": "30", **changes}
 
 

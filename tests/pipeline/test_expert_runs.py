@@ -182,7 +182,7 @@ def test_a_plan_of_experts_is_replayed(name: str, source: Path, tmp_path: Path) 
 
 
 RUNS: dict[str, dict[str, Any]] = {
-    "tuned": {"quality": "best", "reconstruct": 100, "masks": "gradual", "samples": 24},
+    "tuned": {"quality": "best", "reconstruct": 100, "masks": "gradual", "samples": 24, "general_text": 0},
     "with all that is inside": {"sites": "expert,channel,kv_group,weight", "quality": "balanced", "sparsity": 0.5},
     "global": {"allocate": "global", "sites": "expert,channel", "sparsity": 0.34},
     "sensitivity": {"allocate": "sensitivity", "sparsity": 0.34},

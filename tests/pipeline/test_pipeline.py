@@ -389,7 +389,8 @@ def test_the_report_says_what_was_promised(shared: Path, tmp_path: Path) -> None
     )
     assert report["recipe"]["sparsity"] == 0.25
     assert len(report["calibration"]["data_sha256"]) == len(report["calibration"]["tokens_sha256"]) == 64
-    assert report["calibration"]["tokens"] == SAMPLES * 128
+    assert report["calibration"]["general"] == SAMPLES // 8  # beside the text that was asked for
+    assert report["calibration"]["tokens"] == (SAMPLES + SAMPLES // 8) * 128
     assert {"requested", "parameters", "linear_weights"} <= set(report["sparsity"])
     for site in report["sites"]:
         assert {"name", "units", "kept", "sparsity", "method", "damping", "error_after_refit"} <= set(site)
