@@ -36,8 +36,11 @@ def test_a_run_says_what_it_was_calibrated_on(shared: Path, tmp_path: Path) -> N
     values = {"model": shared / "models" / "stories260K", "sites": "channel", "sparsity": 0.25, "calibrate": "self"}
     values |= {"samples": 4, "length": 32, "evaluate": "none", "speed": False}
     report = secateur.prune(secateur.make_recipe(values), tmp_path / "out", quiet=True, dry_run=True)
-    assert report["calibration"]["source"] == "self"
+    assert (report["calibration"]["source"], report["calibration"].get("general")) == ("self", None)
     assert own_text.NOTE in report["warnings"]
+    recipe = secateur.make_recipe(values | {"general_text": 0.5})
+    report = secateur.prune(recipe, tmp_path / "out", quiet=True, dry_run=True, overwrite=True)
+    assert (report["calibration"]["samples"], report["calibration"]["general"]) == (6, 2)
 
 
 def test_what_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

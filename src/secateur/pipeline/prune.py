@@ -272,10 +272,12 @@ def _calibration(recipe: Recipe, checkpoint: Checkpoint) -> Calibration:
     if context is not None and recipe.length > context:
         raise InputError(f"--length {recipe.length} is more than the model's context; use --length {context} or less")
     text = calibration_of_run(recipe)
+    amount = (recipe.samples, recipe.length, recipe.seed)
     if text == SELF:
-        return own_calibration(checkpoint.path, recipe.samples, recipe.length, recipe.seed, recipe.device)
-    calibration = calibration_for(checkpoint, text, recipe.samples, recipe.length, recipe.seed)
-    if not recipe.allow_little_text:
-        check_enough(calibration, recipe.samples)
+        calibration = own_calibration(checkpoint.path, *amount, recipe.device)
+    else:
+        calibration = calibration_for(checkpoint, text, *amount)
+        if not recipe.allow_little_text:
+            check_enough(calibration, recipe.samples)
     general = general_of_run(recipe)
     return with_general(checkpoint, calibration, general, recipe.seed) if general else calibration
