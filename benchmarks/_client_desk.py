@@ -12,21 +12,13 @@ from typing import Any
 
 from _client_commands import Command, Rule, name_of
 from _client_environments import NODE_PACKAGE, python_of, variables
+from _client_lambada import TASK
 from _client_server import PORT, Server
 
 from secateur.export.reference import Reference
 
 CLONE = Path(__file__).resolve().parents[1]
 TIMEOUT = 1800  # seconds, of a command
-TASK = """task: lambada_local
-dataset_path: json
-dataset_kwargs: {data_files: {test: FILE}}
-output_type: loglikelihood
-test_split: test
-doc_to_text: "{{context}}"
-doc_to_target: "{{continuation}}"
-metric_list: [{metric: acc}]
-"""
 _BEGIN = 'import json, pathlib\nwanted = json.loads(pathlib.Path("wanted.json").read_text())\n'
 
 

@@ -14,19 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _client_lambada import TASK
 from transformers import AutoModelForCausalLM
 
 IDS = torch.tensor([[1, 50, 60, 70]])
-# The project's file of LAMBADA as a task, so that nothing has to be downloaded.
-TASK = """task: lambada_local
-dataset_path: json
-dataset_kwargs: {data_files: {test: FILE}}
-output_type: loglikelihood
-test_split: test
-doc_to_text: "{{context}}"
-doc_to_target: "{{continuation}}"
-metric_list: [{metric: acc}]
-"""
 
 
 def torchao(folder: str, _: str) -> str:

@@ -8,6 +8,18 @@ from typing import Any
 TASKS = ("copa", "arc_easy", "piqa", "boolq", "winogrande", "lambada_openai")
 
 
+def slim(tasks: dict[str, Any]) -> dict[str, Any]:
+    """Values and errors of the metric that stands for each task, before and after."""
+    return {
+        Path(name).name: {
+            side: tasks[side][name]["metrics"][tasks[side][name]["metric"]] for side in ("before", "after")
+        }
+        | {"chance": tasks["before"][name]["chance"], "items": tasks["before"][name]["items"]}
+        | {"p": tasks["differences"].get(name, {}).get(tasks["before"][name]["metric"], {}).get("p")}
+        for name in tasks["before"]
+    }
+
+
 def percent(figures: dict[str, Any]) -> str:
     return f"{100 * figures['value']:.2f} ± {100 * (figures['stderr'] or 0):.2f}"
 

@@ -34,7 +34,7 @@ from typing import Any
 
 from _docs import between_marks
 from _tasks_lm_eval import lm_eval
-from _tasks_tables import TASKS, tables
+from _tasks_tables import TASKS, slim, tables
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
@@ -111,18 +111,6 @@ class Bench:
         texts = {s: {Path(n).name: f["perplexity"] for n, f in of.items()} for s, of in sides.items()}
         calibration = {key: value for key, value in report["calibration"].items() if key != "source"}
         return {"tasks": slim(report["tasks"]), "perplexity": texts, "calibration": calibration}
-
-
-def slim(tasks: dict[str, Any]) -> dict[str, Any]:
-    """Values and errors of the metric that stands for each task, before and after."""
-    return {
-        Path(name).name: {
-            side: tasks[side][name]["metrics"][tasks[side][name]["metric"]] for side in ("before", "after")
-        }
-        | {"chance": tasks["before"][name]["chance"], "items": tasks["before"][name]["items"]}
-        | {"p": tasks["differences"].get(name, {}).get(tasks["before"][name]["metric"], {}).get("p")}
-        for name in tasks["before"]
-    }
 
 
 def general_text(bench: Bench) -> Path:
