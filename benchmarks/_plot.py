@@ -1,4 +1,4 @@
-"""Line charts as SVG files, that a page of results shows."""
+"""Line and bar charts as SVG files, that a page of results shows."""
 
 from __future__ import annotations
 
@@ -35,19 +35,7 @@ def line_chart(
     points = [p for values in series.values() for p in values]
     x = _Axis([p[0] for p in points], log[0], LEFT, WIDTH - RIGHT)
     y = _Axis([p[1] for p in points], log[1], HEIGHT - BOTTOM, TOP)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        f'font-family="system-ui, sans-serif" font-size="11">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
-        f'<text x="{LEFT}" y="18" font-size="13" font-weight="600">{escape(title)}</text>',
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(across)}</text>',
-        f'<text transform="translate(13 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" '
-        f'text-anchor="middle">{escape(up)}</text>',
-    ]
-    for value in y.ticks():
-        at = y.place(value)
-        parts.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>')
+    parts = [*_frame(title, across, up), *_ruled(y)]
     for value in x.ticks():
         at = x.place(value)
         parts.append(f'<path d="M{at:.1f} {HEIGHT - BOTTOM}v4" stroke="#888"/>')
@@ -64,6 +52,58 @@ def line_chart(
         parts.append(f'<path d="M{WIDTH - RIGHT + 12} {row}h18" stroke="{colour}" stroke-width="1.8"{dash}/>')
         parts.append(f'<text x="{WIDTH - RIGHT + 36}" y="{row + 4}">{escape(name)}</text>')
     file.write_text("\n".join([*parts, "</svg>"]) + "\n", encoding="utf-8")
+
+
+def bar_chart(
+    file: Path, title: str, groups: Sequence[str], series: Mapping[str, Sequence[float]], up: str, base: float = 0.0
+) -> None:
+    """Writes one chart of bars, a group beside the next.
+
+    Args:
+        groups: what stands below each group.
+        series: name -> a value for each group, drawn in one colour.
+        up: what the height of a bar shows.
+        base: where bars begin.
+    """
+    y = _Axis([base, *(value for values in series.values() for value in values)], False, HEIGHT - BOTTOM, TOP)
+    parts = [*_frame(title, "", up), *_ruled(y)]
+    room = (WIDTH - RIGHT - LEFT) / len(groups)
+    width = room * 0.84 / len(series)
+    for g, group in enumerate(groups):
+        middle = LEFT + room * (g + 0.5)
+        parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(group)}</text>')
+        for i, (name, values) in enumerate(series.items()):
+            left, top, foot = middle - room * 0.42 + width * i, y.place(values[g]), y.place(base)
+            told = f"<title>{escape(name)}, {escape(group)}: {values[g]:.3g}</title>"
+            box = f'x="{left:.1f}" y="{min(top, foot):.1f}" width="{width:.1f}" height="{abs(foot - top):.1f}"'
+            parts.append(f'<rect {box} fill="{COLOURS[i % len(COLOURS)]}">{told}</rect>')
+    for i, name in enumerate(series):
+        row, colour = TOP + 8 + 17 * i, COLOURS[i % len(COLOURS)]
+        parts.append(f'<rect x="{WIDTH - RIGHT + 12}" y="{row - 5}" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{WIDTH - RIGHT + 27}" y="{row + 4}">{escape(name)}</text>')
+    file.write_text("\n".join([*parts, "</svg>"]) + "\n", encoding="utf-8")
+
+
+def _frame(title: str, across: str, up: str) -> list[str]:
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        f'font-family="system-ui, sans-serif" font-size="11">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+        f'<text x="{LEFT}" y="18" font-size="13" font-weight="600">{escape(title)}</text>',
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(across)}</text>',
+        f'<text transform="translate(13 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" '
+        f'text-anchor="middle">{escape(up)}</text>',
+    ]
+
+
+def _ruled(y: _Axis) -> list[str]:
+    """A line and its value at each tick of the upright axis."""
+    parts = []
+    for value in y.ticks():
+        at = y.place(value)
+        parts.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>')
+    return parts
 
 
 class _Axis:

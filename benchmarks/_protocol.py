@@ -66,6 +66,18 @@ def perplexity(model: Any, tokenizer: Any, texts: list[str], context: int) -> fl
     return math.exp(nll / predicted)
 
 
+@torch.no_grad()
+def window_perplexity(model: Any, tokenizer: Any, text: str, length: int, batch: int = 4) -> float:
+    """exp(total negative log-likelihood / predicted tokens) of a text in windows of `length` tokens, each alone."""
+    ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    windows = ids[: len(ids) // length * length].view(-1, length)
+    nll = 0.0
+    for rows in windows.split(batch):
+        logits = model(input_ids=rows, use_cache=False).logits[:, :-1].float()
+        nll += torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum").item()
+    return math.exp(nll / (len(windows) * (length - 1)))
+
+
 def judge(checkpoint: Path, original: Path, texts: list[str], pattern: tuple[int, int] | None) -> dict[str, float]:
     """Perplexity in fp32 and measured sparsity of a checkpoint, tokenised as the original model is.
 

@@ -1,0 +1,97 @@
+"""The rows of `real.py`, and the tables and the picture of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from _plot import bar_chart
+
+PARTS = {"weights": "50 % of the weights", "pattern": "2:4", "channels": "25 % of the FFN channels"}
+SETS = ("WikiText-2", "C4", "stories", "code", "plays")
+MEBI = 2**20
+HEAD = ["tool", "method", *SETS, "nats above dense, WikiText-2", "share", "pruning, s", "CPU, s", "above, MiB"]
+RULE = ["---", "---", *("---:" for _ in HEAD[2:])]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of one tool: what it cost, and what the judge found.
+
+    Args:
+        samples: calibration sequences.
+        seconds, cpu: of the pruning alone, wall clock; of the whole process, all threads.
+        above: bytes of memory at the peak of the pruning above the peak before it.
+        load: the machine's load average before the start.
+        perplexity: of each text.
+    """
+
+    part: str
+    tool: str
+    name: str
+    samples: int
+    threads: int
+    seconds: float
+    cpu: float
+    above: int
+    load: float
+    perplexity: dict[str, float]
+    zeros: float
+    decoder_numbers: int
+
+    def nats(self, dense: Row, text: str = SETS[0]) -> float:
+        """Loss above the dense model's, in nats a token."""
+        return math.log(self.perplexity[text] / dense.perplexity[text])
+
+
+def reference(rows: Sequence[Row]) -> Row | None:
+    """The row that others are a share of: the peer's SparseGPT, or the best of torch-pruning with our refit."""
+    if rows[0].part == "channels":
+        refitted = [row for row in rows if row.name.endswith("our refit")]
+        return min(refitted, key=lambda row: row.perplexity[SETS[0]], default=None)
+    return next((row for row in rows if (row.tool, row.name) == ("llm-compressor", "sparsegpt")), None)
+
+
+def line(row: Row, dense: Row, against: Row | None) -> list[str]:
+    share = "" if against is None else f"{row.nats(dense) / against.nats(dense):.2f}"
+    figures = [f"{row.perplexity[name]:.2f}" for name in SETS]
+    cost = [f"{row.seconds:.0f}", f"{row.cpu:.0f}", f"{row.above / MEBI:.0f}"]
+    return [row.tool, row.name, *figures, f"{row.nats(dense):.3f}", share, *cost]
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """A table for each part and number of sequences."""
+    dense = next(row for row in rows if row.part == "dense")
+    parts = []
+    for part, title in PARTS.items():
+        for samples in sorted({row.samples for row in rows if row.part == part}):
+            own = [row for row in rows if (row.part, row.samples) == (part, samples)]
+            bare = ["", "dense", *(f"{dense.perplexity[name]:.2f}" for name in SETS), *[""] * 5]
+            lines = [HEAD, RULE, bare, *(line(row, dense, reference(own)) for row in own)]
+            grid = "\n".join(f"| {' | '.join(words)} |" for words in lines)
+            parts.append(f"**{title}, {samples} x 512 tokens of C4.** {circumstances(own)}\n\n{grid}")
+    return "\n\n".join(parts)
+
+
+def circumstances(rows: Sequence[Row]) -> str:
+    threads = ", ".join(sorted({str(row.threads) for row in rows}))
+    loads = [row.load for row in rows]
+    quiet = "" if max(loads) < 0.5 else "; seconds of runs that began beside other work are too high"
+    return f"{threads} threads, load before {min(loads):.1f} to {max(loads):.1f}{quiet}."
+
+
+def picture(rows: Sequence[Row], file: Path) -> None:
+    """Loss above dense by text, weights at 50 %, of the number of sequences that most runs have."""
+    dense = next(row for row in rows if row.part == "dense")
+    own = [row for row in rows if row.part == "weights"]
+    if not own:
+        return
+    counts = [row.samples for row in own]
+    samples = max(set(counts), key=lambda count: (counts.count(count), count))
+    series = {
+        f"{row.tool} {row.name}": [row.nats(dense, text) for text in SETS] for row in own if row.samples == samples
+    }
+    title = f"SmolLM2-135M, {PARTS['weights']} gone, calibrated on {samples} x 512 tokens of C4"
+    bar_chart(file, title, SETS, series, "loss above dense, nats a token")
