@@ -67,10 +67,10 @@ def perplexity(model: Any, tokenizer: Any, texts: list[str], context: int) -> fl
 
 
 @torch.no_grad()
-def window_perplexity(model: Any, tokenizer: Any, text: str, length: int, batch: int = 4) -> float:
-    """exp(total negative log-likelihood / predicted tokens) of a text in windows of `length` tokens, each alone."""
+def window_perplexity(model: Any, tokenizer: Any, text: str, length: int, most: int, batch: int = 4) -> float:
+    """exp(total negative log-likelihood / predicted tokens) of the first `most` windows of `length` tokens each."""
     ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-    windows = ids[: len(ids) // length * length].view(-1, length)
+    windows = ids[: min(len(ids) // length, most) * length].view(-1, length)
     nll = 0.0
     for rows in windows.split(batch):
         logits = model(input_ids=rows, use_cache=False).logits[:, :-1].float()

@@ -37,6 +37,7 @@ RESULTS = HERE / "results"
 DOCS = ROOT / "docs" / "quality.md"
 BEGIN, END = "<!-- real: begin -->", "<!-- real: end -->"
 LENGTH, HELD_OUT = 512, 40
+WINDOWS = 20  # of each text at most
 PRESETS = ("fast", "balanced", "best")
 
 
@@ -123,10 +124,10 @@ def evaluation_texts() -> dict[str, str]:
     wikitext = (DATA / "wikitext-2" / "test.txt").read_bytes()[:40_000].decode("utf-8", "ignore")
     found = {
         "WikiText-2": wikitext,
-        "C4": "\n\n".join(read_texts(DATA / "web" / "c4.jsonl")[-HELD_OUT:]),
-        "stories": "\n\n".join(read_texts(DATA / "tinystories" / "eval.jsonl")[:60]),
-        "code": "\n\n".join(read_texts(DATA / "code" / "github.jsonl")[-12:])[:40_000],
-        "plays": (DATA / "shakespeare" / "input.txt").read_text(encoding="utf-8")[-30_000:],
+        "C4": "\n\n".join(read_texts(DATA / "web" / "c4.jsonl")[-HELD_OUT:])[:24_000],
+        "stories": "\n\n".join(read_texts(DATA / "tinystories" / "eval.jsonl")[:30]),
+        "code": "\n\n".join(read_texts(DATA / "code" / "github.jsonl")[-24:])[:20_000],
+        "plays": (DATA / "shakespeare" / "input.txt").read_text(encoding="utf-8")[-20_000:],
     }
     assert set(found) == set(SETS)
     return found
@@ -144,7 +145,9 @@ def judge(folder: Path, model: Path, texts: dict[str, str], own_class: bool) -> 
     matrices = [m.weight for m in loaded.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     numbers = sum(weight.numel() for weight in matrices)
     return {
-        "perplexity": {name: window_perplexity(loaded, tokenizer, text, LENGTH) for name, text in texts.items()},
+        "perplexity": {
+            name: window_perplexity(loaded, tokenizer, text, LENGTH, WINDOWS) for name, text in texts.items()
+        },
         "zeros": sum(int((weight == 0).sum()) for weight in matrices) / numbers,
         "decoder_numbers": numbers,
     }
