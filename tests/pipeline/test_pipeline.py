@@ -427,6 +427,22 @@ def test_zeros_that_were_there_before_are_not_counted_as_weights(shared: Path, t
     assert report["parameters"]["nonzero_before"] == 3_121_784
 
 
+@pytest.mark.parametrize(("method", "sequences"), [("magnitude", 1), ("wanda", 4)])
+def test_a_method_that_looks_at_no_input_sends_one_sequence_through_the_model(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, sequences: int
+) -> None:
+    sent: list[int] = []
+    real = one_shot.walk
+
+    def counted(streamed: Any, tokens: Any, **given: Any) -> Any:
+        sent.append(len(tokens))
+        return real(streamed, tokens, **given)
+
+    monkeypatch.setattr(one_shot, "walk", counted)
+    prune(tmp_path / "out", asked(shared, "fp16", sites="weight", method=method, evaluate=None, samples=4, length=32))
+    assert sent == [sequences]
+
+
 def test_the_report_is_written_last(done: Callable[[str], Done]) -> None:
     written = {path.name: path.stat().st_mtime_ns for path in done("channel").out.iterdir()}
     assert max(written, key=lambda name: written[name]) == "report.json"

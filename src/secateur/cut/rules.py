@@ -76,6 +76,13 @@ class Rules:
         cut = solved or bool(self.unit_kinds) or bool(self.dropped)
         return (solved and self.target != "pruned") or (cut and self.tuning is not None)
 
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether anything depends on what the calibration sequences become on their way through the model."""
+        method = self.weight_method
+        looks = method is not None and bool(method.statistics | method.loss)
+        return looks or self.needs_dense or bool(self.unit_kinds) or self.tuning is not None
+
     @classmethod
     def from_recipe(cls, config: Configuration, checkpoint: Checkpoint, *, counted: bool = True) -> Rules:
         """What was asked for, of this checkpoint.

@@ -151,10 +151,12 @@ def cut_blocks(
         if saves:
             distributed.on_first(lambda: probe(inputs, store, choice.kept, stream))
 
+    # One sequence always goes along: what the model in memory makes of it is what the saved one is held against.
+    tokens = inputs.calibration.tokens if choice.rules.needs_inputs else inputs.calibration.tokens[:1]
     with services.monitor.stage("prune", len(choice.kept)) as step:
         for block in walk(
             streamed,
-            inputs.calibration.tokens,
+            tokens,
             dense=choice.rules.needs_dense,
             layers=choice.kept,
             budget=services.memory,
