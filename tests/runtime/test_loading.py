@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 import secateur
+from secateur.data.cache import cache_folder
 from secateur.errors import InputError
-from secateur.runtime import choose, loading, pages
+from secateur.runtime import choose, loading, measured_before, pages
 from secateur.runtime.choose import Choice
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack
@@ -27,6 +29,12 @@ from tests.runtime.pruned import prune_copy
 from tests.small import save_tiny
 
 pytest.importorskip("llvmlite", reason="kernels need llvmlite (the extra `fast`)")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test has measured is nothing to the next."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module", params=["stories260K", "shakespeare-gpt2-357K"])
@@ -166,6 +174,37 @@ def test_int8_runs_as_what_it_stands_for(tiny: tuple[Path, Path], tmp_path: Path
     with torch.inference_mode():
         found = secateur.load(tmp_path / "int8", runtime="compressed")(ids).logits
         torch.testing.assert_close(found, secateur.load(tmp_path / "back")(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_what_an_earlier_process_has_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_slots()
+    asked: list[torch.dtype] = []
+
+    def measured(packed: Packed, dtype: torch.dtype, slots: bool, anyway: bool) -> Choice:
+        asked.append(dtype)
+        return Choice(True, 8, True, None, 0.25, 0.5)
+
+    def chosen(dtype: torch.dtype = torch.float32) -> Choice:
+        choose.forget()  # as a new process knows nothing
+        return choose.choose(sparse(), dtype)
+
+    monkeypatch.setattr(choose, "measure", measured)
+    monkeypatch.setattr(measured_before, "_busy", lambda: True)
+    assert [chosen(), chosen()] == [Choice(True, 8, True, None, 0.25, 0.5)] * 2
+    assert len(asked) == 2  # on a busy machine nothing is kept
+    monkeypatch.setattr(measured_before, "_busy", lambda: False)
+    assert chosen() == chosen() == Choice(True, 8, True, None, 0.25, 0.5)
+    assert len(asked) == 3
+    assert chosen(torch.bfloat16) == chosen(torch.bfloat16)
+    assert asked[3:] == [torch.bfloat16]
+    wild = json.dumps(asdict(Choice(True, 8, True, "another's", 0.25, 0.5)))
+    for bad in (b"not it", b'[["", "{}"]]', b"[]", json.dumps([["", wild]]).encode()):
+        for file in cache_folder(measured_before.FOLDER).iterdir():
+            file.write_bytes(hashlib.sha256(bad).hexdigest().encode() + b"\n" + bad)
+        before = len(asked)
+        assert chosen().limit == 8
+        assert len(asked) == before + 1
+    choose.forget()
 
 
 def test_each_shape_is_measured_once_and_runs_as_it_is_faster(

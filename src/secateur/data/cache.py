@@ -17,7 +17,9 @@ def cache_folder(name: str) -> Path:
     return Path(root).expanduser() / "secateur" / name
 
 
-def kept_pairs(name: str, key: str, make: Callable[[], list[tuple[str, str]]]) -> list[tuple[str, str]]:
+def kept_pairs(
+    name: str, key: str, make: Callable[[], list[tuple[str, str]]], keep: bool = True
+) -> list[tuple[str, str]]:
     """Pairs of texts from the cache, or made and put there.
 
     A file that isn't whole is made anew. Where nothing can be written, nothing is kept.
@@ -25,6 +27,7 @@ def kept_pairs(name: str, key: str, make: Callable[[], list[tuple[str, str]]]) -
     Args:
         name: of the sort.
         key: a hash of everything that decides what is made.
+        keep: whether what is made now is put there.
     """
     folder = cache_folder(name)
     file = folder / f"{key}.json"
@@ -32,6 +35,8 @@ def kept_pairs(name: str, key: str, make: Callable[[], list[tuple[str, str]]]) -
     if found is not None:
         return found
     made = make()
+    if not keep:
+        return made
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         _write(file, made)

@@ -1,4 +1,4 @@
-"""Which form of a matrix is faster here: measured once for each shape, then remembered for the process.
+"""Which form of a matrix is faster here: measured once for each shape, then remembered, by later processes too.
 
 A token's weights come from memory, not from a cache, as all others have gone through it since. So caches are
 flushed before each timing.
@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from secateur.runtime.format import Packed
 from secateur.runtime.kernels.ir import MAX_BATCH
+from secateur.runtime.kernels.jit import variants
 from secateur.runtime.layouts import slots_fit
 from secateur.runtime.matrix import Matrix
+from secateur.runtime.measured_before import measured_before
 
 RUNS, FEW_RUNS = 7, 2
 FLUSH_BYTES = 96 << 20
@@ -61,12 +63,18 @@ def choose(packed: Packed, dtype: torch.dtype, anyway: bool = False) -> Choice:
     shape = (packed.rows, packed.columns, packed.values.dtype, packed.group, density)
     key = (*shape, dtype, torch.get_num_threads(), slots, anyway)
     if key not in _known:
-        _known[key] = measure(packed, dtype, slots, anyway)
+        usable = (None, *variants(), *(["slots"] if slots else []))
+        _known[key] = measured_before(
+            Choice,
+            key,
+            lambda: measure(packed, dtype, slots, anyway),
+            lambda kept: kept.variant in usable and 0 <= kept.limit <= MOST and (kept.packed or not anyway),
+        )
     return _known[key]
 
 
 def forget() -> None:
-    """Measures anew from now on."""
+    """Forgets what this process knows; what the user's cache has stays there."""
     _known.clear()
 
 

@@ -64,6 +64,13 @@ def variants() -> tuple[str, ...]:
 
 
 @cache
+def host() -> str:
+    """This processor, by its name and what it can do; empty without llvmlite."""
+    binding = llvm()
+    return "" if binding is None else f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+
+
+@cache
 def _parallel() -> int | None:
     """The address of `GOMP_parallel` in the OpenMP library that torch has loaded, so that both share its threads."""
     import torch  # noqa: F401 - loads that library
