@@ -17,6 +17,7 @@ import typer
 
 from secateur.cli import runtime as cli_runtime
 from secateur.cli import study as cli_study
+from secateur.cli import sweep as cli_sweep
 from secateur.cli.export import export
 from secateur.cli.options import (
     Against,
@@ -202,6 +203,7 @@ def generate(
 
 cli_runtime.register(app)
 cli_study.register(app)
+cli_sweep.register(app)
 app.command(
     epilog=examples(
         "secateur recover out/small --data general.jsonl --out out/recovered",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,16 +18,11 @@ from secateur.cli.options import (
     Revision,
     Threads,
     Trust,
-    check_data,
-    check_tasks,
     flags,
     output,
 )
 from secateur.config.fields import Settings
 from secateur.errors import InputError, Stopped, Terminated
-
-if TYPE_CHECKING:
-    from secateur.config.recipe import Recipe
 
 
 @flags(Settings)
@@ -63,13 +58,14 @@ def prune(
         local_folder(model)  # what isn't there is said at once
     from secateur.config.plan import Plan
     from secateur.config.recipe import load_recipe, make_recipe
+    from secateur.config.texts import check_texts
 
     told = given if model is None else {"model": model, **given}
     replay = Plan.read(plan) if plan is not None else None
     if replay is not None:
         told = {"sites": replay.sites, "sparsity": replay.sparsities, **told}
     chosen = load_recipe(recipe, told) if recipe is not None else make_recipe(told)
-    _check_text(chosen)
+    check_texts(chosen)
     from secateur.pipeline.prune import prune as run  # imports torch: whatever is wrong with the words is said by now
     from secateur.report.terminal.run import print_report
     from secateur.system.device import set_threads
@@ -86,19 +82,3 @@ def prune(
         raise Stopped(f"stopped; {kept}", isinstance(stop, Terminated)) from None
     if report:  # under torchrun only the first rank has one
         print(json.dumps(report, indent=1)) if as_json else print_report(report, out)
-
-
-def _check_text(recipe: Recipe) -> None:
-    """Says at once that a text isn't there."""
-    from secateur.data.documents import check_there
-    from secateur.data.prompts import check_prompts
-    from secateur.data.sources import shares_of
-
-    if recipe.prompts is not None:
-        check_prompts(recipe.prompts)
-    if recipe.calibrate != "self":
-        for source, _ in shares_of(recipe.calibrate):
-            check_there(source)
-    check_data(None if recipe.evaluate == "none" else recipe.evaluate)
-    check_tasks(recipe.tasks)
-    check_tasks(recipe.for_task)

@@ -8,7 +8,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, field_validator
 
+from secateur.errors import InputError
+
 MOST_BLOCKS = 1024
+MOST_BYTES = 2**20  # of a file
 
 
 class Spelled(BaseModel):
@@ -80,10 +83,37 @@ class StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is a word, no list", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is there twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def read_mapping(file: Path, what: str, keys: str) -> dict[str, Any]:
+    """What a YAML file of at most 1 MiB holds, which must be a mapping.
+
+    Args:
+        what: the file is, such as "recipe".
+        keys: that it has, as examples.
+
+    Raises:
+        InputError: no such file, too long, not YAML, nested too deeply, or no mapping.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such {what} file")
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise InputError(f"{file}: has more than {MOST_BYTES:,} bytes, which no {what} has")
+        values = yaml.load(file.read_text(encoding="utf-8"), StrictLoader)
+    except RecursionError:
+        raise InputError(f"{file}: is nested too deeply for a {what}") from None
+    except (yaml.YAMLError, ValueError) as error:  # UnicodeDecodeError is one, and so is a date that isn't
+        raise InputError(f"{file}: is not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: a {what} is a mapping of keys such as {keys}")
+    return values
 
 
 def fraction(value: Any) -> float:

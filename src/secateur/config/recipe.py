@@ -27,7 +27,7 @@ from secateur.config.configuration import (
     sparsity_of,
 )
 from secateur.config.fields import LIMITS, Settings
-from secateur.config.parsing import StrictLoader
+from secateur.config.parsing import read_mapping
 from secateur.config.presets import Preset
 from secateur.config.quantities import parse_amount
 from secateur.config.suggestions import complaint, nearest
@@ -187,9 +187,6 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         raise InputError("a value of the recipe holds half a surrogate pair; it is not valid Unicode") from None
 
 
-MOST_BYTES = 2**20
-
-
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Reads a recipe file and checks it as `make_recipe` does.
 
@@ -200,17 +197,5 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         InputError: no such file, not YAML, an unknown key, a value out of range.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"{file}: no such recipe file")
-    try:
-        if file.stat().st_size > MOST_BYTES:
-            raise InputError(f"{file}: has more than {MOST_BYTES:,} bytes, which no recipe has")
-        values = yaml.load(file.read_text(encoding="utf-8"), StrictLoader)
-    except RecursionError:
-        raise InputError(f"{file}: is nested too deeply for a recipe") from None
-    except (yaml.YAMLError, ValueError) as error:  # UnicodeDecodeError is one, and so is a date that isn't
-        raise InputError(f"{file}: is not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: a recipe is a mapping of keys such as 'model' and 'sparsity'")
+    values = read_mapping(Path(path), "recipe", "'model' and 'sparsity'")
     return make_recipe({**values, **(overrides or {})})
