@@ -70,6 +70,13 @@ ANSWERS: list[tuple[list[str], int, str]] = [
     (["export", "nowhere", "--to", "gguf", "--out", "x"], 2, "no such folder"),
     (["prune", "embedded", "-s", "0.5", "--out", "x", "--for", "ollama"], 2, "did you mean 'llama.cpp'?"),
     (["inspect", "embedded", "--for", "trt"], 2, "did you mean 'tensorrt-llm'?"),
+    (["sweep", "SWEEP", "--out", "x", "--dry-run"], 0, "sparsity-0.5 to do"),
+    (["sweep", "SWEEP"], 2, "add --out DIR"),
+    (["sweep", "nowhere.yaml", "--out", "x"], 2, "no such sweep file"),
+    (["sweep", "RECIPE", "--out", "x"], 2, "sweep key 'sparsty' is unknown"),
+    (["sweep", "SWEEP", "--out", "x", "--on", "rya"], 2, "did you mean 'ray'?"),
+    (["sweep", "SWEEP", "--out", "x", "--trial-gpus", "1"], 2, "go with --on ray"),
+    (["sweep", "SWEEP", "--out", "x", "--trial-cpus", "0"], 2, "trial_cpus = 0"),
     (["bench", "embedded", "--batches", "none"], 2, "give whole numbers from 1 to"),
 ]
 ASKS = """
@@ -99,7 +106,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, li
         json.dumps({"recipe": {}, "sites": [site | {"method": "wanda"}]}), encoding="utf-8"
     )
     (folder / "recipe.yaml").write_text("sparsty: 0.5\n", encoding="utf-8")
-    names = {"DONE": str(done), "RECIPE": str(folder / "recipe.yaml")}
+    sweep = "base: {model: embedded, sites: channel}\ngrid: {sparsity: [0.5]}\n"
+    (folder / "sweep.yaml").write_text(sweep, encoding="utf-8")
+    names = {"DONE": str(done), "RECIPE": str(folder / "recipe.yaml"), "SWEEP": str(folder / "sweep.yaml")}
     asked = [[names.get(word, word) for word in words] for words, _, _ in ANSWERS]
     ran = subprocess.run(
         [sys.executable, "-c", ASKS],

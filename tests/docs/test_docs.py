@@ -16,13 +16,16 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import typer
+import yaml
 
 import secateur
 from secateur.cli import app as cli
 from secateur.config.presets import PRESETS
 from secateur.config.recipe import Recipe
+from secateur.config.sweep import Resources
 from secateur.config.training import Recovery
 from secateur.methods import METHODS, Method
+from secateur.sweeps.trial import run_trial
 from tests.cases import case
 from tests.small import save_tiny
 
@@ -84,6 +87,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     furnish(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(
+            "secateur.sweeps.sweep.in_own_process", run_trial
+        )  # fresh processes take longer than the trials
         return Ran(folder, run("docs/python-api.md"))
 
 
@@ -149,6 +155,7 @@ def test_the_api_page_runs(api: Ran) -> None:
     assert api.names["report"]["sites"]
     assert {path.name for path in (api.folder / "out").iterdir()} == {
         "small",
+        "swept",
         "recovered",
         "forecast",
         "mine",
@@ -251,12 +258,41 @@ def test_the_example_method_works_by_name(pattern: str, desk: Path, monkeypatch:
     assert {site["sparsity"] for site in report["sites"]} == {0.5}
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda file: file.stem)
+RECIPES = [file for file in sorted((ROOT / "recipes").glob("*.yaml")) if file.stem != "sweep"]
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_ready_recipes_are_valid_and_listed(file: Path) -> None:
     recipe = secateur.load_recipe(file, {"model": "path/to/model"})
     assert f"[`{file.name}`](../recipes/{file.name})" in page("docs/recipes.md")
     assert f"--recipe recipes/{file.name} --out out/{file.stem}" in file.read_text(encoding="utf-8")
     assert recipe.calibrate == "stdlib"  # whoever has better text gives it as a flag
+
+
+def test_the_ready_sweep_runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is, but on a model that takes no time."""
+    file = ROOT / "recipes" / "sweep.yaml"
+    assert f"secateur sweep recipes/{file.name} --out out/{file.stem}" in file.read_text(encoding="utf-8")
+    assert f"[`{file.name}`](../recipes/{file.name})" in page("docs/recipes.md")
+    told = yaml.safe_load(file.read_text(encoding="utf-8"))
+    model = save_tiny(desk / "five", num_hidden_layers=5)
+    quick = {"model": str(model), "samples": 4, "length": 32, "calibrate": "general.jsonl", "evaluate": "none"}
+    monkeypatch.setattr("secateur.sweeps.sweep.in_own_process", run_trial)
+    found = secateur.sweep(secateur.make_sweep({**told, "base": {**told["base"], **quick}}), "out/sweep", quiet=True)
+    assert [(trial["name"], trial["error"]) for trial in found["trials"]] == [
+        (trial.name, None) for trial in secateur.load_sweep(file).trials
+    ]
+    names = {*keys({**found, "comparison": None}), "host", "pid"} - {"sparsity", "method", "sites"}
+    assert not {key for key in names if f"`{key}`" not in page("docs/file-formats.md")}
+
+
+def test_the_sweep_page_says_what_a_sweep_takes(desk: Path) -> None:
+    text = page("docs/sweep.md")
+    shown = secateur.make_sweep(yaml.safe_load(blocks(text, "yaml")[0]))
+    assert len(shown.trials) == 9
+    assert f"`{shown.trials[0].name}`" in text
+    for name, field in Resources.model_fields.items():
+        assert row(text, f"`{name}`")[1].startswith(str(field.description))
 
 
 def test_the_table_of_settings_is_the_schema() -> None:

@@ -72,7 +72,11 @@ def two_workers() -> Iterator[Any]:
 def test_a_worker_that_is_killed_costs_nothing_but_time(two_workers: Any, tmp_path: Path) -> None:
     base = furnish(tmp_path)
     chosen = make_sweep(
-        {"base": base, "grid": {"sparsity": [0.25, 0.5]}, "trials": [{"name": "long", "length": 1000, "sparsity": 0.5}]}
+        {
+            "base": base,
+            "grid": {"sparsity": [0.25, 0.5]},
+            "trials": [{"name": "long", "length": 1000, "sparsity": 0.5}],
+        }
     )
     out = tmp_path / "on-ray"
     thread = threading.Thread(target=kill_in_the_middle, args=(out, "sparsity-0.5"))
