@@ -7,7 +7,9 @@ here.
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from secateur.errors import InputError, install
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+ANSWER = 10.0  # seconds that a cluster has to answer
 LOOK = 1.0  # seconds between two looks at what has been done, so that Ctrl-C is heard
 
 
@@ -121,15 +124,28 @@ def _cluster(told: OnRay) -> Iterator[None]:
 def _connect(told: OnRay) -> None:
     import ray
 
+    _check_address(told.address)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if told.address is not None:
             ray.init(address=told.address, **quiet)
         else:  # of this machine alone, so that nothing listens to the network
-            ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
         where = "a cluster on this machine" if told.address is None else f"the cluster {told.address}"
         raise InputError(f"Ray can't reach {where}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _check_address(address: str | None) -> None:
+    """Refuses where nobody answers: Ray itself would go on trying for minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d{1,5})", address or "")
+    if found is None:  # `auto`, or a name that only Ray knows
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), ANSWER).close()
+    except (OSError, OverflowError) as error:
+        why = str(error) if isinstance(error, OverflowError) else error.strerror or "no answer"
+        raise InputError(f"Ray can't reach the cluster {address}: {why}; is it running?") from None
 
 
 def _check_resources(told: OnRay) -> None:
@@ -139,6 +155,4 @@ def _check_resources(told: OnRay) -> None:
     have = ray.cluster_resources()
     for name, need in (("CPU", told.cpus), ("GPU", told.gpus)):
         if told.address is None and need > have.get(name, 0):
-            raise InputError(
-                f"a task needs {need:g} {name}s, but this machine has {have.get(name, 0):g}; give it fewer"
-            )
+            raise InputError(f"{need:g} {name} for a task is more than this machine has, {have.get(name, 0):g}")
