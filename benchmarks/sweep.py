@@ -39,11 +39,11 @@ def sweep(workers: int, out: Path) -> tuple[float, Any]:
         import ray
 
         ray.init(
+            address="local",
             num_cpus=workers,
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
         )
     try:
         found = secateur.sweep(chosen, out, on="ray" if workers else "here", quiet=True)

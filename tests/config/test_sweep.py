@@ -53,6 +53,8 @@ def test_names_tell_values_apart_and_stay_when_trials_are_added() -> None:
     few, more = (names(grid={"sparsity": values}) for values in ([0.25, 0.250000001], [0.3, 0.25, 0.250000001]))
     assert len(set(few)) == 2  # both are spelled 0.25
     assert set(few) < set(more)
+    told = make_sweep({"base": {**BASE, "model": Path("embedded")}, "grid": {"model": [Path("embedded")]}})
+    assert told.trials[0].changes == {"model": "embedded"}  # sweep.json can have it
     long = names(trials=[{"sites": "layer", "protect": list(range(90)), "method": "block_influence"}])
     assert len(long[0]) <= 100
 

@@ -64,7 +64,7 @@ def two_workers() -> Iterator[Any]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONWARNINGS", "ignore")
         hook = {"worker_process_setup_hook": as_tests_are}
-        ray.init(num_cpus=2, _node_ip_address="127.0.0.1", runtime_env=hook, **quiet)
+        ray.init(address="local", num_cpus=2, runtime_env=hook, **quiet)
         yield ray
         ray.shutdown()
 

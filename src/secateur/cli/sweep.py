@@ -12,6 +12,7 @@ import typer
 
 from secateur.cli.options import Json, Out, Quiet, Trust, completer, examples, one_of, output, where
 from secateur.errors import InputError, Stopped, Terminated
+from secateur.system.names import HERE, PLACES, RAY
 
 if TYPE_CHECKING:
     from secateur.config.sweep import Sweep
@@ -20,7 +21,6 @@ EXAMPLES = (
     "secateur sweep recipes/sweep.yaml --out out/sweep --dry-run",
     "secateur sweep recipes/sweep.yaml --out out/sweep --on ray --trial-cpus 1",
 )
-PLACES = ("here", "ray")
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def sweep(
             callback=one_of(*PLACES),
             autocompletion=completer(PLACES),
         ),
-    ] = "here",
+    ] = HERE,
     ray_address: Annotated[
         str | None, where(help="of a running cluster, or auto; default: one of this machine's cores")
     ] = None,
@@ -63,7 +63,7 @@ def sweep(
     """
     if out is None:
         raise InputError("no output folder given; add --out DIR")
-    if on != "ray" and (ray_address is not None or trial_gpus is not None or retries is not None):
+    if on != RAY and (ray_address is not None or trial_gpus is not None or retries is not None):
         raise InputError("--ray-address, --trial-gpus and --retries go with --on ray; add that, or leave them out")
     from secateur.config.sweep import load_sweep
 

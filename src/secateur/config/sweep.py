@@ -122,9 +122,10 @@ def make_sweep(values: Mapping[str, Any]) -> Sweep:
     if not every:
         raise InputError("the sweep has no trial; give 'grid' or 'trials'")
     names = _names(every)
+    recipes = [_recipe(name, {**told.base, **changes}) for name, (_, changes) in zip(names, every, strict=True)]
     trials = tuple(
-        Trial(name, changes, _recipe(name, {**told.base, **changes}))
-        for name, (_, changes) in zip(names, every, strict=True)
+        Trial(name, _as_json(changes), recipe)
+        for name, recipe, (_, changes) in zip(names, recipes, every, strict=True)
     )
     _check_different(trials)
     _check_inputs(trials)
@@ -208,6 +209,12 @@ def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
         return make_recipe(values)
     except InputError as error:
         raise InputError(f"trial {name}: {error}") from None
+
+
+def _as_json(changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As sweep.json has them: a recipe takes paths too."""
+    plain: Mapping[str, Any] = json.loads(json.dumps(changes, default=str))
+    return plain
 
 
 def _check_different(trials: Iterable[Trial]) -> None:

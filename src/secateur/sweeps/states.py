@@ -44,7 +44,7 @@ def _state(trial: Trial, folder: Path, overwrite: bool) -> State:
     if is_regular(folder, MARK):
         report = read_object(folder / MARK, most_bytes=MOST_BYTES)
         told = report.get("recipe")
-        if isinstance(told, dict):
+        if isinstance(told, dict) and not report.get("dry_run"):
             changed = _changed(trial.recipe, told, str(report.get("secateur")), NO_MATTER)
             return _unless(changed, "done", folder, overwrite)
     if contents(folder):

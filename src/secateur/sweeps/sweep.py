@@ -28,11 +28,9 @@ from secateur.sweeps.area import check_folder, open_area, starts, write_file
 from secateur.sweeps.progress import SweepProgress
 from secateur.sweeps.states import MOST_BYTES, State, states_of
 from secateur.sweeps.trial import in_own_process, run_trial
+from secateur.system.names import HERE, PLACES, RAY
 from secateur.system.on_ray import Lost, OnRay, map_tasks
 from secateur.workspace.ownership import MARK, check_apart
-
-HERE, RAY = "here", "ray"
-PLACES = (HERE, RAY)
 
 
 def sweep(

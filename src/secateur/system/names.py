@@ -1,4 +1,4 @@
-"""Names of devices and number formats, and numbers of threads: checked before torch is there to use them."""
+"""Names of devices, number formats and places, and numbers of threads: checked before torch is there to use them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from secateur.errors import InputError
 SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DEVICES = ("auto", "cpu", "cuda", "mps")  # and cuda:0, cuda:1 ...
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+HERE, RAY = PLACES = ("here", "ray")  # where the trials of a sweep run
 
 
 def check_device(name: str) -> str:

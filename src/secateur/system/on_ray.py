@@ -65,6 +65,8 @@ def map_tasks(
         for index, item in enumerate(items):
             yield index, function(item)
         return
+    if not items:
+        return
     with _cluster(ray):
         yield from _as_tasks(function, items, ray)
 
@@ -114,7 +116,7 @@ def _cluster(told: OnRay) -> Iterator[None]:
     try:
         with suppress(ValueError):  # not the main thread: nobody has taken them over
             for number, handler in handlers.items():
-                signal.signal(number, handler)
+                signal.signal(number, handler or signal.SIG_DFL)
         _check_resources(told)
         yield
     finally:
@@ -129,11 +131,14 @@ def _connect(told: OnRay) -> None:
     try:
         if told.address is not None:
             ray.init(address=told.address, **quiet)
-        else:  # of this machine alone, so that nothing listens to the network
-            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        else:  # of this machine alone
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports are open to the network: not to everybody
+            ray.init(address="local", include_dashboard=False, **quiet)
     except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
         where = "a cluster on this machine" if told.address is None else f"the cluster {told.address}"
-        raise InputError(f"Ray can't reach {where}: {' '.join(str(error).split())[:200]}") from None
+        said = " ".join(str(error).split())[:200].rstrip(".")
+        token = "; if it asks for a token, set RAY_AUTH_MODE=token" if told.address is not None else ""
+        raise InputError(f"Ray can't reach {where}: {said}{token}") from None
 
 
 def _check_address(address: str | None) -> None:
