@@ -21,6 +21,7 @@ from secateur.system.on_ray import Lost, OnRay, map_tasks
 from tests.sweeps.small import figures, furnish, kill_in_the_middle
 
 ROOT = str(Path(__file__).parents[2])
+MISSING = "the extra 'ray' isn't installed"
 
 
 def test_without_ray_items_are_taken_one_by_one() -> None:
@@ -46,10 +47,25 @@ def test_a_ray_that_is_not_there_is_told_of_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_task_whose_process_always_dies_is_lost_and_the_others_are_not() -> None:
+    """On a cluster that is made for the tasks and ends with them."""
+    ray = pytest.importorskip("ray", reason=MISSING)
+
+    def double(item: int) -> int:
+        return 2 * item if item else os._exit(1)
+
+    found = dict(map_tasks(double, [3, 0, 2], OnRay(retries=1)))
+    lost = found.pop(1)
+    assert found == {0: 6, 2: 4}
+    assert isinstance(lost, Lost)
+    assert lost.why.startswith("WorkerCrashedError")
+    assert not ray.is_initialized()
+
+
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[Any]:
     """A cluster of two processors, which `map_tasks` finds and leaves running."""
-    ray = pytest.importorskip("ray", reason="the extra 'ray' isn't installed")
+    ray = pytest.importorskip("ray", reason=MISSING)
 
     def as_tests_are() -> None:
         """The round-trip gate in the worker itself, as in every test: see tests/model/gate.py."""
@@ -100,14 +116,3 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(two_workers: Any, tmp_pa
     for name in ("sparsity-0.25", "sparsity-0.5"):
         one, other = (tmp_path / folder / name / "model.safetensors" for folder in ("on-ray", "without"))
         assert one.read_bytes() == other.read_bytes()
-
-
-def test_a_task_whose_process_always_dies_is_lost_and_the_others_are_not(two_workers: Any) -> None:
-    def double(item: int) -> int:
-        return 2 * item if item else os._exit(1)
-
-    found = dict(map_tasks(double, [3, 0, 2], OnRay(retries=1)))
-    lost = found.pop(1)
-    assert found == {0: 6, 2: 4}
-    assert isinstance(lost, Lost)
-    assert lost.why.startswith("WorkerCrashedError")

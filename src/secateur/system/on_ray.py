@@ -131,8 +131,7 @@ def _connect(told: OnRay) -> None:
     try:
         if told.address is not None:
             ray.init(address=told.address, **quiet)
-        else:  # of this machine alone
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports are open to the network: not to everybody
+        else:  # of this machine alone; its ports ask for a token from Ray 2.59 on, which the extra therefore needs
             ray.init(address="local", include_dashboard=False, **quiet)
     except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
         where = "a cluster on this machine" if told.address is None else f"the cluster {told.address}"
