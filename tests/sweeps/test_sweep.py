@@ -86,6 +86,10 @@ def test_each_trial_is_a_result_and_only_what_isnt_done_is_run(
     report = json.loads((out / "sparsity-0.25" / "report.json").read_text(encoding="utf-8"))
     assert report["recipe"]["seed"] == 7
 
+    only_fails = secateur.sweep(make_sweep({"base": base, "trials": [TOO_LONG]}), out, quiet=True)
+    assert (states(only_fails), "comparison" in only_fails) == ([("long", "failed")], False)
+    assert states(secateur.sweep(changed, out, quiet=True)) == [("sparsity-0.25", "done")]  # its page is still known
+
 
 def test_a_sweep_that_was_stopped_goes_on(
     base: dict[str, Any], ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

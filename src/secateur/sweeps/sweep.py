@@ -76,9 +76,10 @@ def sweep(
         progress = SweepProgress(len(left), len(states) - len(left), quiet)
         outcomes = _run(left, folder, chosen, cluster, overwrite, progress)
         facts = _facts(chosen, folder, on, outcomes)
+        # The record first: it says that the page is ours, wherever this is interrupted.
+        write_file(folder, RECORD, json.dumps(facts, indent=1) + "\n")
         if "comparison" in facts:
             write_file(folder, PAGE, render(facts["comparison"]))
-        write_file(folder, RECORD, json.dumps(facts, indent=1) + "\n")
     return facts
 
 
@@ -143,7 +144,7 @@ def _facts(chosen: Sweep, out: Path, on: str, outcomes: Mapping[str, TrialOutcom
         "trial_gpus": told.trial_gpus,
         "retries": told.retries,
         "trials": trials,
-        "files": [RECORD, *([PAGE] if done else [])],
+        "files": [RECORD, *([PAGE] if done or (out / PAGE).exists() else [])],
     }
     if done:
         facts["comparison"] = _compared(done)

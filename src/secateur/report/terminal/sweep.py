@@ -80,6 +80,6 @@ def _print_end(found: Facts, out: Path, console: Console) -> None:
     console.print("\n" + ", ".join(told), soft_wrap=True)
     if failed:
         console.print("the same command runs those again that failed", soft_wrap=True)
-    names = {"compare.html": "the page is", "sweep.json": "all figures are in"}
-    for name in reversed(found["files"]):
-        console.print(f"{names[name]} {out / name}", soft_wrap=True)
+    if "comparison" in found:
+        console.print(f"the page is {out / 'compare.html'}", soft_wrap=True)
+    console.print(f"all figures are in {out / 'sweep.json'}", soft_wrap=True)
