@@ -18,6 +18,9 @@ from .config.plan import Plan as Plan
 from .config.recipe import Recipe as Recipe
 from .config.recipe import load_recipe as load_recipe
 from .config.recipe import make_recipe as make_recipe
+from .config.searching import SearchSettings as SearchSettings
+from .config.searching import load_search as load_search
+from .config.searching import make_search as make_search
 from .config.sweep import Sweep as Sweep
 from .config.sweep import load_sweep as load_sweep
 from .config.sweep import make_sweep as make_sweep
@@ -45,6 +48,7 @@ from .pipeline.prune import prune as prune
 from .recovery.recover import recover as recover
 from .runtime.compress import compress as compress
 from .runtime.decompress import decompress as decompress
+from .search.search import search as search
 from .sweeps.sweep import sweep as sweep
 
 __version__: str

@@ -11,12 +11,11 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,26 +32,23 @@ from secateur.allocation.evolutionary_search import (
     layers_gone,
     nearest,
 )
-from secateur.allocation.job import Job, key_of, local_cut, pools_of, scores_of
+from secateur.allocation.job import Job, key_of, local_cut, pools_of
+from secateur.allocation.levels import always, changed, put_values, write_levels
 from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import hand_over
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import Block, walk
 from secateur.config.quantities import parse_search
 from secateur.cut.counts import multiple
-from secateur.cut.units import choose, decide, mask_of
 from secateur.cut.weights import cut_weights
 from secateur.errors import InputError
 from secateur.model.site_kinds import REFITTED, UNIT_KINDS
 from secateur.model.sites import Site
 from secateur.model.surgery import zero
-from secateur.numerics.keep_counts import keep_count
 from secateur.system import distributed
 from secateur.system.memory import fits_in_memory
 
 ROUGH = 4  # one batch in this many, at least one, for a first look
-T = TypeVar("T")
-MASK = "units of "
 
 
 def evolved(job: Job) -> dict[str, float]:
@@ -229,51 +225,20 @@ class _Pieces:
 def _cut_levels(job: Job, block: Block, gene: Gene, folder: Path) -> None:
     """Writes a file for each level of one kind of site, or of all weights, of a block, which stays as it is."""
     folder.mkdir()
-    untouched, kind = copy.deepcopy(block.layer), gene.kind
-    if kind not in UNIT_KINDS:
-        method = job.rules.weight_method
-        assert method is not None
-        for level in range(1, gene.most + 1):
-            cut_weights(block, method, job.rules.pattern, _always(level / gene.levels))
-            save_file(_changed(block.layer, untouched), folder / f"{level}.safetensors")
-            block.layer.load_state_dict(untouched.state_dict())
+    if gene.kind in UNIT_KINDS:
+        write_levels(job, block, gene.kind, {level: level / gene.levels for level in range(1, gene.most + 1)}, folder)
         return
-    sites = [site for site in job.sites(block.index) if site.kind == kind]
-    method = job.rules.units.method_for(kind)
+    untouched, method = copy.deepcopy(block.layer), job.rules.weight_method
     assert method is not None
-    scores = scores_of(job, block, sites, method).split([site.units for site in sites])
-    needs = frozenset({"gram", "mean"})
-    moments = block.moments([site.consumer for site in sites], needs)
-    consumers = {linear.name: linear for linear in block.linears}
     for level in range(1, gene.most + 1):
-        masks = {}
-        for site, values in zip(sites, scores, strict=True):
-            count = keep_count(site.units, level / gene.levels, site.groups, multiple(job.config, site))
-            chosen = choose(values, site, max(count, site.least))
-            rules = replace(job.rules.units, target="pruned", explain=False, planned=_always(chosen))
-            decide(block, site, consumers[site.consumer], moments[site.consumer], rules)
-            masks[MASK + site.name] = mask_of(chosen, site.units)
-        save_file(_changed(block.layer, untouched) | masks, folder / f"{level}.safetensors")
+        cut_weights(block, method, job.rules.pattern, always(level / gene.levels))
+        save_file(changed(block.layer, untouched), folder / f"{level}.safetensors")
         block.layer.load_state_dict(untouched.state_dict())
-
-
-def _always(value: T) -> Callable[[object], T]:
-    """A function that says the same of everything."""
-    return lambda what: value
-
-
-def _changed(layer: nn.Module, before: nn.Module) -> dict[str, Tensor]:
-    """Parameters that aren't what they were."""
-    old = dict(before.named_parameters())
-    return {n: p.data.contiguous().cpu() for n, p in layer.named_parameters() if not torch.equal(p, old[n])}
 
 
 @torch.no_grad()
 def _put(layer: nn.Module, sites: list[Site], piece: dict[str, Tensor]) -> None:
     """Makes a layer what one of its sites, at one level, makes of it."""
-    named = {MASK + site.name: site for site in sites}
-    for name, value in piece.items():
-        if name in named:
-            zero(layer, named[name], value)
-        else:
-            layer.get_parameter(name).copy_(value)
+    masks = put_values(layer, sites, piece)
+    for site, keep in masks:
+        zero(layer, site, keep)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from secateur.cli import runtime as cli_runtime
+from secateur.cli import search as cli_search
 from secateur.cli import study as cli_study
 from secateur.cli import sweep as cli_sweep
 from secateur.cli.export import export
@@ -103,6 +104,8 @@ app.command(
         "secateur prune path/to/model --pattern 2:4 --quality fast --out out/sparse",
     )
 )(prune)
+
+cli_search.register(app)
 
 
 @app.command(

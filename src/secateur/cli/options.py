@@ -22,9 +22,15 @@ from secateur.system.names import DEVICES, DTYPES, check_device, check_dtype, ch
 REQUIRED = r"[red]\[required][/red]"
 
 
-def flags(schema: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the flags of a schema in the place of its parameter `given`, a dict of those that were used."""
-    own = list(_flags_of(schema))
+def flags(
+    schema: type[BaseModel], without: Iterable[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the flags of a schema in the place of its parameter `given`, a dict of those that were used.
+
+    Args:
+        without: fields that have no flag here.
+    """
+    own = [parameter for parameter in _flags_of(schema) if parameter.name not in set(without)]
     names = {parameter.name for parameter in own}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -209,11 +209,13 @@ def prepare(
     monitor: Monitor,
     dry_run: bool = False,
     found: Found | None = None,
+    counted: bool = True,
 ) -> Inputs:
     """Opens everything that the run reads and refuses what can't work, before anything is written.
 
     Args:
         found: what an interrupted run has found for its target.
+        counted: the recipe says how much goes; otherwise only which kinds may.
     """
     check_steps(recipe, plan is not None, dry_run)
     checkpoint = Checkpoint.open(local_folder(recipe.model))
@@ -226,7 +228,10 @@ def prepare(
     check_hidden(recipe, config, checkpoint, plan is not None, dry_run)
     if config.allocate in ("sensitivity", "evolve"):
         check_comparable(checkpoint)
-    rules = Rules.from_recipe(config, checkpoint) if plan is None else Rules.from_plan(plan, config, checkpoint)
+    if plan is None:
+        rules = Rules.from_recipe(config, checkpoint, counted=counted)
+    else:
+        rules = Rules.from_plan(plan, config, checkpoint)
     check_stage(recipe, checkpoint)
     check_export(recipe, checkpoint)
     with monitor.stage("calibration text"):

@@ -37,7 +37,9 @@ UNTRAINED = "untrained.jsonl"  # sequences of its text that the recovery leaves 
 PRUNED = "pruned"  # the checkpoint that a recovery began with
 STEPS = "steps"  # of a gradual run, all but the last
 REFUSED = "refused"  # a checkpoint that the round-trip gate refused
-FINISHED = (BLOCKS, JOURNAL, EVENTS, TRAINING, STEPS, REFUSED)  # what an interrupted run leaves to the next one
+LEVELS, MADE = "levels", "made"  # of a search: every piece of the model, and the choice as it is pruned
+# What an interrupted run leaves to the next one.
+FINISHED = (BLOCKS, JOURNAL, EVENTS, TRAINING, STEPS, REFUSED, LEVELS, MADE)
 REPLACED = "replaced"  # the earlier result, while a new one is delivered
 
 

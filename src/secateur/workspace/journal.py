@@ -95,6 +95,10 @@ class Journal:
         """A remembered decision, the last where there were several; or None."""
         return next((line[key] for line in reversed(self._lines) if key in line), None)
 
+    def every(self, key: str) -> list[Any]:
+        """All that was noted under a key, in order."""
+        return [line[key] for line in self._lines if key in line]
+
     def block(self, index: int, record: Mapping[str, object]) -> None:
         """A block is finished: its file is complete on disk."""
         self._append({"block": index, "sha256": _digest(block_file(self._blocks, index)), **record})

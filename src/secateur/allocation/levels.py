@@ -1,0 +1,83 @@
+"""One kind of site of a block at several levels: what of the layer differs then, a file for each.
+
+Every level is chosen by one ranking, so the levels are nested: what goes at one goes at all above it. Each is cut
+and refitted on the untouched model's statistics, at full width; whoever puts it in place zeroes or removes the units.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from secateur.allocation.job import Job, scores_of
+from secateur.calibration.walk import Block
+from secateur.cut.counts import multiple
+from secateur.cut.units import choose, decide, mask_of
+from secateur.model.site_kinds import KINDS
+from secateur.model.sites import Site
+from secateur.numerics.keep_counts import keep_count
+
+MASK = "units of "
+T = TypeVar("T")
+
+
+@torch.no_grad()
+def write_levels(job: Job, block: Block, kind: str, shares: Mapping[int, float], folder: Path) -> None:
+    """Writes `<level>.safetensors` for each level of a kind of units of a block, which stays as it is.
+
+    A file holds the parameters that the refit changes and, under `units of <site>`, a mask of the units that stay.
+
+    Args:
+        shares: level -> the fraction of the units that goes.
+        folder: exists.
+    """
+    untouched = copy.deepcopy(block.layer)
+    sites = [site for site in job.sites(block.index) if site.kind == kind]
+    method = job.rules.units.method_for(kind)
+    assert method is not None
+    scores = scores_of(job, block, sites, method).split([site.units for site in sites])
+    refitted = KINDS[kind].refitted
+    needs = frozenset({"gram", "mean"})
+    moments = block.moments([site.consumer for site in sites], needs) if refitted else {}
+    consumers = {linear.name: linear for linear in block.linears}
+    for level, share in shares.items():
+        masks = {}
+        for site, values in zip(sites, scores, strict=True):
+            count = keep_count(site.units, share, site.groups, multiple(job.config, site))
+            chosen = choose(values, site, max(count, site.least))
+            if refitted:
+                rules = replace(job.rules.units, target="pruned", explain=False, planned=always(chosen))
+                decide(block, site, consumers[site.consumer], moments[site.consumer], rules)
+            masks[MASK + site.name] = mask_of(chosen, site.units)
+        save_file(changed(block.layer, untouched) | masks, folder / f"{level}.safetensors")
+        block.layer.load_state_dict(untouched.state_dict())
+
+
+def always(value: T) -> Callable[[object], T]:
+    """A function that says the same of everything."""
+    return lambda what: value
+
+
+def changed(layer: nn.Module, before: nn.Module) -> dict[str, Tensor]:
+    """Parameters that aren't what they were."""
+    old = dict(before.named_parameters())
+    return {n: p.data.contiguous().cpu() for n, p in layer.named_parameters() if not torch.equal(p, old[n])}
+
+
+@torch.no_grad()
+def put_values(layer: nn.Module, sites: list[Site], piece: Mapping[str, Tensor]) -> list[tuple[Site, Tensor]]:
+    """Puts the parameters of a piece into a layer; gives the sites that it cuts, with masks (True = stays)."""
+    named, masks = {MASK + site.name: site for site in sites}, []
+    for name, value in piece.items():
+        if name in named:
+            masks.append((named[name], value))
+        else:
+            layer.get_parameter(name).copy_(value)
+    return masks

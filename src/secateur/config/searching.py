@@ -1,0 +1,105 @@
+"""What `secateur search` can be told: wishes, how long it looks, and the settings of the prune that it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from secateur.config.fields import Settings
+from secateur.config.flags import CUT, Flag
+from secateur.config.parsing import read_mapping
+from secateur.config.recipe import Recipe, make_recipe
+from secateur.config.suggestions import complaint, nearest
+from secateur.config.wishes import Wish, parse_wishes
+from secateur.errors import InputError
+from secateur.model.site_kinds import KINDS, SITE_KINDS
+
+# What the search decides, and what has no place in a plan.
+DECIDED = ("sparsity", "params", "size", "flops", "latency", "allocate", "search", "steps", "schedule", "pattern")
+SEARCHED = tuple(kind for kind in SITE_KINDS if KINDS[kind].goes not in ("zeros", "basis"))
+
+
+class SearchSettings(Settings):
+    """Everything that one run of `search` is told; all but a few keys are those of a recipe."""
+
+    sites: Annotated[tuple[str, ...], Flag(CUT, choices=SEARCHED)] = Field(
+        SEARCHED, description=f"what may go, where the model has it: {', '.join(SEARCHED)}"
+    )
+    want: tuple[str, ...] = Field((), description="wishes, such as params=0.75x; without one, the Pareto front")
+    trials: Annotated[int, Flag(CUT)] = Field(
+        48, ge=1, le=100_000, description="candidates that are measured, beside each piece alone"
+    )
+    minutes: Annotated[float | None, Flag(CUT)] = Field(
+        None, gt=0, le=1e6, description="end the search after this long; the prune that follows isn't in it"
+    )
+
+    @field_validator("want", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        parts = [value] if isinstance(value, str) else list(value or ())
+        return tuple(part.strip() for text in parts for part in str(text).split(",") if part.strip())
+
+    @field_validator("sites")
+    @classmethod
+    def _searched(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in value:
+            if kind in SITE_KINDS and kind not in SEARCHED:
+                raise ValueError(f"site '{kind}' isn't searched; use prune for it, or {', '.join(SEARCHED)}")
+        return value
+
+    @model_validator(mode="after")
+    def _undecided(self) -> SearchSettings:
+        parse_wishes(self.want)
+        for key in DECIDED:
+            if key in self.model_fields_set:
+                raise ValueError(f"{key} is what search decides; leave it out, or use prune")
+        return self
+
+    @property
+    def wishes(self) -> tuple[Wish, ...]:
+        return parse_wishes(self.want)
+
+    def recipe(self, sites: tuple[str, ...], sparsity: Mapping[str, float]) -> Recipe:
+        """The recipe of a prune with these settings, of these kinds of sites."""
+        own = {key: getattr(self, key) for key in self.model_fields_set if key in Recipe.model_fields}
+        return make_recipe({**own, "sites": sites, "sparsity": dict(sparsity)})
+
+    def replaying(self, sites: tuple[str, ...], sparsity: Mapping[str, float]) -> Recipe:
+        """The recipe that a plan is replayed with: methods have chosen already, they only say which quality is meant.
+
+        Args:
+            sites, sparsity: those of the plan.
+        """
+        quality = self.quality or ("fast" if self.method else "balanced")
+        return self.model_copy(update={"method": (), "quality": quality}).recipe(sites, sparsity)
+
+
+def make_search(values: Mapping[str, Any]) -> SearchSettings:
+    """Makes the settings of a search from plain values, checked one by one and together.
+
+    Raises:
+        InputError: as `make_recipe`.
+    """
+    for key in values:
+        if key not in SearchSettings.model_fields:
+            raise InputError(f"search key '{key}' is unknown{nearest(key, SearchSettings.model_fields)}")
+    try:
+        return SearchSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "missing":
+            raise InputError("no model given; name it as an argument or as 'model' in the recipe") from None
+        raise InputError(complaint(error)) from None
+
+
+def load_search(path: str | Path, overrides: Mapping[str, Any] | None = None) -> SearchSettings:
+    """Reads the YAML file of a search; `overrides` take the place of what it says.
+
+    Raises:
+        InputError: as `load_recipe`.
+    """
+    values = read_mapping(Path(path), "recipe", "'model' and 'want'")
+    return make_search({**values, **(overrides or {})})

@@ -1,0 +1,64 @@
+"""search.json: what was asked for, what each piece costs, what was tried, and what was chosen."""
+
+from __future__ import annotations
+
+from typing_extensions import TypedDict
+
+
+class WishFacts(TypedDict):
+    """A wish: `whole` is the untouched model's value, `limit` the bound, `got` what the result has."""
+
+    wish: str
+    about: str
+    limit: float
+    whole: float
+    got: float | None
+    held: bool | None
+
+
+class PieceFacts(TypedDict):
+    """What may go, alone: its share of the site, what it saves, by name, and KL in nats per token.
+
+    `measured` is false where `kl` was read off the curve of its site.
+    """
+
+    site: str
+    layer: int
+    kind: str
+    share: float
+    saves: dict[str, float]
+    kl: float
+    measured: bool
+
+
+class CandidateFacts(TypedDict):
+    """A candidate that was measured: its pieces as [site, share], KL as predicted and as measured, what it takes.
+
+    `plan` is the file that replays it, where there's one.
+    """
+
+    pieces: list[tuple[str, float]]
+    predicted: float
+    measured: float
+    takes: dict[str, float]
+    chosen: bool
+    plan: str | None
+
+
+class SearchReport(TypedDict):
+    """The document."""
+
+    secateur: str
+    model: str
+    settings: dict[str, object]
+    calibration: dict[str, object]
+    tokens: int
+    layers: int
+    whole: dict[str, float]
+    wishes: list[WishFacts]
+    pieces: list[PieceFacts]
+    candidates: list[CandidateFacts]
+    rank_correlation: float | None
+    limited_by: str
+    perplexity: dict[str, float] | None
+    stages: list[dict[str, object]]

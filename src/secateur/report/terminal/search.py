@@ -1,0 +1,68 @@
+"""What `secateur search` shows when it's done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from secateur.report import numbers as fmt
+from secateur.report.schema.search import SearchReport, WishFacts
+from secateur.report.terminal.console import Console
+from secateur.report.terminal.table import Column, Table
+
+SHAPES = " ▁▂▃▄▅▆▇█"
+
+
+def print_search(found: SearchReport, out: Path, console: Console | None = None) -> None:
+    """Wishes, the shape of what was chosen, and how good it is."""
+    console = console or Console(markup=False, highlight=False)
+    if found["wishes"]:
+        table = Table("wish", *(Column(name, right=True) for name in ("before", "limit", "after")), "")
+        for wish in found["wishes"]:
+            held = {True: "held", False: "NOT held", None: "not measured"}[wish["held"]]
+            table.add_row(wish["wish"], *(amount(wish, wish[key]) for key in ("whole", "limit", "got")), held)
+        console.print(table)
+    for name, line in shape(found):
+        console.print(f"{name:<11} {line}")
+    if found["perplexity"] is not None:
+        before, after = found["perplexity"]["before"], found["perplexity"]["after"]
+        console.print(f"perplexity  {fmt.number(before)} → {fmt.number(after)} ({fmt.ratio(after / before)})")
+    tried = len(found["candidates"])
+    rank = found["rank_correlation"]
+    ranked = "" if rank is None else f"; predicted and measured agree in rank by {rank:.2f}"
+    console.print(f"\n{tried} candidates were measured{ranked}; limited by {found['limited_by']}", soft_wrap=True)
+    console.print(f"{out} is ready", soft_wrap=True)
+
+
+def amount(wish: WishFacts, value: float | None) -> str:
+    """A value of what a wish is about."""
+    if value is None:
+        return fmt.MISSING
+    about = wish["about"]
+    if about in ("latency", "prefill"):
+        return f"{1000 * value:.3g} ms"
+    if about in ("size", "memory"):
+        return fmt.size(value)
+    return fmt.number(value) if about in ("perplexity", "task") else fmt.short(value)
+
+
+def shape(found: SearchReport) -> list[tuple[str, str]]:
+    """For each sub-block a letter for each layer: how much of it goes."""
+    chosen = next((candidate for candidate in found["candidates"] if candidate["chosen"]), None)
+    if chosen is None:
+        return []
+    gone = shares_by_part(chosen["pieces"])
+    return [
+        (part, "".join(SHAPES[round(8 * gone.get((layer, part), (0.0, ""))[0])] for layer in range(found["layers"])))
+        for part in ("attention", "ffn")
+    ]
+
+
+def shares_by_part(pieces: list[tuple[str, float]]) -> dict[tuple[int, str], tuple[float, str]]:
+    """(layer, sub-block) -> (the fraction that goes, of which kind); a layer that goes takes both."""
+    found: dict[tuple[int, str], tuple[float, str]] = {}
+    for site, share in pieces:
+        _, layer, kind = site.split(".")
+        parts = {"layer": ("attention", "ffn"), "channel": ("ffn",), "expert": ("ffn",), "ffn": ("ffn",)}
+        for part in parts.get(kind, ("attention",)):
+            found[int(layer), part] = (share, kind)
+    return found

@@ -1,0 +1,100 @@
+"""What a candidate will cost: the sum of what its pieces cost alone, weighted by what was measured of candidates.
+
+Pieces are measured at a few levels of each site; between those the cost follows a parabola of logarithms, as in
+`allocation.curves`. Costs of pieces don't add up exactly: of some kinds they do less harm together than alone, of
+others more, and the same holds for early and late layers. A factor for each kind and third of the model's depth,
+fitted to all candidates so far with their relative errors, takes up most of that and keeps the sum a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from secateur.allocation.curves import height, hull, smooth
+from secateur.search.programme import scipy_optimize
+from secateur.search.space import Candidate, Piece, Space
+from secateur.search.trial import Evaluate
+
+MEASURED = (2, 4, 6)  # levels of a site that has more than four
+TRUST = 0.2  # in the mean factor, for each group: as so many candidates that are of that group alone
+Costs = Mapping[Piece, float]
+Weights = Mapping[tuple[str, int], float]
+
+
+def measured_pieces(space: Space) -> list[Piece]:
+    """The pieces that are measured alone; the cost of the others is read off a curve."""
+    curves = _curves(space)
+    return [p for own in curves.values() for p in own if len(own) <= 4 or p.level in (*MEASURED, own[-1].level)]
+
+
+def costs_of(space: Space, evaluate: Evaluate, step: Callable[[str], None] = lambda text: None) -> dict[Piece, float]:
+    """What each piece costs alone, in nats per token.
+
+    Args:
+        step: called after each piece that is measured.
+    """
+    found: dict[Piece, float] = {}
+    for piece in measured_pieces(space):
+        [found[piece]] = evaluate([(piece,)])
+        step(f"layer {piece.layer}, {piece.kind}")
+    for own in _curves(space).values():
+        line = hull(smooth([(space.shares[piece], found[piece]) for piece in own if piece in found]))
+        found |= {piece: height(line, space.shares[piece]) for piece in own if piece not in found}
+    return {piece: found[piece] for piece in space.saves}
+
+
+def _curves(space: Space) -> dict[tuple[int, str], list[Piece]]:
+    """(layer, kind) -> its pieces, by level."""
+    found: dict[tuple[int, str], list[Piece]] = {}
+    for piece in sorted(space.saves):
+        found.setdefault((piece.layer, piece.kind), []).append(piece)
+    return found
+
+
+def group_of(space: Space, piece: Piece) -> tuple[str, int]:
+    """Pieces whose costs have a factor in common: of one kind, in one third of the model's depth."""
+    return piece.kind, 3 * piece.layer // space.layers
+
+
+def weighted(space: Space, costs: Costs, weights: Weights) -> dict[Piece, float]:
+    """The costs of pieces, each times the factor of its group."""
+    return {piece: cost * weights.get(group_of(space, piece), 1.0) for piece, cost in costs.items()}
+
+
+def predicted(candidate: Candidate, costs: Costs) -> float:
+    """The cost of a candidate, in nats per token."""
+    return sum(costs[piece] for piece in candidate)
+
+
+def fitted(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]]) -> dict[tuple[str, int], float]:
+    """Factors with which the sums come nearest to what was measured, relative to it, and not far from the mean one.
+
+    Args:
+        tried: candidates with what was measured of them.
+    """
+    known = [(candidate, cost) for candidate, cost in tried if candidate and cost > 0]
+    groups = sorted({group_of(space, piece) for piece in costs})
+    if not known:
+        return dict.fromkeys(groups, 1.0)
+    place = {group: n for n, group in enumerate(groups)}
+    A = np.zeros((len(known), len(groups)))
+    for row, (candidate, cost) in enumerate(known):
+        for piece in candidate:
+            A[row, place[group_of(space, piece)]] += costs[piece] / cost
+    # What all candidates have in common first: a group that none of them touches gets it too.
+    mean = float(np.exp(-np.mean(np.log(np.maximum(A.sum(1), 1e-9)))))
+    B = np.vstack([A * mean, np.sqrt(TRUST) * np.eye(len(groups))])
+    b = np.concatenate([np.ones(len(known)), np.sqrt(TRUST) * np.ones(len(groups))])
+    factors, _ = scipy_optimize().nnls(B, b)
+    return {group: mean * max(float(factors[n]), 0.05) for group, n in place.items()}
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Spearman's, of two lists without many ties; None where there are fewer than three."""
+    if len(a) < 3:
+        return None
+    x, y = (np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(float) for values in (a, b))
+    x, y = x - x.mean(), y - y.mean()
+    return float((x @ y) / np.sqrt((x @ x) * (y @ y)))

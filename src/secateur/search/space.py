@@ -1,0 +1,185 @@
+"""What may go from a model, piece by piece, and what each piece saves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from secateur.allocation.job import Job
+from secateur.cut.counts import multiple
+from secateur.cut.units import choose, mask_of
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.flops import flops_per_token
+from secateur.model.site_kinds import KINDS, SUB_BLOCKS, TURNS, UNIT_KINDS, WHOLE
+from secateur.model.sites import sites_of
+from secateur.model.streamed import StreamedModel
+from secateur.model.surgery import drop, remove, update_heads
+from secateur.numerics.keep_counts import keep_count
+
+LEVELS = 8  # into which the units of a site are divided at most, the last of which would be all of them
+LAYER = "layer"
+CONTEXT = 4096  # tokens whose keys and values count as memory; fewer where the model's context is shorter
+
+
+class Piece(NamedTuple):
+    """One thing that may go: a level of a kind of unit of a layer, or (level 1) a whole sub-block or layer."""
+
+    layer: int
+    kind: str
+    level: int
+
+
+Candidate = tuple[Piece, ...]  # ascending; at most one piece of each sub-block of a layer, or the layer alone
+
+
+class Amounts(NamedTuple):
+    """What a model takes, or a piece saves.
+
+    Args:
+        params: entries of its tensors.
+        flops: of a token.
+        cache: entries of keys and values that a token leaves.
+    """
+
+    params: float
+    flops: float
+    cache: float
+
+    def minus(self, other: Amounts) -> Amounts:
+        return Amounts(*(a - b for a, b in zip(self, other, strict=True)))
+
+
+@dataclass(frozen=True)
+class Space:
+    """All pieces of a model.
+
+    Args:
+        saves: what each piece saves.
+        shares: the fraction of its site's units that a piece takes; 1 of what goes whole.
+        whole: what the untouched model takes.
+        layers: how many it has.
+    """
+
+    saves: Mapping[Piece, Amounts]
+    shares: Mapping[Piece, float]
+    whole: Amounts
+    layers: int
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of sites that pieces are of, in the table's order."""
+        there = {piece.kind for piece in self.saves}
+        return tuple(kind for kind in KINDS if kind in there)
+
+    def left(self, candidate: Candidate) -> Amounts:
+        """What a model takes once these pieces are gone."""
+        found = self.whole
+        for piece in candidate:
+            found = found.minus(self.saves[piece])
+        return found
+
+
+def part_of(kind: str) -> str:
+    """The sub-block that a kind takes from, or `layer`."""
+    return KINDS[kind].part or LAYER
+
+
+def slots(pieces: Iterable[Piece]) -> dict[tuple[int, str], list[Piece]]:
+    """(layer, sub-block) -> the pieces that may go from there, of which one can; layers that go take both."""
+    found: dict[tuple[int, str], list[Piece]] = {}
+    for piece in pieces:
+        found.setdefault((piece.layer, part_of(piece.kind)), []).append(piece)
+    return found
+
+
+def space_of(job: Job, kinds: frozenset[str]) -> Space:
+    """Every piece of the model's layers that aren't protected."""
+    streamed, checkpoint = job.streamed, job.streamed.checkpoint
+    saves: dict[Piece, Amounts] = {}
+    shares: dict[Piece, float] = {}
+    for index in range(checkpoint.layers):
+        if index in job.rules.protected:
+            continue
+        before = _takes(streamed.template(index), checkpoint, index)
+        for piece, share in _pieces(job, index, kinds).items():
+            layer = streamed.template(index)
+            if piece.kind == LAYER:
+                left = Amounts(before.params - checkpoint.layer_parameters(index), 0.0, 0.0)
+            else:
+                cut_shape(job, layer, piece)
+                left = _takes(layer, checkpoint, index)
+            saves[piece], shares[piece] = before.minus(left), share
+    every = [_takes(streamed.template(index), checkpoint, index) for index in range(checkpoint.layers)]
+    layers = list(checkpoint.template.get_submodule(checkpoint.family.layers).children())
+    flops = flops_per_token(checkpoint, layers)
+    return Space(saves, shares, Amounts(checkpoint.parameters, flops, sum(x.cache for x in every)), checkpoint.layers)
+
+
+def _pieces(job: Job, index: int, kinds: frozenset[str]) -> dict[Piece, float]:
+    """Piece -> the fraction that it takes, for everything of one layer."""
+    found: dict[Piece, float] = {}
+    sites = job.streamed.checkpoint.sites[index]
+    for kind in (kind for kind in TURNS if kind in kinds):
+        own = [site for site in sites if site.kind == kind]
+        levels = min(LEVELS, own[0].units // math.lcm(own[0].groups, multiple(job.config, own[0]))) if own else 0
+        taken = {own[0].units} if own else set()
+        for level in range(1, levels):
+            count = keep_count(own[0].units, level / levels, own[0].groups, multiple(job.config, own[0]))
+            if own[0].least <= count < min(taken):
+                taken.add(count)
+                found[Piece(index, kind, level)] = level / levels
+    for kind in (kind for kind in WHOLE if kind in kinds):
+        if kind == LAYER or any(site.kind == kind for site in sites):
+            found[Piece(index, kind, 1)] = 1.0
+    return found
+
+
+def cut_shape(job: Job, layer: nn.Module, piece: Piece) -> None:
+    """Takes a piece out of a layer, in place, whichever units those are: for its shapes."""
+    checkpoint = job.streamed.checkpoint
+    sites = sites_of(layer, checkpoint.family, piece.layer, checkpoint.head_dim)
+    own = [site for site in sites if site.kind == piece.kind]
+    if piece.kind in SUB_BLOCKS:
+        for site in own:
+            drop(layer, site, checkpoint.family)
+        return
+    assert piece.kind in UNIT_KINDS
+    masks = []
+    for site in own:
+        share = piece.level / levels_of(job, piece)
+        count = keep_count(site.units, share, site.groups, multiple(job.config, site))
+        kept = choose(torch.arange(site.units), site, max(count, site.least))
+        masks.append((site, mask_of(kept, site.units)))
+    remove(layer, masks)
+    update_heads(layer, checkpoint.family, checkpoint.head_dim)
+
+
+def levels_of(job: Job, piece: Piece) -> int:
+    """Into how many levels the units of a piece's site are divided."""
+    site = next(s for s in job.streamed.checkpoint.sites[piece.layer] if s.kind == piece.kind)
+    return min(LEVELS, site.units // math.lcm(site.groups, multiple(job.config, site)))
+
+
+def _takes(layer: nn.Module, checkpoint: Checkpoint, index: int) -> Amounts:
+    params = sum(parameter.numel() for parameter in layer.parameters())
+    flops = flops_per_token(checkpoint, [layer]) - flops_per_token(checkpoint, [])
+    sites = sites_of(layer, checkpoint.family, index, checkpoint.head_dim)
+    cache = sum(2 * site.units * checkpoint.head_dim for site in sites if site.kind == "kv_group")
+    return Amounts(params, flops, cache)
+
+
+def bytes_of(streamed: StreamedModel, amounts: Amounts, params: float) -> tuple[float, float]:
+    """(bytes on disk, bytes in memory with the cache of a text of `CONTEXT` tokens) of a model.
+
+    Args:
+        params: of the untouched model.
+    """
+    checkpoint = streamed.checkpoint
+    size = checkpoint.bytes_on_disk * amounts.params / params
+    context = min(CONTEXT, int(getattr(checkpoint.config, "max_position_embeddings", None) or CONTEXT))
+    return size, size + amounts.cache * context * checkpoint.dtype.itemsize

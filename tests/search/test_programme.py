@@ -1,0 +1,162 @@
+"""The integer programme against trying everything, and what rounds of it find."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from secateur.search.predict import costs_of, fitted, group_of, measured_pieces, predicted, rank_correlation, weighted
+from secateur.search.programme import Limit, solve
+from secateur.search.refine import Tried, refined
+from secateur.search.space import LAYER, Amounts, Candidate, Piece, Space
+
+
+def space(layers: int = 3, levels: int = 3) -> Space:
+    saves: dict[Piece, Amounts] = {}
+    shares: dict[Piece, float] = {}
+    for layer in range(layers):
+        for kind, size in (("channel", 60.0), ("kv_group", 30.0)):
+            for level in range(1, levels):
+                shares[Piece(layer, kind, level)] = level / levels
+                saves[Piece(layer, kind, level)] = Amounts(size * level / levels, size, 1.0)
+        for kind, size in (("attention", 31.0), ("ffn", 62.0), (LAYER, 95.0)):
+            shares[Piece(layer, kind, 1)] = 1.0
+            saves[Piece(layer, kind, 1)] = Amounts(size, size, 2.0)
+    return Space(saves, shares, Amounts(100.0 * layers, 1.0, 1.0), layers)
+
+
+def random_costs(of: Space, seed: int) -> dict[Piece, float]:
+    draw = np.random.default_rng(seed)
+    return {piece: of.saves[piece].params ** 1.5 * float(draw.uniform(0.2, 2)) for piece in of.saves}
+
+
+def everything(of: Space) -> Iterator[Candidate]:
+    """Every candidate there is."""
+
+    def layer(index: int) -> Iterator[tuple[Piece, ...]]:
+        own = [piece for piece in of.saves if piece.layer == index]
+        attention = [None, *(p for p in own if p.kind in ("kv_group", "attention"))]
+        ffn = [None, *(p for p in own if p.kind in ("channel", "ffn"))]
+        for pair in itertools.product(attention, ffn):
+            yield tuple(piece for piece in pair if piece is not None)
+        yield (Piece(index, LAYER, 1),)
+
+    for parts in itertools.product(*(list(layer(index)) for index in range(of.layers))):
+        candidate = tuple(sorted(piece for part in parts for piece in part))
+        if sum(piece.kind == LAYER for piece in candidate) < of.layers:
+            yield candidate
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_it_is_the_best_of_all(seed: int) -> None:
+    of = space()
+    costs = random_costs(of, seed)
+    params = {piece: saved.params for piece, saved in of.saves.items()}
+    cache = {piece: saved.cache for piece, saved in of.saves.items()}
+    limits = [Limit(params, 90.0 + 20 * seed, "params"), Limit(cache, 3.0, "cache")]
+    within = [c for c in everything(of) if all(sum(x.saves[p] for p in c) >= x.need for x in limits)]
+    want = min(predicted(candidate, costs) for candidate in within)
+    found = solve(of, costs, limits)
+    assert found in within
+    assert predicted(found or (), costs) == pytest.approx(want, rel=2e-4)
+    inside = solve(of, costs, limits[:1], kinds=("channel", "kv_group"))
+    assert inside is None or {piece.kind for piece in inside} <= {"channel", "kv_group"}
+
+
+def test_a_layer_stays_and_what_cant_be_is_none() -> None:
+    of = space()
+    costs = random_costs(of, 0)
+    params = {piece: saved.params for piece, saved in of.saves.items()}
+    most = 2 * 95 + 93  # two layers, and all inside the third
+    found = solve(of, costs, [Limit(params, most - 0.5, "")])
+    assert found is not None
+    assert sum(piece.kind == LAYER for piece in found) == 2
+    assert solve(of, costs, [Limit(params, most + 0.5, "")]) is None
+
+
+def test_around_a_candidate_the_rest_stays() -> None:
+    of = space()
+    costs = random_costs(of, 1)
+    params = {piece: saved.params for piece, saved in of.saves.items()}
+    base = solve(of, costs, [Limit(params, 120.0, "")])
+    assert base is not None
+    other = solve(of, random_costs(of, 2), [Limit(params, 120.0, "")], around=(base, {0}))
+    assert other is not None
+    assert [piece for piece in other if piece.layer] == [piece for piece in base if piece.layer]
+
+
+def measure(of: Space, costs: dict[Piece, float]) -> dict[str, float]:
+    """A truth that the sum doesn't know: attention of the first layers does three times the harm beside others."""
+    return {kind: 3.0 if kind in ("kv_group", "attention") else 1.0 for kind in of.kinds}
+
+
+def test_rounds_learn_what_the_sum_doesnt_know_and_are_repeatable() -> None:
+    of = space(layers=5, levels=3)
+    costs = random_costs(of, 3)
+    params = {piece: saved.params for piece, saved in of.saves.items()}
+    limits, factor = [Limit(params, 200.0, "params")], measure(of, costs)
+
+    def truth(candidate: Candidate) -> float:
+        return sum(costs[piece] * factor[piece.kind] for piece in candidate)
+
+    def evaluate(candidates: Sequence[Candidate]) -> list[float]:
+        return [truth(candidate) for candidate in candidates]
+
+    found = list(refined(of, costs, limits, evaluate, 24, 0))
+    assert len({one.candidate for one in found}) == len(found) <= 24
+    assert all(sum(params[piece] for piece in one.candidate) > 199.9 for one in found)
+    best = solve(of, {piece: costs[piece] * factor[piece.kind] for piece in costs}, limits)
+    reached = min(one.measured for one in found)
+    assert reached < found[0].measured  # what was measured helped
+    assert reached <= 1.03 * truth(best or ())
+    assert list(refined(of, costs, limits, evaluate, 24, 0)) == found
+    assert [one.candidate for one in refined(of, costs, limits, evaluate, 24, 1)] != [one.candidate for one in found]
+    assert list(refined(of, costs, [Limit(params, 1e6, "")], evaluate, 24, 0)) == []
+    over = iter([False, False, True, True, True])
+    assert len(list(refined(of, costs, limits, evaluate, 24, 0, lambda: next(over)))) == 3
+
+
+def test_factors_are_found() -> None:
+    of = space(layers=6, levels=4)
+    costs = random_costs(of, 4)
+    draw = np.random.default_rng(0)
+    factor = {group: float(draw.uniform(0.5, 4)) for group in {group_of(of, piece) for piece in costs}}
+    params = {piece: saved.params for piece, saved in of.saves.items()}
+    needs = [Limit(params, 300.0, "")]
+    every = (solve(of, {p: float(draw.uniform(0.1, 1)) * params[p] for p in params}, needs) for _ in range(60))
+    some = [candidate for candidate in every if candidate]
+    truth = [(c, sum(costs[p] * factor[group_of(of, p)] for p in c)) for c in some]
+    found = fitted(of, costs, truth)
+
+    def error(prices: dict[Piece, float]) -> float:
+        return float(np.mean([abs(np.log(predicted(candidate, prices) / cost)) for candidate, cost in truth]))
+
+    assert error(weighted(of, costs, found)) < 0.2 * error(costs)
+    assert fitted(of, costs, []) == dict.fromkeys(found, 1.0)
+
+
+def test_pieces_between_measured_ones_lie_between_them() -> None:
+    of = space(layers=1, levels=8)
+    calls: list[Candidate] = []
+
+    def evaluate(candidates: Sequence[Candidate]) -> list[float]:
+        calls.extend(candidates)
+        return [of.saves[candidate[0]].params ** 2 for candidate in candidates]
+
+    costs = costs_of(of, evaluate)
+    assert [(piece,) for piece in measured_pieces(of)] == calls
+    assert len(calls) < len(of.saves) == len(costs)
+    channel = [costs[Piece(0, "channel", level)] for level in range(1, 8)]
+    assert channel == sorted(channel)
+    for level, cost in enumerate(channel, 1):
+        assert cost == pytest.approx((60 * level / 8) ** 2, rel=0.05)
+
+
+def test_ranks() -> None:
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 2], [1, 2]) is None
+    assert Tried((), 1.0, 2.0).measured == 2.0

@@ -1,0 +1,166 @@
+"""A search on a real model: what it measures is the cut model, what it saves is saved, it goes on after a stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import secateur
+from secateur.config.plan import Plan
+from secateur.config.searching import SearchSettings, make_search
+from secateur.errors import InputError
+from secateur.model.checkpoint import Checkpoint
+from secateur.model.flops import flops_of
+from secateur.pipeline.inputs import memory_for
+from secateur.search import search as room
+from secateur.search.levels import write_pieces
+from secateur.search.planned import plan_of
+from secateur.search.prepared import job_of, opened
+from secateur.search.search import search
+from secateur.search.space import Candidate, Piece, space_of
+from secateur.search.trial import Trials, evaluated
+from secateur.search.wanted import limits_of, measures_of
+from secateur.system.monitor import Monitor
+from tests.small import save_tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with text."""
+    folder = tmp_path_factory.mktemp("search")
+    save_tiny(folder / "model", num_hidden_layers=4, intermediate_size=32, context=64)
+    lines = [json.dumps({"text": f"the {i} that {i * i} " * 8}) for i in range(200)]
+    (folder / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def settings(desk: Path, **changes: Any) -> SearchSettings:
+    told = {"model": str(desk / "model"), "calibrate": str(desk / "text.jsonl"), "samples": 8, "length": 32}
+    told |= {"evaluate": "none", "speed": False, "general_text": 0, "trials": 12, "explain": False, "device": "cpu"}
+    return make_search({**told, **changes})
+
+
+def test_what_is_measured_is_the_pruned_model_and_what_is_saved_is_saved(desk: Path, tmp_path: Path) -> None:
+    """Against checkpoints that `prune --plan` makes, with the units zeroed and nothing refitted."""
+    told = settings(desk, method="magnitude", refit=False, sites="channel,query_head,kv_group,attention,ffn,layer")
+    monitor = Monitor(CPU, True)
+    inputs, kinds = opened(told, CPU, monitor)
+    job = job_of(inputs, monitor, memory_for(inputs.config), tmp_path)
+    space = space_of(job, kinds)
+    assert set(space.kinds) == {"channel", "query_head", "kv_group", "attention", "ffn", "layer"}
+    measures = measures_of(space, inputs.streamed)
+    write_pieces(job, space, tmp_path / "levels")
+    some: list[Candidate] = [
+        (Piece(0, "kv_group", 1), Piece(1, "channel", 3), Piece(2, "query_head", 1), Piece(3, "channel", 6)),
+        (Piece(0, "channel", 7), Piece(1, "attention", 1), Piece(2, "ffn", 1)),
+        (Piece(0, "query_head", 1), Piece(2, "layer", 1), Piece(3, "channel", 2)),
+    ]
+    assert all(piece in space.saves for candidate in some for piece in candidate)
+    with Trials.of(job, tmp_path / "levels", tmp_path) as trials:
+        got = trials.evaluate(some)
+        assert trials.evaluate(some) == got  # with what is kept in memory
+        assert trials.evaluate([()]) == [0.0]
+    ids = evaluated(job.tokens)
+    dense = secateur.load(desk / "model", device="cpu")
+    for number, candidate in enumerate(some):
+        out, plan = tmp_path / str(number), plan_of(inputs, candidate, tmp_path / "levels")
+        recipe = told.replaying(plan.sites, plan.sparsities)
+        (tmp_path / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+        secateur.prune(recipe, out, plan=Plan.read(tmp_path / "plan.json"), quiet=True)
+        pruned = secateur.load(out, device="cpu")
+        with torch.no_grad():
+            p, q = (
+                model(input_ids=ids, use_cache=False).logits.double().log_softmax(-1) for model in (dense, pruned)
+            )
+        assert got[number] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
+        assert got[number] > 0.01
+        assert measures.left("params", candidate) == Checkpoint.open(out).parameters
+        assert measures.left("flops", candidate) == flops_of(out)
+
+
+def test_a_wish_that_nothing_keeps_says_what_there_is(desk: Path) -> None:
+    monitor = Monitor(CPU, True)
+    told = settings(desk, sites="channel", want="params=0.2x,size=100GB")
+    inputs, kinds = opened(told, CPU, monitor)
+    job = job_of(inputs, monitor, memory_for(inputs.config), desk)
+    space = space_of(job, kinds)
+    measures = measures_of(space, inputs.streamed)
+    with pytest.raises(InputError, match=r"params=0.2x': with all gone .* there are still [\d,]+ parameters"):
+        limits_of(told.wishes, measures, space)
+    with pytest.raises(InputError, match=r"size=100GB': the model has [\d,]+ bytes already"):
+        limits_of(told.wishes[1:], measures, space)
+    with pytest.raises(InputError, match="have none of them"):
+        opened(settings(desk, sites="expert", want="params=0.5x"), CPU, monitor)
+
+
+def test_a_search_keeps_its_wishes_and_its_plan_replays(desk: Path, tmp_path: Path) -> None:
+    told = settings(desk, want=("params=0.85x", "memory=0.9x"), evaluate=str(desk / "text.jsonl"))
+    found = search(told, tmp_path / "out", quiet=True)
+    assert all(wish["held"] for wish in found["wishes"])
+    assert found["wishes"][0]["got"] == Checkpoint.open(tmp_path / "out").parameters
+    [chosen] = [candidate for candidate in found["candidates"] if candidate["chosen"]]
+    assert chosen["measured"] == min(candidate["measured"] for candidate in found["candidates"])
+    assert chosen["takes"]["params"] == found["wishes"][0]["got"]
+    assert found["perplexity"] is not None
+    assert json.loads((tmp_path / "out" / "search.json").read_text()) == json.loads(json.dumps(found))
+    assert not (tmp_path / "out" / ".secateur").exists()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["files"]) == {path.name for path in (tmp_path / "out").iterdir()}
+    assert ".secateur" not in (tmp_path / "out" / "report.json").read_text()
+
+    recipe = secateur.load_recipe(tmp_path / "out" / "recipe.yaml")
+    secateur.prune(recipe, tmp_path / "again", plan=Plan.read(tmp_path / "out" / "plan.json"), quiet=True)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "again")]
+    assert weights[0] == weights[1]
+    search(told, tmp_path / "out", overwrite=True, quiet=True)  # an earlier result may be replaced
+
+
+def test_an_interrupted_search_goes_on(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = settings(desk, want="params=0.8x", sites="channel,kv_group,layer")
+    straight = search(told, tmp_path / "straight", quiet=True)
+    measured: list[Candidate] = []
+    real, stop_at = Trials.evaluate, 30
+
+    def counted(self: Trials, candidates: Sequence[Candidate]) -> list[float]:
+        if len(measured) == stop_at:
+            raise KeyboardInterrupt
+        measured.extend(candidates)
+        return real(self, candidates)
+
+    monkeypatch.setattr(Trials, "evaluate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        search(told, tmp_path / "out", quiet=True)
+    levels = tmp_path / "out" / ".secateur" / "levels"
+    shutil.rmtree(next(levels.iterdir()))  # lost since: it is made again
+    with pytest.raises(InputError, match="interrupted run"):
+        search(told, tmp_path / "out", quiet=True)
+    with pytest.raises(InputError, match="seed was 0, is 1"):
+        search(
+            settings(desk, want="params=0.8x", sites=told.sites, seed=1), tmp_path / "out", resume=True, quiet=True
+        )
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    stop_at = -1
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_write", dies)  # the model is made by then
+        with pytest.raises(KeyboardInterrupt):
+            search(told, tmp_path / "out", resume=True, quiet=True)
+    every = len(measured)
+    assert len(set(measured)) == every  # nothing twice
+    monkeypatch.setattr(room, "prune", dies)  # nor is the model made again
+    found = search(told, tmp_path / "out", resume=True, quiet=True)
+    assert len(measured) == every
+    for key in ("candidates", "pieces", "wishes"):
+        assert found[key] == straight[key]  # type: ignore[literal-required]
+    for name in ("model.safetensors", "plan.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
