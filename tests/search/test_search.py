@@ -18,6 +18,8 @@ from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.flops import flops_of
 from secateur.pipeline.inputs import memory_for
+from secateur.search import latency
+from secateur.search import make as making
 from secateur.search import search as room
 from secateur.search.levels import write_pieces
 from secateur.search.planned import plan_of
@@ -157,10 +159,110 @@ def test_an_interrupted_search_goes_on(desk: Path, tmp_path: Path, monkeypatch: 
             search(told, tmp_path / "out", resume=True, quiet=True)
     every = len(measured)
     assert len(set(measured)) == every  # nothing twice
-    monkeypatch.setattr(room, "prune", dies)  # nor is the model made again
+    monkeypatch.setattr(making, "prune", dies)  # nor is the model made again
     found = search(told, tmp_path / "out", resume=True, quiet=True)
     assert len(measured) == every
     for key in ("candidates", "pieces", "wishes"):
         assert found[key] == straight[key]  # type: ignore[literal-required]
     for name in ("model.safetensors", "plan.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_without_wishes_the_front_is_a_page_and_plans_that_replay(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "enough", lambda runs, seconds: runs >= 1)
+    told = settings(desk, sites="channel,kv_group,layer", trials=20)
+    found = search(told, tmp_path / "out", quiet=True)
+    front = [candidate for candidate in found["candidates"] if candidate["front"]]
+    assert len(front) >= 4
+    for about in ("params", "latency", "prefill"):
+        assert found["whole"][about] > 0
+    by_size = sorted(front, key=lambda one: (one["takes"]["params"], one["measured"]))
+    beaten = {  # by another in size, and in both times
+        one["plan"]
+        for one in front
+        if all(
+            any(o["takes"][a] <= one["takes"][a] and o["measured"] < one["measured"] for o in found["candidates"])
+            for a in ("params", "latency", "prefill")
+        )
+    }
+    assert not beaten
+    smallest = by_size[0]
+    assert smallest["plan"] is not None
+    plan = Plan.read(tmp_path / "out" / smallest["plan"])
+    recipe = told.replaying(plan.sites, plan.sparsities)
+    secateur.prune(recipe, tmp_path / "small", plan=plan, quiet=True)
+    assert Checkpoint.open(tmp_path / "small").parameters == smallest["takes"]["params"]
+    page = (tmp_path / "out" / "search.html").read_text(encoding="utf-8")
+    assert page.count('<g tabindex="0" role="img"') == 4 * len(found["candidates"])
+    assert all(str(one["plan"]) in page for one in front)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["files"] == sorted(
+        path.name for path in (tmp_path / "out").iterdir()
+    )  # what --overwrite may replace
+
+
+def test_seconds_are_tabled_checked_and_corrected(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that knows the shapes: 1 ms a parameter of the layers, a fifth more where they differ."""
+
+    def seconds(job: Any, shape: Any) -> float:
+        return sum(p.numel() for layer in shape.layers for p in layer.parameters()) / 1000
+
+    class Clock:
+        answer = 4
+
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def run(self) -> tuple[float, float]:
+            return self.value, 4 * self.value
+
+    whole: list[float] = []
+
+    def trial(job: Any, shape: Any) -> Clock:
+        value = seconds(job, shape)
+        whole.append(value)
+        # What the sum doesn't know: layers that differ run a fifth slower than a table of like ones says.
+        uneven = len({tuple(tuple(p.shape) for p in layer.parameters()) for layer in shape.layers}) > 1
+        return Clock(value * 1.2 if uneven else value)
+
+    monkeypatch.setattr(latency, "_trial", trial)
+    monkeypatch.setattr(latency, "enough", lambda runs, seconds: runs >= 3)
+    found = search(settings(desk, sites="channel,kv_group", want="latency=0.7x"), tmp_path / "out", quiet=True)
+    first, last = found["timed"][0], found["timed"][-1]
+    assert len(found["timed"]) > 1
+    assert first["measured"]["latency"] > 1.05 * first["predicted"]["latency"]
+    limit = 0.7 * first["whole"]["latency"]
+    assert abs(last["measured"]["latency"] / limit - 1) < abs(first["measured"]["latency"] / limit - 1)
+    [wish] = found["wishes"]
+    assert (wish["got"], wish["limit"]) == (last["measured"]["latency"], pytest.approx(limit))
+
+
+def test_a_shape_is_timed_on_this_machine(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = Monitor(CPU, True)
+    inputs, kinds = opened(settings(desk, sites="layer,ffn"), CPU, monitor)
+    job = job_of(inputs, monitor, memory_for(inputs.config), tmp_path)
+    space = space_of(job, kinds)
+    shape = latency.shape_for(job, (Piece(0, "layer", 1), Piece(2, "ffn", 1)))
+    assert len(shape.layers) == 3
+    monkeypatch.setattr(latency, "enough", lambda runs, seconds: runs >= 5)
+    whole, half = latency.time_of(job, (Piece(0, "layer", 1), Piece(1, "layer", 1), Piece(2, "layer", 1)))
+    assert 0 < half.latency < whole.latency
+    assert latency.cut_alike(space, "layer", 1) == (Piece(0, "layer", 1), Piece(2, "layer", 1))
+    table = latency.Timings(whole, {("layer", 1): latency.Seconds(0.25, 0.5)})
+    assert latency.Timings.from_json(json.loads(json.dumps(table.to_json()))) == table
+    assert table.of_pieces(space, "prefill", 2.0)[Piece(3, "layer", 1)] == 1.0
+
+
+def test_limits_of_quality_choose_the_smallest_that_keeps_them(desk: Path, tmp_path: Path) -> None:
+    text = str(desk / "text.jsonl")
+    told = settings(desk, sites="channel,kv_group,layer", want="perplexity<=1.5x", trials=15, evaluate=text)
+    found = search(told, tmp_path / "out", quiet=True)
+    [wish] = found["wishes"]
+    assert found["perplexity"] is not None
+    assert wish["got"] == found["perplexity"]["after"]
+    assert wish["held"] == (found["perplexity"]["after"] <= 1.5 * found["perplexity"]["before"])
+    assert "latency" not in found["whole"]
+    assert (tmp_path / "out" / "model.safetensors").is_file()

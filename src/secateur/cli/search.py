@@ -27,7 +27,6 @@ from secateur.config.searching import DECIDED, SearchSettings
 from secateur.config.wishes import ABOUT
 from secateur.errors import InputError, Stopped, Terminated
 
-
 EXAMPLES = (
     "secateur search embedded --want params=0.75x --out out/found",
     "secateur search path/to/model --want size=100MB --want 'perplexity<=1.1x' --out out/found",
@@ -91,3 +90,5 @@ def search(
         kept = "the same command with --resume goes on from what was measured"
         raise Stopped(f"stopped; {kept}", isinstance(stop, Terminated)) from None
     print(json.dumps(found, indent=1)) if as_json else print_search(found, out)
+    if any(wish["held"] is False for wish in found["wishes"]):
+        raise typer.Exit(1)

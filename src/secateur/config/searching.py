@@ -13,7 +13,7 @@ from secateur.config.flags import CUT, Flag
 from secateur.config.parsing import read_mapping
 from secateur.config.recipe import Recipe, make_recipe
 from secateur.config.suggestions import complaint, nearest
-from secateur.config.wishes import Wish, parse_wishes
+from secateur.config.wishes import PERPLEXITY, TASK, Wish, parse_wishes
 from secateur.errors import InputError
 from secateur.model.site_kinds import KINDS, SITE_KINDS
 
@@ -56,6 +56,8 @@ class SearchSettings(Settings):
         for key in DECIDED:
             if key in self.model_fields_set:
                 raise ValueError(f"{key} is what search decides; leave it out, or use prune")
+        if self.evaluate == "none" and any(wish.about == PERPLEXITY for wish in self.wishes):
+            raise ValueError("a wish for perplexity is judged on text, but evaluate is none; leave that out")
         return self
 
     @property
@@ -65,7 +67,9 @@ class SearchSettings(Settings):
     def recipe(self, sites: tuple[str, ...], sparsity: Mapping[str, float]) -> Recipe:
         """The recipe of a prune with these settings, of these kinds of sites."""
         own = {key: getattr(self, key) for key in self.model_fields_set if key in Recipe.model_fields}
-        return make_recipe({**own, "sites": sites, "sparsity": dict(sparsity)})
+        judges = [wish.file for wish in self.wishes if wish.about == TASK]
+        tasks = ",".join(dict.fromkeys([*([] if self.tasks is None else self.tasks.split(",")), *judges]))
+        return make_recipe({**own, "sites": sites, "sparsity": dict(sparsity), **({"tasks": tasks} if tasks else {})})
 
     def replaying(self, sites: tuple[str, ...], sparsity: Mapping[str, float]) -> Recipe:
         """The recipe that a plan is replayed with: methods have chosen already, they only say which quality is meant.

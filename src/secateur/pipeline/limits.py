@@ -8,7 +8,7 @@ how fast a shape runs doesn't depend on what is in it. The least sparsity that i
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from secateur.model.architectures import Family
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import model_class
 from secateur.model.flops import flops_per_token
+from secateur.model.json_files import Json
 from secateur.model.result_config import new_config
 from secateur.model.rotation import check_rotatable, narrow_values
 from secateur.model.site_kinds import KINDS, SUB_BLOCKS, TURNS, WHOLE
@@ -130,12 +131,25 @@ def shape_at(recipe: Recipe, checkpoint: Checkpoint, sparsity: float) -> Shape:
     layers = list(checkpoint.skeleton().get_submodule(family.layers).children())
     for index in kept:
         _cut(layers[index], index, trial, checkpoint, halves, index in protected)
+    narrow = {}
+    if "hidden" in trial.sites and (hidden := kept_dimensions(trial, checkpoint)) < checkpoint.config.hidden_size:
+        narrow = narrow_values(checkpoint, hidden)
+    return shape_of(checkpoint, kept, layers, narrow)
+
+
+def shape_of(checkpoint: Checkpoint, kept: Sequence[int], layers: Sequence[nn.Module], narrow: Json) -> Shape:
+    """The shape of a checkpoint with these layers.
+
+    Args:
+        kept: those that stay.
+        layers: every layer of the model, without weights; those that stay have been cut.
+        narrow: keys of its configuration that say fewer hidden dimensions.
+    """
+    family = checkpoint.family
     widths = {
         place: layer_widths(layers[i], family, checkpoint.config, checkpoint.head_dim) for place, i in enumerate(kept)
     }
-    values = new_config(checkpoint, kept, widths)
-    if "hidden" in trial.sites and (hidden := kept_dimensions(trial, checkpoint)) < checkpoint.config.hidden_size:
-        values |= narrow_values(checkpoint, hidden)
+    values = new_config(checkpoint, tuple(kept), widths) | narrow
     config = CONFIG_MAPPING[values["model_type"]].from_dict(values)
     with torch.device("meta"):
         template = model_class(config)._from_config(config, dtype=torch.float32)
@@ -187,9 +201,13 @@ def _seconds(recipe: Recipe, checkpoint: Checkpoint, sparsity: float) -> float:
     shape = shape_at(recipe, checkpoint, sparsity)
     device = resolve_device(recipe.device)
     dtype = resolve_dtype(recipe.dtype, device, checkpoint.config)
+    return 1 / speed(filled(shape, device, dtype)).decode_tokens_per_s
+
+
+def filled(shape: Shape, device: torch.device, dtype: torch.dtype) -> Any:
+    """A model of a shape, with random weights: how fast it runs doesn't depend on what is in it."""
     with torch.device(device):
-        model = model_class(shape.config)._from_config(copy.deepcopy(shape.config), dtype=dtype).eval()
-    return 1 / speed(model).decode_tokens_per_s
+        return model_class(shape.config)._from_config(copy.deepcopy(shape.config), dtype=dtype).eval()
 
 
 _MEASURES: dict[str, Callable[[Recipe, Checkpoint, float], float]] = {

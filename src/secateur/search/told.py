@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+import torch
 
 from secateur._version import __version__
 from secateur.config.searching import SearchSettings
-from secateur.config.wishes import PERPLEXITY, TASK, Wish
+from secateur.config.wishes import Wish, parse_wish
 from secateur.pipeline.inputs import Inputs
 from secateur.report.schema.report import Report
-from secateur.report.schema.search import CandidateFacts, PieceFacts, SearchReport, WishFacts
+from secateur.report.schema.search import CandidateFacts, PieceFacts, SearchReport, TimedFacts, WishFacts
+from secateur.search.find import Found, TimedCandidate
+from secateur.search.latency import OFF, TIMES
+from secateur.search.make import Made, judged
 from secateur.search.predict import Costs, measured_pieces, rank_correlation
 from secateur.search.refine import Tried
 from secateur.search.space import Candidate, Piece, Space
@@ -24,38 +28,39 @@ NEAR = 0.02  # of a bound: what comes so near is limited by it
 def told(
     settings: SearchSettings,
     inputs: Inputs,
-    space: Space,
-    measures: Measures,
-    costs: Costs,
-    tried: Sequence[Tried],
-    chosen: Candidate | None,
+    found: Found,
+    made: Made | None,
     plans: Mapping[Candidate, str],
-    report: Report | None,
     monitor: Monitor,
 ) -> SearchReport:
     """The document.
 
     Args:
-        chosen: the candidate that was made; None where there's only a front.
+        made: the choice; None where there's only a front.
         plans: candidate -> name of its plan.
-        report: of the prune that made the choice.
     """
-    wishes = [_wish(wish, measures, chosen, report) for wish in settings.wishes]
+    report = None if made is None else made.report
+    chosen = None if made is None else made.candidate
+    wishes = [_wish(wish, found, made) for wish in settings.wishes]
     c = inputs.calibration
+    plans = plans if chosen is None else {chosen: "plan.json"}
+    front = set(found.front)
     return {
         "secateur": __version__,
         "model": settings.model,
         "settings": settings.model_dump(mode="json", exclude_unset=True),
         "calibration": {"source": c.source, "data_sha256": c.source_sha256, "samples": len(c.tokens)},
         "tokens": evaluated(c.tokens).numel(),
-        "layers": space.layers,
-        "whole": dict(measures.whole),
+        "layers": found.space.layers,
+        "whole": dict(found.measures.whole),
         "wishes": wishes,
-        "pieces": pieces_of(space, measures, costs),
-        "candidates": [_candidate(one, space, measures, one.candidate == chosen, plans) for one in tried],
-        "rank_correlation": rank_correlation([t.predicted for t in tried], [t.measured for t in tried]),
-        "limited_by": limited_by(wishes, chosen),
+        "pieces": pieces_of(found.space, found.measures, found.costs),
+        "candidates": [_candidate(one, found, chosen, one.candidate in front, plans) for one in found.tried],
+        "timed": [_timed(one) for one in found.timed],
+        "rank_correlation": rank_correlation([t.predicted for t in found.tried], [t.measured for t in found.tried]),
+        "limited_by": limited_by(wishes),
         "perplexity": _perplexity(report),
+        "machine": {"device": str(inputs.streamed.device), "threads": torch.get_num_threads()},
         "stages": [dict(stage) for stage in monitor.facts()],
     }
 
@@ -83,56 +88,64 @@ def site_of(piece: Piece) -> str:
 
 
 def _candidate(
-    one: Tried, space: Space, measures: Measures, chosen: bool, plans: Mapping[Candidate, str]
+    one: Tried, found: Found, chosen: Candidate | None, front: bool, plans: Mapping[Candidate, str]
 ) -> CandidateFacts:
     return {
-        "pieces": [(site_of(piece), space.shares[piece]) for piece in one.candidate],
+        "pieces": [(site_of(piece), found.space.shares[piece]) for piece in one.candidate],
         "predicted": one.predicted,
         "measured": one.measured,
-        "takes": measures.all_left(one.candidate),
-        "chosen": chosen,
+        "takes": found.measures.all_left(one.candidate),
+        "chosen": one.candidate == chosen,
+        "front": front,
         "plan": plans.get(one.candidate),
     }
 
 
-def _wish(wish: Wish, measures: Measures, chosen: Candidate | None, report: Report | None) -> WishFacts:
-    whole, got = _values(wish, measures, chosen, report)
+def _timed(one: TimedCandidate) -> TimedFacts:
+    return {
+        "pieces": [(site_of(piece), piece.level) for piece in one.candidate],
+        "whole": one.whole._asdict(),
+        "predicted": one.predicted._asdict(),
+        "measured": one.measured._asdict(),
+    }
+
+
+def _wish(wish: Wish, found: Found, made: Made | None) -> WishFacts:
+    whole, got = _values(wish, found, made)
     known = whole is not None and got is not None
+    near = wish.about in TIMES and known and (got or 0.0) <= (1 + OFF) * wish.limit(whole or 0.0)
     return {
         "wish": wish.text,
         "about": wish.about,
         "limit": wish.limit(whole or 0.0),
-        "whole": whole or 0.0,
+        "whole": whole,
         "got": got,
-        "held": wish.held(got or 0.0, whole or 0.0) if known else None,
+        "held": near or wish.held(got or 0.0, whole or 0.0) if known else None,
     }
 
 
-def _values(
-    wish: Wish, measures: Measures, chosen: Candidate | None, report: Report | None
-) -> tuple[float | None, float | None]:
+def _values(wish: Wish, found: Found, made: Made | None) -> tuple[float | None, float | None]:
     """(the untouched model's, the result's) value of what a wish is about."""
-    if wish.about == PERPLEXITY:
-        found = _perplexity(report)
-        return (None, None) if found is None else (found["before"], found["after"])
-    if wish.about == TASK:
-        return None, None
-    whole = measures.whole[wish.about]
-    if wish.about == "params" and report is not None:
-        return whole, float(report["parameters"]["after"])
-    return whole, None if chosen is None else measures.left(wish.about, chosen)
+    if not wish.of_cost:
+        return judged(wish, None if made is None else made.report)
+    if wish.about in TIMES and found.timed:
+        last, place = found.timed[-1], TIMES.index(wish.about)
+        return last.whole[place], last.measured[place]
+    whole = found.measures.whole[wish.about]
+    if wish.about == "params" and made is not None:
+        return whole, float(made.report["parameters"]["after"])
+    return whole, None if made is None else found.measures.left(wish.about, made.candidate)
 
 
 def _perplexity(report: Report | None) -> dict[str, float] | None:
     """Before and after, on the run's own evaluation text."""
-    found: Any = None if report is None else report.get("evaluation")
-    found = found or {}
-    values = {side: (found.get(side) or {}).get("perplexity") for side in ("before", "after")}
-    known = {side: float(value) for side, value in values.items() if value is not None}
-    return known if len(known) == 2 else None
+    if report is None:
+        return None
+    before, after = judged(parse_wish("perplexity=1x"), report)
+    return None if before is None or after is None else {"before": float(before), "after": float(after)}
 
 
-def limited_by(wishes: Sequence[WishFacts], chosen: Candidate | None) -> str:
+def limited_by(wishes: Sequence[WishFacts]) -> str:
     """In words: what keeps the result from being better."""
     if not wishes:
         return "nothing: this is the front of what can be had"

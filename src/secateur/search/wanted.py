@@ -8,10 +8,9 @@ from typing import NamedTuple
 from secateur.config.wishes import Wish
 from secateur.errors import InputError
 from secateur.model.streamed import StreamedModel
+from secateur.search.latency import TIMES, Timings
 from secateur.search.programme import Limit
 from secateur.search.space import LAYER, Amounts, Candidate, Piece, Space, bytes_of, part_of
-
-Latencies = Mapping[Piece, float]  # seconds that a piece saves
 
 
 class Measures(NamedTuple):
@@ -50,6 +49,17 @@ def measures_of(space: Space, streamed: StreamedModel) -> Measures:
         {about: measure(space.whole) for about, measure in of.items()},
         {about: {p: measure(saved) for p, saved in space.saves.items()} for about, measure in of.items()},
     )
+
+
+def timed_measures(measures: Measures, timings: Timings, space: Space, factors: Mapping[str, float]) -> Measures:
+    """The same with seconds.
+
+    Args:
+        factors: by what is meant, what the table's savings are multiplied by.
+    """
+    whole = {about: timings.whole[place] for place, about in enumerate(TIMES)}
+    saves = {about: timings.of_pieces(space, about, factors[about]) for about in TIMES}
+    return Measures({**measures.whole, **whole}, {**measures.saves, **saves})
 
 
 def limits_of(wishes: Sequence[Wish], measures: Measures, space: Space) -> list[Limit]:

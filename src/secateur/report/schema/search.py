@@ -11,7 +11,7 @@ class WishFacts(TypedDict):
     wish: str
     about: str
     limit: float
-    whole: float
+    whole: float | None
     got: float | None
     held: bool | None
 
@@ -42,7 +42,20 @@ class CandidateFacts(TypedDict):
     measured: float
     takes: dict[str, float]
     chosen: bool
+    front: bool
     plan: str | None
+
+
+class TimedFacts(TypedDict):
+    """A candidate that was timed as it is, in seconds by `latency` (a decoding step) and `prefill` (a prompt).
+
+    `whole`: the untouched model beside it; `predicted`: from the table; pieces as [site, level].
+    """
+
+    pieces: list[tuple[str, int]]
+    whole: dict[str, float]
+    predicted: dict[str, float]
+    measured: dict[str, float]
 
 
 class SearchReport(TypedDict):
@@ -58,7 +71,9 @@ class SearchReport(TypedDict):
     wishes: list[WishFacts]
     pieces: list[PieceFacts]
     candidates: list[CandidateFacts]
+    timed: list[TimedFacts]
     rank_correlation: float | None
     limited_by: str
     perplexity: dict[str, float] | None
+    machine: dict[str, object]
     stages: list[dict[str, object]]

@@ -21,6 +21,8 @@ def print_search(found: SearchReport, out: Path, console: Console | None = None)
             held = {True: "held", False: "NOT held", None: "not measured"}[wish["held"]]
             table.add_row(wish["wish"], *(amount(wish, wish[key]) for key in ("whole", "limit", "got")), held)
         console.print(table)
+    else:
+        _print_front(found, console)
     for name, line in shape(found):
         console.print(f"{name:<11} {line}")
     if found["perplexity"] is not None:
@@ -31,6 +33,24 @@ def print_search(found: SearchReport, out: Path, console: Console | None = None)
     ranked = "" if rank is None else f"; predicted and measured agree in rank by {rank:.2f}"
     console.print(f"\n{tried} candidates were measured{ranked}; limited by {found['limited_by']}", soft_wrap=True)
     console.print(f"{out} is ready", soft_wrap=True)
+
+
+def _print_front(found: SearchReport, console: Console) -> None:
+    """The points of the front, each with the plan that replays it; the largest first."""
+    timed = "latency" in found["whole"]
+    names = ["plan", "parameters", "", *(["decoding", ""] if timed else []), "KL"]
+    table = Table(*(Column(name, right=n > 0) for n, name in enumerate(names)))
+    front = [one for one in found["candidates"] if one["front"]]
+    for one in sorted(front, key=lambda one: -one["takes"]["params"]):
+        cells = [fmt.short(one["takes"]["params"]), fmt.ratio(one["takes"]["params"] / found["whole"]["params"])]
+        if timed:
+            seconds = one["takes"]["latency"]
+            cells += [f"{1000 * seconds:.3g} ms", fmt.ratio(seconds / found["whole"]["latency"])]
+        table.add_row(one["plan"] or fmt.MISSING, *cells, fmt.number(one["measured"]))
+    console.print(table)
+    console.print(
+        "KL in nats per token, before any repair; secateur prune MODEL --plan FILE makes one of them", soft_wrap=True
+    )
 
 
 def amount(wish: WishFacts, value: float | None) -> str:

@@ -1,0 +1,162 @@
+"""A search over everything against what cuts one kind of site alike, and against allocations, at equal size.
+
+    python benchmarks/search.py quality --model stories3M-fp16 --share 0.8,0.6
+    python benchmarks/search.py latency --model path/to/model
+    python benchmarks/search.py table
+
+`quality`: models with this share of the parameters left, calibrated and repaired alike (`balanced`), and the
+perplexity of `eval.jsonl` by the judge of `_protocol`. One kind of site cut alike in every layer, channels and heads
+with each allocation, and the search. `latency`: a wish for decoding and one for prefill, and what the result takes.
+Each row is written as it comes, and rows that are there aren't measured again; `--how` picks some of them. Times are
+of one thread, with the load of the machine beside them. Results: results/search.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from _protocol import context_of, perplexity, read_texts
+from transformers import AutoTokenizer
+
+import secateur
+
+RESULTS = Path(__file__).parent / "results" / "search.json"
+TOGETHER = "channel,kv_group"
+KINDS = ("channel", "kv_group", "layer", "hidden")
+ALLOCATIONS = ("local", "global", "owl", "sensitivity", "evolve")
+HOW = (*KINDS, *ALLOCATIONS, "search")
+
+
+def command(how: str, share: float) -> list[str]:
+    """The words of a run, without the model and what all runs have."""
+    if how == "search":
+        return ["search", "--want", f"params={share}x"]
+    if how in KINDS:
+        return ["prune", "--sites", how, "--params", f"{100 * share:g}%"]
+    return ["prune", "--sites", TOGETHER, "--allocate", how, "--params", f"{100 * share:g}%"]
+
+
+def ran(model: Path, text: Path, words: list[str], out: Path) -> dict[str, Any]:
+    """What one run says of itself: report, seconds, load."""
+    name, *told = words
+    told += ["--calibrate", str(text), "--evaluate", "none", "--no-speed", "--no-explain", "--quiet"]
+    begin, load = time.perf_counter(), os.getloadavg()[0]
+    whole = [sys.executable, "-m", "secateur", name, str(model), *told, "--out", str(out), "--threads", "1"]
+    done = subprocess.run(whole, capture_output=True, text=True)
+    if done.returncode:
+        return {"refused": done.stderr.strip().splitlines()[-1]}
+    found = {"seconds": time.perf_counter() - begin, "load": load}
+    report = json.loads((out / "report.json").read_text())
+    return found | {"parameters": report["parameters"]["after"], "before": report["parameters"]["before"]}
+
+
+def quality_row(model: Path, stories: Path, share: float, how: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as work:
+        out = Path(work) / "out"
+        row = {"model": model.name, "share": share, "how": how}
+        row |= ran(model, stories / "calibrate.jsonl", command(how, share), out)
+        if "refused" not in row:
+            row["perplexity"] = judged(out, model, stories)
+        if (out / "search.json").is_file():
+            found = json.loads((out / "search.json").read_text())
+            row["rank_correlation"], row["trials"] = found["rank_correlation"], len(found["candidates"])
+            row["pieces"] = next(one["pieces"] for one in found["candidates"] if one["chosen"])
+        return row
+
+
+def judged(folder: Path, model: Path, stories: Path) -> float:
+    texts = read_texts(stories / "eval.jsonl")
+    loaded = secateur.load(folder, device="cpu", dtype="float32")
+    return perplexity(loaded, AutoTokenizer.from_pretrained(model), texts, context_of(model))
+
+
+def latency_row(model: Path, stories: Path, share: float, about: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as work:
+        out = Path(work) / "out"
+        row = {"model": model.name, "share": share, "how": about}
+        row |= ran(model, stories / "calibrate.jsonl", ["search", "--want", f"{about}={share}x"], out)
+        if "refused" not in row:
+            found = json.loads((out / "search.json").read_text())
+            row |= {"wish": found["wishes"][0], "timed": found["timed"]}
+        return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = ["Perplexity of eval.jsonl after the same repair; behind it the parameters that are left.", ""]
+    lines += ["| model | share | " + " | ".join(HOW) + " |", "|---|---|" + "---|" * len(HOW)]
+    own = [row for row in rows if row["how"] in HOW]
+    for name, share in dict.fromkeys((row["model"], row["share"]) for row in own):
+        found = {row["how"]: row for row in own if (row["model"], row["share"]) == (name, share)}
+        lines.append(f"| {name} | {share:g} | " + " | ".join(cell(found.get(how)) for how in HOW) + " |")
+    lines += ["", "| model | share | against | change | seconds of the search / of `channel` | rank correlation |"]
+    lines.append("|---|---|---|---|---|---|")
+    for name, share in dict.fromkeys((row["model"], row["share"]) for row in own):
+        found = {row["how"]: row for row in own if (row["model"], row["share"]) == (name, share)}
+        if "perplexity" in found.get("search", {}):
+            lines += compared(name, share, found)
+    timed = [row for row in rows if "wish" in row]
+    if timed:
+        lines += ["", "| model | wish | untouched | limit | measured | off by |", "|---|---|---|---|---|---|"]
+    for row in timed:
+        wish = row["wish"]
+        values = " | ".join(f"{1000 * wish[key]:.2f} ms" for key in ("whole", "limit", "got"))
+        lines.append(f"| {row['model']} | {wish['wish']} | {values} | {wish['got'] / wish['limit'] - 1:+.1%} |")
+    return "\n".join(lines) + "\n"
+
+
+def compared(name: str, share: float, found: dict[str, dict[str, Any]]) -> list[str]:
+    """The search against the best single kind, and against the best allocation."""
+    lines, own = [], found["search"]
+    for rivals in (KINDS, ALLOCATIONS):
+        known = [found[how] for how in rivals if "perplexity" in found.get(how, {})]
+        if not known:
+            continue
+        best = min(known, key=lambda row: row["perplexity"])
+        times = own["seconds"] / found["channel"]["seconds"] if "seconds" in found.get("channel", {}) else None
+        change = f"{own['perplexity'] / best['perplexity'] - 1:+.1%}"
+        cells = (name, f"{share:g}", best["how"], change, f"{times:.1f}" if times else "–")
+        lines.append(f"| {' | '.join(cells)} | {own['rank_correlation'] or 0:.2f} |")
+    return lines
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return "refused" if "refused" in row else f"{row['perplexity']:.2f}, {row['parameters'] / row['before']:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("quality", "latency", "table"))
+    parser.add_argument("--model", default="stories3M-fp16", help="in shared/models, or a folder")
+    parser.add_argument("--share", default="0.8,0.6")
+    parser.add_argument("--how", default=",".join(HOW))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
+    given = parser.parse_args()
+    rows = json.loads(given.results.read_text()) if given.results.exists() else []
+    stories = given.shared / "data" / "tinystories"
+    model = next(path for path in (given.shared / "models" / given.model, Path(given.model)) if path.is_dir())
+    hows = given.how.split(",") if given.part == "quality" else ["latency", "prefill"]
+    shares = [float(share) for share in given.share.split(",")]
+    for share in shares if given.part == "quality" else [0.7] if given.part == "latency" else []:
+        for how in hows:
+            if any((row["model"], row["share"], row["how"]) == (model.name, share, how) for row in rows):
+                continue
+            judge = quality_row if given.part == "quality" else latency_row
+            rows.append(judge(model, stories, share, how))
+            given.results.write_text(json.dumps(rows, indent=1) + "\n")
+            print(rows[-1], flush=True)
+    given.results.with_suffix(".md").write_text(table(rows))
+
+
+if __name__ == "__main__":
+    main()

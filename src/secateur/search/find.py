@@ -1,0 +1,221 @@
+"""From what was opened to the candidates that were measured, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from secateur.allocation.job import Job
+from secateur.config.searching import SearchSettings
+from secateur.config.wishes import Wish
+from secateur.errors import InputError
+from secateur.pipeline.inputs import Inputs, memory_for
+from secateur.search.latency import OFF, TIMES, Seconds, Timings, time_of, timed, timed_pieces
+from secateur.search.levels import write_pieces
+from secateur.search.predict import Costs, costs_of, measured_pieces
+from secateur.search.prepared import Remembered, clock, job_of
+from secateur.search.programme import Limit
+from secateur.search.refine import Tried, refined
+from secateur.search.space import Candidate, Space, space_of
+from secateur.search.trial import Evaluate, Trials
+from secateur.search.wanted import Measures, limits_of, measures_of, timed_measures
+from secateur.system.monitor import Monitor
+from secateur.workspace.folder import LEVELS, Workspace
+from secateur.workspace.journal import Journal
+
+FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # shares that the points of the front are looked for at
+TIMINGS, TIMED = "timings", "timed"  # in the journal
+
+
+@dataclass(frozen=True)
+class TimedCandidate:
+    """A candidate that was timed as it is: seconds of the untouched model beside it, as predicted, as measured."""
+
+    candidate: Candidate
+    whole: Seconds
+    predicted: Seconds
+    measured: Seconds
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has come to.
+
+    Args:
+        tried: every candidate that was measured.
+        best: the one that loses least of those that keep the wishes; None without wishes about what a model takes.
+        timed: the candidates that were timed, in order; the last is the best one.
+    """
+
+    space: Space
+    measures: Measures
+    costs: Costs
+    tried: tuple[Tried, ...]
+    best: Candidate | None = None
+    timed: tuple[TimedCandidate, ...] = ()
+
+    @property
+    def front(self) -> tuple[Candidate, ...]:
+        """Candidates that no other one beats both in divergence and in parameters, or in divergence and in time."""
+        found: dict[Candidate, None] = {}
+        for about in (about for about in ("params", *TIMES) if about in self.measures.whole):
+            least = float("inf")
+            for one in sorted(self.tried, key=lambda one: (self.measures.left(about, one.candidate), one.measured)):
+                if one.measured < least:
+                    least, found[one.candidate] = one.measured, None
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What rounds of the search work with."""
+
+    job: Job
+    settings: SearchSettings
+    space: Space
+    costs: Costs
+    evaluate: Evaluate
+    over: Callable[[], bool]
+    step: Callable[[str], None]
+
+    def rounds(self, limits: Sequence[Limit], trials: int, known: Sequence[Tried] = ()) -> list[Tried]:
+        """Candidates within these limits, measured."""
+        found = []
+        about = (self.space, self.costs, limits, self.evaluate, trials, self.settings.seed, self.over, known)
+        for one in refined(*about):
+            found.append(one)
+            self.step(f"KL {one.measured:.4g}")
+        return found
+
+
+def stages(settings: SearchSettings) -> list[str]:
+    """Names of the stages that a search goes through."""
+    names = ["calibration text", "open", "cut levels", "untouched model", "each piece alone"]
+    return [*names, *(["time shapes"] if times(settings) else []), "candidates"]
+
+
+def times(settings: SearchSettings) -> bool:
+    """Whether seconds are of interest: somebody asked for some, or for the whole front."""
+    return not settings.wishes or any(wish.about in TIMES for wish in settings.wishes)
+
+
+def find(
+    settings: SearchSettings,
+    inputs: Inputs,
+    kinds: frozenset[str],
+    workspace: Workspace,
+    monitor: Monitor,
+    journal: Journal,
+) -> Found:
+    """Cuts every piece, measures what it costs and saves, and puts candidates together until enough were measured.
+
+    Raises:
+        InputError: wishes that nothing keeps.
+    """
+    memory, levels, over = memory_for(inputs.config), workspace.work / LEVELS, clock(settings.minutes)
+    job = job_of(inputs, monitor, memory, workspace.work)
+    space = space_of(job, kinds)
+    measures = measures_of(space, inputs.streamed)
+    by_shape = [wish for wish in settings.wishes if wish.about in measures.whole]
+    limits_of(by_shape, measures, space)  # what can't be is said before anything is measured
+    with monitor.stage("cut levels", inputs.checkpoint.layers) as step:
+        write_pieces(job._replace(step=step), space, levels)
+        workspace.worth_keeping()
+    with ExitStack() as stack:
+        with monitor.stage("untouched model", inputs.checkpoint.layers) as step:
+            trials = stack.enter_context(Trials.of(job._replace(step=step), levels, workspace.work))
+        evaluate = Remembered.of(trials.evaluate, journal)
+        with monitor.stage("each piece alone", len(measured_pieces(space))) as step:
+            costs = costs_of(space, evaluate, step)
+        timings = _timings(job, space, monitor, journal) if times(settings) else None
+        with monitor.stage("candidates", settings.trials) as step:
+            ready = Ready(job, settings, space, costs, evaluate, over, step)
+            wishes = [wish for wish in settings.wishes if wish.of_cost]
+            if wishes:
+                return _within(ready, wishes, measures, timings, journal)
+            return _front(ready, measures, timings)
+
+
+def _timings(job: Job, space: Space, monitor: Monitor, journal: Journal) -> Timings:
+    """Seconds of the shapes; those of an interrupted search are used again."""
+    known = journal.noted(TIMINGS)
+    with monitor.stage("time shapes", len(timed_pieces(space))) as step:
+        found = Timings.from_json(known) if known is not None else timed(job, space, step)
+    if known is None:
+        journal.note(TIMINGS, found.to_json())
+    return found
+
+
+def _within(
+    ready: Ready, wishes: Sequence[Wish], measures: Measures, timings: Timings | None, journal: Journal
+) -> Found:
+    """The best candidate that keeps the wishes; where they are about time, timed as it is and corrected once."""
+    factors = dict.fromkeys(TIMES, 1.0)
+    tried: list[Tried] = []
+    looked: list[TimedCandidate] = []
+    for round_ in range(3):
+        now = measures if timings is None else timed_measures(measures, timings, ready.space, factors)
+        limits = limits_of(wishes, now, ready.space)
+        tried += ready.rounds(limits, ready.settings.trials if round_ == 0 else ready.settings.trials // 2, tried)
+        kept = [
+            one for one in tried if all(w.held(now.left(w.about, one.candidate), now.whole[w.about]) for w in wishes)
+        ]
+        if not kept:
+            raise InputError(f"wishes {', '.join(w.text for w in wishes)}: nothing keeps all at once; ask for less")
+        best = min(kept, key=lambda one: one.measured).candidate
+        found = Found(ready.space, now, ready.costs, tuple(tried), best, tuple(looked))
+        if timings is None:
+            return found
+        looked.append(_looked_at(ready, best, now, journal))
+        found = replace(found, timed=tuple(looked))
+        if round_ == 2 or ready.over() or not _corrected(factors, looked[-1], wishes):
+            return found
+    raise AssertionError("the last round returns")
+
+
+def _looked_at(ready: Ready, candidate: Candidate, measures: Measures, journal: Journal) -> TimedCandidate:
+    """A candidate timed as it is."""
+    told = [list(piece) for piece in candidate]
+    known = next((seconds for pieces, seconds in journal.every(TIMED) if pieces == told), None)
+    if known is None:
+        known = [list(seconds) for seconds in time_of(ready.job, candidate)]
+        journal.note(TIMED, [told, known])
+    predicted = Seconds(*(measures.left(about, candidate) for about in TIMES))
+    whole, measured = (Seconds(*seconds) for seconds in known)
+    return TimedCandidate(candidate, whole, predicted, measured)
+
+
+def _corrected(factors: dict[str, float], looked: TimedCandidate, wishes: Sequence[Wish]) -> bool:
+    """Corrects the factors by what was measured, in place; whether any limit is missed by so much that it matters."""
+    matters = False
+    for place, about in enumerate(TIMES):
+        whole, predicted, measured = (seconds[place] for seconds in (looked.whole, looked.predicted, looked.measured))
+        for wish in (wish for wish in wishes if wish.about == about):
+            matters |= abs(measured / wish.limit(whole) - 1) > OFF
+        # Of seconds as shares of the untouched model's, as it was then and now.
+        saved = 1 - measured / whole
+        believed = 1 - predicted / whole
+        if believed > 0 and saved > 0:
+            factors[about] *= min(2.0, max(0.5, saved / believed))
+    return matters
+
+
+def _front(ready: Ready, measures: Measures, timings: Timings | None) -> Found:
+    """Candidates at several sizes, and at several speeds where those are known."""
+    now = measures if timings is None else timed_measures(measures, timings, ready.space, dict.fromkeys(TIMES, 1.0))
+    abouts = ["params"] if timings is None else ["params", TIMES[0]]
+    each = max(2, ready.settings.trials // (len(FRONT) * len(abouts)))
+    tried: list[Tried] = []
+    for share in FRONT:
+        for about in abouts:
+            wish = Wish(f"{about}={share}x", about, share, True)
+            try:
+                limits = limits_of([wish], now, ready.space)
+            except InputError:  # no candidate is so small
+                continue
+            if not (tried and ready.over()):
+                tried += ready.rounds(limits, each, tried)
+    if not tried:
+        raise InputError(f"sites {', '.join(ready.space.kinds)}: nothing of them may go; allow more sites")
+    return Found(ready.space, now, ready.costs, tuple(tried))
