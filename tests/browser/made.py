@@ -12,11 +12,12 @@ from secateur.analysis.compare import compare
 from secateur.report.compare import render
 from secateur.report.html import page
 from secateur.report.html.bench import bench_page
+from secateur.report.html.search import search_page
 from secateur.report.html.sensitivity import write_page
 from tests.report import fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("report", "report-32", "bench", "sensitivity", "compare")
+NAMES = ("report", "report-32", "bench", "sensitivity", "compare", "search")
 
 
 def pages(folder: Path) -> dict[str, Path]:
@@ -26,6 +27,7 @@ def pages(folder: Path) -> dict[str, Path]:
     found["report-32"].write_text(page.render(fixtures.unstructured()), encoding="utf-8")
     found["bench"].write_text(bench_page(bench()), encoding="utf-8")
     write_page(sensitivity(layers=32), found["sensitivity"])
+    found["search"].write_text(search_page(searched(layers=24)), encoding="utf-8")
     outs = []
     for name, perplexity in (("small", 8.893), ("half", 6.1)):
         report = fixtures.structured() | {"recipe": {"seed": int(perplexity), "method": "obs"}}
@@ -72,6 +74,48 @@ def sensitivity(layers: int) -> dict[str, Any]:
     ]
     about = {"model": "path/to/model", "calibration": "stdlib", "data_sha256": "ab" * 32, "tokens": 8192}
     return {**about, "methods": {"channel": "obs", "query_head": "obs"}, "sites": sites}
+
+
+def searched(layers: int) -> Any:
+    """As search.json has it: forty candidates of which one was chosen, and timed twice."""
+    candidates: list[dict[str, Any]] = []
+    for n in range(40):
+        share, harm = 0.5 + n / 100, 1.2 * math.exp(-n / 9) * (1 + 0.3 * math.sin(5 * n))
+        pieces = [(f"layers.{layer}.channel", 0.125 * (1 + (layer + n) % 6)) for layer in range(0, layers, 1 + n % 3)]
+        pieces += [("layers.7.layer", 1.0)] if n % 4 == 0 else [("layers.3.kv_group", 0.5), ("layers.9.ffn", 1.0)]
+        takes = {"params": 1.3e8 * share, "latency": 0.05 * (share + 0.02 * math.sin(n)), "prefill": 0.9 * share}
+        told = {"pieces": pieces, "predicted": harm * (1 + 0.2 * math.cos(n)), "measured": harm, "takes": takes}
+        candidates.append({**told, "chosen": n == 20, "front": n % 3 == 0, "plan": "plan.json" if n == 20 else None})
+    seconds = {"whole": 0.05, "predicted": 0.035, "measured": 0.0352}
+    timed = {key: {"latency": value, "prefill": 18 * value} for key, value in seconds.items()}
+    piece = {"site": "layers.0.channel", "layer": 0, "kind": "channel", "share": 0.25, "kl": 0.0123, "measured": True}
+    kinds = ("kv_group", "channel", "ffn", "layer")
+    return {
+        "secateur": "0.1.0",
+        "model": "path/to/model",
+        "calibration": {"source": "stdlib"},
+        "tokens": 4096,
+        "layers": layers,
+        "whole": {"params": 1.3e8, "latency": 0.05, "prefill": 0.9},
+        "wishes": [
+            {"wish": "latency=0.7x", "about": "latency", "limit": 0.035, "whole": 0.05, "got": 0.0352, "held": True},
+            {
+                "wish": "perplexity<=1.1x",
+                "about": "perplexity",
+                "limit": 20.0,
+                "whole": 18.2,
+                "got": 21.3,
+                "held": False,
+            },
+        ],
+        "pieces": [{**piece, "kind": kind, "saves": {"params": 123456.0}} for kind in kinds],
+        "candidates": candidates,
+        "timed": [{"pieces": [], **timed}, {"pieces": [], **timed}],
+        "rank_correlation": 0.934,
+        "limited_by": "perplexity<=1.1x: not held",
+        "perplexity": {"before": 18.2, "after": 21.3},
+        "machine": {"device": "cpu", "threads": 2},
+    }
 
 
 def bench() -> dict[str, Any]:

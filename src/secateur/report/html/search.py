@@ -55,7 +55,7 @@ def search_page(found: SearchReport) -> str:
             ],
             plots=plots(found),
             shape=shape(found),
-            candidates=[(n, one, recipe(one), _kind(one)) for n, one in enumerate(found["candidates"], 1)],
+            candidates=[(n, one, recipe(one)) for n, one in enumerate(found["candidates"], 1)],
             timed=found["timed"],
             timed_rows=_timed(found),
         )
@@ -111,14 +111,17 @@ def _plot(
         right = LEFT + 6 + (RIGHT - LEFT - 12) * (a - low) / (high - low)
         return round(right, 2), round(BOTTOM - 6 - (BOTTOM - TOP - 12) * (b - bottom) / (top - bottom), 2)
 
-    # Those that stand out are drawn last, over the others.
-    order = sorted(range(len(every)), key=lambda n: (every[n]["chosen"], every[n]["front"]))
+    # Of a picture with an amount: those that no other beats in it. What stands out is drawn last, over the others.
+    ahead = {
+        n for n in range(len(every)) if percent and not any(a <= x[n] and b < y[n] for a, b in zip(x, y, strict=True))
+    }
+    styles = ["chosen" if one["chosen"] else "after" if n in ahead else "before" for n, one in enumerate(every)]
     marks = []
-    for n in order:
+    for n in sorted(range(len(every)), key=lambda n: ("before", "after", "chosen").index(styles[n])):
         one, (right, down) = every[n], place(x[n], y[n])
         size = fmt.short(one["takes"]["params"])
         hint = f"{n + 1}: KL {fmt.number(one['measured'])}, {size} parameters; {recipe(one)}"
-        marks.append(Mark(right, down, _kind(one), hint, _words(hint)))
+        marks.append(Mark(right, down, styles[n], hint, _words(hint)))
     scale = [(LEFT - 5, place(low, b)[1], fmt.number(round(math.exp(b), 4))) for b in (bottom, top)]
     said = (lambda a: f"{a:.0%}") if percent else (lambda a: fmt.number(round(math.exp(a), 4)))
     ticks = [(place(a, bottom)[0] + shift, BOTTOM + 14, said(a)) for a, shift in ((low, 8.0), (high, -16.0))]
@@ -143,10 +146,6 @@ def _words(hint: str) -> list[tuple[float, str]]:
     if len(lines) > LINES:
         kept[-1] += " …"
     return [(BOTTOM + 32 + 14 * n, line) for n, line in enumerate(kept)]
-
-
-def _kind(one: CandidateFacts) -> str:
-    return "chosen" if one["chosen"] else "after" if one["front"] else "before"
 
 
 def _held(held: bool | None) -> str:
