@@ -29,6 +29,7 @@ from secateur.search.space import Candidate, Piece, space_of
 from secateur.search.trial import Trials, evaluated
 from secateur.search.wanted import limits_of, measures_of
 from secateur.system.monitor import Monitor
+from tests.model import tiny
 from tests.small import save_tiny
 
 CPU = torch.device("cpu")
@@ -266,3 +267,34 @@ def test_limits_of_quality_choose_the_smallest_that_keeps_them(desk: Path, tmp_p
     assert wish["held"] == (found["perplexity"]["after"] <= 1.5 * found["perplexity"]["before"])
     assert "latency" not in found["whole"]
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("family", ["qwen3-moe", "neox"])
+def test_what_is_measured_holds_for_other_families(family: str, tmp_path: Path) -> None:
+    """Experts, channels inside of experts, a layer without experts; a parallel residual."""
+    tiny.save(family, tmp_path / "model")
+    rows = [json.dumps({"input_ids": row.tolist()}) for row in tiny.tokens(16, 24)]
+    (tmp_path / "ids.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    told = settings(tmp_path, calibrate=str(tmp_path / "ids.jsonl"), length=24, refit=False)
+    monitor = Monitor(CPU, True)
+    inputs, kinds = opened(told, CPU, monitor)
+    job = job_of(inputs, monitor, memory_for(inputs.config), tmp_path)
+    space = space_of(job, kinds)
+    measures = measures_of(space, inputs.streamed)
+    assert ("expert" in space.kinds) == (family == "qwen3-moe")
+    write_pieces(job, space, tmp_path / "levels")
+    wanted = ["expert" if "expert" in space.kinds else "channel", "ffn", "channel", "attention"]
+    inner = next(piece for piece in space.saves if piece.layer == 3 and piece.kind == "channel")
+    taken = [next(p for p in space.saves if (p.layer, p.kind) == place) for place in enumerate(wanted)]
+    candidate = tuple(sorted({*taken, inner}))
+    with Trials.of(job, tmp_path / "levels", tmp_path) as trials:
+        [got] = trials.evaluate([candidate])
+    plan = plan_of(inputs, candidate, tmp_path / "levels")
+    secateur.prune(told.replaying(plan.sites, plan.sparsities), tmp_path / "out", plan=plan, quiet=True)
+    dense, pruned = (secateur.load(tmp_path / name, device="cpu") for name in ("model", "out"))
+    ids = evaluated(job.tokens)
+    with torch.no_grad():
+        p, q = (model(input_ids=ids, use_cache=False).logits.double().log_softmax(-1) for model in (dense, pruned))
+    assert got == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=2e-3)
+    assert measures.left("params", candidate) == Checkpoint.open(tmp_path / "out").parameters
+    assert measures.left("flops", candidate) == flops_of(tmp_path / "out")

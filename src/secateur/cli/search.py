@@ -82,12 +82,15 @@ def search(
     from secateur.report.terminal.search import print_search
     from secateur.search.search import search as run  # imports torch: whatever is wrong with the words is said by now
     from secateur.system.device import set_threads
+    from secateur.workspace.folder import WORK
 
     set_threads(threads)
     try:
         found = run(settings, out, overwrite=overwrite, resume=resume, quiet=quiet or as_json)
     except KeyboardInterrupt as stop:
-        kept = "the same command with --resume goes on from what was measured"
+        kept = "nothing was written"
+        if (out / WORK).exists():
+            kept = "the same command with --resume goes on from what was measured"
         raise Stopped(f"stopped; {kept}", isinstance(stop, Terminated)) from None
     print(json.dumps(found, indent=1)) if as_json else print_search(found, out)
     if any(wish["held"] is False for wish in found["wishes"]):

@@ -12,7 +12,7 @@ from secateur.config.wishes import Wish
 from secateur.errors import InputError
 from secateur.pipeline.inputs import Inputs, memory_for
 from secateur.search.latency import OFF, TIMES, Seconds, Timings, time_of, timed, timed_pieces
-from secateur.search.levels import write_pieces
+from secateur.search.levels import bytes_of_pieces, write_pieces
 from secateur.search.predict import Costs, costs_of, measured_pieces
 from secateur.search.prepared import Remembered, clock, job_of
 from secateur.search.programme import Limit
@@ -23,6 +23,7 @@ from secateur.search.wanted import Measures, limits_of, measures_of, timed_measu
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import LEVELS, Workspace
 from secateur.workspace.journal import Journal
+from secateur.workspace.room import check_room
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # shares that the points of the front are looked for at
 TIMINGS, TIMED = "timings", "timed"  # in the journal
@@ -119,6 +120,8 @@ def find(
     measures = measures_of(space, inputs.streamed)
     by_shape = [wish for wish in settings.wishes if wish.about in measures.whole]
     limits_of(by_shape, measures, space)  # what can't be is said before anything is measured
+    need = bytes_of_pieces(job, space) + 2 * inputs.checkpoint.bytes_on_disk
+    check_room(workspace.out, need, sum(file.stat().st_size for file in levels.glob("*/*")))
     with monitor.stage("cut levels", inputs.checkpoint.layers) as step:
         write_pieces(job._replace(step=step), space, levels)
         workspace.worth_keeping()

@@ -41,6 +41,17 @@ def write_pieces(job: Job, space: Space, folder: Path) -> None:
         del block
 
 
+def bytes_of_pieces(job: Job, space: Space) -> int:
+    """What the files take, about: each holds the Linear that reads a site's units."""
+    total = 0
+    for piece in space.saves:
+        shapes = {linear.name: linear.shape for linear in job.linears(piece.layer)}
+        readers = [s.consumer for s in job.streamed.checkpoint.sites[piece.layer] if s.kind == piece.kind]
+        whole = piece.kind in (*SUB_BLOCKS, LAYER)
+        total += 0 if whole else sum(shapes[name][0] * shapes[name][1] for name in readers if name in shapes)
+    return total * job.streamed.dtype.itemsize
+
+
 def file_of(folder: Path, piece: Piece) -> Path:
     """Where a piece of units lies."""
     return folder / f"{piece.layer}.{piece.kind}" / f"{piece.level}.safetensors"

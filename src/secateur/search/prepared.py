@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from secateur._version import __version__
 from secateur.allocation.job import Job
 from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.gradients import WHOLE, LayerGradients, check_gradients, gradients_of_model
@@ -18,6 +19,7 @@ from secateur.cut.checks import check_comparable
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.hub import local_folder
+from secateur.model.site_kinds import UNIT_KINDS
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.prune import prepare
 from secateur.search.space import Candidate, Piece
@@ -39,6 +41,7 @@ def opened(settings: SearchSettings, device: torch.device, monitor: Monitor) -> 
         raise InputError("search runs in one process; leave out torchrun")
     checkpoint = Checkpoint.open(local_folder(settings.model))
     there = {site.kind for sites in checkpoint.sites for site in sites} | {"layer"}
+    there |= {"query_head"} if "kv_group" in there else set()  # without groups they are the same
     asked = tuple(kind for kind in settings.sites if kind in there)
     if not asked:
         raise InputError(
@@ -49,7 +52,7 @@ def opened(settings: SearchSettings, device: torch.device, monitor: Monitor) -> 
     inputs = prepare(recipe.model_copy(update={"allocate": "sensitivity"}), None, device, monitor, counted=False)
     check_comparable(inputs.checkpoint)
     check_gradients(inputs.streamed, inputs.rules.gradient_needs)
-    return inputs, inputs.rules.unit_kinds | (set(asked) - inputs.rules.unit_kinds)
+    return inputs, inputs.rules.unit_kinds | ({*asked} - {*UNIT_KINDS})
 
 
 def fingerprint(settings: SearchSettings, inputs: Inputs) -> dict[str, object]:
@@ -59,7 +62,7 @@ def fingerprint(settings: SearchSettings, inputs: Inputs) -> dict[str, object]:
         **settings.model_dump(mode="json", exclude=same),
         "calibration data": inputs.calibration.sha256,
         "checkpoint": inputs.checkpoint.digest,
-        "searches": True,
+        "secateur": __version__,
     }
 
 

@@ -88,7 +88,7 @@ class Trials:
         if layer is None:
             layer = put_together(self.job, self.folder, index, pieces)
         checkpoint = self.job.streamed.checkpoint
-        if fits_in_memory(4 * checkpoint.parameters):
+        if fits_in_memory(4 * checkpoint.parameters, bound=self.job.config.memory):
             self._layers[key] = layer
             if len(self._layers) > 3 * checkpoint.layers:
                 self._layers.pop(next(iter(self._layers)))
