@@ -1,9 +1,9 @@
 """What a candidate will cost: the sum of what its pieces cost alone, weighted by what was measured of candidates.
 
-Pieces are measured at a few levels of each site; between those the cost follows a parabola of logarithms, as in
-`allocation.curves`. Costs of pieces don't add up exactly: of some kinds they do less harm together than alone, of
-others more, and the same holds for early and late layers. A factor for each kind and third of the model's depth,
-fitted to all candidates so far with their relative errors, takes up most of that and keeps the sum a sum.
+Pieces are measured at a few levels of each site; between those the cost follows a power law. Costs of pieces don't
+add up exactly: of some kinds they do less harm together than alone, of others more, and the same holds for early and
+late layers. A factor for each kind and third of the model's depth, fitted to all candidates so far with their relative
+errors, takes up most of that and keeps the sum a sum.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from secateur.allocation.curves import height, hull, smooth
 from secateur.search.programme import scipy_optimize
 from secateur.search.space import Candidate, Piece, Space
 from secateur.search.trial import Evaluate
 
 MEASURED = (2, 4, 6)  # levels of a site that has more than four
+LEAST = 1e-7  # nats: below it a cost is rounding
 TRUST = 0.2  # in the mean factor, for each group: as so many candidates that are of that group alone
 Costs = Mapping[Piece, float]
 Weights = Mapping[tuple[str, int], float]
@@ -40,9 +40,30 @@ def costs_of(space: Space, evaluate: Evaluate, step: Callable[[str], None] = lam
         [found[piece]] = evaluate([(piece,)])
         step(f"layer {piece.layer}, {piece.kind}")
     for own in _curves(space).values():
-        line = hull(smooth([(space.shares[piece], found[piece]) for piece in own if piece in found]))
-        found |= {piece: height(line, space.shares[piece]) for piece in own if piece not in found}
+        points = [(space.shares[piece], found[piece]) for piece in own if piece in found]
+        found |= {piece: between(points, space.shares[piece]) for piece in own if piece not in found}
     return {piece: found[piece] for piece in space.saves}
+
+
+def between(points: Sequence[tuple[float, float]], x: float) -> float:
+    """The value at x of a curve through points that is a power law between two of them, and before the first.
+
+    Straight lines would make measured levels look cheaper than those between them, which are as likely to be good.
+
+    >>> between([(0.25, 1.0), (0.5, 4.0)], 0.375), between([(0.25, 1.0), (0.5, 4.0)], 0.125)
+    (2.25, 0.25)
+
+    Args:
+        points: (x, y), x ascending; y that fall are held at the highest so far.
+    """
+    xs = [a for a, _ in points]
+    ys = np.maximum.accumulate([max(b, LEAST) for _, b in points])
+    if len(points) == 1:
+        return float(ys[0] * x / xs[0])
+    place = min(max(int(np.searchsorted(xs, x)) - 1, 0), len(xs) - 2)
+    slope = np.log(ys[place + 1] / ys[place]) / np.log(xs[place + 1] / xs[place])
+    slope = max(float(slope), 1.0) if x < xs[0] else float(slope)
+    return float(round(ys[place] * (x / xs[place]) ** slope, 12))
 
 
 def _curves(space: Space) -> dict[tuple[int, str], list[Piece]]:
