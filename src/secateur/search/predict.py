@@ -2,8 +2,8 @@
 
 Pieces are measured at a few levels of each site; between those the cost follows a power law. Costs of pieces don't
 add up exactly: of some kinds they do less harm together than alone, of others more, and the same holds for early and
-late layers. A factor for each kind and third of the model's depth, fitted to all candidates so far with their relative
-errors, takes up most of that and keeps the sum a sum.
+late layers. A factor for each kind and third of the model's depth, fitted to all candidates so far with their
+relative errors, takes up most of that and keeps the sum a sum.
 """
 
 from __future__ import annotations
