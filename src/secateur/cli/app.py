@@ -105,8 +105,6 @@ app.command(
     )
 )(prune)
 
-cli_search.register(app)
-
 
 @app.command(
     "eval",
@@ -204,9 +202,8 @@ def generate(
     _print_json(found) if as_json else print_generation(found)
 
 
-cli_runtime.register(app)
-cli_study.register(app)
-cli_sweep.register(app)
+for part in (cli_runtime, cli_study, cli_search, cli_sweep):
+    part.register(app)
 app.command(
     epilog=examples(
         "secateur recover out/small --data general.jsonl --out out/recovered",
