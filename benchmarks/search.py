@@ -102,6 +102,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         found = {row["how"]: row for row in own if (row["model"], row["share"]) == (name, share)}
         if "perplexity" in found.get("search", {}):
             lines += compared(name, share, found)
+    lines += [
+        "",
+        *(f"{row['model']}, {row['share']:g}, {row['how']}: {row['note']}." for row in rows if "note" in row),
+    ]
+    busy = max((row["load"] for row in rows if "load" in row), default=0.0)
+    lines.append(f"Load of the machine while it ran: up to {busy:.1f}; times are told with that in mind.")
     timed = [row for row in rows if "wish" in row]
     if timed:
         lines += ["", "| model | wish | untouched | limit | measured | off by |", "|---|---|---|---|---|---|"]
