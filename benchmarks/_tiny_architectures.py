@@ -81,7 +81,7 @@ SMALL = {
     "v_head_dim": 16,
     "index_head_dim": 16,
     "index_n_heads": 2,
-    "index_topk": 16,
+    "index_topk": 512,
     "max_position_embeddings": 512,
     "n_positions": 512,
     "n_ctx": 512,
@@ -308,6 +308,7 @@ OWN = {
     "xlm": {},
     "reformer": {},
     "phi": {"num_key_value_heads": 4},
+    "longcat_flash": {"head_dim": 8},  # that of its rotary part
     "stablelm": {},
 }
 for a, b in {
@@ -523,6 +524,8 @@ def small(cls, own, see=False, depth=0):
             "patcher_config",
         )
         out[name] = small(sub, own if text else {}, see=not text, depth=depth + 1)
+    if {"kv_lora_rank", "num_key_value_heads"} <= fields and "num_attention_heads" in out:
+        out["num_key_value_heads"] = out["num_attention_heads"]  # latent attention has no fewer, or it doesn't run
     for name, value in own.items():
         if name in fields:
             out[name] = value

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from secateur.model.expert_forms import inner_of, inner_with, row_of_experts
+from secateur.model.expert_forms import count_of, inner_of, inner_with, row_of_experts
 
 _NAME = re.compile(r"^(.*)\.(\w+)\[(\d+)\]$")
 
@@ -78,7 +78,7 @@ def _read_by(path: str, expert: int, module: Any, args: tuple[Tensor, ...], rout
     """The tokens that an expert reads, (tokens, in)."""
     row = row_of_experts(module)
     if not row.routed:  # every expert gets all tokens, those that aren't its own as zeros (Llama 4)
-        own = args[0].view(len(getattr(module, row.down)), -1, args[0].shape[-1])[expert]
+        own = args[0].view(count_of(module), -1, args[0].shape[-1])[expert]
         return own[own.any(dim=-1)]
     hidden, chosen = args[0], routes.setdefault(path, args[1])
     flat = hidden.reshape(-1, hidden.shape[-1])

@@ -117,7 +117,7 @@ def _watched(layers: list[nn.Module]) -> list[Tensor]:
         return (given[0].detach().requires_grad_(True), *given[1:])
 
     def keep(layer: nn.Module, given: tuple[Any, ...], out: Any) -> None:
-        outputs.append(out[0] if isinstance(out, tuple) else out)
+        outputs.append(out[0] if isinstance(out, tuple | list) else out)
 
     layers[0].register_forward_pre_hook(begin)
     for layer in layers:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.calibration.hooks import Enough
 from secateur.calibration.stream import Stream
-from secateur.model.expert_forms import row_of_experts, written_by_expert
+from secateur.model.expert_forms import count_of, row_of_experts, written_by_expert
 from secateur.numerics.routing import Routing
 from secateur.system import distributed
 
@@ -26,12 +26,12 @@ def routing_of(
         needs: see `numerics.routing.ROUTING`.
     """
     experts: Any = layer.get_submodule(path)
-    found = Routing(len(experts.down_proj), needs, device)
+    found = Routing(count_of(experts), needs, device)
 
     for args in arguments_of(layer, path, stream, index, device) if needs else ():
         routed = _routed if row_of_experts(experts).routed else _multiplied
-        found.see(args[0].numel() // args[0].shape[-1] // (1 if routed is _routed else len(experts.down_proj)))
-        for expert in range(len(experts.down_proj)):
+        found.see(args[0].numel() // args[0].shape[-1] // (1 if routed is _routed else count_of(experts)))
+        for expert in range(count_of(experts)):
             read, gates = routed(experts, expert, *args)
             norms = None
             if "expert_outputs" in needs:
@@ -49,7 +49,7 @@ def _routed(_: Any, expert: int, hidden: Tensor, chosen: Tensor, gates: Tensor) 
 
 def _multiplied(experts: Any, expert: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """The same where every expert gets all tokens, times the gate, those that aren't its own as zeros (Llama 4)."""
-    own = hidden.view(len(experts.down_proj), -1, hidden.shape[-1])[expert]
+    own = hidden.view(count_of(experts), -1, hidden.shape[-1])[expert]
     read = own[own.any(dim=-1)]
     return read, torch.ones(len(read), device=read.device)
 

@@ -64,7 +64,10 @@ class ExpertModules:
     least: int | None = None  # experts that a token takes, where the router doesn't say
     also: tuple[tuple[str, int], ...] = ()  # what else has an entry for each expert (biases of the choice), its axis
     sizes: tuple[tuple[str, str], ...] = ()  # modules and their attributes that state the number
+    choices: tuple[tuple[str, str], ...] = ()  # the same where choices that are no experts count (LongCat)
     form: str = "gated"  # see `expert_forms`
+    gate: str = ""  # the third matrix of the form "flat", of which each expert has so many rows
+    rows: int = 0
     routed: bool = True  # they're called with the router's choice, so it can be seen
 
     @property

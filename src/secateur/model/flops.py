@@ -9,6 +9,7 @@ from torch import nn
 
 from secateur.model.architectures import Family
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.expert_forms import experts_of
 from secateur.model.linears import linears_of, submodule
 
 
@@ -36,7 +37,7 @@ def flops_per_token(checkpoint: Shaped, layers: list[nn.Module]) -> int:
         for linear in linears_of(layer, family):
             size = linear.shape[0] * linear.shape[1]
             if e is not None and routed and chosen is not None and linear.name.startswith(e.path):
-                size = size * chosen // layer.get_parameter(f"{e.path}.{e.down}").shape[0]
+                size = size * chosen // experts_of(layer.get_submodule(e.path), e)
             total += size
         if routed:
             beside = e.path.rpartition(".")[0] if family.anatomies and e is not None else family.ffn.path

@@ -157,7 +157,7 @@ def _detected(layer: nn.Module, family: Family) -> list[Linear]:
     e, names = family.experts, []
     for name, source in family.anatomy_of(layer).linears:
         if e is not None and name in (f"{e.path}.{e.up}", f"{e.path}.{e.down}"):
-            names += [(f"{name}[{i}]",) * 2 for i in range(layer.get_parameter(name).shape[0])]
+            names += [(f"{name}[{i}]",) * 2 for i in range(layer.get_parameter(f"{e.path}.{e.down}").shape[0])]
         elif has_weight(layer, name):
             names.append((name, source))
     return [Linear(layer, name, source) for name, source in names]

@@ -18,6 +18,7 @@ from torch import nn
 from secateur.model.anatomy import tensor_of
 from secateur.model.architectures import EXPERT_CHANNELS, ExpertModules, Family, join
 from secateur.model.detected_sites import detected_sites
+from secateur.model.expert_forms import experts_of
 from secateur.model.linears import has_weight, is_transposed, parameter_shape, submodule
 from secateur.model.site import Cut, Site, make_site
 
@@ -122,13 +123,16 @@ def _channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Sit
 
 def _expert_channel_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
     e = family.experts
-    if e is None or submodule(layer, e.path) is None:
+    if e is None or e.form == "flat" or submodule(layer, e.path) is None:
         return
     up, down = f"{e.path}.{e.up}", f"{e.path}.{e.down}"
-    experts, rows, columns = layer.get_parameter(down).shape
-    units = rows if e.transposed else columns
+    experts, *sizes = layer.get_parameter(down).shape
+    units = sizes[0] if e.transposed else sizes[1]
     for i in range(experts):
-        cuts = (*_expert_rows(layer, e, up, units, i), Cut(down, 0 if e.transposed else 1, expert=i))
+        # What has a place in the first matrix and is no expert (LongCat's identities) is narrowed with the last.
+        last = layer.get_parameter(up).shape[0] if i == experts - 1 else i + 1
+        rows = (cut for number in range(i, last) for cut in _expert_rows(layer, e, up, units, number))
+        cuts = (*rows, Cut(down, 0 if e.transposed else 1, expert=i))
         site = make_site("channel", layer, index, units, cuts, f"{down}[{i}]", 1, expert=i)
         yield replace(site, multiple=EXPERT_CHANNELS)
 
@@ -155,7 +159,11 @@ def _expert_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site
     if e.form == "interleaved":
         own += [(f"{up}_bias", 0), (f"{down}_bias", 0)]
     cuts = tuple(Cut(name, axis) for name, axis in own)
-    site = make_site("expert", layer, index, layer.get_parameter(down).shape[0], cuts, down, 1)
+    if e.form == "flat":
+        flat = (up, f"{e.path}.{e.gate}", down)
+        cuts = (*(Cut(name, 0, e.rows) for name in flat), *cuts[2:])
+    units = experts_of(layer.get_submodule(e.path), e)
+    site = make_site("expert", layer, index, units, cuts, down, 1)
     least = e.least if e.least is not None else layer.get_submodule(e.router).top_k
     yield replace(site, least=least)  # type: ignore[arg-type]
 

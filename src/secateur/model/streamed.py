@@ -37,7 +37,7 @@ class Call:
         if self.skipped:
             return hidden
         out = layer(hidden, *self.args, **self.kwargs)
-        return out[0] if isinstance(out, tuple) else out
+        return out[0] if isinstance(out, tuple | list) else out  # a list: OpenAI's first GPT
 
 
 class _Probe(nn.Module):
@@ -49,10 +49,17 @@ class _Probe(nn.Module):
         self.call: Call | None = None
         self.hidden: Tensor | None = None
         self.inject: Tensor | None = None
-        # Some models read an attribute of the layer before calling it.
-        for name, value in vars(template).items():
-            if not name.startswith("_") and isinstance(value, (str, int, float, bool)) and name != "training":
-                setattr(self, name, value)
+        self.__dict__["_template"] = template  # whose weights are none of a probe's
+
+    def __getattr__(self, name: str) -> Any:
+        """Some models read an attribute of the layer before calling it."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            template = self.__dict__.get("_template")
+            if template is None or name.startswith("_"):
+                raise
+            return getattr(template, name)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         self.call, self.hidden = Call(args, kwargs), hidden_states

@@ -17,6 +17,7 @@ from torch import nn
 from secateur.errors import UnsupportedModelError
 from secateur.model.anatomy import tensor_of
 from secateur.model.architectures import Family, join
+from secateur.model.expert_forms import experts_of
 from secateur.model.linears import has_weight, is_transposed, submodule
 from secateur.model.modeling_secateur import set_heads, state_widths, take_out
 from secateur.model.sites import Cut, Site, head_counts
@@ -181,7 +182,9 @@ def update_heads(layer: nn.Module, family: Family, head_dim: int) -> None:
         e = family.experts
         if e is not None and submodule(layer, e.path) is not None:
             for module, name in e.sizes:
-                setattr(layer.get_submodule(module), name, layer.get_parameter(f"{e.path}.{e.down}").shape[0])
+                setattr(layer.get_submodule(module), name, experts_of(layer.get_submodule(e.path), e))
+            for module, name in e.choices:
+                setattr(layer.get_submodule(module), name, len(layer.get_parameter(f"{e.router}.weight")))
         return
     path = family.attention.path
     if has_weight(layer, join(path, family.attention.o)):

@@ -23,7 +23,8 @@ def detected_widths(layer: nn.Module, family: Family) -> Json:
     if e is not None and submodule(layer, e.path) is not None:
         names += [f"{e.path}.{e.up}", f"{e.path}.{e.down}", f"{e.router}.weight", *(name for name, _ in e.also)]
         names += [f"{e.path}.{e.up}_bias", f"{e.path}.{e.down}_bias"] if e.form == "interleaved" else []
-        stated += e.sizes
+        names += [f"{e.path}.{e.gate}"] if e.gate else []
+        stated += (*e.sizes, *e.choices)
         stated += [(e.path, name) for name in STATED if _states(layer, e.path, name)]
         stated += [(e.router, name) for name in ("num_experts",) if _states(layer, e.router, name)]
     sizes: dict[str, dict[str, int]] = {}

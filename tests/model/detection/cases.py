@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedModel
 from secateur.model.classes import stock_class
 from tests.model.tiny import LAYERS, VOCABULARY
 
-_TEXT: dict[str, Any] = {
+TEXT: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 40,
@@ -28,7 +28,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 1e4}
 CASES: dict[str, dict[str, Any]] = {
     # q, k and v of a group lie together in one matrix; layers return tuples
     "grouped": {
-        **{key: value for key, value in _TEXT.items() if key not in ("head_dim", "intermediate_size")},
+        **{key: value for key, value in TEXT.items() if key not in ("head_dim", "intermediate_size")},
         "model_type": "falcon",
         "num_kv_heads": 2,
         "new_decoder_architecture": True,
@@ -52,7 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     # latent attention; experts whose router has a bias, beside a shared one; layers of two kinds
     "latent": {
-        **{key: value for key, value in _TEXT.items() if key != "head_dim"},
+        **{key: value for key, value in TEXT.items() if key != "head_dim"},
         "model_type": "deepseek_v3",
         "num_key_value_heads": 4,
         "moe_intermediate_size": 16,
@@ -69,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     # layers of linear attention between those of attention with an output gate
     "hybrid": {
-        **_TEXT,
+        **TEXT,
         "model_type": "qwen3_next",
         "layer_types": ["linear_attention", "full_attention"] * 2,
         "linear_key_head_dim": 6,
@@ -83,7 +83,7 @@ CASES: dict[str, dict[str, Any]] = {
     # a language model inside of one that sees
     "vision": {
         "model_type": "gemma3",
-        "text_config": {**_TEXT, "model_type": "gemma3_text", "sliding_window": 7, "query_pre_attn_scalar": 8},
+        "text_config": {**TEXT, "model_type": "gemma3_text", "sliding_window": 7, "query_pre_attn_scalar": 8},
         "vision_config": {
             "model_type": "siglip_vision_model",
             "hidden_size": 16,

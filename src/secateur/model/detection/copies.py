@@ -63,6 +63,8 @@ SMALL: dict[str, int] = {
     **dict.fromkeys(("chunk_size", "mamba_chunk_size", "block_size"), 16),
     **dict.fromkeys(("hidden_size_per_layer_input",), 8),
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"), 160),
+    **dict.fromkeys(("pronunciation_vocab_size", "shape_vocab_size"), 160),  # looked up by the same ids
+    **dict.fromkeys(("zero_expert_num",), 2),
 }
 # Classes whose heads make up the hidden size; sizes as they are; heads as wide as they are (for rotary parts).
 EVEN = SMALL | {"head_dim": 16, "attention_head_size": 16}

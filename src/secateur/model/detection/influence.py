@@ -50,7 +50,10 @@ def influence(layer: nn.Module, call: Caller, consumer: str, readers: tuple[str,
     tensors = {
         name: tensor
         for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]
-        if tensor.is_floating_point() and not tensor.is_meta and tensor.numel() <= MOST_ENTRIES
+        if tensor.is_floating_point()
+        and not tensor.is_meta
+        and tensor.numel() <= MOST_ENTRIES
+        and not _is_mask(tensor)
     }
     before = {name: tensor.requires_grad for name, tensor in tensors.items()}
     handles = [module.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))]
@@ -67,6 +70,11 @@ def influence(layer: nn.Module, call: Caller, consumer: str, readers: tuple[str,
             handle.remove()
         for name, tensor in tensors.items():
             tensor.requires_grad_(before[name])
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """A triangle of ones that a layer keeps (the first GPTs): it says which tokens see which, and is of no unit."""
+    return tensor.dim() > 1 and bool((tensor == tensor.tril()).all()) and bool(((tensor == 0) | (tensor == 1)).all())
 
 
 def _reached(x: Tensor, tensors: dict[str, Tensor]) -> Influence:

@@ -14,12 +14,13 @@ from secateur.model.anatomy import Anatomy, Units, with_epsilons
 from secateur.model.architectures import ExpertModules, Family
 from secateur.model.classes import stock_class, text_config
 from secateur.model.detection.copies import quiet, small_copy
-from secateur.model.detection.experts import find_experts
+from secateur.model.detection.experts import find_experts, least_of
 from secateur.model.detection.loading import stock_kinds
 from secateur.model.detection.trace import Trace, Visit, kind_of, layer_lists, shared_parameters, trace
 from secateur.model.detection.transfer import transferred
 from secateur.model.detection.units import find_units, stream_of
 from secateur.model.heads import predicts_next
+from secateur.model.linears import submodule
 
 Kind = tuple[tuple[str, str], ...]
 
@@ -132,7 +133,7 @@ def _check_chain(seen: Trace) -> None:
         raise ValueError("its layers don't all return the same kind of thing")
     called = [visit for visit in seen.visits if visit is not None]
     for before, after in itertools.pairwise(called):
-        out = before.output[0] if isinstance(before.output, tuple) else before.output
+        out = before.output[0] if isinstance(before.output, tuple | list) else before.output
         if not isinstance(out, Tensor) or not torch.equal(out, stream_of(after)):
             raise ValueError("something happens between its layers")
 
@@ -148,7 +149,7 @@ def _linears(
         if id(weight) in shared or min(weight.shape) < 2 or name == getattr(experts, "router", None):
             continue
         out.append((name, first.setdefault(number, name)))
-    if experts is not None:
+    if experts is not None and experts.form != "flat":
         out += [(f"{experts.path}.{part}",) * 2 for part in (experts.up, experts.down)]
     return tuple(out)
 
@@ -167,10 +168,10 @@ def _anatomy(learned: _Learned | None, layer: nn.Module, own: Any, text: Any, fa
 
 
 def _named(experts: ExpertModules, text: Any, layers: list[nn.Module]) -> ExpertModules:
-    """The row with how many experts a token of the model itself takes."""
-    from secateur.model.detection.experts import CHOSEN
-
-    if experts.least is None:
-        return experts
-    least = next((int(v) for k in CHOSEN if isinstance(v := getattr(text, k, None), int)), 1)
-    return replace(experts, least=least)
+    """The row with how many experts a token of the model itself takes, and how wide they are there."""
+    layer = next(layer for layer in layers if submodule(layer, experts.path) is not None)
+    rows = 0
+    if experts.form == "flat":
+        length = len(layer.get_parameter(f"{experts.path}.{experts.down}"))
+        rows = length // len(layer.get_parameter(f"{experts.router}.weight"))
+    return replace(experts, least=least_of(layer, experts.router, text), rows=rows)

@@ -43,7 +43,7 @@ class Trace:
     @property
     def returns(self) -> int:
         """0 if layers return a tensor, else the length of the tuple; -1 if they don't agree."""
-        found = {len(v.output) if isinstance(v.output, tuple) else 0 for v in self.visits if v is not None}
+        found = {len(v.output) if isinstance(v.output, tuple | list) else 0 for v in self.visits if v is not None}
         return found.pop() if len(found) == 1 else -1
 
 

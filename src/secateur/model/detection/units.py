@@ -102,7 +102,11 @@ def _units(layer: nn.Module, visit: Visit, consumer: str) -> list[Units] | str:
         parent = _home(whole, consumer)
         prefix = f"{parent}." if parent else ""
         writes = [
-            o for o in owned if o.parameter.startswith(prefix) and _dimensions(whole, o.parameter) > 1 and o.axis == 0
+            o
+            for o in owned
+            if o.parameter.startswith(prefix)
+            and _dimensions(whole, o.parameter) > 1
+            and o.axis == _output_axis(whole, o.parameter)
         ]
         if not any(_is_matrix_weight(whole, o.parameter) for o in writes):
             return []
@@ -121,6 +125,10 @@ def _dimensions(layer: nn.Module, name: str) -> int:
     path, _, leaf = name.rpartition(".")
     found: Tensor = getattr(layer.get_submodule(path), leaf)
     return found.dim()
+
+
+def _output_axis(layer: nn.Module, name: str) -> int:
+    return 1 if isinstance(layer.get_submodule(name.rpartition(".")[0]), Conv1D) else 0
 
 
 def _is_matrix_weight(layer: nn.Module, name: str) -> bool:
