@@ -202,7 +202,7 @@ OWN = {
         "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "gptj": {"rotary_dim": 8},
-    "codegen": {"rotary_dim": 8},
+    "codegen": {"rotary_dim": 4, "n_head": 8, "num_attention_heads": 8},  # four runs
     "falcon": {"multi_query": True, "parallel_attn": True, "new_decoder_architecture": False},
     "falcon_new": {"multi_query": False, "parallel_attn": True, "new_decoder_architecture": True},
     "mamba": {},

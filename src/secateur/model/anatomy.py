@@ -92,6 +92,9 @@ class Units:
         grouped: heads come in groups that share what they read.
         shared_kv: one group serves all heads.
         kinds: of sites that have been proved.
+        runs: heads lie in so many runs, a number of the class's own (CodeGen), and each keeps equally many.
+        by_head: arguments of the layer that have entries for every head of the model (slopes), and the axis; the
+            model goes on making them for all.
     """
 
     kind: Literal["channel", "head"]
@@ -103,12 +106,14 @@ class Units:
     grouped: bool = False
     shared_kv: bool = False
     kinds: tuple[str, ...] = ("channel", "query_head", "kv_group")
+    runs: int = 0
+    by_head: tuple[tuple[str, int], ...] = ()
 
     def counts(self, layer: nn.Module) -> tuple[int, int]:
         """(heads, groups) of a layer as it is; without groups each head is its own."""
         heads = length_of(layer, self.owned[0]) // self.width
-        if self.shared_kv:
-            return heads, 1
+        if self.shared_kv or self.runs:
+            return heads, self.runs or 1
         for owned in self.owned if self.grouped else ():
             a, b, c = owned.form
             if b:

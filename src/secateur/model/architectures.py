@@ -16,6 +16,7 @@ from typing import Any
 
 from secateur.errors import UnsupportedModelError
 from secateur.model.anatomy import Anatomy
+from secateur.model.modeling_secateur import hand_on_heads
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,20 @@ class Family:
     def mark(self, model: Any) -> None:
         """Tells the layers of a detected architecture which kind they are; copies of them know it too."""
         for kind, layer in zip(self.kinds, model.get_submodule(self.layers).children(), strict=True):
-            layer.secateur_kind = kind
-            if self.experts is not None:
-                for name, module in layer.named_modules():
-                    if name == self.experts.path:
-                        module.secateur_experts = self.experts
+            self.mark_layer(layer, kind)
+
+    def mark_layer(self, layer: Any, kind: int) -> None:
+        """Tells one layer."""
+        layer.secateur_kind = kind
+        if self.experts is not None:
+            for name, module in layer.named_modules():
+                if name == self.experts.path:
+                    module.secateur_experts = self.experts
+        for units in self.anatomies[kind].units:
+            if units.by_head and not hasattr(layer, "secateur_heads"):
+                heads, _ = units.counts(layer)
+                arguments = [list(argument) for argument in units.by_head]
+                hand_on_heads(layer, {"all": heads, "kept": list(range(heads)), "arguments": arguments})
 
     def adds_plainly(self, config: Any) -> bool:
         """Whether sub-blocks are added to the residual stream as they are, in a model of this configuration."""

@@ -57,7 +57,7 @@ def detected_config(checkpoint: Checkpoint, kept: list[int] | tuple[int, ...], w
 
 def _differing(path: str, place: int, own: Json, now: Shapes) -> Json:
     shapes = {n: s for n, s in own["shapes"].items() if now[f"{path}.{place}.{n}"] != s}
-    return {"shapes": shapes, "sizes": own["sizes"]}
+    return {"shapes": shapes, **{key: own[key] for key in ("sizes", "heads") if key in own}}
 
 
 def _shallow(values: Json, checkpoint: Checkpoint, kept: list[int]) -> Json:

@@ -23,6 +23,9 @@ def detected_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Sit
         levels: dict[str, Literal["head", "group"]] = {}
         if units.kind == "channel":
             levels["channel"] = "head"
+        elif units.runs:
+            grouped = any(size.form is None for size in units.sizes)  # keys and values are those of another layer
+            levels |= {"query_head" if grouped else "kv_group": "head"} if heads > units.runs else {}
         else:
             levels |= {"query_head": "head"} if units.shared_kv or heads > groups else {}
             levels |= {"kv_group": "group"} if not units.shared_kv else {}
@@ -49,4 +52,5 @@ def _unit_site(kind: str, layer: nn.Module, index: int, units: Units, level: Lit
     )
     inner = groups if level == "head" and units.grouped else 1
     width = units.width * (heads // count)
-    return replace(make_site(kind, layer, index, count, cuts, units.consumer, width, inner), label=units.label)
+    site = make_site(kind, layer, index, count, cuts, units.consumer, width, inner)
+    return replace(site, label=units.label, by_head=bool(units.by_head))

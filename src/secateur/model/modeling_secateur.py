@@ -16,6 +16,7 @@ No weights are computed here, and no forward pass of `transformers` is copied.
 
 import re
 
+import torch
 import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -164,6 +165,8 @@ def narrow(layer, own):
     for path, sizes in own["sizes"].items():
         for name, value in sizes.items():
             setattr(layer.get_submodule(path), name, value)
+    if own.get("heads"):
+        hand_on_heads(layer, own["heads"])
 
 
 def narrow_layers(model, config):
@@ -174,6 +177,26 @@ def narrow_layers(model, config):
     layers = model.get_submodule(path)
     for index, own in config.secateur_widths["own"].items():
         narrow(layers[int(index)], own)
+
+
+def hand_on_heads(layer, heads):
+    """From now on a layer sees only its own heads' part of what the model hands it for all of them (slopes of ALiBi).
+
+    `heads`: {"all": how many the model counts, "kept": which of them the layer has, "arguments": [[name, axis]]}.
+    """
+    layer.secateur_heads = heads
+    layer.register_forward_pre_hook(_own_heads, with_kwargs=True)
+
+
+def _own_heads(layer, args, kwargs):
+    heads = layer.secateur_heads
+    for name, axis in heads["arguments"]:
+        value = kwargs.get(name)
+        if value is not None and len(heads["kept"]) < heads["all"]:
+            kept = torch.tensor(heads["kept"], device=value.device)
+            own = value.unflatten(axis, (-1, heads["all"])).index_select(axis + 1, kept)
+            kwargs = {**kwargs, name: own.flatten(axis, axis + 1)}
+    return args, kwargs
 
 
 def per_layer(config):

@@ -65,6 +65,7 @@ class Site:
         expert: the one whose channels these are; None outside of experts.
         multiple: a cut must keep a multiple of this many units.
         least: a cut must keep this many units or more (experts: as many as a token takes).
+        by_head: the layer is handed something for each of these heads, see `anatomy.Units`.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class Site:
     multiple: int = 1
     least: int = 1
     label: str = ""
+    by_head: bool = False
 
     @property
     def reader(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import nn
@@ -97,6 +98,17 @@ def remove(layer: nn.Module, cuts: list[tuple[Site, torch.Tensor]]) -> None:
             selections[cut.parameter].append((cut, keep))
     for name, chosen in selections.items():
         set_parameter(layer, name, _select(tensor_of(layer, name), chosen))
+    for site, keep in cuts:
+        if site.by_head:
+            _note_heads(layer, keep)
+
+
+def _note_heads(layer: nn.Module, keep: torch.Tensor) -> None:
+    """Which of the model's heads a layer has left: what the model hands to it is for all of them."""
+    heads: Any = layer.secateur_heads
+    stays = keep.repeat_interleave(len(heads["kept"]) // len(keep)).tolist()
+    kept = [head for head, stay in zip(heads["kept"], stays, strict=True) if stay]
+    layer.secateur_heads = {**heads, "kept": kept}  # type: ignore[assignment]
 
 
 def _check_even(site: Site, keep: torch.Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from secateur.model.anatomy import tensor_of
@@ -13,7 +15,8 @@ STATED = ("num_experts", "intermediate_dim", "intermediate_size", "expert_dim")
 
 
 def detected_widths(layer: nn.Module, family: Family) -> Json:
-    """{"shapes": {parameter: its shape}, "sizes": {module: {attribute: value}}} of everything that a cut changes."""
+    """{"shapes": {parameter: its shape}, "sizes": {module: {attribute: value}}} of everything that a cut changes; and
+    "heads", see `modeling_secateur.hand_on_heads`, where that is less than all."""
     names, stated = [], list[tuple[str, str]]()
     for units in family.anatomy_of(layer).units:
         names += [owned.parameter for owned in units.owned]
@@ -30,7 +33,9 @@ def detected_widths(layer: nn.Module, family: Family) -> Json:
     sizes: dict[str, dict[str, int]] = {}
     for module, name in stated:
         sizes.setdefault(module, {})[name] = getattr(layer.get_submodule(module), name)
-    return {"shapes": {name: list(tensor_of(layer, name).shape) for name in dict.fromkeys(names)}, "sizes": sizes}
+    found: Json = {"shapes": {n: list(tensor_of(layer, n).shape) for n in dict.fromkeys(names)}, "sizes": sizes}
+    heads: Any = getattr(layer, "secateur_heads", None)
+    return found | ({"heads": heads} if heads and len(heads["kept"]) < heads["all"] else {})
 
 
 def _states(layer: nn.Module, module: str, name: str) -> bool:

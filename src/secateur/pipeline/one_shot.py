@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,7 +138,7 @@ def cut_blocks(
             warnings.append(f"layer {index} was pruned again: its file in the work area was lost or damaged")
         if cuts is None:
             return None
-        layer = layer_of(streamed, index, store.read_block(index, streamed.device))
+        layer = layer_of(streamed, cuts, store.read_block(index, streamed.device))
         done.append(cuts)
         step(f"layer {index}, done before", skipped=True)
         return layer
@@ -149,7 +149,7 @@ def cut_blocks(
 
     def at_end(stream: Stream) -> None:
         if saves:
-            distributed.on_first(lambda: probe(inputs, store, choice.kept, stream))
+            distributed.on_first(lambda: probe(inputs, store, done, stream))
 
     # One sequence always goes along: what the model in memory makes of it is what the saved one is held against.
     tokens = inputs.calibration.tokens if choice.rules.needs_inputs else inputs.calibration.tokens[:1]
@@ -171,25 +171,27 @@ def cut_blocks(
     return tuple(done), warnings
 
 
-def layer_of(streamed: StreamedModel, index: int, tensors: dict[str, Tensor]) -> nn.Module:
-    """Layer `index` with the tensors of its finished block."""
-    layer = fill(streamed.template(index), tensors, streamed.dtype).to(streamed.device)
+def layer_of(streamed: StreamedModel, cuts: BlockCuts, tensors: dict[str, Tensor]) -> nn.Module:
+    """The layer of a finished block, with the block's tensors."""
+    layer = fill(streamed.template(cuts.index), tensors, streamed.dtype).to(streamed.device)
     update_heads(layer, streamed.checkpoint.family, streamed.checkpoint.head_dim)
+    if "heads" in cuts.widths:
+        layer.secateur_heads = cuts.widths["heads"]
     return layer
 
 
-def probe(inputs: Inputs, store: Store, kept: tuple[int, ...], stream: Stream) -> None:
+def probe(inputs: Inputs, store: Store, done: Sequence[BlockCuts], stream: Stream) -> None:
     """Remembers what the model in memory computes, for the round-trip gate, which compares in fp32."""
     ids, streamed = stream.batches[0][:1], inputs.streamed
     if streamed.dtype == torch.float32:
         logits = streamed.logits(ids, stream.states[0][..., :1, :, :])
     else:
-        logits = logits_in_fp32(inputs, store, kept, ids)
+        logits = logits_in_fp32(inputs, store, done, ids)
     write_probe(store.area.work / PROBE, ids, logits)
 
 
 @torch.no_grad()
-def logits_in_fp32(inputs: Inputs, store: Store, kept: tuple[int, ...], ids: Tensor) -> Tensor:
+def logits_in_fp32(inputs: Inputs, store: Store, done: Sequence[BlockCuts], ids: Tensor) -> Tensor:
     """What the finished blocks compute on a CPU in fp32, for runs that compute in less.
 
     Args:
@@ -200,8 +202,8 @@ def logits_in_fp32(inputs: Inputs, store: Store, kept: tuple[int, ...], ids: Ten
     streamed = StreamedModel(inputs.checkpoint, torch.device("cpu"), torch.float32)
     hidden, calls = streamed.embed(ids)
     streamed.release()
-    for index in kept:
-        hidden = calls[index](layer_of(streamed, index, read_block(store.area.blocks, index)), hidden)
+    for cuts in done:
+        hidden = calls[cuts.index](layer_of(streamed, cuts, read_block(store.area.blocks, cuts.index)), hidden)
     return streamed.logits(ids, hidden)
 
 

@@ -80,6 +80,18 @@ CASES: dict[str, dict[str, Any]] = {
         "mlp_only_layers": [0, 1, 2, 3],
         "partial_rotary_factor": 0.5,
     },
+    # slopes for each head come from outside of the layers, which are called with those of all heads
+    "slopes": {"model_type": "bloom", "vocab_size": VOCABULARY, "hidden_size": 32, "n_head": 4, "n_layer": LAYERS},
+    # q, v and k of two heads each in four runs, and each run keeps as many
+    "runs": {
+        "model_type": "codegen",
+        "vocab_size": VOCABULARY,
+        "n_embd": 32,
+        "n_head": 8,
+        "n_layer": LAYERS,
+        "n_positions": 64,
+        "rotary_dim": 4,
+    },
     # a language model inside of one that sees
     "vision": {
         "model_type": "gemma3",
@@ -104,6 +116,8 @@ KINDS = {
     "state-space": {"kv_group"},
     "latent": {"channel", "kv_group", "expert"},
     "hybrid": {"channel", "query_head", "kv_group"},
+    "slopes": {"channel", "kv_group"},
+    "runs": {"channel", "kv_group"},
     "vision": {"channel", "query_head", "kv_group"},
 }
 

@@ -185,6 +185,8 @@ def _plain_norms(layer: nn.Module) -> Iterator[None]:
 def _gain(self: Any, x: Tensor, gate: Any = None, *_args: Any, **_kwargs: Any) -> Tensor:
     weight, bias = getattr(self, "weight", None), getattr(self, "bias", None)
     fits = weight is not None and weight.shape[-1] == x.shape[-1]
+    # All alike by a number: what is too large lets a softmax behind it choose without a gradient.
+    x = x / x.detach().float().square().mean().sqrt().clamp_min(1e-6).to(x.dtype)
     out = x * weight if weight is not None and fits else x
     out = out if bias is None or not fits else out + bias
     return out * nn.functional.silu(gate) if isinstance(gate, Tensor) else out

@@ -23,6 +23,7 @@ from secateur.model.uneven_keys import UNEVEN_KEYS
 
 Shapes = dict[str, Any]  # parameter, or module and attribute -> its shape, or its value
 MOST_TRIALS = 400
+CHOSEN_HEADS = ":secateur_heads"  # a class would make slopes for as many as there are, not for these
 
 
 def stock_values(config: Any) -> Json:
@@ -69,6 +70,8 @@ def flat(path: str, place: int, own: Json) -> Iterator[tuple[str, Any]]:
     for module, sizes in own["sizes"].items():
         for name, value in sizes.items():
             yield f"{path}.{place}.{module}:{name}" if module else f"{path}.{place}:{name}", value
+    if "heads" in own:
+        yield f"{path}.{place}{CHOSEN_HEADS}", own["heads"]
 
 
 def _wrong(found: Shapes, wanted: Shapes) -> set[str]:
@@ -78,6 +81,8 @@ def _wrong(found: Shapes, wanted: Shapes) -> set[str]:
 
 def fitted(stock: Json, now: Shapes, wanted: Shapes, path: str) -> Json | None:
     """The configuration whose class has these shapes; None if keys can't say them."""
+    if any(name.endswith(CHOSEN_HEADS) for name in wanted):
+        return None
     stated = {n for n in wanted if ":" in n and now.get(n) != wanted[n]}
     relevant = {n: v for n, v in wanted.items() if ":" not in n or n in stated}
     left = _wrong(now, relevant)

@@ -18,6 +18,7 @@ class Blocks:
     width: int
     heads: int
     groups: int
+    runs: int = 0  # the groups share nothing: they say how heads lie
 
     def label(self, columns: Tensor) -> tuple[str, int]:
         """Whose an entry is that reaches these columns, bool (columns,)."""

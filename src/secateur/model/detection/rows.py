@@ -69,8 +69,8 @@ def _propose(config: Any) -> Family:
         if visit is None or kind in learned:
             continue
         units, why = find_units(small, seen.layers, place, visit, shared)
-        if sharing and any(u.kind == "head" for u in units):
-            units, why = [u for u in units if u.kind != "head"], [*why, sharing]
+        if sharing and any("kv_group" in u.kinds for u in units if u.kind == "head"):
+            units, why = [own for u in units for own in _query_heads(u)], [*why, sharing]
         routed = find_experts(small, seen.layers, place, own)
         failed += [*why, *([routed] if isinstance(routed, str) else [])]
         if isinstance(routed, ExpertModules):
@@ -120,11 +120,18 @@ def _depth(whole: Any) -> int:
 
 
 def _sharing(seen: Trace, text: Any) -> str:
-    """What layers hand each other beside the hidden states, in words; heads of one are then read by others too."""
+    """What layers hand each other beside the hidden states, in words; keys of one are then read by others too."""
     handed = [{id(v) for v in visit.kwargs.values() if isinstance(v, dict) and v} for visit in seen.visits if visit]
     if getattr(text, "num_kv_shared_layers", None) or (len(handed) > 1 and set.intersection(*handed)):
-        return "heads: later layers read the keys and values of earlier ones"
+        return "kv_group: later layers read the keys and values of earlier ones"
     return ""
+
+
+def _query_heads(units: Units) -> list[Units]:
+    """What may go where keys and values must stay."""
+    if units.kind != "head":
+        return [units]
+    return [replace(units, kinds=("query_head",))] if "query_head" in units.kinds else []
 
 
 def _check_chain(seen: Trace) -> None:

@@ -52,7 +52,7 @@ def transferred(units: Units, small: nn.Module, small_config: Any, layer: nn.Mod
     if not _solve(units, layer, heads, groups, known):
         return "the widths of its parts don't follow from its shapes"
     owned = tuple(replace(o, segments=tuple(_scaled(s, known) for s in o.segments)) for o in units.owned)
-    made = replace(units, width=inputs // heads, owned=owned)
+    made = replace(units, width=inputs // heads, owned=owned, runs=groups if units.runs else 0)
     for o in owned:
         if value_of(o.form, heads, groups) != length_of(layer, o):
             return f"{o.parameter} has another layout than in a small copy"
@@ -80,6 +80,8 @@ def _counts(
         return None
     if units.shared_kv:
         return heads, 1
+    if units.runs:
+        return heads, heads // stated[None] if stated.get(None) else units.runs
     if not units.grouped:
         return heads, heads
     return None if groups is None else (heads, groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from secateur.model.anatomy import Anatomy, Form, Item, Owned, Segment, Size, Units, value_of, with_epsilons
+from secateur.model.anatomy import Anatomy, Owned, Units
 from secateur.model.architectures import Family
+from secateur.model.detection.candidates import candidates, home
 from secateur.model.detection.copies import run, token_ids
-from secateur.model.detection.influence import followed, influence, inner_readers
+from secateur.model.detection.influence import Influence, followed, influence, inner_readers
 from secateur.model.detection.layout import Blocks, blocks_of, owned_by
 from secateur.model.detection.trace import Visit, is_matrix
+from secateur.model.site_kinds import HEADS
 from secateur.model.sites import Site, sites_of
 from secateur.model.surgery import remove, update_heads, zero
 
 TOLERANCE = 2e-4  # of the largest logit; a norm's epsilon is part of it
-STATED = frozenset(("in_features", "out_features", "in_channels", "out_channels", "groups", "nf", "nx", "layer_idx"))
-OTHERS = ("window", "rotary", "kernel", "chunk", "pattern", "pad", "top_k", "max_", "period", "rope", "embeddings")
-STREAM = ("hidden_size", "embed_dim", "d_model", "hidden_dim")
+STREAMS = ("hidden_states", "x", "inputs")  # what layers call the hidden states
 
 
 def find_units(model: Any, path: str, place: int, visit: Visit, shared: set[int]) -> tuple[list[Units], list[str]]:
@@ -41,6 +41,9 @@ def find_units(model: Any, path: str, place: int, visit: Visit, shared: set[int]
             failed.append(f"{name}: {made}")
         elif made:
             proved, why = _first_proved(model, path, place, made)
+            if proved is None and (handed := _by_head(made, layer, visit)):
+                again, _ = _first_proved(model, path, place, handed)
+                proved, why = (proved, why) if again is None else (again, "")
             failed += [f"{name}: {why}"] if why else []
             found += [proved] if proved is not None else []
     return _labelled(found), failed
@@ -68,7 +71,7 @@ def _stream_width(visit: Visit) -> int:
 
 def stream_of(visit: Visit) -> Tensor:
     """The hidden states that a layer was called with."""
-    for value in (*visit.args, *(visit.kwargs.get(key) for key in ("hidden_states", "x", "inputs"))):
+    for value in (*visit.args, *(visit.kwargs.get(key) for key in STREAMS)):
         if isinstance(value, Tensor) and value.is_floating_point():
             return value
     raise ValueError("a layer isn't called with hidden states")
@@ -95,30 +98,49 @@ def _units(layer: nn.Module, visit: Visit, consumer: str) -> list[Units] | str:
         if blocks is None:
             why = "all of its inputs hang together"
             continue
-        owned = owned_by(found, blocks)
-        if isinstance(owned, str):
-            why = owned
-            continue
-        parent = _home(whole, consumer)
-        prefix = f"{parent}." if parent else ""
-        writes = [
-            o
-            for o in owned
-            if o.parameter.startswith(prefix)
-            and _dimensions(whole, o.parameter) > 1
-            and o.axis == _output_axis(whole, o.parameter)
-        ]
-        if not any(_is_matrix_weight(whole, o.parameter) for o in writes):
+        laid_out, said = _laid_out(found, blocks)
+        why = why or said
+        if laid_out and not _writes(whole, consumer, laid_out[0][1]):
             return []
-        return list(_candidates(whole, consumer, readers, blocks, owned))
+        if laid_out:
+            return [made for laid, own in laid_out for made in candidates(whole, consumer, readers, laid, own)]
     return [] if why is None else why
 
 
-def _home(layer: nn.Module, name: str) -> str:
-    """The module around a matrix; one that holds nothing else (BERT's outputs) is a part of the one around it."""
-    parent = name.rpartition(".")[0]
-    alone = parent and sum(is_matrix(module) for module in layer.get_submodule(parent).modules()) == 1
-    return parent.rpartition(".")[0] if alone else parent
+def _writes(layer: nn.Module, consumer: str, owned: list[Owned]) -> bool:
+    """Whether a matrix beside the consumer writes what it reads."""
+    parent = home(layer, consumer)
+    prefix = f"{parent}." if parent else ""
+    return any(
+        o.parameter.startswith(prefix)
+        and _dimensions(layer, o.parameter) > 1
+        and o.axis == _output_axis(layer, o.parameter)
+        and _is_matrix_weight(layer, o.parameter)
+        for o in owned
+    )
+
+
+def _laid_out(found: Influence, blocks: Blocks) -> tuple[list[tuple[Blocks, list[Owned]]], str | None]:
+    """How the axes may be laid out, and what speaks against the likeliest way. Heads that share nothing may still lie
+    in runs (CodeGen), or read keys and values in runs that other layers have written (Gemma 3n)."""
+    alone = blocks.width > 1 and blocks.groups == blocks.heads
+    runs = [n for n in range(2, blocks.heads // 2 + 1) if alone and blocks.heads % n == 0]
+    tried = [(laid, owned_by(found, laid)) for laid in (blocks, *(replace(blocks, groups=n, runs=n) for n in runs))]
+    said = tried[0][1]
+    return [(laid, own) for laid, own in tried if not isinstance(own, str)], said if isinstance(said, str) else None
+
+
+def _by_head(made: list[Units], layer: nn.Module, visit: Visit) -> list[Units]:
+    """The same with something that the model hands to the layer for each of the heads, such as slopes."""
+    heads = made[0].counts(layer)[0] if made[0].kind == "head" else 0
+    able = [
+        (name, axis)
+        for name, value in visit.kwargs.items()
+        if heads and name not in STREAMS and isinstance(value, Tensor) and value.is_floating_point()
+        for axis, length in enumerate(value.shape)
+        if length % heads == 0
+    ]
+    return [replace(units, by_head=(argument,)) for argument in able for units in made if not units.runs]
 
 
 def _dimensions(layer: nn.Module, name: str) -> int:
@@ -133,78 +155,6 @@ def _output_axis(layer: nn.Module, name: str) -> int:
 
 def _is_matrix_weight(layer: nn.Module, name: str) -> bool:
     return name.endswith(".weight") and is_matrix(layer.get_submodule(name[: -len(".weight")]))
-
-
-def _candidates(
-    layer: nn.Module, consumer: str, readers: tuple[str, ...], blocks: Blocks, owned: list[Owned]
-) -> Iterator[Units]:
-    """With and without correcting norms, and with more or fewer of the sizes that modules state."""
-    reading = [
-        Owned(
-            f"{name}.weight",
-            0 if isinstance(layer.get_submodule(name), Conv1D) else 1,
-            (Segment("head", (Item("head", blocks.width),)),),
-        )
-        for name in (consumer, *readers)
-    ]
-    norms = [i for i, o in enumerate(owned) if _is_norm(layer, o.parameter) and o.parameter.endswith("weight")]
-    for corrected in dict.fromkeys([True, False]) if norms else (False,):
-        own = [replace(o, rescale=corrected and i in norms) for i, o in enumerate(owned)]
-        made = Units(
-            kind="channel" if blocks.width == 1 else "head",
-            label=consumer.rpartition(".")[0],
-            consumer=consumer,
-            width=blocks.width,
-            owned=(*reading, *own),
-            grouped=1 < blocks.groups < blocks.heads,
-            shared_kv=blocks.groups == 1,
-        )
-        seen = []
-        for without in ((), STREAM):
-            sizes = _sizes(layer, made, blocks, without)
-            if sizes not in seen:
-                seen.append(sizes)
-                yield with_epsilons(replace(made, sizes=sizes), layer)
-
-
-def _is_norm(layer: nn.Module, name: str) -> bool:
-    return "Norm" in type(layer.get_submodule(name.rpartition(".")[0])).__name__
-
-
-def _sizes(layer: nn.Module, units: Units, blocks: Blocks, without: tuple[str, ...]) -> tuple[Size, ...]:
-    """Attributes around the consumer that state a count or a width of these units."""
-    heads, groups = blocks.heads, blocks.groups
-    forms: list[Form] = [o.form for o in units.owned]
-    forms += [segment.form for o in units.owned for segment in o.segments if segment.times != "once"]
-    forms += [(1, 0, 0), (0, 1, 0)]
-    parent = _home(layer, units.consumer)
-    out = []
-    for name, module in layer.get_submodule(parent).named_modules(prefix=parent):
-        for attribute, value in vars(module).items():
-            if type(value) is not int or attribute in STATED or attribute in without or attribute.startswith("_"):
-                continue
-            if any(word in attribute for word in OTHERS):
-                continue
-            form = _form_of(attribute, value, forms, heads, groups)
-            if form != "no":
-                out.append(Size(name, attribute, form))  # type: ignore[arg-type]
-    return tuple(out)
-
-
-def _form_of(attribute: str, value: int, forms: list[Form], heads: int, groups: int) -> Form | str | None:
-    if 1 < groups < heads:
-        if value == heads // groups and any(word in attribute for word in ("groups", "rep", "per_")):
-            return None
-        if value == groups and any(word in attribute for word in ("key_value", "kv", "key_heads", "k_heads")):
-            return (0, 1, 0)
-    if value == heads:
-        return (1, 0, 0)
-    if 1 < groups < heads and value == groups:
-        return (0, 1, 0)
-    if value <= 1:
-        return "no"
-    fitting = [form for form in forms if value_of(form, heads, groups) == value]
-    return fitting[0] if fitting else "no"
 
 
 def _first_proved(model: Any, path: str, place: int, candidates: list[Units]) -> tuple[Units | None, str]:
@@ -229,28 +179,38 @@ def verdicts(model: Any, path: str, place: int, family: Family) -> dict[str, str
     """Kind of site -> what is wrong with it; None if units that are taken out compute what zeros do."""
     layers = model.get_submodule(path)
     original, ids = layers[place], token_ids(model, seed=3)
-    whole = run(model, ids)
-    found: dict[str, str | None] = {}
-    for site in sites_of(_copied(original), family, place, 0):
+
+    def computed(layer: nn.Module) -> Tensor:
+        layers[place] = layer
+        try:
+            return run(model, ids)
+        finally:
+            layers[place] = original
+
+    whole, found = computed(original), dict[str, str | None]()
+    for site in sites_of(_copied(original, family), family, place, 0):
         if site.kind != "layer" and site.units > 1:
-            try:
-                found[site.kind] = _wrong(model, layers, place, family, site, ids, whole)
-            finally:
-                layers[place] = original
+            masks = (_some(site), _last(site)) if site.kind in HEADS and site.groups == 1 else (_some(site),)
+            wrong = (_wrong(original, family, site, keep, computed, whole) for keep in masks)
+            found[site.kind] = next((why for why in wrong if why is not None), None)
     return found
 
 
 def _wrong(
-    model: Any, layers: nn.ModuleList, place: int, family: Family, site: Site, ids: Tensor, whole: Tensor
+    original: nn.Module,
+    family: Family,
+    site: Site,
+    keep: Tensor,
+    computed: Callable[[nn.Module], Tensor],
+    whole: Tensor,
 ) -> str | None:
-    original, keep, found = layers[place], _some(site), []
+    found = []
     for way in ("zeroed", "taken out"):
-        layer = _copied(original)
+        layer = _copied(original, family)
         zero(layer, site, keep) if way == "zeroed" else remove(layer, [(site, keep)])
         update_heads(layer, family, 0)
-        layers[place] = layer
         try:
-            found.append(run(model, ids))
+            found.append(computed(layer))
         except Exception as error:  # whatever a class of the wrong shapes raises
             return f"{way}, it doesn't run ({_short(error)})"
     scale = float(whole.abs().max())
@@ -259,9 +219,9 @@ def _wrong(
     return None if float((found[0] - whole).abs().max()) > 1e-6 * scale else "zeros change nothing"
 
 
-def _copied(layer: Any) -> nn.Module:
+def _copied(layer: Any, family: Family) -> nn.Module:
     new = copy.deepcopy(layer)
-    new.secateur_kind = 0
+    family.mark_layer(new, 0)
     return new
 
 
@@ -271,6 +231,11 @@ def _some(site: Site) -> Tensor:
     noise = torch.rand(site.groups, size, generator=torch.Generator().manual_seed(site.units))
     least = max(1, size // 2)
     return (noise.argsort(dim=1).argsort(dim=1) < least).flatten()
+
+
+def _last(site: Site) -> Tensor:
+    """The last half: heads that another layer's keys and values group would then be of one group."""
+    return torch.arange(site.units) >= site.units // 2
 
 
 def _labelled(found: list[Units]) -> list[Units]:
