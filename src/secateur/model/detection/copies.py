@@ -46,7 +46,8 @@ SMALL: dict[str, int] = {
     **dict.fromkeys(
         ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_moe_experts"), 6
     ),
-    **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts"), 2),
+    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k"), 2),
+    **dict.fromkeys(("top_k_experts",), 2),
     **dict.fromkeys(("n_group", "topk_group", "moe_num_shared_experts", "num_shared_experts", "n_shared_experts"), 1),
     **dict.fromkeys(("q_lora_rank", "o_lora_rank"), 36),
     **dict.fromkeys(("kv_lora_rank", "linear_value_head_dim"), 20),
@@ -123,6 +124,7 @@ def _built(config: Any, depth: int, sizes: dict[str, int] | None, noisy: bool) -
     _shorten(own, int(text_config(config).num_hidden_layers), depth, text_config(config))
     if sizes is not None:
         _shrink(own, sizes)
+        _divide_rotary(own, text_config(config))
         if inner:
             _clip_tokens(values)
     with quiet():
@@ -157,7 +159,7 @@ def _shorten(own: dict[str, Any], layers: int, depth: int, text: Any) -> None:
             own[key] = [x for x in value if not isinstance(x, int) or x < depth]
     if isinstance(own.get("per_layer_config"), dict):
         own["per_layer_config"] = {str(k): v for k, v in own["per_layer_config"].items() if int(k) < depth}
-    for key in {count, "num_hidden_layers"} & own.keys():
+    for key in {count, "num_hidden_layers", "num_layers"} & own.keys():
         own[key] = depth
     if own.get("num_kv_shared_layers"):
         own["num_kv_shared_layers"] = min(own["num_kv_shared_layers"], max(0, depth - 2))
@@ -180,7 +182,20 @@ def _shrink(own: dict[str, Any], sizes: dict[str, int]) -> None:
         own["head_dim"] = int(own["expand"] * own["hidden_size"]) // own["num_heads"]
     if own.get("qk_rope_head_dim") and "head_dim" in own:  # what rotary tables are made for
         own["head_dim"] = own["qk_rope_head_dim"]
+    if {"qk_head_dim", "qk_nope_head_dim", "qk_rope_head_dim"} <= own.keys():
+        own["qk_head_dim"] = own["qk_nope_head_dim"] + own["qk_rope_head_dim"]
     _clip_tokens(own)
+
+
+def _divide_rotary(own: dict[str, Any], text: Any) -> None:
+    """Positions in time, height and width get their parts of what the heads of a copy turn."""
+    known = "mrope_section" in (getattr(text, "ignore_keys_at_rope_validation", None) or ())  # or there's a default
+    for rope in (own.get("rope_parameters"), own.get("rope_scaling")):
+        if isinstance(rope, dict) and (known or "mrope_section" in rope):
+            heads = own.get("num_attention_heads") or 1
+            share = rope.get("partial_rotary_factor") or own.get("partial_rotary_factor") or 1
+            turned = int((own.get("head_dim") or own.get("hidden_size", 0) // heads) * share) // 2
+            rope["mrope_section"] = [turned - 2 * (turned // 3), turned // 3, turned // 3]
 
 
 def _clip_tokens(own: dict[str, Any]) -> None:
