@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from secateur.model.heads import answer_of, head_of
 from secateur.model.skeleton import fill_buffers, owned
 
 LARGEST = 6_000_000  # entries of a copy
+TOWER_LAYERS = frozenset(("num_hidden_layers", "depth", "num_layers", "encoder_layers", "num_global_layers"))
 TOKENS = (2, 12)
 
 # Sizes of a copy, by what configurations call them; set apart, so that no two of them are the same number.
@@ -132,8 +133,7 @@ def _built(config: Any, depth: int, sizes: dict[str, int] | None, noisy: bool) -
     made.architectures = getattr(config, "architectures", None)
     for part in (made, text_config(made)):
         part._experts_implementation = "eager"
-    with quiet(), torch.device("meta"):
-        model = stock_class(made)._from_config(made, dtype=torch.float32)
+    model = without_weights(made)
     size = sum(p.numel() for m in language_modules(model) for p in m.parameters(recurse=False))
     if size > LARGEST:
         raise ValueError("too large")
@@ -143,10 +143,35 @@ def _built(config: Any, depth: int, sizes: dict[str, int] | None, noisy: bool) -
     return model.eval().requires_grad_(False)
 
 
+def without_weights(config: Any) -> Any:
+    """The model of a configuration on the meta device, in fp32, its towers short where the class can have them so."""
+    with quiet(), torch.device("meta"):
+        with suppress(Exception):  # a class that wants its towers as they are
+            short = short_towers(config)
+            return stock_class(short)._from_config(short, dtype=torch.float32)
+        return stock_class(config)._from_config(config, dtype=torch.float32)
+
+
 def inner_name(config: Any) -> str | None:
     """The key under which the language model's configuration is kept; None if it's the whole."""
     text = text_config(config)
     return None if text is config else next(n for n in type(config).sub_configs if getattr(config, n, None) is text)
+
+
+def short_towers(config: Any) -> Any:
+    """The same with towers for images and sound of one layer: nobody asks them anything, and they take long to build.
+
+    Returns: the configuration itself where there are none.
+    """
+    inner, values = inner_name(config), config.to_dict()
+    towers = [] if inner is None else [n for n in type(config).sub_configs if n != inner]
+    for own in (values[name] for name in towers if isinstance(values.get(name), dict)):
+        own |= {key: 1 for key in TOWER_LAYERS & own.keys() if type(own[key]) is int and own[key] > 1}
+    if values == config.to_dict():
+        return config
+    made = type(config)(**{k: v for k, v in values.items() if k not in ("architectures", "auto_map")})
+    made.architectures = getattr(config, "architectures", None)
+    return made
 
 
 def _shorten(own: dict[str, Any], layers: int, depth: int, text: Any) -> None:

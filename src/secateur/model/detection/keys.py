@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from secateur.model.anatomy import EPSILONS
 from secateur.model.classes import is_uneven, stock_class
-from secateur.model.detection.copies import inner_name, quiet
+from secateur.model.detection.copies import inner_name, quiet, without_weights
 from secateur.model.detection.transfer import GROUPS, HEADS
 from secateur.model.json_files import Json
 from secateur.model.uneven_keys import UNEVEN_KEYS
@@ -39,7 +39,7 @@ def build(values: Json) -> Any:
     with quiet(), torch.device("meta"):
         config = AutoConfig.for_model(**copy.deepcopy(values))
         config.architectures = values["architectures"]
-        return stock_class(config)._from_config(config, dtype=torch.float32)
+    return without_weights(config)
 
 
 def inner(values: Json) -> Json:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from secateur.errors import UnsupportedModelError
 from secateur.model.anatomy import Anatomy, Units, with_epsilons
 from secateur.model.architectures import ExpertModules, Family
-from secateur.model.classes import stock_class, text_config
-from secateur.model.detection.copies import quiet, small_copy
+from secateur.model.classes import text_config
+from secateur.model.detection.copies import small_copy, without_weights
 from secateur.model.detection.experts import find_experts, least_of
 from secateur.model.detection.loading import stock_kinds
 from secateur.model.detection.trace import Trace, Visit, kind_of, layer_lists, shared_parameters, trace
@@ -53,8 +53,7 @@ def propose(config: Any) -> Family:
 
 
 def _propose(config: Any) -> Family:
-    with quiet(), torch.device("meta"):
-        whole = stock_class(config)._from_config(config, dtype=torch.float32)
+    whole = without_weights(config)
     small = small_copy(config, _depth(whole))
     seen = trace(small)
     _check_chain(seen)
