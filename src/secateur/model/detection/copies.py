@@ -26,6 +26,9 @@ TOKENS = (2, 12)
 SMALL: dict[str, int] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embedding_size", "lru_width"), 128),
     **dict.fromkeys(("attention_hidden_size",), 256),
+    **dict.fromkeys(("attention_head_dim",), 32),
+    **dict.fromkeys(("rotary_dim",), 8),
+    **dict.fromkeys(("mamba_dt_rank", "time_step_rank"), 22),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 8),
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "multi_query_group_num"), 2),
     **dict.fromkeys(("head_dim", "attention_head_size", "kv_channels", "global_head_dim", "swa_head_dim"), 12),
