@@ -27,6 +27,7 @@ SMALL: dict[str, int] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embedding_size", "lru_width"), 128),
     **dict.fromkeys(("attention_hidden_size",), 256),
     **dict.fromkeys(("attention_head_dim",), 32),
+    **dict.fromkeys(("linear_head_dim",), 24),
     **dict.fromkeys(("rotary_dim",), 8),
     **dict.fromkeys(("mamba_dt_rank", "time_step_rank"), 22),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 8),
