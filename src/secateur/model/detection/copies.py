@@ -6,20 +6,18 @@ Only the language model gets weights; towers for images and sound stay without, 
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.model.classes import stock_class, text_config
+from secateur.model.classes import text_config
+from secateur.model.detection.building import inner_name, quiet, without_weights
 from secateur.model.heads import answer_of, head_of
 from secateur.model.skeleton import fill_buffers, owned
 
 LARGEST = 6_000_000  # entries of a copy
-TOWER_LAYERS = frozenset(("num_hidden_layers", "depth", "num_layers", "encoder_layers", "num_global_layers"))
 TOKENS = (2, 12)
 
 # Sizes of a copy, by what configurations call them; set apart, so that no two of them are the same number.
@@ -147,37 +145,6 @@ def _built(config: Any, depth: int, sizes: dict[str, int] | None, noisy: bool) -
     return model.eval().requires_grad_(False)
 
 
-def without_weights(config: Any) -> Any:
-    """The model of a configuration on the meta device, in fp32, its towers short where the class can have them so."""
-    with quiet(), torch.device("meta"):
-        with suppress(Exception):  # a class that wants its towers as they are
-            short = short_towers(config)
-            return stock_class(short)._from_config(short, dtype=torch.float32)
-        return stock_class(config)._from_config(config, dtype=torch.float32)
-
-
-def inner_name(config: Any) -> str | None:
-    """The key under which the language model's configuration is kept; None if it's the whole."""
-    text = text_config(config)
-    return None if text is config else next(n for n in type(config).sub_configs if getattr(config, n, None) is text)
-
-
-def short_towers(config: Any) -> Any:
-    """The same with towers for images and sound of one layer: nobody asks them anything, and they take long to build.
-
-    Returns: the configuration itself where there are none.
-    """
-    inner, values = inner_name(config), config.to_dict()
-    towers = [] if inner is None else [n for n in type(config).sub_configs if n != inner]
-    for own in (values[name] for name in towers if isinstance(values.get(name), dict)):
-        own |= {key: 1 for key in TOWER_LAYERS & own.keys() if type(own[key]) is int and own[key] > 1}
-    if values == config.to_dict():
-        return config
-    made = type(config)(**{k: v for k, v in values.items() if k not in ("architectures", "auto_map")})
-    made.architectures = getattr(config, "architectures", None)
-    return made
-
-
 def _shorten(own: dict[str, Any], layers: int, depth: int, text: Any) -> None:
     """The first `depth` layers: whatever is said once per layer is cut to that length."""
     count = type(text).attribute_map.get("num_hidden_layers", "num_hidden_layers")
@@ -293,14 +260,3 @@ def _fill(model: Any, noisy: bool) -> None:
                 parameter.copy_(noise)
             elif not isinstance(module, nn.Conv1d):
                 parameter.copy_(noise / max(1, min(parameter.shape[-2:])) ** 0.5)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """What classes say while they are built is said of a copy, not of the model."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

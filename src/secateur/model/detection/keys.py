@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from secateur.model.anatomy import EPSILONS
 from secateur.model.classes import is_uneven, stock_class
-from secateur.model.detection.copies import inner_name, quiet, without_weights
+from secateur.model.detection.building import inner_name, quiet, without_weights
 from secateur.model.detection.transfer import GROUPS, HEADS
 from secateur.model.json_files import Json
 from secateur.model.uneven_keys import UNEVEN_KEYS

@@ -13,7 +13,8 @@ from secateur.errors import UnsupportedModelError
 from secateur.model.anatomy import Anatomy, Units, with_epsilons
 from secateur.model.architectures import ExpertModules, Family
 from secateur.model.classes import text_config
-from secateur.model.detection.copies import small_copy, without_weights
+from secateur.model.detection.building import without_weights
+from secateur.model.detection.copies import small_copy
 from secateur.model.detection.experts import find_experts, least_of
 from secateur.model.detection.loading import stock_kinds
 from secateur.model.detection.trace import Trace, Visit, kind_of, layer_lists, shared_parameters, trace
