@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import torch
 
 from secateur.config.presets import PRESETS
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.linears import linears_of
 from secateur.report.schema.model import Forecast, ForecastRow
-from secateur.system.device import device_name
+from secateur.system import accelerator
+from secateur.system.device import device_name, resolve_device
 
 LIBRARIES = 650_000_000  # bytes of Python, torch and transformers
 FREE_SHARE = 0.6  # of what is free, for hidden states
@@ -124,9 +124,9 @@ def shape_of(checkpoint: Checkpoint, samples: int = 128, length: int = 512) -> S
 
 def this_machine() -> Machine:
     """What is measured and free here; the first CUDA device counts where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return Machine(device_name(device), _probe(device), int(free), shutil.disk_usage(Path.cwd()).free)
+    device = resolve_device("auto")
+    free = accelerator.free_bytes(device)
+    return Machine(device_name(device), _probe(device), free, shutil.disk_usage(Path.cwd()).free)
 
 
 def row(shape: Shape, machine: Machine, way: Way) -> ForecastRow:

@@ -10,14 +10,14 @@ from secateur.model.streamed import StreamedModel
 
 
 class LayerSource:
-    """Reads layers; on a GPU the next one is read by a thread while the present one is worked on.
+    """Reads layers; on an accelerator the next one is read by a thread while the present one is worked on.
 
     On a CPU nothing is read ahead: the memory of a second layer costs more than its reading time.
     """
 
     def __init__(self, streamed: StreamedModel) -> None:
         self._outer = streamed
-        self._thread = ThreadPoolExecutor(1) if streamed.device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1) if streamed.device.type != "cpu" else None
         self._ahead: tuple[int, Future[nn.Module]] | None = None
 
     def take(self, index: int) -> nn.Module:

@@ -141,6 +141,7 @@ def _serve(path: str, device: str, dtype: str, length: int | None, threads: int)
     from secateur.evaluation.loading import load
     from secateur.evaluation.speed import Trial
     from secateur.evaluation.windows import evaluation_length
+    from secateur.system import accelerator
 
     torch.set_num_threads(threads)
     before = resident_bytes()
@@ -159,9 +160,9 @@ def _serve(path: str, device: str, dtype: str, length: int | None, threads: int)
         return  # whoever asked has gone
     found = asdict(trial.speed(runs))
     found["speed_runs"] = found.pop("runs")
-    on_cuda = loaded.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated(loaded.device) if on_cuda else peak_resident_bytes()
-    _tell({**found, "peak_memory_bytes": peak, "memory_before_model_bytes": 0 if on_cuda else before})
+    apart = accelerator.counts_memory(loaded.device)
+    peak = accelerator.peak_bytes(loaded.device) if apart else peak_resident_bytes()
+    _tell({**found, "peak_memory_bytes": peak, "memory_before_model_bytes": 0 if apart else before})
 
 
 def resident_bytes() -> int:

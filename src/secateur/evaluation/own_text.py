@@ -13,7 +13,7 @@ from secateur.data.batches import Calibration, digest
 from secateur.errors import InputError
 from secateur.evaluation.loading import load
 from secateur.model.checkpoint import Checkpoint
-from secateur.system import distributed
+from secateur.system import accelerator, distributed
 from secateur.system.memory import fits_in_memory
 
 SELF = "self"
@@ -50,7 +50,7 @@ def write(path: Path, rows: int, length: int, seed: int, device: str) -> Tensor:
         raise InputError("--calibrate self begins with the BOS token, and this model has none; give a text")
     found = []
     at_once = max(1, TOKENS_AT_ONCE // length)
-    with torch.random.fork_rng(devices=[loaded.device] if loaded.device.type == "cuda" else []):
+    with accelerator.forked_rng(loaded.device):
         torch.manual_seed(seed)
         for first in range(0, rows, at_once):
             count = min(at_once, rows - first)

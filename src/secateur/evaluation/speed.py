@@ -13,6 +13,7 @@ from torch import Tensor
 
 from secateur.evaluation.windows import evaluation_length
 from secateur.report.samples import per_second, spread
+from secateur.system import accelerator
 
 LONGEST_PROMPT, LONGEST_ANSWER = 512, 64  # tokens; shorter where the context is
 FEWEST_RUNS, MOST_RUNS, SECONDS = 3, 25, 3.0  # runs go on until this many seconds, within these numbers
@@ -91,8 +92,5 @@ def _run(model: Any, ids: Tensor, answer: int) -> Times:
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    accelerator.synchronize(device)
     return time.perf_counter()

@@ -29,6 +29,7 @@ from secateur.model.sites import Site
 from secateur.model.surgery import remove, update_heads, zero
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.support import support_of
+from secateur.system import accelerator
 
 RAMP = 0.6  # of all steps, after which everything has gone that should
 UPDATES = 24  # of what is zero, evenly over the ramp
@@ -119,7 +120,7 @@ class GradualWeights(Gradual):
     @torch.no_grad()
     def _choose(self, share: float, block: Block) -> None:
         own, device = replace(block, layer=self.layer), block.streamed.device
-        half = block.streamed.dtype != torch.float32 or device.type == "cuda"
+        half = block.streamed.dtype != torch.float32 or accelerator.has_bf16(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             every = -(-len(block.stream.batches) // LOOK_AT) or 1
             linears = [linear for linear in own.linears if linear.parameter_name in self._names]

@@ -24,7 +24,7 @@ from secateur.config.presets import Window
 from secateur.numerics.linalg import wide_dtype
 from secateur.reconstruct.sequences import SequenceBatch
 from secateur.reconstruct.window import ahead
-from secateur.system import distributed
+from secateur.system import accelerator, distributed
 
 GUARD = 4.0  # measured on stories3M at 2:4: held-out divergence 0.653 with 0, 0.627 with 1, 0.621 with 4
 LOGITS = 2**24  # numbers of one piece of the predictions, which are too many at once for a large vocabulary
@@ -44,7 +44,7 @@ class BlockObjective:
     def _both(self, layer: nn.Module, part: SequenceBatch) -> tuple[Tensor, Tensor]:
         """(output, target) of some sequences, fp32."""
         block, device, half = self.block, self.block.streamed.device, self.block.streamed.dtype != torch.float32
-        with torch.autocast(device.type, torch.bfloat16, enabled=half or device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half or accelerator.has_bf16(device)):
             out = block.stream.forward(layer, block.index, part.batch, device, torch.float32, self.behind)
         return out[part.rows].float(), self.targets[part.batch][part.rows].to(device).float()
 

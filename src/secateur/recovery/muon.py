@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.recovery.shard import local, own
+from secateur.system import accelerator
 
 MOMENTUM = 0.9
 BETAS = (0.9, 0.99)  # AdamW's. Both are short, as a recovery has hundreds of steps, not thousands
@@ -87,7 +88,7 @@ def orthogonal(G: Tensor) -> Tensor:
     In bf16 on a GPU, which loses nothing that counts. Singular values come out between 0.7 and 1.2, those below a
     thousandth of the largest lower.
     """
-    X = G.to(torch.bfloat16 if G.is_cuda else torch.float32)
+    X = G.to(torch.bfloat16 if accelerator.has_bf16(G.device) else torch.float32)
     wide = X.shape[0] <= X.shape[1]
     X = X if wide else X.T
     X = X / X.norm().clamp(min=1e-7)

@@ -144,12 +144,12 @@ def _stages(recovery: Recovery, dry_run: bool, evaluate: str | None, tasks: str 
 
 @contextmanager
 def accelerated(device: torch.device) -> Iterator[None]:
-    """Tells accelerate which GPU was named, and lets it forget device and process group at the end.
+    """Tells accelerate which accelerator was named, and lets it forget device and process group at the end.
 
     It remembers both for good otherwise, and the next run of this process may have others.
     """
     named = os.environ.get(DEVICE)
-    if device.type == "cuda" and device.index is not None:
+    if device.type != "cpu" and device.index is not None:
         os.environ[DEVICE] = str(device)
     try:
         yield

@@ -28,7 +28,7 @@ from secateur.recovery.masks import find_masks
 from secateur.recovery.sequences import Text, keeps_apart, read_text
 from secateur.recovery.teacher import Layers, kept_layers, layer_map
 from secateur.recovery.trainer import check_batch
-from secateur.system import distributed
+from secateur.system import accelerator, distributed
 from secateur.system.device import resolve_dtype
 
 
@@ -189,8 +189,8 @@ def teacher_dtype(recovery: Recovery, products: torch.dtype) -> str:
 
 def _products(dtype: str, device: torch.device, config: Any) -> torch.dtype:
     """fp32 on a CPU; elsewhere bf16, which needs no loss scaling, where the hardware has it."""
-    if dtype == "auto" and device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if dtype == "auto" and device.type != "cpu":
+        return torch.bfloat16 if accelerator.has_bf16(device) else torch.float32
     return resolve_dtype(dtype, device, config) if dtype != "auto" else torch.float32
 
 
@@ -208,8 +208,8 @@ def _check_memory(
     spread = distributed.world() if recovery.shard else 1
     copies = spread if width == 1 else 1  # every process has an int8 teacher of its own
     need = weights_bytes(checkpoint.parameters, trained, loaded * copies, width) // spread
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        free = accelerator.free_bytes(device)
     else:
         free = psutil.virtual_memory().available // distributed.local_world()
     if need > free:

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 
 from secateur.errors import InputError
-from secateur.system.names import SHORT, check_device, check_dtype, check_threads
+from secateur.system import accelerator
+from secateur.system.names import DEVICES, SHORT, USE, check_device, check_dtype, check_threads
 
+NONE_HERE = "this machine or this build of torch has none; use cpu"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def resolve_device(name: str) -> torch.device:
     """Turns a device's name into a device; `auto` is the first CUDA device where there is one, else the CPU.
+
+    Any kind is taken that torch knows and has here: `cuda`, `mps`, `xpu`, `npu`, and what another package registers.
 
     Raises:
         InputError: no such kind of device, or none here.
@@ -24,13 +28,14 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:  # an index that no machine has
-        raise InputError(f"--device {name} is unknown; use auto, cpu, cuda, cuda:N or mps") from None
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not here.get(device.type, False):
-        raise InputError(f"--device {name}: this machine or this build of torch has none; use cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+    except RuntimeError:  # an index that no machine has, or a kind that needs a package
+        known = name.partition(":")[0] in DEVICES and ":" not in name
+        raise InputError(f"--device {name}: {NONE_HERE}" if known else f"--device {name} is unknown; {USE}") from None
+    if not accelerator.is_available(device):
+        raise InputError(f"--device {name}: {NONE_HERE}")
+    count = accelerator.device_count(device)
+    if device.type != "cpu" and (device.index or 0) >= count:
+        raise InputError(f"--device {name}: there are {count} {device.type} devices, from {device.type}:0 on")
     return device
 
 
@@ -68,8 +73,8 @@ def set_threads(count: int | None) -> None:
 
 def device_name(device: torch.device) -> str:
     """The processor's or the GPU's own name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if (name := accelerator.name(device)) is not None:
+        return name
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

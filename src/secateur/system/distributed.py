@@ -1,8 +1,8 @@
 """Several processes, or one: the few collective calls that the walk needs, which do nothing alone.
 
-`torchrun` sets the environment; `group` joins (gloo on CPU, nccl on GPU). Everything else in the project asks
-here, so no method, site or surgery file knows how many processes there are. A rank that is gone shows as
-`RanksLost` on the others.
+`torchrun` sets the environment; `group` joins (gloo on CPUs, nccl on CUDA, for others what torch names). Everything
+else in the project asks here, so no method, site or surgery file knows how many processes there are. A rank that is
+gone shows as `RanksLost` on the others.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from secateur.errors import RanksLost, SecateurError
+from secateur.system import accelerator
 
 T = TypeVar("T")
 
@@ -31,10 +32,9 @@ def group(device: torch.device) -> Iterator[None]:
     joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     if joins:
         importlib.import_module("torch.distributed.nn.functional")  # later its default arguments would keep the group
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        accelerator.make_current(device)
         with _together():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group(_backend(device))
     try:
         yield
     finally:
@@ -44,6 +44,14 @@ def group(device: torch.device) -> Iterator[None]:
                 vars(mesh).get("_pg_registry", {}).clear()
             _meshes.clear()
             gc.collect()  # what was sharded has cycles
+
+
+def _backend(device: torch.device) -> str:
+    """What processes on such devices talk through: nccl, xccl, hccl ...; gloo where torch knows nothing better."""
+    try:
+        return dist.get_default_backend_for_device(device)
+    except ValueError:
+        return "gloo"
 
 
 # torch caches what it has worked out about a mesh's tensors, and so the mesh, and with it the group and the group's
@@ -87,10 +95,10 @@ def _together() -> Iterator[None]:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this rank on its host, where no particular one was named."""
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return device
+    """The accelerator of this rank on its host, where no particular one was named."""
+    if device.type == "cpu" or device.index is not None:
+        return device
+    return torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def rank() -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from importlib.metadata import entry_points
 
 from secateur.errors import InputError
 
 SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-DEVICES = ("auto", "cpu", "cuda", "mps")  # and cuda:0, cuda:1 ...
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "npu")  # and cuda:0, cuda:1 ..., and what is registered with torch
+USE = "use auto, cpu, cuda, mps, xpu, npu or another kind that torch knows here, or one of several, as in cuda:1"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 HERE, RAY = PLACES = ("here", "ray")  # where the trials of a sweep run
 
@@ -17,11 +20,24 @@ def check_device(name: str) -> str:
     """The name itself.
 
     Raises:
-        InputError: no kind of device that we know.
+        InputError: no kind of device that we or torch know.
     """
-    if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", name):
-        raise InputError(f"--device {name} is unknown; use auto, cpu, cuda, cuda:N or mps")
+    found = re.fullmatch(r"([a-z][a-z0-9_]*)(:\d+)?", name)
+    if found is None or (found[1] == "auto" and found[2]) or not (found[1] in DEVICES or _registered(found[1])):
+        raise InputError(f"--device {name} is unknown; {USE}")
     return name
+
+
+def _registered(kind: str) -> bool:
+    """Whether torch may know such a device; asked without loading torch, which would take seconds."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return bool(entry_points(group="torch.backends"))  # packages that bring a device; torch then says which
+    try:
+        torch.device(kind)
+    except RuntimeError:
+        return False
+    return True
 
 
 def check_dtype(name: str) -> str:

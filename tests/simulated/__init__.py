@@ -1,0 +1,1 @@
+"""A simulated accelerator: how device handling is tested where there is no GPU."""
