@@ -4,7 +4,7 @@
     model.to("sim")(ids.to("sim"))
 
 What a GPU refuses is refused: tensors of two devices in one operation (numbers without a dimension and indices of a
-device's tensor excepted), a CPU generator. What a GPU waits for is counted, see `counts`; what it holds, see `memory`.
+device's tensor excepted), a CPU generator. What a GPU waits for is counted (`counts`), and what it holds (`memory`).
 Kernels are those of the CPU, so results are the CPU's to the bit where the operations are the same.
 """
 
@@ -29,7 +29,6 @@ WAITS = {
     *("_unique", "_unique2", "unique_dim", "_linalg_check_errors", "repeat_interleave", "nonzero_static"),
 }
 COPIES = {"_to_copy", "copy_"}
-RESHAPES = {"resize_", "set_", "squeeze_", "unsqueeze_", "t_", "transpose_", "as_strided_"}
 
 
 def count() -> Counts:
@@ -78,6 +77,9 @@ class SimTensor(torch.Tensor):
     def data_ptr(self) -> int:
         return self.held.data_ptr()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:  # what is read back is put where it's wanted by whoever reads it
+        return self.held.__reduce_ex__(protocol)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if id(self) in memo:
             return memo[id(self)]
@@ -107,24 +109,27 @@ class SimTensor(torch.Tensor):
 def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operation with tensors of the device among its arguments, or which makes one."""
     name = func._schema.name.partition("::")[2]
-    if name in RESHAPES:
-        raise NotImplementedError(f"{name} on the simulated device")
+    if name == "_has_compatible_shallow_copy_type":
+        return all(isinstance(x, SimTensor) for x in args)
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     there = [isinstance(x, SimTensor) for x in tensors]
     target = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
     _check(name, tensors, there, kwargs)
     _count(name, args, tensors, there, target)
     inside = {**kwargs, "device": torch.device("cpu")} if target is not None else kwargs
+    if name == "histc" and not args[0].is_floating_point():  # a GPU counts whole numbers, a CPU doesn't
+        return SimTensor(func(args[0].held.float(), *args[1:], **inside).to(args[0].dtype))
     out = func(*pytree.tree_map(_inner, args), **pytree.tree_map(_inner, inside))
     if name == "copy_":
         return args[0]
-    if any(isinstance(x, SimTensor) and x.held.shape != x.shape for x in tensors):
-        raise NotImplementedError(f"{name} changes the shape of a tensor on the simulated device")
     on = target == DEVICE.type if target is not None else any(there)
     if not on:
         # On the way to the host, what stays where it is would be shared.
         return out.clone() if name == "_to_copy" and out is tensors[0] else out
-    return return_and_correct_aliasing(func, args, kwargs, pytree.tree_map(_outer, out))
+    made = return_and_correct_aliasing(func, args, kwargs, pytree.tree_map(_outer, out))
+    if any(isinstance(x, SimTensor) and x.held.shape != x.shape for x in tensors):
+        raise NotImplementedError(f"{name} changes the shape of a tensor on the simulated device")
+    return made
 
 
 def _inner(x: Any) -> Any:
