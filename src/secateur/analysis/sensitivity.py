@@ -81,7 +81,7 @@ def sensitivity(
         everything = tuple(range(inputs.checkpoint.layers))
         scratch = tempfile.TemporaryDirectory(prefix="secateur-")
         with scratch as folder, monitor.stage("sensitivity", len(everything)) as step:
-            limits = (gradients, step, memory_for(inputs.config), Path(folder))
+            limits = (gradients, step, memory_for(inputs.config, where), Path(folder))
             job = Job(inputs.config, inputs.rules, inputs.streamed, tokens, everything, *limits)
             job = job._replace(counts=inputs.calibration.counts)
             found = measure(job, tuple(levels))

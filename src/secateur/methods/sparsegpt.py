@@ -19,7 +19,7 @@ from torch import Tensor
 from secateur.methods.contract import Method, Solution
 from secateur.numerics.linalg import DAMPING, inverse_upper, live_inputs
 from secateur.numerics.moments import Moments
-from secateur.numerics.patterns import Pattern, keep_best, removed_count
+from secateur.numerics.patterns import Pattern, check_scores, keep_best, removed_count
 
 BLOCK = 128  # columns that share one choice of mask (the paper's)
 STRIPE = 32  # columns inside a block between two matmuls; sets speed only
@@ -58,8 +58,9 @@ def solve(
             right = min(left + stripe, stop)
             sweep.gather(start, left, left, right)
             if not pattern.free:
-                sweep.mask[left:right] = pattern.mask(sweep.scores(left, right).T).T
+                sweep.mask[left:right] = pattern.grouped(sweep.scores(left, right).T, check=False).T
             sweep.eliminate(left, right)
+    check_scores(sweep.weight)  # what was NaN anywhere still is
     return Solution(sweep.weight.T.contiguous(), sweep.mask.T.contiguous(), used)
 
 
@@ -73,7 +74,7 @@ class _Sweep:
         self.U = U
         # Weights of dead inputs score zero: they go first, and nothing depends on them.
         self.saliency = live * U.diagonal().reciprocal()
-        self.inverse_pivots = U.diagonal().reciprocal().tolist()
+        self.inverse_pivots = U.diagonal().reciprocal().unbind()
         self.removed = 0
 
     def gather(self, first: int, last: int, start: int, stop: int) -> None:
@@ -88,7 +89,7 @@ class _Sweep:
         """The free mask of one block: over all its rows and columns, counts exact up to here."""
         due = removed_count(stop * self.weight.shape[1], sparsity) - self.removed
         self.removed += due
-        self.mask[start:stop] = keep_best(self.scores(start, stop).flatten(), due).view(stop - start, -1)
+        self.mask[start:stop] = keep_best(self.scores(start, stop).flatten(), due, check=False).view(stop - start, -1)
 
     def eliminate(self, start: int, stop: int) -> None:
         """Zero the masked entries of columns [start, stop) one column at a time and note their errors."""

@@ -139,10 +139,11 @@ def masked_least_squares(
     step = torch.zeros_like(start)
     counts = mask.sum(1)
     rows = counts.argsort(descending=True, stable=True)
+    widths = counts[rows].tolist()
     kept_first = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     used, first = ridge, 0
-    while first < len(rows) and int(counts[rows[first]]) > 0:
-        width = int(counts[rows[first]])
+    while first < len(rows) and widths[first] > 0:
+        width = widths[first]
         chunk = rows[first : first + max(CHUNK_BYTES // (8 * width * width), 1)]
         support = kept_first[chunk, :width]
         real = torch.arange(width, device=G.device) < counts[chunk, None]

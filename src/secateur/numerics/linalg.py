@@ -47,7 +47,8 @@ def damped(G: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
     """
     diagonal = G.diagonal().to(dtype)
     live = diagonal > 0
-    mean = diagonal[live].mean() if bool(live.any()) else torch.ones((), dtype=dtype, device=G.device)
+    own = diagonal[live]
+    mean = own.mean() if len(own) else torch.ones((), dtype=dtype, device=G.device)
     out = G.to(dtype, copy=True)
     out.diagonal().copy_(torch.where(live, diagonal, mean) + damping * mean)
     return out

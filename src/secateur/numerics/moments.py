@@ -171,7 +171,7 @@ class Moments:
     @property
     def n(self) -> int:
         """Tokens seen."""
-        return int(self._count)
+        return self.once("n", lambda: int(self._count))
 
     @property
     def _divisor(self) -> int:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # a recipe with a pattern is checked without waiting for torc
     from torch import Tensor
 
 
+UNDEFINED = "scores hold NaN; check the weights and the calibration activations for overflow"
+
+
 def removed_count(count: int, sparsity: float) -> int:
     """Gives how many of `count` entries go when the fraction `sparsity` does: the nearest whole number, halves up."""
     return min(count, math.floor(count * sparsity + 0.5))
@@ -30,23 +33,25 @@ def check_scores(scores: Tensor) -> None:
     import torch
 
     if bool(torch.isnan(scores).any()):
-        raise InputError("scores hold NaN; check the weights and the calibration activations for overflow")
+        raise InputError(UNDEFINED)
 
 
-def keep_best(scores: Tensor, removed: int) -> Tensor:
+def keep_best(scores: Tensor, removed: int, check: bool = True) -> Tensor:
     """Gives a mask, True = keep, without the `removed` lowest scores of the last axis; of equal ones the first stays.
 
     Args:
         scores: of any shape; higher = keep.
         removed: entries that go of each row of the last axis.
+        check: look for NaN; without, an accelerator isn't waited for.
 
     Raises:
         InputError: a score is NaN.
     """
     import torch
 
-    check_scores(scores)
     size = scores.shape[-1]
+    if check and not 0 < removed < size:
+        check_scores(scores)
     if removed <= 0:
         return torch.ones_like(scores, dtype=torch.bool)
     if removed >= size:
@@ -56,7 +61,14 @@ def keep_best(scores: Tensor, removed: int) -> Tensor:
     mask = scores > threshold
     tied = scores == threshold
     missing = size - removed - mask.sum(-1, keepdim=True)
-    if bool((missing > 0).any()):
+    ties = True
+    if check:
+        undefined, ties = torch.stack([torch.isnan(scores).any(), (missing > 0).any()]).tolist()  # one wait for both
+        if undefined:
+            raise InputError(UNDEFINED)
+    elif scores.device.type == "cpu":
+        ties = bool((missing > 0).any())
+    if ties:
         mask |= tied & (tied.cumsum(-1) <= missing)
     return mask
 
@@ -133,7 +145,7 @@ class Pattern:
             InputError: a score is NaN, or M doesn't divide the number of inputs.
         """
         if self.of is not None:
-            return self._grouped(scores)
+            return self.grouped(scores)
         if scope == "row":
             return keep_best(scores, removed_count(scores.shape[-1], sparsity))
         if scope == "matrix":
@@ -156,14 +168,16 @@ class Pattern:
         going = torch.where(final, torch.inf, scores)
         return keep_best(going.flatten(), removed_count(int((~final).sum()), share)).view_as(scores)
 
-    def _grouped(self, scores: Tensor) -> Tensor:
+    def grouped(self, scores: Tensor, check: bool = True) -> Tensor:
+        """Makes the mask of an N:M pattern; `check` as in `keep_best`."""
         import torch
 
         # Ranks by comparing pairs: for groups this small far faster than sorting, and ties are plain to see.
         assert self.of is not None
         assert self.kept is not None
         self.validate(scores.shape[-1], "the weight")
-        check_scores(scores)
+        if check:
+            check_scores(scores)
         members = scores.unflatten(-1, (-1, self.of)).unbind(-1)
         # How many are better than member i; before any comparison, all that come after it.
         better = [torch.full_like(m, self.of - 1 - i, dtype=torch.uint8) for i, m in enumerate(members)]

@@ -12,6 +12,7 @@ All of it from second moments G of the inputs of the consumer W, under a Gaussia
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from secateur.numerics.least_squares import RIDGE
 from secateur.numerics.linalg import damped, damped_cholesky, wide_dtype
 
 CARRIERS = 5
+AT_ONCE = 2**24  # numbers of the removed units that are looked at together; bounds memory only
 
 
 class Redundancy(NamedTuple):
@@ -57,29 +59,48 @@ def redundancy(W: Tensor, G: Tensor, keep: Tensor, width: int, ridge: float = RI
     H = damped(G, used, wide)
     total = float(((W @ G.to(wide)) * W).sum())
     gone = (~keep).nonzero().flatten()
-    across_all = H[kept][:, ~kept]
-    guesses = torch.cholesky_solve(across_all, factor)
-    figures = torch.zeros(len(gone), 3, dtype=torch.float64)
-    predictors, shares = [], []
-    for row, unit in enumerate(gone.tolist()):
-        own, columns = (slice(n * width, (n + 1) * width) for n in (unit, row))
-        across, guess = across_all[:, columns], guesses[:, columns]
-        inside, reads = H[own, own], W[:, own].T @ W[:, own]
-        left = inside - across.T @ guess
-        energy, whole, lost = (float((reads * part).sum()) for part in (G[own, own].to(wide), inside, left))
-        nats = float(torch.linalg.slogdet(inside)[1] - torch.linalg.slogdet(left)[1]) / 2
-        figures[row, 0] = max(nats / math.log(2), 0.0)
-        figures[row, 1] = energy / total if total > 0 else 0.0
-        figures[row, 2] = min(max(1 - lost / whole, 0.0), 1.0) if whole > 0 else 0.0
-        given = ((guess @ reads) * across).sum(1).view(-1, width).sum(1).cpu().double()
-        best = given.argsort(descending=True, stable=True)[:CARRIERS]
-        predictors.append(kept_units[best])
-        shares.append(given[best] / given.sum() if float(given.sum()) > 0 else torch.zeros(len(best)))
-    none = torch.zeros(0, min(CARRIERS, len(kept_units)))
-    return Redundancy(
-        figures[:, 0],
-        figures[:, 1],
-        figures[:, 2],
-        torch.stack(predictors) if predictors else none.long(),
-        torch.stack(shares).double() if shares else none.double(),
-    )
+    across = H[kept][:, ~kept]
+    guesses = torch.cholesky_solve(across, factor)
+    found = []
+    for units in _pieces(len(gone), across.numel()):
+        columns = slice(units.start * width, units.stop * width)
+        own = gone[units].to(G.device)[:, None] * width + torch.arange(width, device=G.device)
+        found.append(_explained(W, G, H, own, across[:, columns], guesses[:, columns], total))
+    if not found:
+        none = torch.zeros(0, dtype=torch.float64)
+        pairs = torch.zeros(0, min(CARRIERS, len(kept_units)), dtype=torch.float64)
+        return Redundancy(none, none, none, pairs.long(), pairs)
+    bits, energy, restored, best, shares = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+    return Redundancy(bits.double(), energy.double(), restored.double(), kept_units[best], shares.double())
+
+
+def _pieces(units: int, numbers: int) -> Iterator[slice]:
+    """Removed units that are looked at together, of which all take so many numbers."""
+    some = max(1, units * AT_ONCE // max(1, numbers))
+    return (slice(first, min(first + some, units)) for first in range(0, units, some))
+
+
+def _explained(
+    W: Tensor, G: Tensor, H: Tensor, own: Tensor, across: Tensor, guess: Tensor, total: float
+) -> tuple[Tensor, ...]:
+    """(bits, energy, restored), each (units,), then the kept units that know most and their shares, (units, best).
+
+    Args:
+        own: the units' inputs, (units, width).
+        across, guess: G_ku and the guess's weights, (kept inputs, units * width).
+    """
+    count, width = own.shape
+    across, guess = (part.unflatten(1, (count, width)).movedim(0, 1) for part in (across, guess))
+    columns = W[:, own].movedim(1, 0)
+    rows, others = own[:, :, None], own[:, None, :]
+    reads, inside = columns.mT @ columns, H[rows, others]
+    left = inside - across.mT @ guess
+    energy, whole, lost = ((reads * part).sum((1, 2)) for part in (G[rows, others].to(W.dtype), inside, left))
+    nats = (torch.linalg.slogdet(inside)[1] - torch.linalg.slogdet(left)[1]) / 2
+    restored = torch.where(whole > 0, (1 - lost / whole).clamp(0, 1), 0)
+    given = ((guess @ reads) * across).sum(2).unflatten(1, (-1, width)).sum(2)
+    share = energy / total if total > 0 else torch.zeros_like(energy)
+    best = given.argsort(dim=1, descending=True, stable=True)[:, :CARRIERS]
+    every = given.sum(1, keepdim=True)
+    shares = torch.where(every > 0, given.gather(1, best) / every, 0.0)
+    return (nats / math.log(2)).clamp_min(0), share, restored, best, shares

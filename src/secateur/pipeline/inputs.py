@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import torch
 
 from secateur._version import __version__
 from secateur.calibration.activations import MemoryBudget
@@ -17,10 +18,11 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.lineage import Lineage
 from secateur.pipeline.store import Store
-from secateur.system import distributed
+from secateur.system import accelerator, distributed
 from secateur.system.monitor import Monitor
 
 FREE_SHARE = 0.6
+DEVICE_SHARE = 0.4  # what is left of an accelerator is for a block or two, their statistics and what solves them
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,10 @@ class Services:
     scratch: Path
 
 
-def memory_for(config: Configuration) -> MemoryBudget:
-    """What was asked for, else 60 % of what is free on this host now."""
+def memory_for(config: Configuration, device: torch.device) -> MemoryBudget:
+    """What was asked for, else 60 % of what is free on this host now, and 40 % of what is on the accelerator."""
     total = config.memory
     if total is None:
         total = int(FREE_SHARE * psutil.virtual_memory().available) // distributed.local_world()
-    return MemoryBudget(total)
+    own = int(DEVICE_SHARE * accelerator.free_bytes(device)) if accelerator.has_own_memory(device) else 0
+    return MemoryBudget(total, own if config.memory is None else min(own, config.memory))

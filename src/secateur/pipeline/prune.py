@@ -103,7 +103,7 @@ def prune(
             stack.callback(monitor.close)
             found = found_before(workspace.work) if workspace is not None and resume else None
             inputs = prepare(recipe, plan, device, monitor, dry_run, found)
-            memory = memory_for(inputs.config)
+            memory = memory_for(inputs.config, device)
             if workspace is not None:
                 _check_room(inputs, memory, workspace)
                 stack.enter_context(workspace.open())

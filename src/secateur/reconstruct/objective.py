@@ -97,8 +97,11 @@ class Predictions(BlockObjective):
 
     def _sums(self, layer: nn.Module, part: SequenceBatch) -> Tensor:
         out, target = self._both(layer, part)
-        lost = sum(float(self._divergence(ids, out[rows], target[rows])) for rows, ids in self._pieces(part, out))
-        return torch.tensor([lost, out[..., 0].numel()], dtype=wide_dtype(out.device), device=out.device)
+        sums = torch.zeros(2, dtype=wide_dtype(out.device), device=out.device)
+        for rows, ids in self._pieces(part, out):
+            sums[0] += self._divergence(ids, out[rows], target[rows])
+        sums[1] += out[..., 0].numel()
+        return sums
 
     def _pieces(self, part: SequenceBatch, out: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
         """(sequences and tokens, their ids), few enough at once for the logits to fit."""

@@ -91,6 +91,30 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available if found is None else found[0])
 
 
+def has_own_memory(device: torch.device) -> bool:
+    """Whether a device has memory apart from the machine's, and tells how much of it is free."""
+    return hasattr(module_of(device), "mem_get_info")
+
+
+def pinned_like(value: torch.Tensor) -> torch.Tensor | None:
+    """An empty tensor like it on the host, which its device copies to while it works; None where it can't."""
+    if not hasattr(module_of(value.device), "Event"):
+        return None
+    try:
+        return torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    except RuntimeError:  # no such memory, or none left
+        return None
+
+
+def event(device: torch.device) -> Any:
+    """A mark behind everything that was begun on a device so far; its `synchronize` waits for that."""
+    module = module_of(device)
+    assert module is not None
+    found = module.Event()
+    found.record()
+    return found
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether a device's hardware multiplies in bf16; where torch doesn't tell, it is believed not to."""
     return bool(_ask(device, "is_bf16_supported", default=False))
