@@ -20,6 +20,7 @@ from tests.simulated.counts import Counts
 from tests.simulated.memory import Memory
 
 DEVICE = torch.device("cpu")  # until `simulate`
+DOUBLE = True  # whether it computes in fp64
 MEMORY = Memory()
 COUNTS = Counts()
 
@@ -46,6 +47,8 @@ class SimTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> SimTensor:
+        if inner.dtype == torch.float64 and not DOUBLE:
+            raise TypeError("the device has no float64; use float32")
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
@@ -173,6 +176,11 @@ def copied(tensor: torch.Tensor, to_host: bool, waits: bool) -> None:
     COUNTS.copy(tensor.nbytes, to_host)
     if to_host and waits:
         COUNTS.wait("copy to the host")
+
+
+def backend() -> Any:
+    """torch's module for the device."""
+    return torch.get_device_module(DEVICE)
 
 
 _registered: list[Any] = []

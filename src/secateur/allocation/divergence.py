@@ -20,6 +20,7 @@ from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import Block
 from secateur.model.streamed import StreamedModel
+from secateur.numerics.precision import wide_dtype
 from secateur.system import distributed
 
 SEQUENCES = 16  # of the calibration text
@@ -107,7 +108,7 @@ def compare(
         counts: by these numbers, bool (sequences, length), the tokens whose predictions are compared; None = all.
     """
     keys = [key for key in states if key is not None]
-    sums = torch.zeros(len(keys) + 1, dtype=torch.float64, device=streamed.device)
+    sums = torch.zeros(len(keys) + 1, dtype=wide_dtype(streamed.device), device=streamed.device)
     for i, ids in batches.items():
         reference = streamed.logits(ids, states[None][i]).float().log_softmax(-1)
         # A token is predicted at the place before it; what the last place predicts isn't there.
@@ -119,7 +120,7 @@ def compare(
             # What the untouched model rules out adds nothing, in the limit.
             terms = terms.masked_fill(reference == -torch.inf, 0.0)
             terms = terms if unseen is None else terms.masked_fill(unseen[..., None], 0.0)
-            sums[place] += terms.sum(dtype=torch.float64)
+            sums[place] += terms.sum(dtype=sums.dtype)
         sums[-1] += reference[..., 0].numel() if unseen is None else (~unseen).sum()
     distributed.all_reduce([sums])
     return {key: max(float(sums[place] / sums[-1].clamp_min(1)), 0.0) for place, key in enumerate(keys)}

@@ -25,6 +25,7 @@ from secateur.model.sites import sites_of
 from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import silence
 from secateur.numerics.layer_information import LayerInformation
+from secateur.numerics.precision import wide_dtype
 from secateur.system import distributed
 
 EXHAUSTIVE = 4  # all combinations are tried where they're at most this many times the layers
@@ -116,11 +117,11 @@ def _without(streamed: StreamedModel, layer: nn.Module, gone: frozenset[ModelPar
 
 
 def _loss(streamed: StreamedModel, batches: list[Tensor], states: Activations) -> float:
-    sums = torch.zeros(2, dtype=torch.float64, device=streamed.device)
+    sums = torch.zeros(2, dtype=wide_dtype(streamed.device), device=streamed.device)
     for i, ids in enumerate(batches):
         logits = streamed.logits(ids, states[i])[:, :-1].float().flatten(0, 1)
         targets = ids[:, 1:].flatten().to(logits.device)
-        sums[0] += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").double()
+        sums[0] += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").to(sums.dtype)
         sums[1] += targets.numel()
     distributed.all_reduce([sums])
     return float(sums[0] / sums[1])
@@ -129,7 +130,7 @@ def _loss(streamed: StreamedModel, batches: list[Tensor], states: Activations) -
 def _drift(streamed: StreamedModel, batches: list[Tensor], states: Activations, dense: Activations) -> float:
     """Mean KL of what is predicted from what the untouched model predicts; of hidden states 1 - cosine."""
     head = head_of(streamed.checkpoint.whole_config)
-    sums = torch.zeros(2, dtype=torch.float64, device=streamed.device)
+    sums = torch.zeros(2, dtype=wide_dtype(streamed.device), device=streamed.device)
     for i, ids in enumerate(batches):
         own, other = (streamed.logits(ids, found[i]).float() for found in (states, dense))
         if head is SPAN:  # which token an answer begins with, and ends with
@@ -139,7 +140,7 @@ def _drift(streamed: StreamedModel, batches: list[Tensor], states: Activations, 
         else:
             own, other = own.log_softmax(-1), other.log_softmax(-1)
             terms = torch.nn.functional.kl_div(own, other, reduction="none", log_target=True).sum(-1)
-        sums += torch.stack([terms.sum(dtype=torch.float64), sums.new_tensor(terms.numel())])
+        sums += torch.stack([terms.sum(dtype=sums.dtype), sums.new_tensor(terms.numel())])
     distributed.all_reduce([sums])
     return float(sums[0] / sums[1])
 

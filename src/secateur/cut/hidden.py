@@ -23,6 +23,7 @@ from secateur.model.linears import Linear
 from secateur.model.rotation import producers
 from secateur.model.streamed import StreamedModel
 from secateur.numerics.moments import Moments
+from secateur.numerics.precision import wide_dtype
 from secateur.numerics.targets import NEEDS, best_bias, retarget
 from secateur.system import distributed
 
@@ -111,14 +112,15 @@ def _fitted_head(pair: ModelPair, own: Stream, dense: Stream) -> Tensor:
 def _fit_layer(block: Block) -> None:
     assert block.dense is not None
     assert block.basis is not None
-    Q = block.basis.double()
+    wide = wide_dtype(block.streamed.device)
+    Q = block.basis.to(wide)
     to_stream = {name.removesuffix(".weight") for name in producers(block.layer, block.streamed.checkpoint.family)}
     for stage in block.stages(NEEDS["residual"], sequential=True):
         for linear, moments in stage:
             dense, bias = block.untouched(linear)
             if linear.name.partition("[")[0] in to_stream:
-                dense = (Q.T.to(dense.device) @ dense.double()).float()
-                bias = None if bias is None else (bias.double() @ Q.to(bias.device)).float()
+                dense = (Q.T.to(dense.device) @ dense.to(wide)).float()
+                bias = None if bias is None else (bias.to(wide) @ Q.to(bias.device)).float()
             fit_linear(linear, moments, dense, bias)
 
 

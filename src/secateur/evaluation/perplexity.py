@@ -14,6 +14,8 @@ from secateur.errors import InputError, SecateurError
 from secateur.evaluation.progress import progress
 from secateur.evaluation.windows import Window, context_length
 from secateur.model.heads import head_of
+from secateur.numerics.precision import wide_dtype
+from secateur.system.halving import in_parts
 
 __all__ = ["Score", "context_length", "perplexity", "refuse_encoder"]
 
@@ -75,10 +77,10 @@ def perplexity(
     with progress("evaluating", sum(len(window.ids) for window in found), quiet) as advance:
         budget = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES_ELSE)
         for batch in batches([len(window.ids) for window in found], vocab * 4, budget):
-            rows = [found[index].ids for index in batch]
-            counts = [found[index].counts for index in batch]
-            sums[batch] = _score_batch(rows, model, reference, counts)
-            advance(sum(map(len, rows)))
+            own = [found[index] for index in batch]
+            parts = in_parts(lambda some: _score_batch(some, model, reference), own, model.device)
+            sums[batch] = torch.cat(list(parts))
+            advance(sum(len(window.ids) for window in own))
     check_finite(sums)
     own, divergence, other = sums.sum(0).tolist()
     if reference is None:
@@ -144,7 +146,8 @@ def pad(rows: list[tuple[int, ...]]) -> Tensor:
 Counts = tuple[bool, ...] | None
 
 
-def _score_batch(rows: list[tuple[int, ...]], model: Any, reference: Any | None, counts: Sequence[Counts]) -> Tensor:
+def _score_batch(some: Sequence[Window], model: Any, reference: Any | None) -> Tensor:
+    rows, counts = [window.ids for window in some], [window.counts for window in some]
     padded = pad(rows)
     other = None if reference is None else _logits(reference, padded)
     return score_rows(rows, _logits(model, padded), other, counts)
@@ -162,7 +165,8 @@ def score_rows(
         logits: of `pad(rows)`, (rows, longest, vocabulary).
         counts: for each row, which of its tokens count; None = all.
     """
-    sums = torch.zeros(len(rows), 3, dtype=torch.float64)
+    wide = wide_dtype(logits.device)
+    sums = torch.zeros(len(rows), 3, dtype=wide, device=logits.device)
     for index, row in enumerate(rows):
         targets = torch.tensor(row[1:], device=logits.device)
         own_counts = None if counts is None else counts[index]
@@ -176,7 +180,7 @@ def score_rows(
                 other = reference_logits[index, piece].to(own.device)[chosen].float().log_softmax(-1)
                 sums[index, 1] += _kl(other, own)
                 sums[index, 2] += _nll(other, wanted)
-    return sums
+    return sums.cpu().double()
 
 
 def _logits(model: Any, padded: Tensor) -> Tensor:
@@ -190,14 +194,14 @@ def _slices(tokens: int, vocab: int) -> Iterator[slice]:
     return (slice(start, min(start + step, tokens)) for start in range(0, tokens, step))
 
 
-def _nll(log_probabilities: Tensor, targets: Tensor) -> float:
-    return -log_probabilities.gather(1, targets[:, None]).sum(dtype=torch.float64).item()
+def _nll(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+    return -log_probabilities.gather(1, targets[:, None]).sum(dtype=wide_dtype(targets.device))
 
 
-def _kl(reference: Tensor, own: Tensor) -> float:
+def _kl(reference: Tensor, own: Tensor) -> Tensor:
     terms = reference.exp() * (reference - own)
     # A token that the reference rules out (some models mask padding rows) adds nothing, in the limit.
-    return terms.masked_fill(reference == -torch.inf, 0.0).sum(dtype=torch.float64).item()
+    return terms.masked_fill(reference == -torch.inf, 0.0).sum(dtype=wide_dtype(own.device))
 
 
 def total(found: list[Window], nll: float, divergence: float | None = None) -> Score:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.methods.contract import Method
+from secateur.numerics.precision import wide_dtype
 
 
 @torch.no_grad()
@@ -24,19 +25,19 @@ def token_influence(h_in: Tensor, h_out: Tensor) -> Tensor:
 
 def block_influence(h_in: Tensor, h_out: Tensor) -> float:
     """Mean of `token_influence` over all tokens of (..., d), in [0, 2]."""
-    return float(token_influence(h_in, h_out).double().mean())
+    return float(token_influence(h_in, h_out).cpu().double().mean())
 
 
 class BlockInfluence:
     """Block influence over a stream of batches: sums that add up over batches and processes."""
 
     def __init__(self, device: torch.device | str | None = None) -> None:
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(2, dtype=wide_dtype(torch.device(device or "cpu")), device=device)
 
     def update(self, h_in: Tensor, h_out: Tensor) -> None:
         """Add the hidden states (..., d) of one batch."""
         influence = token_influence(h_in, h_out)
-        self._sums[0] += influence.sum(dtype=torch.float64)
+        self._sums[0] += influence.sum(dtype=self._sums.dtype)
         self._sums[1] += influence.numel()
 
     def merge(self, other: BlockInfluence) -> None:

@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+from secateur.numerics.precision import wide_dtype
+
 ALPHA = 1.01  # close to Shannon's limit α = 1
 CHUNK = 2**24  # entries of kernel matrices held at once
 
@@ -29,7 +31,7 @@ def silverman(x: Tensor) -> Tensor:
         x: (n, units, w).
     """
     n, _, w = x.shape
-    spread = x.double().var(0, correction=0).mean(-1).sqrt()
+    spread = x.to(wide_dtype(x.device)).var(0, correction=0).mean(-1).sqrt()
     return spread * (4 / ((w + 2) * max(n, 1))) ** (1 / (w + 4))
 
 
@@ -79,7 +81,8 @@ def pairwise_renyi(x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
     rows = max(CHUNK // max(units * n, 1), 1)
     other = shuffled(x.cpu(), seed).to(x.device)
     widths = silverman(x).float()
-    own = torch.zeros(units, dtype=torch.float64, device=x.device)
+    own = torch.zeros(units, dtype=wide_dtype(x.device), device=x.device)
+    least = max(1e-300, torch.finfo(own.dtype).tiny)
     joint, mixed = own.new_zeros(units, units), own.new_zeros(units, units)
     widths = widths.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
     scaled = [((z - x.mean(0)) / widths).movedim(1, 0) for z in (x.float(), other.float())]
@@ -89,13 +92,13 @@ def pairwise_renyi(x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
         for z in scaled:
             apart = torch.cdist(z[:, part], z, compute_mode="donot_use_mm_for_euclid_dist").square()
             squares.append(torch.exp(-apart).flatten(1))  # the kernel's square
-        own += squares[0].sum(1, dtype=torch.float64)
+        own += squares[0].sum(1, dtype=own.dtype)
         joint += squares[0] @ squares[0].T
         mixed += squares[0] @ squares[1].T
 
     def information(pairs: Tensor) -> Tensor:
-        entropy = 2 * math.log2(max(n, 1)) - own.clamp_min(1e-300).log2()
-        return entropy[:, None] + entropy[None, :] - (2 * math.log2(max(n, 1)) - pairs.clamp_min(1e-300).log2())
+        entropy = 2 * math.log2(max(n, 1)) - own.clamp_min(least).log2()
+        return entropy[:, None] + entropy[None, :] - (2 * math.log2(max(n, 1)) - pairs.clamp_min(least).log2())
 
     return information(joint), information((mixed + mixed.T) / 2)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from secateur.numerics.linalg import damped
 from secateur.numerics.moments import Moments
+from secateur.numerics.precision import wide_dtype
 
 DAMPING = 1e-5  # of each covariance: directions in which nothing varies have no entropy otherwise
 
@@ -32,8 +33,8 @@ class LayerInformation:
         return self._both.tensors()
 
     def _logdet(self, part: slice) -> float:
-        C = self._both.covariance.double()[part, part]
-        return float(torch.linalg.slogdet(damped(C, DAMPING, torch.float64))[1])
+        C = self._both.covariance[part, part].to(wide := wide_dtype(self._both.device))
+        return float(torch.linalg.slogdet(damped(C, DAMPING, wide))[1])
 
     @property
     def entropy_increase(self) -> float:
@@ -46,7 +47,7 @@ class LayerInformation:
         """2^(-2 I / d), I the mutual information of input and output in bits: which part of a dimension of the output
         the input doesn't tell, as a geometric mean; in (0, 1]."""
         d = self.features
-        C = damped(self._both.covariance.double(), DAMPING, torch.float64)
+        C = damped(self._both.covariance, DAMPING, wide_dtype(self._both.device))
         whole = float(torch.linalg.slogdet(C)[1])
         parts = sum(float(torch.linalg.slogdet(C[s, s])[1]) for s in (slice(0, d), slice(d, 2 * d)))
         return math.exp(min(whole - parts, 0.0) / d)

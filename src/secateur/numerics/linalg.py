@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import SecateurError
+from secateur.numerics.precision import wide_dtype
 
 DAMPING = 0.01  # SparseGPT's
 FIRST_DAMPING = 1e-6  # where the damping asked for was zero and failed
@@ -27,11 +28,6 @@ TRIANGLE_LEAF = 128
 def live_inputs(G: Tensor) -> Tensor:
     """Bool (d,): inputs that were ever different from zero."""
     return G.diagonal() > 0
-
-
-def wide_dtype(device: torch.device) -> torch.dtype:
-    """Gives the widest float dtype of a device: fp64, or fp32 on devices without it (mps)."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def damped(G: Tensor, damping: float, dtype: torch.dtype) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import SecateurError
+from secateur.numerics.precision import add_compensated, sums_dtype
 from secateur.numerics.token_samples import TokenSamples
 
 NEEDS = frozenset({"mean", "mean_abs", "rms", "gram", "cross", "drift", "sample", "peaks"})
@@ -31,9 +32,9 @@ class Moments:
     """Statistics over all tokens seen of the inputs X (tokens, features) of one Linear.
 
     Fill it with `update`, then read the means: `mean`, `rms`, `gram` and so on. Reading one whose need wasn't named
-    is a SecateurError. Each batch is multiplied in fp32 and added up in fp64 (fp32 on devices without it), so that
-    neither the number of batches nor the number of ranks that share them shows in the result. With no token seen, all
-    is zero.
+    is a SecateurError. Each batch is multiplied in fp32 and added up in fp64 (`numerics.precision` has
+    what devices without it do), so that neither the number of batches nor that of the ranks that share them shows in the
+    result. With no token seen, all is zero.
 
     Args:
         features: width of the inputs.
@@ -58,13 +59,14 @@ class Moments:
         self.target_features = target_features or features
         self.needs = needs
         self.device = torch.device(device or "cpu")
-        wide = torch.float32 if self.device.type == "mps" else torch.float64
+        wide = sums_dtype(self.device)
 
         def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)
 
         self._count = zeros(dtype=torch.int64)
         self._sums: dict[str, Tensor] = {}
+        self._lost: dict[str, Tensor] = {}
         if "mean" in needs:
             self._sums["mean"] = zeros(features, dtype=wide)
         if "mean_abs" in needs:
@@ -80,6 +82,8 @@ class Moments:
             assert drift_features is not None
             self._sums["drift"] = zeros(drift_features, features, dtype=wide)
             self._sums["drift_mean"] = zeros(drift_features, dtype=wide)
+        if wide == torch.float32:
+            self._lost = {name: torch.zeros_like(own) for name, own in self._sums.items()}
         self.token_samples: TokenSamples | None = None
         if needs & {"sample", "peaks"}:
             self.token_samples = TokenSamples(features, "sample" in needs, "peaks" in needs)
@@ -105,30 +109,36 @@ class Moments:
         self._memo.clear()
         self._count += x.shape[0]
         if "mean" in self._sums:
-            self._sums["mean"] += x.sum(0, dtype=self._sums["mean"].dtype)
+            self._add("mean", x.sum(0, dtype=self._sums["mean"].dtype))
         if self.token_samples is not None:
             self.token_samples.update(x)
         if "mean_abs" in self._sums:
-            self._sums["mean_abs"] += x.abs().sum(0, dtype=self._sums["mean_abs"].dtype)
+            self._add("mean_abs", x.abs().sum(0, dtype=self._sums["mean_abs"].dtype))
         if "rms" in self._sums:
-            self._sums["rms"] += x.square().sum(0, dtype=self._sums["rms"].dtype)
+            self._add("rms", x.square().sum(0, dtype=self._sums["rms"].dtype))
         if "gram" in self._sums:
-            gram = self._sums["gram"]
             for start in range(0, self.features, GRAM_BLOCK):
                 stop = min(start + GRAM_BLOCK, self.features)
-                gram[:stop, start:stop] += x[:, :stop].T @ x[:, start:stop]
+                self._add("gram", x[:, :stop].T @ x[:, start:stop], slice(stop), slice(start, stop))
         if "cross" in self._sums:
             if target_x is None:
                 raise ValueError("moments with the need 'cross' take target_x in every update")
             target_x = self._rows(target_x, self.target_features, "target_x")
-            self._sums["cross"] += target_x.T @ x
-            self._sums["target"] += target_x.sum(0, dtype=self._sums["target"].dtype)
+            self._add("cross", target_x.T @ x)
+            self._add("target", target_x.sum(0, dtype=self._sums["target"].dtype))
         if "drift" in self._sums:
             if drift is None:
                 raise ValueError("moments with the need 'drift' take drift in every update")
             drift = self._rows(drift, self._sums["drift"].shape[0], "drift")
-            self._sums["drift"] += drift.T @ x
-            self._sums["drift_mean"] += drift.sum(0, dtype=self._sums["drift_mean"].dtype)
+            self._add("drift", drift.T @ x)
+            self._add("drift_mean", drift.sum(0, dtype=self._sums["drift_mean"].dtype))
+
+    def _add(self, name: str, part: Tensor, *place: slice) -> None:
+        total = self._sums[name][place]
+        if name in self._lost:
+            add_compensated(total, self._lost[name][place], part)
+        else:
+            total += part
 
     def _rows(self, x: Tensor, features: int, name: str) -> Tensor:
         if x.shape[-1] != features:
@@ -151,7 +161,7 @@ class Moments:
 
     def tensors(self) -> list[Tensor]:
         """The raw sums, in a fixed order. To add up those of all ranks, all-reduce them before the first read."""
-        return [self._count, *self._sums.values()]
+        return [self._count, *self._sums.values(), *self._lost.values()]
 
     def once(self, key: str, make: Callable[[], T]) -> T:
         """Returns `make()`, computed once for each `key` and remembered until the next update.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import SecateurError
+from secateur.numerics.precision import wide_dtype
 
 # routes: tokens and gates; expert_outputs: also what each expert writes, which costs its forward pass.
 ROUTING = frozenset({"routes", "expert_outputs"})
@@ -31,7 +32,7 @@ class Routing:
             raise SecateurError(f"routing {sorted(unknown)} is unknown; known are {sorted(ROUTING)}")
         self.needs = needs
         where = torch.device(device or "cpu")
-        wide = torch.float32 if where.type == "mps" else torch.float64
+        wide = wide_dtype(where)
         names = ("tokens", "gates", "outputs") if "expert_outputs" in needs else ("tokens", "gates")
         self._sums = {name: torch.zeros(experts, dtype=wide, device=where) for name in names if needs}
         self._seen = torch.zeros((), dtype=wide, device=where)

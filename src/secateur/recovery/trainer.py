@@ -154,7 +154,7 @@ class Recoverer(Trainer):
             with self.compute_loss_context_manager():
                 logits = model(**inputs, use_cache=False).logits[:, :-1]
             counted = (labels != IGNORED) & counts
-            sums[0] += losses.language_modelling(logits[counted], labels[counted]).double().cpu()
+            sums[0] += losses.language_modelling(logits[counted], labels[counted]).cpu().double()
             sums[1] += counted.sum().cpu()
         model.train(training)
         if self._sharded:  # a backward pass would have let go of what surrounds the layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from secateur.evaluation.perplexity import CHUNK_BYTES, check_finite
 from secateur.evaluation.progress import progress
 from secateur.evaluation.tasks.encode import Pair
 from secateur.evaluation.tasks.rows import Row, mask_of, padded, shared_row, together
+from secateur.system.halving import in_parts
 
 TOKENS = {"cpu": 2048}  # that go through a model together
 TOKENS_ELSE = 16384
@@ -61,7 +63,8 @@ def log_likelihoods(model: Any, groups: Sequence[Sequence[Pair]], label: str, qu
     with progress(label, tokens, quiet) as advance:
         for batch in together(rows, *most):
             chosen = [rows[index] for index in batch]
-            for index, likelihoods in zip(batch, score(model, chosen), strict=True):
+            parts = in_parts(lambda some: score(model, some), chosen, model.device)
+            for index, likelihoods in zip(batch, itertools.chain.from_iterable(parts), strict=True):
                 for (group, member), likelihood in zip(owners[index], likelihoods, strict=True):
                     found[group][member] = likelihood
             advance(sum(len(row.ids) for row in chosen))
@@ -165,6 +168,6 @@ def _of_tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     step = max(1, CHUNK_BYTES // (4 * logits.shape[-1]))
     for part, own in zip(logits.split(step), targets.split(step), strict=True):
         wide = part.float()
-        nats.append((wide.gather(1, own[:, None])[:, 0] - wide.logsumexp(-1)).double().cpu())
+        nats.append((wide.gather(1, own[:, None])[:, 0] - wide.logsumexp(-1)).cpu().double())
         greedy.append((wide.argmax(-1) == own).cpu())
     return torch.cat(nats), torch.cat(greedy)
