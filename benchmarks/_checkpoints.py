@@ -19,15 +19,27 @@ def make(
     vocabulary: int = 4096,
     context: int = 512,
     dtype: torch.dtype = torch.bfloat16,
+    same: bool = False,
 ) -> int:
     """Writes a folder that `transformers` loads as a LlamaForCausalLM; one shard a layer.
+
+    Args:
+        same: every layer has the numbers of the first, where drawing them takes longer than what is measured.
 
     Returns: bytes of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
 
+    drawn: dict[tuple[int, int], torch.Tensor] = {}
+
     def matrix(rows: int, columns: int) -> torch.Tensor:
+        if same and (rows, columns) in drawn:
+            return drawn[rows, columns].clone()
+        found = drawn[rows, columns] = draw(rows, columns)
+        return found
+
+    def draw(rows: int, columns: int) -> torch.Tensor:
         return (torch.randn(rows, columns, generator=generator) / columns**0.5).to(dtype)
 
     size, key_width = hidden // heads, kv_heads * (hidden // heads)

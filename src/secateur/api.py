@@ -64,7 +64,7 @@ def load(path: str | Path, device: str = "auto", dtype: str = "auto", runtime: s
 
     Args:
         path: a folder, `embedded` (the model that comes with the package), or a hub id.
-        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda:1`, `mps`, or what torch has here.
         dtype: `float32`, `bfloat16` or `float16`; `auto` is float32 on a CPU, else what the checkpoint holds.
             Compressed values stay as they are stored.
         runtime: how compressed weights are multiplied. `auto`: each shape of matrix in the form that is faster here,

@@ -46,7 +46,7 @@ def sensitivity(
         samples: how many sequences of text.
         length: tokens of each.
         seed: of the draw of the sequences.
-        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda:1`, `mps`, or what torch has here.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else what the checkpoint holds.
         quiet: no progress display.
 

@@ -201,7 +201,12 @@ Overwrite = Annotated[bool, output("--overwrite", help="replace an earlier resul
 Resume = Annotated[bool, output("--resume", help="go on with the interrupted run in --out")]
 Against = Annotated[str | None, typer.Option("--against", "-a", help="a second model to compare with")]
 Device = Annotated[
-    str, where(help="auto, cpu, cuda or cuda:N", callback=check_device, autocompletion=completer(DEVICES))
+    str,
+    where(
+        help="auto, cpu, cuda, mps, xpu, npu, or one of several: cuda:1",
+        callback=check_device,
+        autocompletion=completer(DEVICES),
+    ),
 ]
 Dtype = Annotated[
     str,

@@ -126,7 +126,9 @@ class Settings(Spelled):
     seed: Annotated[int, Flag(DATA)] = Field(
         0, ge=0, le=2**63 - 1, description="of the draw of calibration sequences"
     )
-    device: Annotated[str, Flag(WHERE, choices=DEVICES)] = Field("auto", description="auto, cpu, cuda, cuda:N")
+    device: Annotated[str, Flag(WHERE, choices=DEVICES)] = Field(
+        "auto", description="auto, cpu, cuda, mps, xpu, npu, or one of several: cuda:1"
+    )
     dtype: Annotated[str, Flag(WHERE, choices=DTYPES)] = Field(
         "auto", description="of the computation: auto, float32, bfloat16, float16"
     )

@@ -46,7 +46,7 @@ def evaluate(
         data: a .jsonl, .txt or .parquet file, `stdlib`, a data set of the hub, or several of them separated by
             commas. The figures at the top are of the first one, `sets` has them all.
         against: a reference model, evaluated on the same text.
-        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda:1`, `mps`, or what torch has here.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else what the checkpoint holds.
         length: tokens of a window. Default: the context (the shorter of both models'), at most 4096.
         speed: False leaves out tokens a second and peak memory (those keys are None), which need a process each, and

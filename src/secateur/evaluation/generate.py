@@ -52,7 +52,7 @@ def generate(
         against: a second model, which gets the same prompt and seed.
         temperature: 0 takes the likeliest token; above it, tokens are drawn from the whole distribution with `seed`.
         seed: of the draw.
-        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda:1`, `mps`, or what torch has here.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else what the checkpoint holds.
 
     Returns:

@@ -41,7 +41,7 @@ def load(
 
     Args:
         path: a folder, `embedded`, or a hub id.
-        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda:1`, `mps`, or what torch has here.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else what the checkpoint holds.
         encoders: also models that predict no next token; they are refused otherwise.
         runtime: for compressed weights, see `load_compressed`.

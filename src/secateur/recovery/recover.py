@@ -75,7 +75,7 @@ def recover(
         evaluate: text for the figures of the report, or `none`; default: the sequences that aren't trained on.
         tasks: to judge the original, the pruned and the recovered model on, see `evaluate_tasks`.
         tasks_limit: only the first items of each task.
-        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda:1`, `mps`, or what torch has here.
         dtype: of the products; weights and their updates are fp32.
         speed: measure tokens a second and memory.
         dry_run: forecast the cost, write nothing.
