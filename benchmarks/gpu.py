@@ -5,8 +5,8 @@
 
 In one process, under nine minutes: what no longer fits in them is left out, and named. Seconds of Wanda, SparseGPT
 and balanced, of best on two layers, and of SparseGPT as a plain loop; prefill and decoding of the dense shape and of
-shapes with half and 30 % of the channels. Times stand beside what the device's own products and copies, measured here,
-would need at least. Needs 30 GB of disk. Adds a row a measurement to results/gpu.json and .md, but not with --tiny.
+shapes with half and 30 % of the channels. Times stand beside what the device's own products and copies need at least.
+Needs 30 GB of disk. Adds a row a measurement to results/gpu.json and .md, but not with --tiny.
 """
 
 from __future__ import annotations

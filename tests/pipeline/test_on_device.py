@@ -18,6 +18,7 @@ from secateur.pipeline import one_shot
 from tests.cases import case
 from tests.model.mixture import upcycled
 from tests.simulated.device import simulate
+from tests.simulated.fixtures import no_double as no_double
 from tests.small import byte_tokenizer, save_tiny, tiny_llama
 from tests.system.launch import torchrun
 
@@ -210,6 +211,15 @@ def test_two_ranks_cut_what_one_cuts(device: str, runs: Any, models: Any, tmp_pa
     for name in own:  # sums of two halves are rounded otherwise
         assert torch.allclose(own[name], others[name], rtol=1e-3, atol=1e-4), name
         assert torch.equal(own[name] == 0, others[name] == 0), name
+
+
+@pytest.mark.slow
+def test_everything_is_cut_without_fp64(device: str, runs: Any, no_double: None) -> None:
+    for name, asked in {**QUICK, **EVERY}.items():
+        with case(name):
+            own, others = (runs(f"{name}, narrow", asked, where)[0] for where in ("cpu", device))
+            shapes = [{k: w.shape for k, w in load_file(out / "model.safetensors").items()} for out in (own, others)]
+            assert shapes[0] == shapes[1]
 
 
 @pytest.mark.slow

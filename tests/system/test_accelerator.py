@@ -18,6 +18,7 @@ from secateur.numerics.moments import Moments
 from secateur.system import accelerator
 from secateur.system.halving import in_parts
 from tests.simulated import device as sim
+from tests.simulated.fixtures import no_double as no_double
 from tests.small import save_tiny
 
 
@@ -61,10 +62,7 @@ def test_copies_to_the_host_are_waited_for_when_they_are_wanted(
     assert waited == [1, 1]
 
 
-def test_without_fp64_sums_are_as_good_as_with_it(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
-    monkeypatch.setattr(sim, "DOUBLE", False)
-    for found in (precision.has_double, precision.sums_dtype):
-        found.cache_clear()
+def test_without_fp64_sums_are_as_good_as_with_it(no_double: None, device: torch.device) -> None:
     assert precision.sums_dtype(torch.device("cpu")) == precision.wide_dtype(torch.device("cpu")) == torch.float64
     assert precision.sums_dtype(device) == precision.wide_dtype(device) == torch.float32
     exact, needs = Moments(6, frozenset({"gram", "mean"})), frozenset({"gram", "mean"})
@@ -79,8 +77,6 @@ def test_without_fp64_sums_are_as_good_as_with_it(monkeypatch: pytest.MonkeyPatc
     assert error <= 2e-7 * exact.gram.abs().max()
     assert error < 0.2 * (plain / exact.n - exact.gram).abs().max()
     assert torch.allclose(here.mean.cpu(), exact.mean, rtol=2e-7, atol=0)
-    for found in (precision.has_double, precision.sums_dtype):
-        found.cache_clear()
 
 
 def test_the_precision_of_sums_is_measured(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
@@ -94,20 +90,13 @@ def test_the_precision_of_sums_is_measured(monkeypatch: pytest.MonkeyPatch, devi
 
 
 @pytest.mark.parametrize("asked", [{"sites": "channel,query_head,layer", "sparsity": 0.5}, {"sites": "hidden"}])
-def test_a_run_needs_no_fp64(
-    asked: dict[str, Any], device: torch.device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for found in (precision.has_double, precision.sums_dtype):
-        found.cache_clear()
-    monkeypatch.setattr(sim, "DOUBLE", False)
+def test_a_run_needs_no_fp64(asked: dict[str, Any], device: torch.device, no_double: None, tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
     (tmp_path / "text.txt").write_text("\n\n".join(f"the thing {i} thought {i * i}" for i in range(30)))
     values = {"model": tmp_path / "model", "calibrate": tmp_path / "text.txt", "samples": 4, "length": 16}
     values |= {"sparsity": 0.5, "speed": False, "dtype": "float32", "device": device.type, **asked}
     report = secateur.prune(make_recipe(values), tmp_path / "out", quiet=True)
     assert report["evaluation"]["after"]["perplexity"] > 0
-    for found in (precision.has_double, precision.sums_dtype):
-        found.cache_clear()
 
 
 def test_a_lack_of_memory_halves_the_batch(

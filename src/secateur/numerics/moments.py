@@ -32,9 +32,9 @@ class Moments:
     """Statistics over all tokens seen of the inputs X (tokens, features) of one Linear.
 
     Fill it with `update`, then read the means: `mean`, `rms`, `gram` and so on. Reading one whose need wasn't named
-    is a SecateurError. Each batch is multiplied in fp32 and added up in fp64 (`numerics.precision` has
-    what devices without it do), so that neither the number of batches nor that of the ranks that share them shows in the
-    result. With no token seen, all is zero.
+    is a SecateurError. Each batch is multiplied in fp32 and added up in fp64 (`numerics.precision` has what devices
+    without it do), so that neither the number of batches nor that of the ranks that share them shows in the result.
+    With no token seen, all is zero.
 
     Args:
         features: width of the inputs.
