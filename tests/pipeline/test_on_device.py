@@ -28,7 +28,7 @@ SMALL = {"hidden_size": 32, "intermediate_size": 48, "context": 64}
 # name -> (model, what is asked for)
 QUICK: dict[str, tuple[str, dict[str, Any]]] = {
     "sparsegpt 2:4": ("llama", {"sites": "weight", "pattern": "2:4", "method": "sparsegpt"}),
-    "balanced": ("llama", {"sites": "weight", "sparsity": 0.5, "quality": "balanced"}),
+    "balanced": ("llama", {"sites": "weight", "sparsity": 0.5, "quality": "balanced", "protect": "0"}),
     "units": (
         "llama",
         {"sites": "channel,query_head,kv_group", "sparsity": {"channel": 0.25, "query_head": 0.5, "kv_group": 0.5}},
@@ -150,7 +150,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize("how", [pytest.param("lora", marks=SLOW), "distill", pytest.param("full", marks=SLOW)])
 def test_recoveries_come_to_the_same(how: str, device: str, runs: Any, models: Any, tmp_path: Path) -> None:
     pruned, _ = runs("pruned", ("llama", {"sites": "weight", "sparsity": 0.5, "method": "wanda"}), "cpu")
-    told = {"data": str(models["text.txt"]), "steps": 3, "batch": 2, "length": 16, "learning_rate": 3e-3, "how": how}
+    told = {"data": str(models["text.txt"]), "steps": 2, "batch": 2, "length": 16, "learning_rate": 3e-3, "how": how}
     found = []
     for where in ("cpu", device):
         out = tmp_path / f"recovered-{where}"
@@ -158,7 +158,7 @@ def test_recoveries_come_to_the_same(how: str, device: str, runs: Any, models: A
         report = secateur.recover(pruned, out, secateur.make_recovery(told), **settings)
         assert report["recovery"]["held_out_after"] < report["recovery"]["held_out_before"]
         found.append(load_file(out / "model.safetensors"))
-    for name in found[0]:  # the optimiser's kernels differ: many parameters at once, or one after the other
+    for name in found[0]:  # not to the bit: some sums of a training are taken in another order
         assert torch.allclose(*(weights[name] for weights in found), rtol=0, atol=1e-6), name
         assert torch.equal(*(weights[name] == 0 for weights in found)), name
 

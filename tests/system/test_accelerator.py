@@ -58,6 +58,8 @@ def test_copies_to_the_host_are_waited_for_when_they_are_wanted(
     for i, value in enumerate(states_of(device)):
         own[i] = value
     assert (counts.waits, counts.to_host, waited) == (0, 4 * 64, [])
+    assert [float(own.to(i, device).mean()) for i in (0, 1)] == [0, 1]
+    assert waited == []  # both copies are in the device's order
     assert [float(own[i].mean()) for i in (2, 2, 3)] == [2, 2, 3]
     assert waited == [1, 1]
 

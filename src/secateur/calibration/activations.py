@@ -118,6 +118,12 @@ class Activations:
             raise ResourceError(f"{self._file}: hidden states that the run had put there are lost")
         return out
 
+    def to(self, index: int, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+        """A batch where it is wanted, without waiting where its memory allows that."""
+        if index in self._memory:
+            return self._memory[index].to(device, dtype)
+        return self[index].to(device, dtype)
+
     def _write(self, index: int, value: Tensor) -> None:
         assert self._file is not None, "activations exceed the budget and there is no work file"
         if index not in self._spilled:

@@ -40,7 +40,7 @@ def watch(
         routes: see `calibration.experts`.
     """
     waiting = set(features)
-    residual = stream.states[batch].to(device, non_blocking=True) if attention_writer is not None else None
+    residual = stream.states.to(batch, device) if attention_writer is not None else None
 
     def seen(name: str, x: Tensor) -> None:
         see(name, x, residual)

@@ -64,7 +64,7 @@ class Stream:
             dtype: of the hidden states that go in; their own unless given.
             behind: more layers, each with its place, that it goes through afterwards.
         """
-        calls, hidden = self.calls_of(batch), self.states[batch].to(device, dtype, non_blocking=True)
+        calls, hidden = self.calls_of(batch), self.states.to(batch, device, dtype)
         for place, module in ((index, layer), *behind):
             hidden = calls[place](module, hidden)
         return hidden

@@ -49,9 +49,7 @@ def make_current(device: torch.device) -> None:
 
 def synchronize(device: torch.device) -> None:
     """Waits until everything that was begun on a device is done."""
-    module = module_of(device)
-    if module is not None and hasattr(module, "synchronize"):
-        module.synchronize()
+    _ask(device, "synchronize", *([] if device.type == "mps" else [device]))  # of mps there is only one
 
 
 def empty_cache(device: torch.device) -> None:
@@ -98,7 +96,7 @@ def has_own_memory(device: torch.device) -> bool:
 
 def pinned_like(value: torch.Tensor) -> torch.Tensor | None:
     """An empty tensor like it on the host, which its device copies to while it works; None where it can't."""
-    if not hasattr(module_of(value.device), "Event"):
+    if not has_own_memory(value.device) or not hasattr(module_of(value.device), "Event"):
         return None
     try:
         return torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
@@ -111,7 +109,7 @@ def event(device: torch.device) -> Any:
     module = module_of(device)
     assert module is not None
     found = module.Event()
-    found.record()
+    found.record(module.current_stream(device))  # its own, not that of the kind's current device
     return found
 
 
