@@ -107,7 +107,7 @@ def prune(folder: Path, shape: Shape, device: str, layers: int, **asked: Any) ->
     if not tokens.exists():
         make_tokens(tokens, shape.samples, shape.length, shape.vocabulary)
     values = {"model": model, "calibrate": tokens, "samples": shape.samples, "length": shape.length, "sparsity": 0.5}
-    values |= {"evaluate": "none", "speed": False, "device": device, "dtype": "bfloat16", **asked}
+    values |= {"evaluate": "none", "speed": False, "device": device, "dtype": "bfloat16", "general_text": 0, **asked}
     out = folder / f"out-{len(list(folder.iterdir()))}"
     report = secateur.prune(make_recipe(values), out, quiet=True, dry_run=True)
     return next(stage["seconds"] for stage in report["stages"] if stage["name"] == "prune")

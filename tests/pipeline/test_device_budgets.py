@@ -22,8 +22,7 @@ WAITS: dict[str, tuple[dict[str, Any], int]] = {
     "wanda": ({"sites": "weight", "sparsity": 0.5, "method": "wanda"}, 30),
     "sparsegpt 2:4": ({"sites": "weight", "pattern": "2:4", "method": "sparsegpt"}, 60),
     "units": ({"sites": "channel,kv_group", "sparsity": 0.5, "method": "obs"}, 80),
-    "mi": ({"sites": "channel", "sparsity": 0.5, "method": "mi"}, 40),
-    "balanced": ({"sites": "weight", "sparsity": 0.5, "quality": "balanced"}, 600),
+    "balanced": ({"sites": "weight", "sparsity": 0.5, "quality": "balanced", "general_text": 0}, 600),
 }
 
 

@@ -27,15 +27,15 @@ SMALL = {"hidden_size": 32, "intermediate_size": 48, "context": 64}
 
 # name -> (model, what is asked for)
 QUICK: dict[str, tuple[str, dict[str, Any]]] = {
-    "sparsegpt 2:4": ("llama", {"sites": "weight", "pattern": "2:4", "method": "sparsegpt"}),
-    "balanced": ("llama", {"sites": "weight", "sparsity": 0.5, "quality": "balanced", "protect": "0"}),
+    "balanced": (
+        "llama",
+        {"sites": "weight", "sparsity": 0.5, "quality": "balanced", "protect": "0", "general_text": 0},
+    ),
     "units": (
         "llama",
         {"sites": "channel,query_head,kv_group", "sparsity": {"channel": 0.25, "query_head": 0.5, "kv_group": 0.5}},
     ),
-    "experts": ("mixtral", {"sites": "expert,channel", "sparsity": 0.25}),
     "hidden": ("llama", {"sites": "hidden", "sparsity": 0.25}),
-    "sub-blocks": ("llama", {"sites": "attention", "sparsity": 0.5}),
 }
 
 
@@ -68,6 +68,9 @@ EVERY: dict[str, tuple[str, dict[str, Any]]] = {
         f"hidden, {name}": ("llama", {"sites": "hidden", "sparsity": 0.25, "method": name})
         for name in _methods("dimensions")
     },
+    "sparsegpt 2:4": ("llama", {"sites": "weight", "pattern": "2:4", "method": "sparsegpt"}),
+    "experts": ("mixtral", {"sites": "expert,channel", "sparsity": 0.25}),
+    "sub-blocks": ("llama", {"sites": "attention", "sparsity": 0.5}),
     "ffn": ("llama", {"sites": "ffn", "sparsity": 0.5}),
     "merged experts": ("mixtral", {"sites": "expert", "sparsity": 0.25, "merge_experts": True}),
     "experts, weights": ("mixtral", {"sites": "weight", "sparsity": 0.5, "quality": "balanced"}),
