@@ -197,4 +197,6 @@ def simulate() -> torch.device:
         _setup_privateuseone_for_python_backend("sim", Backend())
         DEVICE = torch.device("sim", 0)
         _registered.extend(kernels())
+    # A backward pass before this one has begun torch's threads for devices, and there was none for this one.
+    torch.autograd.set_multithreading_enabled(False)
     return DEVICE
