@@ -56,7 +56,7 @@ def test_what_is_measured_is_the_pruned_model_and_what_is_saved_is_saved(desk: P
     told = settings(desk, method="magnitude", refit=False, sites="channel,query_head,kv_group,attention,ffn,layer")
     monitor = Monitor(CPU, True)
     inputs, kinds = opened(told, CPU, monitor)
-    job = job_of(inputs, monitor, memory_for(inputs.config), tmp_path)
+    job = job_of(inputs, monitor, memory_for(inputs.config, inputs.streamed.device), tmp_path)
     space = space_of(job, kinds)
     assert set(space.kinds) == {"channel", "query_head", "kv_group", "attention", "ffn", "layer"}
     measures = measures_of(space, inputs.streamed)
@@ -93,7 +93,7 @@ def test_a_wish_that_nothing_keeps_says_what_there_is(desk: Path) -> None:
     monitor = Monitor(CPU, True)
     told = settings(desk, sites="channel", want="params=0.2x,size=100GB")
     inputs, kinds = opened(told, CPU, monitor)
-    job = job_of(inputs, monitor, memory_for(inputs.config), desk)
+    job = job_of(inputs, monitor, memory_for(inputs.config, inputs.streamed.device), desk)
     space = space_of(job, kinds)
     measures = measures_of(space, inputs.streamed)
     with pytest.raises(InputError, match=r"params=0.2x': with all gone .* there are still [\d,]+ parameters"):
@@ -244,7 +244,7 @@ def test_seconds_are_tabled_checked_and_corrected(
 def test_a_shape_is_timed_on_this_machine(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = Monitor(CPU, True)
     inputs, kinds = opened(settings(desk, sites="layer,ffn"), CPU, monitor)
-    job = job_of(inputs, monitor, memory_for(inputs.config), tmp_path)
+    job = job_of(inputs, monitor, memory_for(inputs.config, inputs.streamed.device), tmp_path)
     space = space_of(job, kinds)
     shape = latency.shape_for(job, (Piece(0, "layer", 1), Piece(2, "ffn", 1)))
     assert len(shape.layers) == 3
@@ -278,7 +278,7 @@ def test_what_is_measured_holds_for_other_families(family: str, tmp_path: Path) 
     told = settings(tmp_path, calibrate=str(tmp_path / "ids.jsonl"), length=24, refit=False)
     monitor = Monitor(CPU, True)
     inputs, kinds = opened(told, CPU, monitor)
-    job = job_of(inputs, monitor, memory_for(inputs.config), tmp_path)
+    job = job_of(inputs, monitor, memory_for(inputs.config, inputs.streamed.device), tmp_path)
     space = space_of(job, kinds)
     measures = measures_of(space, inputs.streamed)
     assert ("expert" in space.kinds) == (family == "qwen3-moe")
