@@ -23,7 +23,8 @@ class Row:
     Args:
         samples: calibration sequences.
         seconds, cpu: of the pruning alone, wall clock; of the whole process, all threads.
-        above: bytes of memory at the peak of the pruning above the peak before it.
+        above: bytes of memory at the peak of the pruning above the peak before it; below zero where opening the model
+            took more than pruning it.
         load: the machine's load average before the start.
         perplexity: of each text.
     """
@@ -57,7 +58,7 @@ def reference(rows: Sequence[Row]) -> Row | None:
 def line(row: Row, dense: Row, against: Row | None) -> list[str]:
     share = "" if against is None else f"{row.nats(dense) / against.nats(dense):.2f}"
     figures = [f"{row.perplexity[name]:.2f}" for name in SETS]
-    cost = [f"{row.seconds:.0f}", f"{row.cpu:.0f}", f"{row.above / MEBI:.0f}"]
+    cost = [f"{row.seconds:.0f}", f"{row.cpu:.0f}", f"{max(row.above, 0) / MEBI:.0f}"]
     return [row.tool, row.name, *figures, f"{row.nats(dense):.3f}", share, *cost]
 
 
