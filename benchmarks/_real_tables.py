@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,8 +80,30 @@ def tables(rows: Sequence[Row]) -> str:
 def circumstances(rows: Sequence[Row]) -> str:
     threads = ", ".join(sorted({str(row.threads) for row in rows}))
     loads = [row.load for row in rows]
-    quiet = "" if max(loads) < 0.5 else "; seconds of runs that began beside other work are too high"
-    return f"{threads} threads, load before {min(loads):.1f} to {max(loads):.1f}{quiet}."
+    return (
+        f"{threads} threads, load average before {min(loads):.1f} to {max(loads):.1f}; of a run that follows another "
+        f"at once, some 2 are that one's."
+    )
+
+
+def bench_table(folder: Path) -> str:
+    """Decoding, prefill and memory of every form, from what `secateur bench` wrote of the model at 50 %."""
+    lines = ["| form | decoding, tokens/s | beside dense, eager | range | first token of 512, s | weights, MB |"]
+    lines.append("| --- | ---: | ---: | --- | ---: | ---: |")
+    eager = json.loads((folder / "real-bench-eager.json").read_text())
+    compiled = json.loads((folder / "real-bench-compiled.json").read_text())
+    prefill = {form["name"]: form["rows"][1]["first_token_seconds"] for form in eager["forms"]}
+    first = compiled["forms"][0]["rows"][0]["decode_tokens_per_s"]
+    for form in compiled["forms"]:
+        row, seconds = form["rows"][0], prefill.get(form["name"])
+        spread = row.get("against_first_range")
+        figures = [f"{row['decode_tokens_per_s']:.1f}", f"{row['decode_tokens_per_s'] / first:.2f}"]
+        figures += ["" if spread is None else f"{spread[0]:.2f} to {spread[1]:.2f}"]
+        figures += ["" if seconds is None else f"{seconds:.2f}", f"{form['resident_weight_bytes'] / 1e6:.0f}"]
+        lines.append(f"| {' | '.join([form['name'], *figures])} |")
+    machine = compiled["machine"]
+    about = f"{machine['processor']}, {machine['threads']} threads, kernels: {machine['kernels'][0]}"
+    return "\n".join([*lines, "", f"{about}; bf16, batch 1, context 32. Medians of three segments, in turns."])
 
 
 def picture(rows: Sequence[Row], file: Path) -> None:

@@ -9,7 +9,8 @@ Parts: `weights` (50 %), `pattern` (2:4), `channels` (25 % of the FFN channels, 
 sequences of 512 tokens of C4, drawn once and read by every tool from one file; the last 40 documents of that file are
 held out. Each run is a process of its own, in fp32; what it saved is judged by this benchmark and not by a party.
 A row goes to results/real.json at once, and what is there isn't measured again. The tables also go into
-docs/quality.md.
+docs/quality.md, and into docs/runtime.md what `secateur bench` has measured of this model at 50 %, in results/
+real-bench-*.json.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from _docs import between_marks
 from _process import Watched, watch
 from _protocol import calibration_ids, read_texts, window_perplexity, write_calibration
-from _real_tables import PARTS, SETS, Row, picture, tables
+from _real_tables import PARTS, SETS, Row, bench_table, picture, tables
 from peers import HERE, PEER_PYTHON, ROOT, machine, our_figures, peer_figures
 from peers import setup as build_environment
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -35,6 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 DATA = ROOT.parent / "shared" / "data"
 RESULTS = HERE / "results"
 DOCS = ROOT / "docs" / "quality.md"
+RUNTIME = ROOT / "docs" / "runtime.md"
 BEGIN, END = "<!-- real: begin -->", "<!-- real: end -->"
 LENGTH, HELD_OUT = 512, 40
 WINDOWS = 20  # of each text at most
@@ -227,6 +229,7 @@ def main() -> None:
             print(row, flush=True)
     picture(read(), RESULTS / "real.svg")
     between_marks(DOCS, BEGIN, END, tables(read()))
+    between_marks(RUNTIME, BEGIN, END, bench_table(RESULTS))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,13 @@ ROWS = (
     ("half of the weights are zeros", "0.5", "half3m"),
     ("two of every four weights are zeros", "2:4", "two-of-four3m"),
 )
+REAL = (
+    ("llm-compressor, SparseGPT", "llm-compressor", "sparsegpt"),
+    ("--quality fast", "secateur", "sparsegpt"),  # which is what that preset runs
+    ("--quality balanced", "secateur", "balanced"),
+)
+SAMPLES = 32
+REAL_BEGIN, REAL_END = "<!-- real results: written by scripts/readme_figures.py -->", "<!-- end of real results -->"
 WIDTH, LEFT, BAR = 720, 250, 16
 COLOURS = {"dense": "#5d6863", "llm-compressor": "#8a938e", "Secateur": "#2c7a55"}
 
@@ -54,6 +61,22 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def real_table() -> str:
+    """SmolLM2-135M at half of the weights, by kind of text, as benchmarks/real.py has measured it."""
+    rows: list[dict[str, Any]] = json.loads((RESULTS / "real.json").read_text(encoding="utf-8"))["rows"]
+    dense = next(row for row in rows if row["part"] == "dense")
+    measured = {
+        (row["tool"], row["name"]): row for row in rows if (row["part"], row["samples"]) == ("weights", SAMPLES)
+    }
+    shown = [("dense", dense), *((label, measured[tool, name]) for label, tool, name in REAL)]
+    lines = [f"| perplexity of | {' | '.join(label for label, _ in shown)} |", "|---|" + "---:|" * len(shown)]
+    for text in dense["perplexity"]:
+        figures = [f"{row['perplexity'][text]:.2f}" for _, row in shown]
+        lines.append(f"| {text} | {' | '.join(figures)} |")
+    minutes = [f"{row['seconds'] / 60:.1f} min" if row["seconds"] else "" for _, row in shown]
+    return "\n".join([*lines, f"| pruning took | {' | '.join(minutes)} |"])
+
+
 def picture() -> str:
     """Bars of both cuts on one scale from zero; the less, the better."""
     parts, y = [], 6
@@ -78,13 +101,11 @@ def picture() -> str:
 
 
 def page(text: str) -> str:
-    """README.md with the table between its marks."""
-    return re.sub(
-        f"{re.escape(BEGIN)}.*?{re.escape(END)}",
-        lambda _: f"{BEGIN}\n\n{table()}\n\n{END}",
-        text,
-        flags=re.DOTALL,
-    )
+    """README.md with the tables between their marks."""
+    for begin, end, made in ((BEGIN, END, table()), (REAL_BEGIN, REAL_END, real_table())):
+        between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        text = between.sub(lambda _, put=f"{begin}\n\n{made}\n\n{end}": put, text)
+    return text
 
 
 def main() -> None:
