@@ -66,7 +66,8 @@ def bar_chart(
         base: where bars begin.
     """
     y = _Axis([base, *(value for values in series.values() for value in values)], False, HEIGHT - BOTTOM, TOP)
-    parts = [*_frame(title, "", up), *_ruled(y)]
+    longest = max(len(name) for name in series)
+    parts = [*_frame(title, "", up, max(0, 7 * longest + 32 - RIGHT)), *_ruled(y)]
     room = (WIDTH - RIGHT - LEFT) / len(groups)
     width = room * 0.84 / len(series)
     for g, group in enumerate(groups):
@@ -84,11 +85,13 @@ def bar_chart(
     file.write_text("\n".join([*parts, "</svg>"]) + "\n", encoding="utf-8")
 
 
-def _frame(title: str, across: str, up: str) -> list[str]:
+def _frame(title: str, across: str, up: str, more: float = 0) -> list[str]:
+    """The sheet and its titles; `more`: pixels on the right for long names."""
+    width = WIDTH + more
+    size = f'viewBox="0 0 {width:g} {HEIGHT}" width="{width:g}" height="{HEIGHT}"'
     return [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        f'font-family="system-ui, sans-serif" font-size="11">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="system-ui, sans-serif" font-size="11">',
+        f'<rect width="{width:g}" height="{HEIGHT}" fill="#fff"/>',
         f'<text x="{LEFT}" y="18" font-size="13" font-weight="600">{escape(title)}</text>',
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(across)}</text>',
         f'<text transform="translate(13 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" '

@@ -117,5 +117,5 @@ def picture(rows: Sequence[Row], file: Path) -> None:
     series = {
         f"{row.tool} {row.name}": [row.nats(dense, text) for text in SETS] for row in own if row.samples == samples
     }
-    title = f"SmolLM2-135M, {PARTS['weights']} gone, calibrated on {samples} x 512 tokens of C4"
+    title = f"SmolLM2-135M, half of its weights zero, {samples} x 512 tokens of C4"
     bar_chart(file, title, SETS, series, "loss above dense, nats a token")
