@@ -100,7 +100,7 @@ def plan_of(model: Path, kept: list[list[int]]) -> dict[str, Any]:
         for i, keep in enumerate(kept)
     ]
     about = {"model_type": config["model_type"], "layers": len(kept), "digest": ""}
-    return {"version": 1, "model": about, "calibration": None, "layers": list(range(len(kept))), "entries": entries}
+    return {"version": 1, "model": about, "calibration": {}, "layers": list(range(len(kept))), "entries": entries}
 
 
 def runs() -> Iterator[Run]:
