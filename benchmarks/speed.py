@@ -40,10 +40,9 @@ METHODS = {
     "sparsegpt": ("--method", "sparsegpt"),
     "balanced": ("--quality", "balanced"),
 }
-TOKENS_AT_ONCE = 2048
-STAGES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")  # one for each distinct input
 GROUPS = (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.o_proj",),
           ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))  # fmt: skip
+STAGES = tuple(group[0] for group in GROUPS)  # one Linear for each distinct input
 
 
 class Stop(Exception):
@@ -66,9 +65,11 @@ def bare(model: Path, tokens: Path, method: str) -> dict[str, float]:
     """Seconds of the passes, the products and the solves that the method can't do without."""
     from transformers import AutoModelForCausalLM
 
+    from secateur.calibration.stream import batches_of
+
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     ids = torch.tensor([json.loads(line)["input_ids"] for line in tokens.read_text().splitlines()])
-    batches = ids.split(max(1, TOKENS_AT_ONCE // ids.shape[1]))
+    batches = batches_of(ids)
     spent = {"passes": 0.0, "products": 0.0, "solves": 0.0}
     with torch.inference_mode():
         states, calls = entering(loaded, batches)
@@ -90,7 +91,7 @@ def timed(spent: dict[str, float], name: str) -> Iterator[None]:
     spent[name] += time.perf_counter() - begin
 
 
-def entering(model: Any, batches: tuple[Tensor, ...]) -> tuple[list[Tensor], dict[str, Any]]:
+def entering(model: Any, batches: list[Tensor]) -> tuple[list[Tensor], dict[str, Any]]:
     """What enters the first layer for each batch, and what layers are called with; all batches are as long."""
     seen: list[Tensor] = []
     calls: dict[str, Any] = {}

@@ -219,6 +219,19 @@ Dtype = Annotated[
 Threads = Annotated[int | None, where(help="CPU threads", callback=check_threads)]
 
 
+def model_given(model: str | None, revision: str | None) -> dict[str, str]:
+    """The setting `model` of a command whose recipe may name the model instead; what isn't there is said at once."""
+    if model is None and revision is not None:
+        raise InputError(f"--revision {revision} goes with MODEL; in a recipe write model: org/name@{revision}")
+    if model is None:
+        return {}
+    from secateur.model.hub import at_revision, local_folder
+
+    model = at_revision(model, revision)
+    local_folder(model)
+    return {"model": model}
+
+
 def model_path(model: str, revision: str | None = None) -> str:
     """The folder of a MODEL, fetched where it's a hub id."""
     from secateur.model.hub import at_revision, local_folder

@@ -19,6 +19,7 @@ from secateur.cli.options import (
     Threads,
     Trust,
     flags,
+    model_given,
     output,
 )
 from secateur.config.fields import Settings
@@ -49,18 +50,12 @@ def prune(
     """Prune a model into a checkpoint that loads, with its plan, report and recipe."""
     if out is None:
         raise InputError("no output folder given; add --out DIR")
-    if model is None and revision is not None:
-        raise InputError(f"--revision {revision} goes with MODEL; in a recipe write model: org/name@{revision}")
-    if model is not None:
-        from secateur.model.hub import at_revision, local_folder
-
-        model = at_revision(model, revision)
-        local_folder(model)  # what isn't there is said at once
+    named = model_given(model, revision)
     from secateur.config.plan import Plan
     from secateur.config.recipe import load_recipe, make_recipe
     from secateur.config.texts import check_texts
 
-    told = given if model is None else {"model": model, **given}
+    told = {**named, **given}
     replay = Plan.read(plan) if plan is not None else None
     if replay is not None:
         told = {"sites": replay.sites, "sparsity": replay.sparsities, **told}

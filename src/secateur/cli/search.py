@@ -22,6 +22,7 @@ from secateur.cli.options import (
     check_tasks,
     examples,
     flags,
+    model_given,
 )
 from secateur.config.searching import DECIDED, SearchSettings
 from secateur.config.wishes import ABOUT
@@ -64,16 +65,10 @@ def search(
     """Find what to cut so that a model keeps your limits and loses least, and make that model."""
     if out is None:
         raise InputError("no output folder given; add --out DIR")
-    if model is None and revision is not None:
-        raise InputError(f"--revision {revision} goes with MODEL; in a recipe write model: org/name@{revision}")
-    if model is not None:
-        from secateur.model.hub import at_revision, local_folder
-
-        model = at_revision(model, revision)
-        local_folder(model)
+    named = model_given(model, revision)
     from secateur.config.searching import load_search, make_search
 
-    told = {**given, **({} if model is None else {"model": model}), **({"want": tuple(want)} if want else {})}
+    told = {**given, **named, **({"want": tuple(want)} if want else {})}
     settings = load_search(recipe, told) if recipe is not None else make_search(told)
     check_data(None if settings.evaluate == "none" else settings.evaluate)
     check_tasks(settings.tasks)

@@ -16,7 +16,9 @@ How it goes, file by file:
                few of its layers chosen anew at perturbed costs (large neighbourhood search).
     latency    Seconds of a piece, measured on this machine: models without weights of their own, cut alike in every
                layer, beside the untouched one. The choice is timed as it is; what the sum had missed corrects it.
-    run        All of it, in the order above, with a journal; the choice then goes through `pipeline.prune` as a plan.
+    find       The order in which all of this is done, with a journal.
+    make       The choice goes through `pipeline.prune` as a plan.
+    search     Both, and what is written of them.
 
 What is minimised is the divergence KL(untouched || candidate) before the repair that follows. Everything random comes
 from the seed; measured seconds are the only thing that another machine, or another hour, changes.
