@@ -114,11 +114,8 @@ def find(
     Raises:
         InputError: wishes that nothing keeps.
     """
-    memory, levels, over = (
-        memory_for(inputs.config, inputs.streamed.device),
-        workspace.work / LEVELS,
-        clock(settings.minutes),
-    )
+    memory, levels = memory_for(inputs.config, inputs.streamed.device), workspace.work / LEVELS
+    over = clock(settings.minutes)
     job = job_of(inputs, monitor, memory, workspace.work)
     space = space_of(job, kinds)
     measures = measures_of(space, inputs.streamed)
