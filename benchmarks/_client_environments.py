@@ -85,5 +85,7 @@ def variables(client: str, work: Path, threads: int) -> dict[str, str]:
             "VLLM_LOGGING_LEVEL": "ERROR",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # Not the user's: what an ended process left half written there stops every later one.
+            "VLLM_CACHE_ROOT": str(work / "vllm-cache"),
         }
     return found

@@ -124,10 +124,10 @@ def test_kernels_stay_inside_what_is_theirs(variant: str, form: str) -> None:
     ]
     x = torch.zeros(3, 192)
     x[:, :150] = torch.randn(3, 150)
-    given = matrix._laid_out(x[:, :150]).contiguous()
+    given = matrix._operand._laid_out(x[:, :150]).contiguous()
     values, bitmap, source, target = guards
     values.put(matrix.values), bitmap.put(bits), source.put(given)
-    fields = list(matrix._layer)
+    fields = list(matrix._operand.layer)
     fields[0], fields[1] = values.address, bitmap.address
     layer = (ctypes.c_int64 * len(fields))(*fields)
     spec = Spec(matrix.variant or "", matrix.kind, 3)

@@ -252,19 +252,19 @@ def test_what_follows_from_a_measurement(
     tiles_of_32_and_128: tuple[float, float],
     expected: tuple[bool, int],
 ) -> None:
-    monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
+    monkeypatch.setattr("secateur.runtime.race.FLUSH_BYTES", 1 << 16)
     matrix = Reader(tiny[1]).packed("model.layers.0.mlp.up_proj.weight")
     for dtype, wide in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
         in_float32 = [] if dtype == torch.float32 else [[1.0, 2.0] if wide else [2.0, 1.0]]
         answers = iter([[*one_row], *in_float32, [four_rows, *tiles_of_32_and_128]])
-        monkeypatch.setattr(choose, "_race", lambda *works, answers=answers: next(answers))
+        monkeypatch.setattr(choose, "race", lambda *works, answers=answers: next(answers))
         found = choose.measure(matrix, dtype)
         assert (found.packed, found.limit) == expected
         assert found.wide == (wide and found.packed)
 
 
 def test_the_measurement_itself(tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
+    monkeypatch.setattr("secateur.runtime.race.FLUSH_BYTES", 1 << 16)
     matrix = Reader(tiny[1]).packed("model.layers.0.mlp.up_proj.weight")
     for dtype in (torch.float32, torch.bfloat16):
         found = choose.measure(matrix, dtype)
@@ -284,29 +284,29 @@ def test_slots_are_taken_where_they_are_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, one_row: tuple[float, ...], expected: tuple[bool, str | None, float]
 ) -> None:
     needs_slots()
-    monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
+    monkeypatch.setattr("secateur.runtime.race.FLUSH_BYTES", 1 << 16)
     answers, raced, times = iter([[*one_row], [1.0, 2.0], [1.0, 12.0, 24.0]]), [], Matrix.times
 
-    def race(flush: Tensor, runs: int, *works: Callable[[], Tensor]) -> list[float]:
+    def race(runs: int, *works: Callable[[], Tensor]) -> list[float]:
         for work in works:
             work()
         return next(answers)
 
-    monkeypatch.setattr(choose, "_race", race)
+    monkeypatch.setattr(choose, "race", race)
     monkeypatch.setattr(Matrix, "times", lambda matrix, x: raced.append(matrix.variant) or times(matrix, x))
-    found = choose.measure(sparse(), torch.bfloat16, slots=True, anyway=len(one_row) == 2)
+    found = choose.measure(sparse(), torch.bfloat16, other="slots", anyway=len(one_row) == 2)
     assert (found.packed, found.variant, found.seconds_packed) == expected
     assert raced[:2] == [jit.variants()[0], "slots"]
     assert raced[2:] == [found.variant or jit.variants()[0]] * (1 if found.packed else 0)
     monkeypatch.undo()
-    monkeypatch.setattr(choose, "FLUSH_BYTES", 1 << 16)
-    assert choose.measure(sparse(), torch.bfloat16, slots=True).limit >= 0  # in earnest
+    monkeypatch.setattr("secateur.runtime.race.FLUSH_BYTES", 1 << 16)
+    assert choose.measure(sparse(), torch.bfloat16, other="slots").limit >= 0  # in earnest
 
 
 def test_a_matrix_that_slots_cannot_take_is_not_put_there_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times an infinite weight, the zero of an empty slot would be NaN."""
     needs_slots()
-    monkeypatch.setattr(choose, "measure", lambda p, d, slots, a: Choice(True, 8, True, "slots" if slots else None))
+    monkeypatch.setattr(choose, "measure", lambda p, d, other, a: Choice(True, 8, True, other))
     choose.forget()
     try:
         fine = sparse()

@@ -157,7 +157,7 @@ def test_kernels_stay_inside_what_is_theirs(batch: int) -> None:
         guard.put(stream)
     values, slots, heads, offsets = (guard.address for guard in guards)
     moved = {"values": values, "slots": slots, "heads": heads, "offsets": offsets}
-    fields = [moved.get(name, old) for name, old in zip(layout.names, matrix._layer, strict=True)]
+    fields = [moved.get(name, old) for name, old in zip(layout.names, matrix._operand.layer, strict=True)]
     layer = (ctypes.c_int64 * len(fields))(*fields)
     run = jit.kernel(Spec("slots", "bf16", batch))
     x, target = torch.randn(max(1, batch), 128).bfloat16(), Guarded(max(128, batch) * 8 * 2)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.runtime.format import WORD, Packed, counts
-from secateur.runtime.kernels import ir, slots
-from secateur.runtime.kernels.jit import cutter, interleaver, shares_threads, variants
+from secateur.runtime.kernels import bytes, ir, slots
+from secateur.runtime.kernels.jit import cutter, interleaver, multiplies_bytes, shares_threads, variants
 from secateur.runtime.pages import room
 
 PADDING = ir.LINE  # bytes before and after the values, as vectors are loaded whole
@@ -41,7 +41,9 @@ def lay_out(packed: Packed, variant: str | None) -> Layout:
     """As kernels of a variant want it; None: as it is stored, since there are no kernels."""
     if variant is None:
         return AsStored(packed)
-    return Slots(packed) if variant == "slots" else Pairs(packed)
+    if variant == "slots":
+        return Slots(packed)
+    return Pairs(packed, torch.bfloat16 if variant == bytes.NAME else None)
 
 
 class AsStored:
@@ -67,9 +69,9 @@ class Pairs:
 
     names: tuple[str, ...] = ir.LAYER
     together, batch = ir.PAIR, ir.MAX_BATCH
-    dtype: torch.dtype | None = None
 
-    def __init__(self, packed: Packed) -> None:
+    def __init__(self, packed: Packed, dtype: torch.dtype | None = None) -> None:
+        self.dtype = dtype
         self.words = words = -(-packed.columns // WORD)
         rows = -(-packed.rows // ir.PAIR) * ir.PAIR
         stored = F.pad(packed.bitmap, (0, 8 * words - packed.bitmap.shape[1], 0, rows - packed.rows))
@@ -162,6 +164,19 @@ def slots_fit(packed: Packed) -> bool:
     if "avx2" not in variants() or not shares_threads() or packed.values.shape[0] > FULLEST * entries:
         return False
     return not packed.values.numel() or all(bool(end.isfinite()) for end in torch.aminmax(packed.values))
+
+
+def bytes_fit(packed: Packed) -> bool:
+    """Whether this processor multiplies bytes, and the matrix is one that its kernels take."""
+    whole = packed.rows and packed.columns and not packed.rows % 8 and not packed.columns % WORD
+    return packed.values.dtype == torch.int8 and bool(whole) and multiplies_bytes() and shares_threads()
+
+
+def another_form(packed: Packed) -> str | None:
+    """The variant, for bf16 activations, that a matrix may be faster in than in the usual one."""
+    if slots_fit(packed):
+        return "slots"
+    return bytes.NAME if bytes_fit(packed) else None
 
 
 def _starts(bitmap: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ from secateur.model.complete import check_complete
 from secateur.model.detection.cache import row_of
 from secateur.model.files import read_config
 from secateur.model.tied import stored_twice
-from secateur.report.schema.bench import PackedShape, RuntimeFacts
+from secateur.report.schema.bench import PackedShape, PlainShape, RuntimeFacts
 from secateur.runtime.choose import Choice, choose
 from secateur.runtime.entries import MANIFEST, reason, shown
+from secateur.runtime.few_rows import Limit, speed_up
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack, unpack
 from secateur.runtime.kernels.jit import MISSING, variants
@@ -43,8 +44,12 @@ class _Later:
         return self.reader.dense(self.name)[index]
 
 
-def _facts(ran: Counter[tuple[int, int, Choice]]) -> RuntimeFacts:
-    """What became of the packed matrices, as plain data for reports: (rows, columns, choice) -> how many."""
+def _facts(ran: Counter[tuple[int, int, Choice]], plain: Counter[tuple[int, int, Limit]]) -> RuntimeFacts:
+    """What became of the packed matrices, as plain data for reports: (rows, columns, choice) -> how many.
+
+    Args:
+        plain: (rows, columns, limit) -> how many of the others have a kernel of ours.
+    """
     shapes: list[PackedShape] = [
         {
             "rows": rows,
@@ -59,7 +64,18 @@ def _facts(ran: Counter[tuple[int, int, Choice]]) -> RuntimeFacts:
         }
         for (rows, columns, choice), count in sorted(ran.items(), key=lambda item: item[0][:2])
     ]
-    return {"kernel": next(iter(variants()), None), "shapes": shapes}
+    others: list[PlainShape] = [
+        {
+            "rows": rows,
+            "columns": columns,
+            "count": count,
+            "kernel_rows": limit.rows,
+            "seconds_kernel": limit.seconds_kernel,
+            "seconds_torch": limit.seconds_torch,
+        }
+        for (rows, columns, limit), count in sorted(plain.items(), key=lambda item: item[0][:2])
+    ]
+    return {"kernel": next(iter(variants()), None), "shapes": shapes, "plain": others}
 
 
 def check_runtime(runtime: str, device: torch.device) -> str:
@@ -112,11 +128,14 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
     lost = next((name for name, tensor in model.named_parameters() if tensor.is_meta), None)
     if lost is not None:
         raise InputError(f"{folder}: lacks the tensor '{lost}', which its config.json asks for")
+    plain: Counter[tuple[int, int, Limit]] = Counter()
     if device.type == "cpu":
         move_large(model)
+        if runtime != "dense":
+            plain = speed_up(model)
     if (folder / "generation_config.json").is_file():
         model.generation_config = _generation_config(folder)
-    model.secateur_runtime = _facts(ran)
+    model.secateur_runtime = _facts(ran, plain)
     return model.to(device).eval().requires_grad_(False)
 
 

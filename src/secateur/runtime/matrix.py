@@ -16,14 +16,12 @@ from torch.nn import functional as F
 
 from secateur.errors import InputError
 from secateur.runtime.format import WORD, Packed, unpack
-from secateur.runtime.kernels.ir import Spec
-from secateur.runtime.kernels.jit import Kernel, kernel, variants
+from secateur.runtime.kernels.jit import variants
 from secateur.runtime.layouts import lay_out
+from secateur.runtime.operand import Operand, piece
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "int8"}
 TILE_BYTES, TILE_ROWS = 4 << 20, 64  # of unpacked weights at a time: they stay in the cache
-# Rows that a thread takes at a time: long pieces keep what was fetched ahead, short ones leave none to wait for.
-MOST_ROWS, SHARES = 256, 4
 _scratches = threading.local()
 KERNEL_ROWS = 64  # up to which kernels multiply, where nothing was measured
 
@@ -65,10 +63,9 @@ class Matrix:
         self.scales = None if packed.scales is None else packed.scales.clone(memory_format=torch.contiguous_format)
         given = torch.zeros(1) if bias is None else bias.detach()
         self._bias = given.to(torch.float32, copy=True)
-        self._layer = self._fields()
-        self._address = ctypes.addressof(self._layer)
-        self._kernels: dict[int, Kernel] = {}
-        self._even = self.columns == WORD * self.words and self.rows % 8 == 0
+        if self.variant:
+            layer, batch, together = self._fields(), self.layout.batch, self.layout.together
+            self._operand = Operand(layer, self.rows, self.columns, self.variant, self.kind, batch, together)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Matrix:
         return self  # never changes, and addresses point into it
@@ -111,50 +108,12 @@ class Matrix:
         if not 0 < count <= self.limit or not taken or not self.rows or not self.columns:
             y = self.by_tiles(x.reshape(-1, self.columns) if self.columns else x.flatten(0, -2))
             return y.view(*x.shape[:-1], self.rows)
-        # What follows runs for every Linear and token: a microsecond here is a tenth of a millisecond of each token.
-        x = x.contiguous()
-        threads = torch.get_num_threads()
-        piece = _piece(self.rows, threads, self.layout.together)
-        if x.dtype == torch.bfloat16 and self._even and self._kernel(1).run_bf16 is not None:
-            y = torch.empty((*x.shape[:-1], self.rows), dtype=torch.bfloat16)
-            self._multiply_bf16(x, y, count, threads, piece)
-            return y
-        x32 = self._laid_out(x.to(torch.float32).view(count, self.columns)).contiguous()
-        y32 = torch.empty(*x.shape[:-1], self.rows, dtype=torch.float32)
-        x_at, y_at = x32.data_ptr(), y32.data_ptr()
-        for first in range(0, count, self.layout.batch):
-            run = self._kernel(min(self.layout.batch, count - first)).run
-            run(self._address, x_at + 4 * first * x32.shape[1], y_at + 4 * first * self.rows, threads, piece)
-        return y32 if x.dtype == torch.float32 else y32.to(x.dtype)
+        return self._operand.times(x)
 
     def _refusal(self, x: Tensor) -> str:
         if not x.is_cpu:
             return f"compressed weights run on a CPU, not on {x.device}; load with runtime='dense'"
         return f"an input of width {x.shape[-1]} doesn't fit a matrix of {self.columns} columns"
-
-    def _multiply_bf16(self, x: Tensor, y: Tensor, count: int, threads: int, piece: int) -> None:
-        x_at, y_at = x.data_ptr(), y.data_ptr()
-        space = torch.empty(min(self.layout.batch, count) * (self.columns + self.rows), dtype=torch.float32)
-        for first in range(0, count, self.layout.batch):
-            n = min(self.layout.batch, count - first)
-            inputs, outputs = n * self.columns, n * self.rows
-            places = (x_at + 2 * first * self.columns, y_at + 2 * first * self.rows)
-            wide = space.data_ptr()
-            run = self._kernel(n).run_bf16
-            assert run is not None
-            run(self._address, *places, threads, piece, wide, wide + 4 * inputs, inputs, outputs)
-
-    def _kernel(self, count: int) -> Kernel:
-        if count not in self._kernels:
-            self._kernels[count] = kernel(Spec(self.variant or "", self.kind, count))
-        return self._kernels[count]
-
-    def _laid_out(self, x: Tensor) -> Tensor:
-        """Whole words of columns; for `split` kernels of each so many the even ones before the odd ones."""
-        split = Spec(self.variant or "", self.kind, 1).split
-        if self.columns != WORD * self.words:
-            x = F.pad(x, (0, WORD * self.words - self.columns))
-        return x.view(x.shape[0], -1, split // 2, 2).transpose(2, 3).flatten(1) if split else x
 
     def by_tiles(self, x: Tensor, wide: bool | None = None) -> Tensor:
         """The same by unpacking a part of W at a time, for many rows.
@@ -205,8 +164,8 @@ class Matrix:
             stored = out
         fields = self._fields(first, count)
         threads = torch.get_num_threads()
-        run = self._kernel(0).run
-        run(ctypes.addressof(fields), 0, stored.data_ptr(), threads, _piece(count, threads, self.layout.together))
+        run = self._operand.kernel(0).run
+        run(ctypes.addressof(fields), 0, stored.data_ptr(), threads, piece(count, threads, self.layout.together))
         if stored is out:
             return
         found = stored[: last - first, : self.columns]
@@ -224,8 +183,3 @@ def _scratch(name: str, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
             held = torch.empty(size, dtype=torch.uint8)
         setattr(_scratches, name, held)
     return held[:size].view(dtype).view(shape)
-
-
-def _piece(rows: int, threads: int, together: int) -> int:
-    """Rows that a thread takes at a time, whole groups of those that are woven."""
-    return max(together, min(MOST_ROWS, rows // (SHARES * threads)) // together * together)

@@ -60,11 +60,23 @@ class PackedShape(TypedDict):
     seconds_dense: float | None
 
 
+class PlainShape(TypedDict):
+    """Matrices of one shape that aren't packed, and up to how many rows of x a kernel of ours multiplies them."""
+
+    rows: int
+    columns: int
+    count: int
+    kernel_rows: int
+    seconds_kernel: float | None
+    seconds_torch: float | None
+
+
 class RuntimeFacts(TypedDict):
     """How a compressed model was loaded."""
 
     kernel: str | None
     shapes: list[PackedShape]
+    plain: list[PlainShape]
 
 
 class DecodeFigures(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secateur.runtime.kernels import bytes as in_bytes
 from secateur.runtime.kernels import expand
 from secateur.runtime.kernels.ir import LAYER, WIDTH, WORD, Body, Spec, next_word, row_start
 from secateur.runtime.kernels.run import DECLARATIONS, functions, take_rows
@@ -24,11 +25,13 @@ def module(spec: Spec, openmp: bool) -> str:
     body.do("br label %take")
     body.label("done")
     body.do("ret void")
-    around = functions(body, openmp, _widening(spec.split) if spec.batch else None)
-    return DECLARATIONS + _MORE + expand.declarations(spec) + expand.table(spec) + around
+    bring = in_bytes.bring() if spec.variant == in_bytes.NAME else widening(spec.split)
+    around = functions(body, openmp, bring if spec.batch else None)
+    more = in_bytes.DECLARATIONS if spec.variant == in_bytes.NAME else ""
+    return DECLARATIONS + _MORE + more + expand.declarations(spec) + expand.table(spec) + around
 
 
-def _widening(split: int) -> str:
+def widening(split: int) -> str:
     """32 bf16 entries at %from as float32 in %x32: in order, or of each `split` the even before the odd ones."""
     e, n = Body(), split // 2 or 8
     into = e.at("%x32", "%i", "float")
@@ -63,8 +66,15 @@ def _product(e: Body, spec: Spec) -> None:
     e.name("%v", "phi ptr [%v0, %row], [%v_next, %word_end]")
     for q, b, a in sums:
         e.name(f"%s_{q}_{b}_{a}", f"phi {vector} [{zero}, %row], [%s_next_{q}_{b}_{a}, %word_end]")
-    expand.multiply(e, spec)
+    if spec.values == "int8":
+        e.name("%group", "phi i64 [0, %row], [%group_next, %word_end]")
+        e.name("%until", "phi i64 [%group_words, %row], [%until_next, %word_end]")
+    (in_bytes if spec.variant == in_bytes.NAME else expand).multiply(e, spec)
     e.name("%i_next", "add i64 %i, 1")
+    if spec.values == "int8":  # a division in every word would take longer than its products
+        over = e("icmp eq i64 %i_next, %until")
+        e.name("%group_next", f"add i64 %group, {e(f'zext i1 {over} to i64')}")
+        e.name("%until_next", f"select i1 {over}, i64 {e('add i64 %until, %group_words')}, i64 %until")
     e.do(f"br i1 {e('icmp ult i64 %i_next, %words')}, label %word, label %row_end")
     e.label("row_end")
     for q in reversed(range(spec.rows)):  # the first of a pair last: its sum stays where there is no second one

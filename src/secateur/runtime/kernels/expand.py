@@ -9,19 +9,24 @@ from secateur.runtime.kernels import shuffle
 from secateur.runtime.kernels.ir import WIDTH, WORD, Body, Spec, next_word, x_address
 
 
-def _constant(value: float) -> str:
-    """As IR spells a float exactly: the bits of the double."""
-    return f"0x{struct.pack('>d', value).hex().upper()}"
+def constant(value: float) -> str:
+    """As IR spells a float32 exactly: the bits of the double that is as much."""
+    single = struct.unpack(">f", struct.pack(">f", value))[0]
+    return f"0x{struct.pack('>d', single).hex().upper()}"
+
+
+def products(n: int) -> str:
+    """What products of vectors of n floats, and their sums, call."""
+    return (
+        f"declare <{n} x float> @llvm.fma.v{n}f32(<{n} x float>, <{n} x float>, <{n} x float>)\n"
+        f"declare float @llvm.vector.reduce.fadd.v{n}f32(float, <{n} x float>)\n"
+    )
 
 
 def declarations(spec: Spec) -> str:
-    n = spec.lanes
-    if n == 1:
+    if spec.lanes == 1:
         return ""
-    lines = [
-        f"declare <{n} x float> @llvm.fma.v{n}f32(<{n} x float>, <{n} x float>, <{n} x float>)",
-        f"declare float @llvm.vector.reduce.fadd.v{n}f32(float, <{n} x float>)",
-    ]
+    lines = [products(spec.lanes)]
     if spec.variant == "avx2":
         lines.append(shuffle.DECLARATIONS)
     else:
@@ -64,7 +69,7 @@ def multiply(e: Body, spec: Spec) -> None:
                 sums[key] = e(f"call {vector} @llvm.fma.v{spec.lanes}f32({operands})")
     e.do("br label %word_end")
     e.label("word_end")
-    scales = {q: _scale(e, spec, q, vector) for q in range(spec.rows)} if spec.values == "int8" else {}
+    scales = {q: scale_of(e, spec, q, vector) for q in range(spec.rows)} if spec.values == "int8" else {}
     for (q, b, a), total in sums.items():
         if scales:
             operands = f"{vector} {total}, {vector} {scales[q]}, {vector} %s_{q}_{b}_{a}"
@@ -73,19 +78,19 @@ def multiply(e: Body, spec: Spec) -> None:
             e.name(f"%s_next_{q}_{b}_{a}", f"bitcast {vector} {total} to {vector}")
 
 
-def _scale(e: Body, spec: Spec, q: int, vector: str) -> str:
-    group = e("udiv i64 %i, %group_words")
-    place = e(f"add i64 {group}, {e(f'mul i64 %row_{q}, %groups')}")
+def scale_of(e: Body, spec: Spec, q: int, vector: str) -> str:
+    """What the int8 weights of row q of a pair are multiplied with in this word, in every lane."""
+    place = e(f"add i64 %group, {e(f'mul i64 %row_{q}, %groups')}")
     scale = e.load("float", e.at("%scales", place, "float"))
     if spec.variant == "avx2":  # its int8 weights are that much larger
-        scale = e(f"fmul float {scale}, {_constant(2.0**-24)}")
+        scale = e(f"fmul float {scale}, {constant(2.0**-24)}")
     if spec.lanes == 1:
         return scale
     one = e(f"insertelement {vector} poison, float {scale}, i32 0")
     return e(f"shufflevector {vector} {one}, {vector} poison, <{spec.lanes} x i32> zeroinitializer")
 
 
-def _expanded(e: Body, bits: str, v: str, first: int, count: int, width: int) -> str:
+def expanded(e: Body, bits: str, v: str, first: int, count: int, width: int) -> str:
     """`count` columns from `first` on by an expanding load: <count x i{8 width}>."""
     shifted = e(f"lshr i64 {bits}, {first}") if first else bits
     part = shifted if count == WORD else e(f"trunc i64 {shifted} to i{count}")
@@ -102,12 +107,12 @@ def _expanded(e: Body, bits: str, v: str, first: int, count: int, width: int) ->
 def _weights_by_loads(e: Body, spec: Spec, bits: str, v: str) -> Iterator[str]:
     if spec.values == "bf16":  # two columns in 32 bits: the even one is shifted up, the odd one stands there already
         for first in (0, 32):
-            pairs = e(f"bitcast <32 x i16> {_expanded(e, bits, v, first, 32, 2)} to <16 x i32>")
+            pairs = e(f"bitcast <32 x i16> {expanded(e, bits, v, first, 32, 2)} to <16 x i32>")
             yield e(f"bitcast <16 x i32> {e(f'shl <16 x i32> {pairs}, splat (i32 16)')} to <16 x float>")
             yield e(f"bitcast <16 x i32> {e(f'and <16 x i32> {pairs}, splat (i32 -65536)')} to <16 x float>")
         return
     for first in range(0, WORD, 16):
-        found = _expanded(e, bits, v, first, 16, WIDTH[spec.values])
+        found = expanded(e, bits, v, first, 16, WIDTH[spec.values])
         if spec.values == "fp32":
             yield e(f"bitcast <16 x i32> {found} to <16 x float>")
         elif spec.values == "fp16":
@@ -130,7 +135,7 @@ def _one_value(e: Body, spec: Spec, address: str) -> str:
     # fp16: exponent and mantissa move into place, scaled by the difference of the biases; infinities and NaN by hand.
     sign = e(f"shl i32 {e(f'and i32 {wide}, 32768')}, 16")
     rest = e(f"shl i32 {e(f'and i32 {wide}, 32767')}, 13")
-    scaled = e(f"fmul float {e(f'bitcast i32 {rest} to float')}, {_constant(2.0**112)}")
+    scaled = e(f"fmul float {e(f'bitcast i32 {rest} to float')}, {constant(2.0**112)}")
     special = e(f"icmp uge i32 {rest}, {0x7C00 << 13}")
     usual = e(f"bitcast float {scaled} to i32")
     size = e(f"select i1 {special}, i32 {e(f'or i32 {rest}, 2139095040')}, i32 {usual}")
@@ -140,7 +145,7 @@ def _one_value(e: Body, spec: Spec, address: str) -> str:
 def _multiply_one_by_one(e: Body, spec: Spec) -> None:
     ((bits, v),) = next_word(e, spec)
     e.name("%base", f"mul i64 %i, {WORD}")
-    e.name("%scale", f"fadd float -0.0, {_scale(e, spec, 0, 'float') if spec.values == 'int8' else '1.0'}")
+    e.name("%scale", f"fadd float -0.0, {scale_of(e, spec, 0, 'float') if spec.values == 'int8' else '1.0'}")
     e.do("br label %bit")
     e.label("bit")
     e.name("%left_bits", f"phi i64 [{bits}, %word], [%bits_less, %some]")
@@ -170,4 +175,4 @@ def stored(e: Body, spec: Spec, bits: str, v: str) -> Iterator[tuple[int, str, s
     width = WIDTH[spec.values]
     count = 64 // width
     for first in range(0, WORD, count):
-        yield first, f"<{count} x i{8 * width}>", _expanded(e, bits, v, first, count, width)
+        yield first, f"<{count} x i{8 * width}>", expanded(e, bits, v, first, count, width)

@@ -8,6 +8,7 @@ how the kept values of a word become vectors of float32 in their columns:
 
     avx2      by byte shuffles that the bits select from tables: shuffle.py
     avx512    16 or 32 columns at a time by the expanding loads of AVX-512 VBMI2
+    vnni      64 columns at a time likewise, and multiplied as bytes: bytes.py
     portable  one value after the other, anywhere that LLVM compiles for
 
 A `work` function takes rows from a shared counter until there are none left, so that threads which others
@@ -39,7 +40,7 @@ LINE = 64
 class Spec:
     """Which kernel. `batch` rows of x at once, or 0: unpack into rows of `words * 64` entries.
 
-    What follows from the three is for the kernels of bitmap.py; `slots` has none of it.
+    What follows from the three is for the kernels of bitmap.py and plain.py; `slots` has none of it.
     """
 
     variant: str
@@ -48,17 +49,18 @@ class Spec:
 
     @property
     def lanes(self) -> int:
-        return {"avx2": 8, "avx512": 16, "portable": 1}[self.variant]
+        return {"avx2": 8, "avx512": 16, "vnni": 16, "plain": 16, "portable": 1}[self.variant]
 
     @property
     def rows(self) -> int:
         """Rows of a pair at once, which share what is loaded of x."""
-        return PAIR if self.variant != "portable" else 1
+        return 1 if self.variant in ("plain", "portable") else PAIR
 
     @property
     def chains(self) -> int:
         """Sums of one product that don't wait for each other."""
-        return max(1, 4 // (self.rows * self.batch)) if self.lanes > 1 else 1
+        alone = self.lanes == 1 or self.variant == "vnni"
+        return 1 if alone else max(1, 4 // (self.rows * self.batch))
 
     @property
     def split(self) -> int:

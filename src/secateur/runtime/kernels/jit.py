@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from secateur.errors import ResourceError, install
-from secateur.runtime.kernels import bitmap, cut, interleave, slots
+from secateur.runtime.kernels import bitmap, bytes, cut, interleave, plain, slots
 from secateur.runtime.kernels.ir import Spec
 
 MISSING = f"llvmlite isn't installed, so compressed weights run as dense ones; {install('fast')}"
@@ -61,6 +61,15 @@ def variants() -> tuple[str, ...]:
         return ()
     has = dict(binding.get_host_cpu_features())
     return (*(name for name, needs in _NEEDS.items() if all(has.get(need) for need in needs)), "portable")
+
+
+@cache
+def multiplies_bytes() -> bool:
+    """Whether it can run the variant of bytes.py."""
+    binding = llvm()
+    if binding is None or "avx512" not in variants():
+        return False
+    return all(binding.get_host_cpu_features().get(need) for need in bytes.NEEDS)
 
 
 @cache
@@ -125,7 +134,7 @@ def kernel(spec: Spec) -> Kernel:
         binding, openmp = llvm(), _parallel()
         if binding is not None and openmp is not None:
             binding.add_symbol("GOMP_parallel", openmp)
-        source = slots if spec.variant == "slots" else bitmap
+        source = {"slots": slots, plain.NAME: plain}.get(spec.variant, bitmap)
         engine = _compiled(source.module(spec, openmp is not None))
         run = _function(engine.get_function_address("run"), 3, ctypes.c_int32, ctypes.c_int64)
         if openmp is not None and spec.batch:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from secateur.runtime.kernels.ir import Body
 
-POINTERS = 5  # the first fields of a layer are addresses
+ADDRESSES = 5  # the first fields of a layer, where nothing else is said
 DECLARATIONS = """
 declare i64 @llvm.ctpop.i64(i64)
 declare i64 @llvm.umin.i64(i64, i64)
@@ -87,7 +87,7 @@ def functions(body: Body, openmp: bool, bring: str | None) -> str:
     return outside + work + run
 
 
-def take_rows(e: Body, layer: Sequence[str]) -> None:
+def take_rows(e: Body, layer: Sequence[str], addresses: int = ADDRESSES) -> None:
     """Loads the structures, and takes rows [%first, %last) as long as there are any, for the block `row`."""
     e.label("entry")
     e.name("%layer", "load ptr, ptr %context")
@@ -96,7 +96,7 @@ def take_rows(e: Body, layer: Sequence[str]) -> None:
         e.name(f"%{name}", f"load {kind}, ptr {e.at('%context', index, 'i64')}")
     e.name("%counter", "getelementptr i64, ptr %context, i64 3")
     for index, name in enumerate(layer):
-        kind = "ptr" if index < POINTERS else "i64"
+        kind = "ptr" if index < addresses else "i64"
         e.name(f"%{name}", f"load {kind}, ptr {e.at('%layer', index, 'i64')}")
     e.do("br label %take")
     e.label("take")
