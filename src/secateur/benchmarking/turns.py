@@ -52,7 +52,7 @@ def measure_forms(forms: Sequence[Form], settings: BenchSettings, step: Progress
 
 def _in_turns(forms: Sequence[Form], settings: BenchSettings, step: ProgressStep) -> list[BenchForm]:
     with ExitStack() as stack:
-        processes = [stack.enter_context(_Process(form, settings)) for form in forms]
+        processes = [stack.enter_context(FormProcess(form, settings)) for form in forms]
         for process in processes:
             process.go_on()
             step(f"{process.name}: loaded")
@@ -69,7 +69,7 @@ def _in_turns(forms: Sequence[Form], settings: BenchSettings, step: ProgressStep
         return [process.found for process in processes]
 
 
-class _Process:
+class FormProcess:
     """One form's process. It goes on piece by piece; what it says is collected in `found`, an error too."""
 
     def __init__(self, form: Form, settings: BenchSettings) -> None:
@@ -87,7 +87,7 @@ class _Process:
         changes = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         self._child = Child(_CHILD, order, MARK, changes)
 
-    def __enter__(self) -> _Process:
+    def __enter__(self) -> FormProcess:
         return self
 
     def __exit__(self, *_: object) -> None:

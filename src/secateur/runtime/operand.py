@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ctypes import Array, addressof, c_int64
+import threading
+from ctypes import Array, addressof, c_char, c_int64
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from secateur.runtime.kernels.jit import Kernel, kernel
 
 # Rows that a thread takes at a time: long pieces keep what was fetched ahead, short ones leave none to wait for.
 MOST_ROWS, SHARES = 256, 4
+_LINE = 64  # bytes of a line of the cache
+_spaces = threading.local()
 
 
 class Operand:
@@ -61,12 +64,11 @@ class Operand:
 
     def _multiply_bf16(self, x: Tensor, y: Tensor, count: int, threads: int, rows: int) -> None:
         x_at, y_at = x.data_ptr(), y.data_ptr()
-        space = torch.empty(min(self.batch, count) * (self.columns + self.rows), dtype=torch.float32)
+        wide = _room(4 * min(self.batch, count) * (self.columns + self.rows))
         for first in range(0, count, self.batch):
             n = min(self.batch, count - first)
             inputs, outputs = n * self.columns, n * self.rows
             places = (x_at + 2 * first * self.columns, y_at + 2 * first * self.rows)
-            wide = space.data_ptr()
             run = self.kernel(n).run_bf16
             assert run is not None
             run(self.address, *places, threads, rows, wide, wide + 4 * inputs, inputs, outputs)
@@ -77,6 +79,14 @@ class Operand:
         if self.columns % WORD:
             x = F.pad(x, (0, -self.columns % WORD))
         return x.view(x.shape[0], -1, split // 2, 2).transpose(2, 3).flatten(1) if split else x
+
+
+def _room(size: int) -> int:
+    """The address of so many bytes that this thread uses again and again."""
+    if getattr(_spaces, "size", 0) < size:
+        _spaces.held, _spaces.size = (c_char * (size + _LINE))(), size
+        _spaces.address = -(-addressof(_spaces.held) // _LINE) * _LINE
+    return int(_spaces.address)
 
 
 def piece(rows: int, threads: int, together: int) -> int:
