@@ -103,8 +103,9 @@ def make(told: argparse.Namespace) -> None:
 
 
 def run(*words: str, out: Path, python: Path | None = None, environment: dict[str, str] | None = None) -> None:
-    if out.exists():
+    if any(file for kind in ("*.safetensors", "*.gguf") for file in out.glob(kind)):
         return
+    words = (*words, "--resume") if out.exists() else words
     print(" ".join(words[:1]), out.name, flush=True)
     command = [str(python or sys.executable), "-m", "secateur", *words, "--out", str(out), "--quiet"]
     subprocess.run(command, check=True, env=environment)
