@@ -68,11 +68,12 @@ def load(path: str | Path, device: str = "auto", dtype: str = "auto", runtime: s
         dtype: `float32`, `bfloat16` or `float16`; `auto` is float32 on a CPU, else what the checkpoint holds.
             Compressed values stay as they are stored.
         runtime: how compressed weights are multiplied. `auto`: each shape of matrix in the form that is faster here,
-            measured once; `compressed`: all from the packed form; `dense`: all unpacked on loading.
+            measured once; `compressed`: all from the packed form; `dense`: all unpacked on loading; `gpu`: as
+            `auto`, but on a CUDA device, by kernels that no card has run yet (docs/gpu.md).
 
     Raises:
         InputError: no such folder, damaged or incomplete weights, a device or dtype that can't be had, or
-            `runtime="compressed"` for weights that aren't compressed.
+            `runtime="compressed"` or `"gpu"` for weights that aren't compressed.
         UnsupportedModelError: `transformers` doesn't know the architecture.
     """
     return load_for_evaluation(path, device, dtype, encoders=True, runtime=runtime).model

@@ -394,7 +394,7 @@ def test_llvmlite_itself_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cannot_be_is_refused(tiny: tuple[Path, Path]) -> None:
-    with pytest.raises(InputError, match="auto, compressed or dense"):
+    with pytest.raises(InputError, match="auto, compressed, dense or gpu"):
         secateur.load(tiny[1], runtime="fast")
     with pytest.raises(InputError, match="aren't compressed"):
         secateur.load(tiny[0], runtime="compressed")

@@ -15,10 +15,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from secateur.cli import runtime as cli_runtime
-from secateur.cli import search as cli_search
-from secateur.cli import study as cli_study
-from secateur.cli import sweep as cli_sweep
+from secateur.cli import runtime as compression
+from secateur.cli import search, study, sweep
 from secateur.cli.export import export
 from secateur.cli.options import (
     Against,
@@ -28,6 +26,7 @@ from secateur.cli.options import (
     Model,
     Quiet,
     Revision,
+    Runtime,
     Threads,
     Trust,
     at_least,
@@ -191,6 +190,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    runtime: Runtime = "auto",
     as_json: Json = False,
 ) -> None:
     """Continue a prompt with one model, or with two to compare."""
@@ -198,11 +198,11 @@ def generate(
     from secateur.evaluation import generate as write
     from secateur.report.terminal.tables import print_generation
 
-    found = write(folder, prompt, tokens, other, temperature, seed, device, dtype)
+    found = write(folder, prompt, tokens, other, temperature, seed, device, dtype, runtime)
     _print_json(found) if as_json else print_generation(found)
 
 
-for part in (cli_runtime, cli_study, cli_search, cli_sweep):
+for part in (compression, study, search, sweep):
     part.register(app)
 app.command(
     epilog=examples(

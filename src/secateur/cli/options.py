@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from secateur.config.flags import DATA, OUTPUT, WHERE, Flag
 from secateur.config.suggestions import nearest
 from secateur.errors import InputError
-from secateur.system.names import DEVICES, DTYPES, check_device, check_dtype, check_threads
+from secateur.system.names import DEVICES, DTYPES, RUNTIMES, check_device, check_dtype, check_threads
 
 REQUIRED = r"[red]\[required][/red]"
 
@@ -214,6 +214,14 @@ Dtype = Annotated[
         help="of the computation: auto, float32, bfloat16, float16",
         callback=check_dtype,
         autocompletion=completer(DTYPES),
+    ),
+]
+Runtime = Annotated[
+    str,
+    where(
+        help="of compressed weights: auto, compressed, dense, gpu",
+        callback=one_of(*RUNTIMES),
+        autocompletion=completer(RUNTIMES),
     ),
 ]
 Threads = Annotated[int | None, where(help="CPU threads", callback=check_threads)]

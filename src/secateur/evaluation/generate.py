@@ -42,6 +42,7 @@ def generate(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
+    runtime: str = "auto",
 ) -> Generated:
     """Continues a prompt with `transformers`' own generation: plain text, no chat template.
 
@@ -54,6 +55,7 @@ def generate(
         seed: of the draw.
         device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda:1`, `mps`, or what torch has here.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else what the checkpoint holds.
+        runtime: how compressed weights of `model_dir` are multiplied, see `secateur.load`.
 
     Returns:
         model, prompt, text (the continuation without the prompt), tokens (made), seconds, device, dtype,
@@ -69,7 +71,9 @@ def generate(
         raise InputError(f"--temperature {temperature} is negative; give 0 (greedy) or more")
     if temperature > HOTTEST or not 0 <= seed < 2**63:
         raise InputError(f"--temperature {temperature:g}, --seed {seed}: at most {HOTTEST:g}, and 0 to 2^63 - 1")
-    found: Generated = {**_continue(load(model_dir, device, dtype), prompt, max_new_tokens, temperature, seed)}
+    found: Generated = {
+        **_continue(load(model_dir, device, dtype, runtime=runtime), prompt, max_new_tokens, temperature, seed)
+    }
     if against is not None:
         other = load(against, device, dtype)
         found["reference"] = _continue(other, prompt, max_new_tokens, temperature, seed)

@@ -60,7 +60,7 @@ def load(
         model = load_compressed(folder, where, number, runtime)
         return Loaded(str(folder), model, load_tokenizer(folder), where, number)
     check_runtime("dense" if runtime == "auto" else runtime, where)
-    if runtime == "compressed":
+    if runtime in ("compressed", "gpu"):
         raise InputError(f"{folder}: its weights aren't compressed; secateur compress makes a folder of those")
     model = _model(folder, config, number).to(where).eval().requires_grad_(False)
     return Loaded(str(folder), model, load_tokenizer(folder), where, number)

@@ -9,11 +9,15 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from secateur.runtime.gpu.matrix import DeviceMatrix
+from secateur.runtime.gpu.semi_structured import SemiStructuredMatrix
 from secateur.runtime.matrix import Matrix
+
+AnyMatrix = Matrix | DeviceMatrix | SemiStructuredMatrix
 
 # A compiled graph knows a matrix by its number: handing its tensors over would add five inputs, each guarded at
 # every call, for every Linear of the model.
-_MATRICES: WeakValueDictionary[int, Matrix] = WeakValueDictionary()
+_MATRICES: WeakValueDictionary[int, AnyMatrix] = WeakValueDictionary()
 _numbers = itertools.count()
 
 
@@ -46,7 +50,7 @@ class PackedLinear(nn.Module):
     dense, under its usual name, so `save_pretrained` writes a checkpoint that anything loads.
     """
 
-    def __init__(self, matrix: Matrix) -> None:
+    def __init__(self, matrix: AnyMatrix) -> None:
         super().__init__()
         self.matrix = matrix
         self.in_features, self.out_features = matrix.columns, matrix.rows

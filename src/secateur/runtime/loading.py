@@ -25,13 +25,13 @@ from secateur.runtime.entries import MANIFEST, reason, shown
 from secateur.runtime.few_rows import Limit, speed_up
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack, unpack
+from secateur.runtime.gpu import choose as gpu
 from secateur.runtime.kernels.jit import MISSING, variants
 from secateur.runtime.linear import PackedLinear
 from secateur.runtime.matrix import Matrix
 from secateur.runtime.pages import move_large
 from secateur.system.malloc import give_back
-
-RUNTIMES = ("auto", "compressed", "dense")
+from secateur.system.names import RUNTIMES
 
 
 class _Later:
@@ -85,7 +85,10 @@ def check_runtime(runtime: str, device: torch.device) -> str:
         InputError: no such way to run, or not on this device.
     """
     if runtime not in RUNTIMES:
-        raise InputError(f"runtime {runtime} is unknown; use auto, compressed or dense")
+        raise InputError(f"runtime {runtime} is unknown; use auto, compressed, dense or gpu")
+    if runtime == "gpu":
+        gpu.check(device)
+        return runtime
     if device.type != "cpu" and runtime == "compressed":
         raise InputError(f"compressed weights run on a CPU, not on {device}; use runtime auto or dense there")
     if device.type != "cpu":
@@ -102,7 +105,7 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
     Args:
         dtype: of activations, embeddings and whatever isn't packed; packed values stay as they are stored.
         runtime: `auto`: each shape of matrix runs in the form that is faster here, measured once; `compressed`: all
-            packed; `dense`: all unpacked.
+            packed; `dense`: all unpacked; `gpu`: as `auto`, on a CUDA device.
 
     Returns:
         The model in eval mode; its `secateur_runtime` says how its matrices run.
@@ -119,8 +122,8 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
         W = reader.packed(name)
         if isinstance(model.get_submodule(module), Conv1D):
             W = pack(unpack(W).T.contiguous())
-        choice = choose(W, dtype, runtime == "compressed")
-        _replace(model, module, W, choice, dtype)
+        choice = gpu.choose(W, dtype, device) if runtime == "gpu" else choose(W, dtype, runtime == "compressed")
+        _replace(model, module, W, choice, dtype, device)
         ran[W.rows, W.columns, choice] += 1
         del W
         give_back()
@@ -184,14 +187,19 @@ def _packable(checkpoint: Checkpoint, model: nn.Module, reader: Reader) -> dict[
     return found
 
 
-def _replace(model: nn.Module, path: str, packed: Packed, choice: Choice, dtype: torch.dtype) -> None:
+def _replace(
+    model: nn.Module, path: str, packed: Packed, choice: Choice, dtype: torch.dtype, device: torch.device
+) -> None:
     """Puts a matrix where the model has nothing yet, packed or dense."""
     old = model.get_submodule(path)
     transposed = isinstance(old, Conv1D)
     if choice.packed:
         bias = getattr(old, "bias", None)
         bias = None if bias is None else bias.detach().to(dtype)
-        new = PackedLinear(Matrix(packed, bias, choice.limit, choice.wide, choice.variant))
+        if choice.variant is not None and gpu.makes(choice.variant):
+            new = PackedLinear(gpu.matrix_of(packed, bias, device, choice.variant))
+        else:
+            new = PackedLinear(Matrix(packed, bias, choice.limit, choice.wide, choice.variant))
         new.stored_transposed = transposed
         model.set_submodule(path, new)
         return

@@ -13,6 +13,7 @@ SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "npu")  # and cuda:0, cuda:1 ..., and what is registered with torch
 USE = "use auto, cpu, cuda, mps, xpu, npu or another kind that torch knows here, or one of several, as in cuda:1"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+RUNTIMES = ("auto", "compressed", "dense", "gpu")  # how compressed weights are multiplied
 HERE, RAY = PLACES = ("here", "ray")  # where the trials of a sweep run
 
 
