@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,8 +20,11 @@ class Stream:
     def __init__(self, batches: list[Tensor]) -> None:
         self.batches = batches
 
-    def forward(self, layer: nn.Module, _index: int, batch: int, _device: torch.device) -> Any:
-        return layer(self.batches[batch])
+    def part(self, layer: nn.Module, _index: int, batch: int, rows: slice, _device: torch.device) -> Any:
+        return layer(self.batches[batch][rows])
+
+    def parts(self, batch: int, _device: torch.device, run: Callable[[slice], Any]) -> Iterator[Any]:
+        yield run(slice(0, len(self.batches[batch])))
 
 
 def test_tokens_that_are_not_an_experts_own_reach_it_as_zeros() -> None:

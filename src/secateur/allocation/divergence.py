@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from secateur.calibration.walk import Block
 from secateur.model.streamed import StreamedModel
 from secateur.numerics.precision import wide_dtype
 from secateur.system import distributed
+from secateur.system.halving import AtOnce, in_parts, of
 
 SEQUENCES = 16  # of the calibration text
 
@@ -66,7 +68,7 @@ def divergences(
     states: dict[Candidate | None, Activations] = {None: start.states}
     for index in layers:
         layer = streamed.load(index)
-        here = Stream(start.batches, states[None], start.calls)
+        here = start.with_states(states[None])
         changed = {}
         for candidate in (c for c in candidates if c.layer == index):
             block = Block(index, copy.deepcopy(layer), streamed, here)
@@ -78,7 +80,7 @@ def divergences(
         for key in [*changed, *states]:
             source = here.states if key in changed else states[key]
             target = Activations(budget, work and work / f"sensitivity-{next(serial)}.bin")
-            stream = Stream(start.batches, source, start.calls)
+            stream = start.with_states(source)
             module = changed[key] if key is not None and key in changed else layer
             for i in range(len(start.batches)):
                 target[i] = stream.forward(module, index, i, streamed.device)
@@ -109,19 +111,29 @@ def compare(
     """
     keys = [key for key in states if key is not None]
     sums = torch.zeros(len(keys) + 1, dtype=wide_dtype(streamed.device), device=streamed.device)
-    for i, ids in batches.items():
-        reference = streamed.logits(ids, states[None][i]).float().log_softmax(-1)
+    room = AtOnce()
+
+    def found(i: int, some: Sequence[int]) -> Tensor:
+        """What some sequences of a batch add to the sums."""
+        rows = of(some)
+        ids, own = batches[i][rows], torch.zeros_like(sums)
+        reference = streamed.logits(ids, states[None][i][rows]).float().log_softmax(-1)
         # A token is predicted at the place before it; what the last place predicts isn't there.
         whole = counts is None or reference.dim() == 2  # one prediction for a text
-        unseen = None if whole or counts is None else ~predicting(counts[i]).to(reference.device)
+        unseen = None if whole or counts is None else ~predicting(counts[i][rows]).to(reference.device)
         for place, key in enumerate(keys):
-            own = streamed.logits(ids, states[key][i]).float().log_softmax(-1)
-            terms = reference.exp() * (reference - own)
+            cut = streamed.logits(ids, states[key][i][rows]).float().log_softmax(-1)
+            terms = reference.exp() * (reference - cut)
             # What the untouched model rules out adds nothing, in the limit.
             terms = terms.masked_fill(reference == -torch.inf, 0.0)
             terms = terms if unseen is None else terms.masked_fill(unseen[..., None], 0.0)
-            sums[place] += terms.sum(dtype=sums.dtype)
-        sums[-1] += reference[..., 0].numel() if unseen is None else (~unseen).sum()
+            own[place] = terms.sum(dtype=sums.dtype)
+        own[-1] = reference[..., 0].numel() if unseen is None else (~unseen).sum()
+        return own
+
+    for i, ids in batches.items():
+        for part in in_parts(partial(found, i), range(len(ids)), streamed.device, room):
+            sums += part
     distributed.all_reduce([sums])
     return {key: max(float(sums[place] / sums[-1].clamp_min(1)), 0.0) for place, key in enumerate(keys)}
 

@@ -30,6 +30,7 @@ def watch(
     see: Callable[[str, Tensor, Tensor | None], None],
     attention_writer: str | None = None,
     routes: dict[str, Tensor] | None = None,
+    rows: slice | None = None,
 ) -> None:
     """Runs one batch through the layer and hands each named Linear's input (..., in) to `see`.
 
@@ -38,9 +39,10 @@ def watch(
         attention_writer: where given, `see` also gets the residual stream (..., hidden) that the Linear's
             output would be added to: what entered the layer, plus the attention's output once that is there.
         routes: see `calibration.experts`.
+        rows: sequences of the batch; None = all.
     """
-    waiting = set(features)
-    residual = stream.states.to(batch, device) if attention_writer is not None else None
+    waiting, rows = set(features), rows or slice(0, len(stream.batches[batch]))
+    residual = stream.states.to(batch, device)[rows] if attention_writer is not None else None
 
     def seen(name: str, x: Tensor) -> None:
         see(name, x, residual)
@@ -64,7 +66,7 @@ def watch(
         for handle in expert_inputs(layer, set(features), seen, routes):
             hooks.callback(handle.remove)
         try:
-            stream.forward(layer, index, batch, device)
+            stream.part(layer, index, batch, rows, device)
         except Enough:
             return
     for name in list(waiting):  # an expert that no token of this batch was routed to

@@ -86,7 +86,7 @@ def loss_without(
             own = frozenset(part for part in removed if part[0] == index)
             source = states[removed - own]
             target = Activations(budget, work and work / f"candidate-{next(serial)}.bin")
-            stream = Stream(start.batches, source, start.calls)
+            stream = start.with_states(source)
             left = _without(streamed, layer, own)
             for i in range(len(start.batches)):
                 target[i] = source[i] if left is None else stream.forward(left, index, i, streamed.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,8 +59,8 @@ def _multiplied(experts: Any, expert: int, hidden: Tensor) -> tuple[Tensor, Tens
 def arguments_of(
     layer: nn.Module, path: str, stream: Stream, index: int, device: torch.device
 ) -> Iterator[tuple[Tensor, ...]]:
-    """What a module below a layer is called with, one batch of this rank's sequences after the other; nothing behind
-    it runs.
+    """What a module below a layer is called with, one batch of this rank's sequences after the other, or one part of
+    a batch where memory doesn't suffice for it; nothing behind it runs.
 
     Args:
         path: of the module, below the layer, which stands at place `index` of the model.
@@ -70,15 +71,18 @@ def arguments_of(
         seen.append(args)
         raise Enough
 
-    for batch in range(len(stream.batches)):
+    def entering(batch: int, rows: slice) -> tuple[Tensor, ...]:
         handle = layer.get_submodule(path).register_forward_pre_hook(look)
         try:
-            stream.forward(layer, index, batch, device)
+            stream.part(layer, index, batch, rows, device)
         except Enough:
             pass
         finally:
             handle.remove()
-        yield seen.pop()
+        return seen.pop()
+
+    for batch in range(len(stream.batches)):
+        yield from stream.parts(batch, device, partial(entering, batch))
 
 
 @torch.no_grad()

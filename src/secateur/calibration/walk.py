@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from secateur.numerics.moments import Moments
 from secateur.numerics.routing import Routing
 from secateur.numerics.token_samples import TokenSamples
 from secateur.system import distributed
+from secateur.system.halving import piecewise
 
 
 @dataclass
@@ -84,11 +86,10 @@ class Block:
             # Where units were cut before, the dense model's inputs are wider.
             found[name] = Moments(shapes[name][1], asked, device, untouched[name][1], drift_features=shapes[name][0])
         for i in range(0, len(self.stream.batches) if needs else 0, every):
-            if needs & {"cross", "drift"}:
-                self._gather_pairs(found, i, "drift" in needs)
-            else:
-                widths = {name: moments.features for name, moments in found.items()}
-                watch(self.layer, widths, self.stream, self.index, i, device, lambda n, x, _: found[n].update(x))
+            look = self._gather_pairs if needs & {"cross", "drift"} else self._gather
+            piecewise(
+                partial(look, i, "drift" in needs), found, len(self.stream.batches[i]), device, self.stream.room
+            )
         for name in found:
             distributed.all_reduce(found[name].tensors())
             own = found[name].token_samples
@@ -137,8 +138,18 @@ class Block:
             return own.weight, own.bias
         return weight, None if linear.bias is None else linear.bias.clone()
 
-    def _gather_pairs(self, found: dict[str, Moments], batch: int, drift: bool) -> None:
-        """Adds one batch of both models to the statistics, token for token."""
+    def _gather(self, batch: int, _drift: bool, rows: slice, waiting: dict[str, Moments]) -> None:
+        """Adds some sequences of a batch to statistics, and takes away those that have them."""
+        found, widths = dict(waiting), {name: moments.features for name, moments in waiting.items()}
+
+        def see(name: str, x: Tensor, _residual: Tensor | None) -> None:
+            found[name].update(x)
+            waiting.pop(name, None)
+
+        watch(self.layer, widths, self.stream, self.index, batch, self.streamed.device, see, rows=rows)
+
+    def _gather_pairs(self, batch: int, drift: bool, rows: slice, waiting: dict[str, Moments]) -> None:
+        """The same for sequences of both models, token for token."""
         assert self.dense is not None, "targets of the dense model ask for walk(..., dense=True)"
         family = self.streamed.checkpoint.family
         writer = join(family.attention.path, family.attention.o) if drift else None
@@ -151,21 +162,22 @@ class Block:
             def keep(name: str, x: Tensor, residual: Tensor | None) -> None:
                 inputs[name] = (x, residual)
 
-            watch(layer, widths, stream, self.index, batch, self.streamed.device, keep, writer, routes)
+            watch(layer, widths, stream, self.index, batch, self.streamed.device, keep, writer, routes, rows)
             return inputs
 
-        mine = seen(self.layer, self.stream, {name: moments.features for name, moments in found.items()})
+        mine = seen(self.layer, self.stream, {name: moments.features for name, moments in waiting.items()})
         if self.experts is not None:
             for path, chosen in routes.items():
                 routes[path] = torch.tensor(self.experts, device=chosen.device)[chosen]
-        widths = {self._dense_name(name): moments.target_features for name, moments in found.items()}
+        widths = {self._dense_name(name): moments.target_features for name, moments in waiting.items()}
         theirs = seen(self._reference, self.dense[1], widths)
         for name, (x, residual) in mine.items():
             target, wanted = theirs[self._dense_name(name)]
             if self.basis is not None and wanted is not None:
                 wanted = wanted @ self.basis.to(wanted)
             lacks = None if residual is None or wanted is None else wanted - residual
-            found[name].update(x, target, lacks)
+            waiting[name].update(x, target, lacks)
+            del waiting[name]
 
     def _residual_writers(self) -> frozenset[str]:
         """The Linears whose output is added to the residual stream as it is."""

@@ -12,9 +12,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from secateur.errors import SecateurError
+from secateur.errors import ResourceError, SecateurError
 from secateur.numerics.precision import add_compensated, sums_dtype
 from secateur.numerics.token_samples import TokenSamples
+from secateur.numerics.tokens import over_tokens
 
 NEEDS = frozenset({"mean", "mean_abs", "rms", "gram", "cross", "drift", "sample", "peaks"})
 
@@ -67,12 +68,9 @@ class Moments:
         self._count = zeros(dtype=torch.int64)
         self._sums: dict[str, Tensor] = {}
         self._lost: dict[str, Tensor] = {}
-        if "mean" in needs:
-            self._sums["mean"] = zeros(features, dtype=wide)
-        if "mean_abs" in needs:
-            self._sums["mean_abs"] = zeros(features, dtype=wide)
-        if "rms" in needs:
-            self._sums["rms"] = zeros(features, dtype=wide)
+        for name in ("mean", "mean_abs", "rms"):
+            if name in needs:
+                self._sums[name] = zeros(features, dtype=wide)
         if "gram" in needs:
             self._sums["gram"] = zeros(features, features, dtype=wide)
         if "cross" in needs:
@@ -104,41 +102,49 @@ class Moments:
 
         Raises:
             ValueError: another width, or a missing counterpart.
+            torch.OutOfMemoryError: there's no room for the batch in fp32; nothing of it was added.
+            ResourceError: there's none for its sums, whatever part of it is taken.
         """
         x = self._rows(x, self.features, "x")
+        others: dict[str, Tensor] = {}
+        for need, name, given in (("cross", "target_x", target_x), ("drift", "drift", drift)):
+            if need in self._sums:
+                if given is None:
+                    raise ValueError(f"moments with the need '{need}' take {name} in every update")
+                others[need] = self._rows(given, self._sums[need].shape[0], name)
         self._memo.clear()
+        try:
+            self._take(x, others)
+        except torch.OutOfMemoryError:  # some sums have these tokens by now, so nobody may try again
+            raise ResourceError(f"not enough memory on {self.device} for sums over {self.features} inputs") from None
+
+    def _take(self, x: Tensor, others: dict[str, Tensor]) -> None:
+        wide = sums_dtype(self.device)
         self._count += x.shape[0]
-        if "mean" in self._sums:
-            self._add("mean", x.sum(0, dtype=self._sums["mean"].dtype))
+        self._add("mean", lambda x: x.sum(0, dtype=wide), x)
         if self.token_samples is not None:
             self.token_samples.update(x)
-        if "mean_abs" in self._sums:
-            self._add("mean_abs", x.abs().sum(0, dtype=self._sums["mean_abs"].dtype))
-        if "rms" in self._sums:
-            self._add("rms", x.square().sum(0, dtype=self._sums["rms"].dtype))
-        if "gram" in self._sums:
-            for start in range(0, self.features, GRAM_BLOCK):
-                stop = min(start + GRAM_BLOCK, self.features)
-                self._add("gram", x[:, :stop].T @ x[:, start:stop], slice(stop), slice(start, stop))
-        if "cross" in self._sums:
-            if target_x is None:
-                raise ValueError("moments with the need 'cross' take target_x in every update")
-            target_x = self._rows(target_x, self.target_features, "target_x")
-            self._add("cross", target_x.T @ x)
-            self._add("target", target_x.sum(0, dtype=self._sums["target"].dtype))
-        if "drift" in self._sums:
-            if drift is None:
-                raise ValueError("moments with the need 'drift' take drift in every update")
-            drift = self._rows(drift, self._sums["drift"].shape[0], "drift")
-            self._add("drift", drift.T @ x)
-            self._add("drift_mean", drift.sum(0, dtype=self._sums["drift_mean"].dtype))
+        self._add("mean_abs", lambda x: x.abs().sum(0, dtype=wide), x)
+        self._add("rms", lambda x: x.square().sum(0, dtype=wide), x)
+        for start in range(0, self.features if "gram" in self._sums else 0, GRAM_BLOCK):
+            place = slice(min(start + GRAM_BLOCK, self.features)), slice(start, start + GRAM_BLOCK)
+            self._add("gram", lambda x, rows, columns: x[:, rows].T @ x[:, columns], x, *place)
+        for need, mean in (("cross", "target"), ("drift", "drift_mean")):
+            if need in others:
+                self._add(need, lambda other, x: other.T @ x, others[need], x)
+                self._add(mean, lambda other: other.sum(0, dtype=wide), others[need])
 
-    def _add(self, name: str, part: Tensor, *place: slice) -> None:
+    def _add(self, name: str, make: Callable[..., Tensor], *given: Tensor | slice) -> None:
+        """Adds what `make` gives for tensors of tokens; the slices among what it's given say where."""
+        if name not in self._sums:
+            return
+        place = tuple(each for each in given if isinstance(each, slice))
         total = self._sums[name][place]
-        if name in self._lost:
-            add_compensated(total, self._lost[name][place], part)
-        else:
-            total += part
+        for part in over_tokens(make, *given):
+            if name in self._lost:
+                add_compensated(total, self._lost[name][place], part)
+            else:
+                total += part
 
     def _rows(self, x: Tensor, features: int, name: str) -> Tensor:
         if x.shape[-1] != features:

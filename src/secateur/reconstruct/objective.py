@@ -10,7 +10,7 @@ predictions   Kullback-Leibler divergence KL(p ‖ q) of the model's predictions
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -45,22 +45,45 @@ class BlockObjective:
         """(output, target) of some sequences, fp32."""
         block, device, half = self.block, self.block.streamed.device, self.block.streamed.dtype != torch.float32
         with torch.autocast(device.type, torch.bfloat16, enabled=half or accelerator.has_bf16(device)):
-            out = block.stream.forward(layer, block.index, part.batch, device, torch.float32, self.behind)
-        return out[part.rows].float(), self.targets[part.batch][part.rows].to(device).float()
+            given = layer, block.index, part.batch
+            if part.whole is not None:
+                out = block.stream.part(*given, part.rows, device, torch.float32, self.behind)
+            elif torch.is_grad_enabled():  # whoever goes back through it halves the step
+                whole = slice(0, len(block.stream.batches[part.batch]))
+                out = block.stream.part(*given, whole, device, torch.float32, self.behind)[part.rows]
+            else:
+                out = block.stream.forward(*given, device, torch.float32, self.behind)[part.rows]
+        return out.float(), self.targets[part.batch][part.rows].to(device).float()
+
+    def _roots(self, part: SequenceBatch) -> Tensor | float:
+        """Of the weights of some sequences."""
+        if self.weights is None:
+            return 1.0
+        place = self.behind[-1][0] if self.behind else self.block.index
+        return self.weights.of(place, part.batch)[part.rows].to(self.block.streamed.device).sqrt()
 
     def _weighted(self, layer: nn.Module, part: SequenceBatch) -> tuple[Tensor, Tensor]:
         """The same, each times the root of its weight."""
         out, target = self._both(layer, part)
         if self.weights is not None:
-            place = self.behind[-1][0] if self.behind else self.block.index
-            roots = self.weights.of(place, part.batch)[part.rows].to(out.device).sqrt()
+            roots = self._roots(part)
             out, target = roots * out, roots * target
         return out, target
 
     def loss(self, layer: nn.Module, part: SequenceBatch) -> Tensor:
-        """What one step makes smaller."""
+        """What one step makes smaller; of some sequences of a step, their share of it."""
         out, target = self._weighted(layer, part)
+        if part.whole is not None:
+            return (out - target).square().sum() / self._size(part.whole, self._roots)
         return (out - target).square().mean() / target.square().mean()
+
+    def _size(self, part: SequenceBatch, roots: Callable[[SequenceBatch], Tensor | float]) -> Tensor:
+        """Sum of the squares of the targets, one sequence after the other; nothing runs for it."""
+        device = self.block.streamed.device
+        total = torch.zeros((), device=device)
+        for one in part.divided(1):
+            total += (roots(one) * self.targets[one.batch][one.rows].to(device).float()).square().sum()
+        return total
 
     @torch.no_grad()
     def error(self, layer: nn.Module, parts: list[SequenceBatch]) -> float | None:
@@ -92,8 +115,11 @@ class Predictions(BlockObjective):
                 hidden = out.detach()[rows].requires_grad_(True)
                 slopes[rows] = torch.autograd.grad(self._divergence(ids, hidden, target[rows]), hidden)[0]
         # The first term's value means nothing; its gradient is that of the mean divergence.
-        divergence = (out * slopes).sum() / out[..., 0].numel()
-        return divergence + GUARD * (out - target).square().mean() / target.square().mean()
+        divergence, lost = (out * slopes).sum(), (out - target).square()
+        if part.whole is not None:
+            tokens = out[..., 0].numel() // part.size * part.whole.size
+            return divergence / tokens + GUARD * lost.sum() / self._size(part.whole, lambda one: 1.0)
+        return divergence / out[..., 0].numel() + GUARD * lost.mean() / target.square().mean()
 
     def _sums(self, layer: nn.Module, part: SequenceBatch) -> Tensor:
         out, target = self._both(layer, part)

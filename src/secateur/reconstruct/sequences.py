@@ -11,10 +11,26 @@ HELD_OUT = 8  # one sequence in this many is kept for stopping
 
 
 class SequenceBatch(NamedTuple):
-    """Some sequences of one batch."""
+    """Some sequences of one batch.
+
+    Args:
+        whole: those of a step, of which these are some because memory didn't suffice for all at once.
+    """
 
     batch: int
     rows: slice
+    whole: SequenceBatch | None = None
+
+    @property
+    def size(self) -> int:
+        return self.rows.stop - self.rows.start
+
+    def divided(self, most: int | None) -> list[SequenceBatch]:
+        """The same sequences, no more than `most` at once; itself if it has no more."""
+        if most is None or self.size <= most:
+            return [self]
+        starts = range(self.rows.start, self.rows.stop, most)
+        return [SequenceBatch(self.batch, slice(i, min(i + most, self.rows.stop)), self) for i in starts]
 
 
 def split(sizes: Sequence[int]) -> tuple[list[SequenceBatch], list[SequenceBatch]]:

@@ -25,6 +25,7 @@ from secateur.reconstruct.objective import BlockObjective, objective_of
 from secateur.reconstruct.sequences import SequenceBatch, in_turn, split
 from secateur.reconstruct.window import parts
 from secateur.system import distributed
+from secateur.system.halving import halve, tried
 
 LOOK_EVERY = 25  # steps between two looks at the held-out sequences
 PATIENCE = 6  # looks without gain before it stops
@@ -137,7 +138,7 @@ def _descend(
         optimizer.zero_grad(set_to_none=True)
         part = next(order)
         if part is not None:  # a rank may have got no sequences
-            objective.loss(masks.layer, part).backward()
+            _backward(objective, masks.layer, part, list(parameters.values()))
         _share_gradients(parameters)
         optimizer.step()
         masks.hold()
@@ -154,6 +155,23 @@ def _descend(
         for name, value in best.items():
             parameters[name].copy_(value)
     return best_step
+
+
+def _backward(
+    objective: BlockObjective, layer: nn.Module, part: SequenceBatch, parameters: list[nn.Parameter]
+) -> None:
+    """Gives the parameters the gradients of one step: of all its sequences at once, or added up over some after the
+    other, where memory doesn't suffice."""
+    room = objective.block.stream.room
+
+    def through() -> None:
+        for some in part.divided(room.most):
+            objective.loss(layer, some).backward()
+
+    while not tried(through):
+        for p in parameters:
+            p.grad = None
+        halve(room, min(part.size, room.most or part.size), objective.block.streamed.device)
 
 
 @torch.no_grad()

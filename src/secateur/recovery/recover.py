@@ -219,7 +219,7 @@ def _deliver(
         "recovery": section,
         "command": account.command(model, task.recovery, workspace.out),
         **found,
-        "warnings": notes,
+        "warnings": [*notes, *monitor.notes],
         **account.environment(task.device, task.dtype, monitor),
     }
     _write(report, folder, workspace)

@@ -22,6 +22,7 @@ from secateur.config.training import Recovery
 from secateur.errors import InputError
 from secateur.recovery import losses, shard
 from secateur.recovery.losses import IGNORED
+from secateur.recovery.micro_batches import MicroBatches
 from secateur.recovery.sequences import Rows
 from secateur.recovery.states import BEST, States, gathered, put_back
 from secateur.recovery.teacher import TOKENS, VALUES, Layers, TeacherTarget, ask
@@ -64,6 +65,7 @@ class Recoverer(Trainer):
         self._recovery, self._held_out, self._states = recovery, held_out, states
         self._teacher, self._layers, self._lowest = teacher, layers or [], start
         self._sharded, self._make_optimizer = shard.is_sharded(model), make_optimizer
+        self._micro = MicroBatches(arguments.device)
         # The loss is divided by the tokens of the whole step, which the labels' first column never adds to.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = self._loss_shifts_labels = True
 
@@ -122,6 +124,12 @@ class Recoverer(Trainer):
                     part = losses.forward_kl(logits, other_logits, temperature)
             total = total + weight * part
         return total
+
+    def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        step, last = super().training_step, self.accelerator.sync_gradients
+        if distributed.world() > 1:  # all ranks go through a step together
+            return step(model, inputs, num_items_in_batch)
+        return self._micro.take(inputs, lambda some: step(model, some, num_items_in_batch), model.zero_grad, last)
 
     # ------------------------------------------------------------------------- looking
 

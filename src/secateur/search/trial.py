@@ -49,7 +49,7 @@ class Trials:
         before = [start.states]
         try:
             for index in range(streamed.checkpoint.layers):
-                layer, stream = streamed.load(index), Stream(start.batches, before[-1], start.calls)
+                layer, stream = streamed.load(index), start.with_states(before[-1])
                 following = Activations(budget, scratch / f"trial-{index + 1}.bin")
                 before.append(following)
                 with torch.no_grad():

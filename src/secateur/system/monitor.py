@@ -34,6 +34,7 @@ from rich.text import Text
 from secateur.report.schema.report import StageFacts
 from secateur.report.terminal.console import Console
 from secateur.report.terminal.listening import listening
+from secateur.system import halving
 from secateur.system.peak_memory import PeakMemory
 
 PLAIN_SECONDS = 10.0
@@ -107,6 +108,8 @@ class Monitor:
         self._last_line = time.monotonic()
         self._file: Path | None = None
         self._waiting: list[str] = []
+        self.notes: list[str] = []  # of what the device's memory didn't suffice for
+        halving.LISTENERS.append(self.notes)
 
     def __enter__(self) -> Monitor:
         return self
@@ -115,6 +118,7 @@ class Monitor:
         self.close()
 
     def close(self) -> None:
+        halving.LISTENERS[:] = [lines for lines in halving.LISTENERS if lines is not self.notes]
         if self._live is not None:
             self._live.stop()
         self._memory.close()

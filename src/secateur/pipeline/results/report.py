@@ -116,7 +116,7 @@ def make_report(
         outcome |= not_evaluated(inputs)
     if result.steps:
         outcome["steps"] = _steps(result, outcome, counts)
-    return {**chosen, **outcome, "warnings": warnings, **_environment(inputs, monitor)}
+    return {**chosen, **outcome, "warnings": [*warnings, *monitor.notes], **_environment(inputs, monitor)}
 
 
 def _chosen(
