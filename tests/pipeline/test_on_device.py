@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,38 @@ def same(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("name", QUICK)
 def test_what_the_device_cuts_is_what_the_cpu_cuts(name: str, device: str, runs: Any) -> None:
     same(*(runs(name, QUICK[name], where)[0] for where in ("cpu", device)))
+
+
+def test_attention_and_experts_run_in_kernels(
+    device: str, runs: Any, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: Counter[str] = Counter()
+
+    def counted(name: str, own: Any) -> Any:
+        def call(*args: Any, **named: Any) -> Any:
+            called[name] += any(x.device.type == device for x in args if isinstance(x, torch.Tensor))
+            return own(*args, **named)
+
+        return call
+
+    for name in ("scaled_dot_product_attention", "grouped_mm"):
+        monkeypatch.setattr(torch.nn.functional, name, counted(name, getattr(torch.nn.functional, name)))
+    asked = {"sites": "weight", "sparsity": 0.5, "method": "wanda"}
+    _, report = runs("kernels", ("mixtral", asked), device)
+    layers, batches = 2, 1
+    assert called["scaled_dot_product_attention"] >= 2 * layers * batches  # to look, and to hand on
+    assert called["grouped_mm"] >= 2 * layers * batches  # of an expert's two matrices, to hand on
+    slow = "attention of this model: no fused kernel, so slow on sim"
+    assert slow not in report["warnings"]
+    # A class without such kernels, or a folder that says so, isn't slow in silence.
+    folder = tmp_path / "eager"
+    shutil.copytree(models["llama"], folder)
+    config = json.loads((folder / "config.json").read_text()) | {"_attn_implementation": "eager"}
+    (folder / "config.json").write_text(json.dumps(config))
+    values = settings_of(models, ("llama", asked)) | {"model": folder}
+    for where, said in ((device, True), ("cpu", False)):
+        report = secateur.prune(make_recipe(values | {"device": where}), tmp_path / where, quiet=True, dry_run=True)
+        assert (slow in report["warnings"]) == said
 
 
 def test_an_interrupted_run_goes_on(device: str, runs: Any, monkeypatch: pytest.MonkeyPatch) -> None:

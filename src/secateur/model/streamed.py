@@ -106,6 +106,16 @@ class StreamedModel:
     def _probes(self) -> list[Any]:
         return list(self._model.get_submodule(self.checkpoint.family.layers).children())
 
+    @property
+    def eager(self) -> list[str]:
+        """What of a layer runs as a row of simple operations, as its class has no kernel for it: of no matter on a
+        CPU, slow elsewhere."""
+        config = text_config(self._loader.config)
+        parts = {"attention": "_attn_implementation", "experts": "_experts_implementation"}
+        if self.checkpoint.family.experts is None:
+            del parts["experts"]
+        return [part for part, key in parts.items() if getattr(config, key, None) == "eager"]
+
     def release(self) -> None:
         """Frees the memory of embeddings and head; they are read again when they're next needed."""
         self.__dict__.pop("_model", None)

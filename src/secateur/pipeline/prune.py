@@ -249,6 +249,8 @@ def prepare(
     check_gradients(streamed, rules.gradient_needs)
     notes = [*calibration.notes, *rules.notes, *left_behind(checkpoint.path)]
     notes += [*left_out(checkpoint), *attention_named(checkpoint.path)]
+    if device.type != "cpu":
+        notes += [f"{part} of this model: no fused kernel, so slow on {device.type}" for part in streamed.eager]
     for line in filled_zeros(recipe, checkpoint):
         monitor.say(f"note: {line}")
         notes.append(line)
