@@ -5,8 +5,9 @@
 
 In one process, under nine minutes: what no longer fits in them is left out, and named. Seconds of Wanda, SparseGPT
 and balanced, of best on two layers, and of SparseGPT as a plain loop; prefill and decoding of the dense shape and of
-shapes with half and 30 % of the channels. Times stand beside what the device's own products and copies need at least.
-Needs 30 GB of disk. Adds a row a measurement to results/gpu.json and .md, but not with --tiny.
+shapes with half and 30 % of the channels; its Linears with 50 and 70 % zeros and 2:4, in the forms that win, as CUDA
+graphs. Times stand beside what the device's own products and copies need at least. Needs 30 GB of disk. Adds a row a
+measurement to results/gpu.json and .md, but not with --tiny.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from _checkpoints import make, make_tokens
+from _gpu_zeros import zeros
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import secateur
@@ -199,6 +201,7 @@ def measure(shape: Shape, device: str, minutes: float, folder: Path) -> tuple[li
         "wanda": lambda: run("wanda", "fast", "wanda", shape.layers),
         "sparsegpt": lambda: run("sparsegpt", "fast", None, shape.layers),
         **{f"speed at {kept:.0%}": lambda kept=kept: speeds(shape, ceiling, where, kept) for kept in (1.0, 0.5, 0.3)},
+        "zeros": lambda: zeros(shape, ceiling, where, seconds),
         "balanced": lambda: run("balanced", "balanced", None, shape.layers),
         "best, two layers": lambda: run("best, two layers", "best", None, 2),
     }

@@ -18,9 +18,18 @@ def test_it_runs_to_its_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     told = capsys.readouterr().out
     assert told.startswith("simulated device: ")
     assert "left out" not in told
-    for what in ("wanda", "sparsegpt", "balanced", "best, two layers", "plain loop", "decode a token, 30% of"):
+    for what in (
+        "wanda",
+        "sparsegpt",
+        "balanced",
+        "best, two layers",
+        "plain loop",
+        "decode a token, 30% of",
+        "70% zeros (7 dense)",
+    ):
         assert what in told
-    assert told.count("\n| ") == 2 + 2 + 4 + 6
+    assert told.count("\n| ") == 2 + 2 + 4 + 6 + 6
     with pytest.raises(SystemExit, match="this machine or this build of torch has none"):
         gpu.main(["--tiny", "--device", "xpu"])
-    sys.modules.pop("gpu")
+    for name in ("gpu", "_gpu_zeros"):
+        sys.modules.pop(name)

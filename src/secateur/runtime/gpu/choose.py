@@ -22,6 +22,7 @@ from secateur.runtime.gpu.matrix import (
     MOST,
     TILES,
     DeviceMatrix,
+    current,
     has_triton,
     interpreted,
     tile_of,
@@ -75,9 +76,14 @@ def choose(packed: Packed, dtype: torch.dtype, device: torch.device) -> Choice:
     if key not in _known:
         sound = {None, *variants}
         _known[key] = measured_before(
-            Choice, key, lambda: measure(packed, device, variants), lambda kept: kept.variant in sound
+            Choice, key, lambda: _measured(packed, device, variants), lambda kept: kept.variant in sound
         )
     return _known[key]
+
+
+def _measured(packed: Packed, device: torch.device, variants: tuple[str, ...]) -> Choice:
+    with current(device):  # whose stream is timed
+        return measure(packed, device, variants)
 
 
 def measure(packed: Packed, device: torch.device, variants: tuple[str, ...]) -> Choice:

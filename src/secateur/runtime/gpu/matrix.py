@@ -99,7 +99,7 @@ class DeviceMatrix:
 
         sizes = (self.rows, self.columns, self.bitmap.shape[1])
         given = (self.values, self.bitmap, self.starts, self._bias, x, y, *sizes)
-        with _on(self.device):
+        with current(self.device):
             if count == 1:
                 kernels.gemv[(-(-self.rows // self.tile[0]),)](*given, *self.tile, BIAS=self.bias is not None)
             else:
@@ -113,12 +113,12 @@ class DeviceMatrix:
         out = torch.empty(max(0, last - first), self.columns, dtype=dtype or self.dtype, device=self.device)
         if out.numel():
             sizes = (first, last, self.columns, self.bitmap.shape[1])
-            with _on(self.device):
+            with current(self.device):
                 blocks = -(-out.shape[0] // self.tile[0])
                 kernels.unpack[(blocks,)](self.values, self.bitmap, self.starts, out, *sizes, *self.tile)
         return out
 
 
-def _on(device: torch.device) -> Any:
-    """Kernels go to the current device, which needn't be the matrix's."""
+def current(device: torch.device) -> Any:
+    """Kernels go to the current device, which needn't be the one that is meant."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
