@@ -118,6 +118,7 @@ def test_a_model_runs_from_them(tmp_path: Path) -> None:
     small = secateur.load(tmp_path / "small16", runtime="gpu", **values)
     assert len(_packed(small)) >= 14
     assert {shape["kernel"] for shape in small.secateur_runtime["shapes"]} == {"triton 4x128"}
+    assert small.secateur_runtime["kernel"] == "triton"
     ids = torch.randint(3, 250, (2, 5), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         mine, plain, exact = (model(ids).logits.float() for model in (small, W, copy.deepcopy(W).float()))

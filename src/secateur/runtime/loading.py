@@ -26,6 +26,7 @@ from secateur.runtime.few_rows import Limit, speed_up
 from secateur.runtime.folder import Reader
 from secateur.runtime.format import Packed, pack, unpack
 from secateur.runtime.gpu import choose as gpu
+from secateur.runtime.gpu.matrix import VARIANT as TRITON
 from secateur.runtime.kernels.jit import MISSING, variants
 from secateur.runtime.linear import PackedLinear
 from secateur.runtime.matrix import Matrix
@@ -44,11 +45,14 @@ class _Later:
         return self.reader.dense(self.name)[index]
 
 
-def _facts(ran: Counter[tuple[int, int, Choice]], plain: Counter[tuple[int, int, Limit]]) -> RuntimeFacts:
+def _facts(
+    ran: Counter[tuple[int, int, Choice]], plain: Counter[tuple[int, int, Limit]], kernel: str | None
+) -> RuntimeFacts:
     """What became of the packed matrices, as plain data for reports: (rows, columns, choice) -> how many.
 
     Args:
         plain: (rows, columns, limit) -> how many of the others have a kernel of ours.
+        kernel: the usual one here.
     """
     shapes: list[PackedShape] = [
         {
@@ -56,7 +60,7 @@ def _facts(ran: Counter[tuple[int, int, Choice]], plain: Counter[tuple[int, int,
             "columns": columns,
             "count": count,
             "runs": "compressed" if choice.packed else "dense",
-            "kernel": (choice.variant or next(iter(variants()), None)) if choice.packed else None,
+            "kernel": (choice.variant or kernel) if choice.packed else None,
             "kernel_rows": choice.limit,
             "tiles_in_float32": choice.wide,
             "seconds_compressed": choice.seconds_packed,
@@ -75,7 +79,7 @@ def _facts(ran: Counter[tuple[int, int, Choice]], plain: Counter[tuple[int, int,
         }
         for (rows, columns, limit), count in sorted(plain.items(), key=lambda item: item[0][:2])
     ]
-    return {"kernel": next(iter(variants()), None), "shapes": shapes, "plain": others}
+    return {"kernel": kernel, "shapes": shapes, "plain": others}
 
 
 def check_runtime(runtime: str, device: torch.device) -> str:
@@ -134,11 +138,11 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
     plain: Counter[tuple[int, int, Limit]] = Counter()
     if device.type == "cpu":
         move_large(model)
-        if runtime != "dense":
+        if runtime not in ("dense", "gpu"):
             plain = speed_up(model)
     if (folder / "generation_config.json").is_file():
         model.generation_config = _generation_config(folder)
-    model.secateur_runtime = _facts(ran, plain)
+    model.secateur_runtime = _facts(ran, plain, TRITON if runtime == "gpu" else next(iter(variants()), None))
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -60,10 +60,11 @@ def _busy() -> bool:
 
 def _machine() -> tuple[str, ...]:
     """What code runs, and on which processor."""
-    return (__version__, host(), *(_version(package) for package in ("torch", "llvmlite")))
+    return (__version__, host(), *(version_of(package) for package in ("torch", "llvmlite")))
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Nothing where it isn't installed."""
     try:
         return version(package)
     except PackageNotFoundError:

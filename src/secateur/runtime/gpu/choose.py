@@ -29,7 +29,7 @@ from secateur.runtime.gpu.matrix import (
     variant_of,
 )
 from secateur.runtime.gpu.semi_structured import SemiStructuredMatrix
-from secateur.runtime.measured_before import measured_before
+from secateur.runtime.measured_before import measured_before, version_of
 from secateur.system.device import device_name
 
 WARM, REPEAT = 10, 40  # milliseconds that a form is run for
@@ -72,7 +72,8 @@ def choose(packed: Packed, dtype: torch.dtype, device: torch.device) -> Choice:
         return Choice(True, MOST, False, variant_of(TILES[0]))
     variants = (*map(variant_of, TILES), *([semi_structured.VARIANT] if semi_structured.fits(packed) else []))
     density = round(20 * packed.values.shape[0] / (packed.rows * packed.columns))
-    key = ("gpu", device_name(device), packed.rows, packed.columns, dtype, density, variants)
+    where = ("gpu", device_name(device), version_of("triton"))
+    key = (*where, packed.rows, packed.columns, dtype, density, variants)
     if key not in _known:
         sound = {None, *variants}
         _known[key] = measured_before(
