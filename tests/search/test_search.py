@@ -25,7 +25,7 @@ from secateur.search.levels import write_pieces
 from secateur.search.planned import plan_of
 from secateur.search.prepared import job_of, opened
 from secateur.search.search import search
-from secateur.search.space import Candidate, Piece, space_of
+from secateur.search.space import BOTH, LEVELS, Candidate, Piece, space_of
 from secateur.search.trial import Trials, evaluated
 from secateur.search.wanted import limits_of, measures_of
 from secateur.system.monitor import Monitor
@@ -58,13 +58,14 @@ def test_what_is_measured_is_the_pruned_model_and_what_is_saved_is_saved(desk: P
     inputs, kinds = opened(told, CPU, monitor)
     job = job_of(inputs, monitor, memory_for(inputs.config, inputs.streamed.device), tmp_path)
     space = space_of(job, kinds)
-    assert set(space.kinds) == {"channel", "query_head", "kv_group", "attention", "ffn", "layer"}
+    assert set(space.kinds) == {"channel", "query_head", "kv_group", "attention", "ffn", "layer", BOTH}
     measures = measures_of(space, inputs.streamed)
     write_pieces(job, space, tmp_path / "levels")
     some: list[Candidate] = [
         (Piece(0, "kv_group", 1), Piece(1, "channel", 3), Piece(2, "query_head", 1), Piece(3, "channel", 6)),
         (Piece(0, "channel", 7), Piece(1, "attention", 1), Piece(2, "ffn", 1)),
         (Piece(0, "query_head", 1), Piece(2, "layer", 1), Piece(3, "channel", 2)),
+        (Piece(0, BOTH, LEVELS + 1), Piece(1, "query_head", 1), Piece(2, BOTH, LEVELS + 1), Piece(2, "channel", 2)),
     ]
     assert all(piece in space.saves for candidate in some for piece in candidate)
     with Trials.of(job, tmp_path / "levels", tmp_path) as trials:

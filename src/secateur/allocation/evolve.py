@@ -226,7 +226,8 @@ def _cut_levels(job: Job, block: Block, gene: Gene, folder: Path) -> None:
     """Writes a file for each level of one kind of site, or of all weights, of a block, which stays as it is."""
     folder.mkdir()
     if gene.kind in UNIT_KINDS:
-        write_levels(job, block, gene.kind, {level: level / gene.levels for level in range(1, gene.most + 1)}, folder)
+        sites = [site for site in job.sites(block.index) if site.kind == gene.kind]
+        write_levels(job, block, sites, {level: level / gene.levels for level in range(1, gene.most + 1)}, folder)
         return
     untouched, method = copy.deepcopy(block.layer), job.rules.weight_method
     assert method is not None

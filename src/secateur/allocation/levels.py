@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -28,18 +28,28 @@ MASK = "units of "
 T = TypeVar("T")
 
 
+class Before(NamedTuple):
+    """What went from a block before: the layer without it and otherwise untouched, and the masks of what stays."""
+
+    layer: nn.Module
+    masks: Mapping[str, Tensor]
+
+
 @torch.no_grad()
-def write_levels(job: Job, block: Block, kind: str, shares: Mapping[int, float], folder: Path) -> None:
-    """Writes `<level>.safetensors` for each level of a kind of units of a block, which stays as it is.
+def write_levels(
+    job: Job, block: Block, sites: list[Site], shares: Mapping[int, float], folder: Path, before: Before | None = None
+) -> None:
+    """Writes `<level>.safetensors` for each level of sites of one kind of a block, which stays as it is.
 
     A file holds the parameters that the refit changes and, under `units of <site>`, a mask of the units that stay.
 
     Args:
         shares: level -> the fraction of the units that goes.
         folder: exists.
+        before: what went from the block already, which the files are to say too.
     """
-    untouched = copy.deepcopy(block.layer)
-    sites = [site for site in job.sites(block.index) if site.kind == kind]
+    untouched, kind = copy.deepcopy(block.layer), sites[0].kind
+    reference, masks_before = before or Before(untouched, {})
     method = job.rules.units.method_for(kind)
     assert method is not None
     scores = scores_of(job, block, sites, method).split([site.units for site in sites])
@@ -48,7 +58,7 @@ def write_levels(job: Job, block: Block, kind: str, shares: Mapping[int, float],
     moments = block.moments([site.consumer for site in sites], needs) if refitted else {}
     consumers = {linear.name: linear for linear in block.linears}
     for level, share in shares.items():
-        masks = {}
+        masks = {**masks_before}
         for site, values in zip(sites, scores, strict=True):
             count = keep_count(site.units, share, site.groups, multiple(job.config, site))
             chosen = choose(values, site, max(count, site.least))
@@ -56,7 +66,7 @@ def write_levels(job: Job, block: Block, kind: str, shares: Mapping[int, float],
                 rules = replace(job.rules.units, target="pruned", explain=False, planned=always(chosen))
                 decide(block, site, consumers[site.consumer], moments[site.consumer], rules)
             masks[MASK + site.name] = mask_of(chosen, site.units)
-        save_file(changed(block.layer, untouched) | masks, folder / f"{level}.safetensors")
+        save_file(changed(block.layer, reference) | masks, folder / f"{level}.safetensors")
         block.layer.load_state_dict(untouched.state_dict())
 
 

@@ -4,6 +4,7 @@ How it goes, file by file:
 
     space      What may go: for each layer a level of one kind of unit of its attention and of its FFN, each of these
                whole, or the layer. Every such piece says what it saves: parameters, FLOPs, KV cache.
+    heads      KV groups and query heads of one layer together.
     levels     One walk through the untouched model scores every kind of site, and cuts and refits it at every level:
                a file for each, so that putting a candidate together costs no pruning.
     trial      `evaluate(candidates) -> divergences`: each candidate is put together from those files and run on a few
@@ -23,7 +24,7 @@ How it goes, file by file:
 What is minimised is the divergence KL(untouched || candidate) before the repair that follows. Everything random comes
 from the seed; measured seconds are the only thing that another machine, or another hour, changes.
 
-One kind of unit for each sub-block: query heads or KV groups, experts or their channels. What each saves then adds up
-exactly, which is what makes the programme linear. Hidden dimensions aren't in it: a plan holds no basis for them. Nor
-are zeros of single weights: they change none of what is asked for.
+One piece for each sub-block: query heads, KV groups or (`heads`) both, experts or their channels. What each saves
+then adds up exactly, which is what makes the programme linear. Hidden dimensions aren't in it: a plan holds no basis
+for them. Nor are zeros of single weights: they change none of what is asked for.
 """

@@ -20,7 +20,7 @@ from secateur.evaluation.speed import Trial, enough
 from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.pipeline.limits import Shape, filled, shape_of
 from secateur.search.predict import MEASURED
-from secateur.search.space import LAYER, Candidate, Piece, Space, cut_shape
+from secateur.search.space import BOTH, LAYER, Candidate, Piece, Space, cut_shape
 
 TIMES = ("latency", "prefill")  # of a decoding step at batch 1, and of a prompt
 OFF = 0.05  # of a limit: what a timed candidate is off by more than this is corrected
@@ -50,6 +50,8 @@ class Timings(NamedTuple):
         return {piece: factor * self._saved(space, piece, place) for piece in space.saves}
 
     def _saved(self, space: Space, piece: Piece, place: int) -> float:
+        if piece.kind == BOTH:  # each of its levels is timed, and they aren't in a row
+            return max(self.saves[BOTH, piece.level][place], 0.0)
         points = [(0.0, 0.0)]
         for (kind, level), seconds in sorted(self.saves.items()):
             share = _share(space, kind, level)

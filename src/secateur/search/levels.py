@@ -15,7 +15,8 @@ from secateur.calibration.gradients import hand_over
 from secateur.calibration.walk import walk
 from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.model.surgery import drop, remove, update_heads
-from secateur.search.space import LAYER, Candidate, Piece, Space
+from secateur.search.heads import put_heads, write_heads
+from secateur.search.space import BOTH, KV, LAYER, Candidate, Piece, Space, heads_of
 
 
 def write_pieces(job: Job, space: Space, folder: Path) -> None:
@@ -29,13 +30,18 @@ def write_pieces(job: Job, space: Space, folder: Path) -> None:
         with torch.enable_grad():
             hand_over(block, job.gradients, job.rules.gradient_needs)
         for kind in dict.fromkeys(piece.kind for piece in pieces if piece.kind not in (*SUB_BLOCKS, LAYER)):
-            shares = {piece.level: space.shares[piece] for piece in pieces if piece.kind == kind}
+            own = [piece for piece in pieces if piece.kind == kind]
             whole = folder / f"{block.index}.{kind}"
             if whole.is_dir():
                 continue
             partial = folder / f"{block.index}.{kind}.partial"
             partial.mkdir(parents=True, exist_ok=True)
-            write_levels(job, block, kind, shares, partial)
+            if kind == BOTH:
+                second = {piece: space.shares[heads_of(piece)[1]] for piece in own}
+                write_heads(job, block, second, folder / f"{block.index}.{KV}", partial)
+            else:
+                sites = [site for site in job.sites(block.index) if site.kind == kind]
+                write_levels(job, block, sites, {piece.level: space.shares[piece] for piece in own}, partial)
             partial.rename(whole)
         job.step(f"layer {block.index}")
         del block
@@ -46,7 +52,8 @@ def bytes_of_pieces(job: Job, space: Space) -> int:
     total = 0
     for piece in space.saves:
         shapes = {linear.name: linear.shape for linear in job.linears(piece.layer)}
-        readers = [s.consumer for s in job.streamed.checkpoint.sites[piece.layer] if s.kind == piece.kind]
+        kind = KV if piece.kind == BOTH else piece.kind
+        readers = [s.consumer for s in job.streamed.checkpoint.sites[piece.layer] if s.kind == kind]
         whole = piece.kind in (*SUB_BLOCKS, LAYER)
         total += 0 if whole else sum(shapes[name][0] * shapes[name][1] for name in readers if name in shapes)
     return total * job.streamed.dtype.itemsize
@@ -67,6 +74,8 @@ def put_together(job: Job, folder: Path, index: int, candidate: Candidate) -> nn
         if piece.kind in SUB_BLOCKS:
             for site in sites:
                 drop(layer, site, checkpoint.family)
+        elif piece.kind == BOTH:
+            put_heads(layer, checkpoint, index, load_file(file_of(folder, piece)))
         else:
             remove(layer, put_values(layer, sites, load_file(file_of(folder, piece))))
             update_heads(layer, checkpoint.family, checkpoint.head_dim)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from secateur.config.plan import Plan
 from secateur.cut.block import BlockCuts
 from secateur.cut.units import UnitCut
@@ -13,8 +15,9 @@ from secateur.model.sites import Site
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.result import PassResult
 from secateur.pipeline.results.report import make_plan
-from secateur.search.levels import masks_of
-from secateur.search.space import LAYER, Candidate, Piece
+from secateur.search.heads import kept_heads
+from secateur.search.levels import file_of, masks_of
+from secateur.search.space import BOTH, LAYER, Candidate, Piece
 
 
 def plan_of(inputs: Inputs, candidate: Candidate, folder: Path) -> Plan:
@@ -35,14 +38,19 @@ def _cuts(inputs: Inputs, candidate: Candidate, index: int, folder: Path) -> lis
     """What goes of one layer."""
     cuts: list[UnitCut] = []
     for piece in (piece for piece in candidate if piece.layer == index):
-        sites = [site for site in inputs.checkpoint.sites[index] if site.kind == piece.kind]
-        for site, keep in _kept(piece, sites, folder).items():
+        for site, keep in _kept(inputs, piece, folder):
             cuts.append(UnitCut(site, keep, None, None, None, None))
     return cuts
 
 
-def _kept(piece: Piece, sites: list[Site], folder: Path) -> dict[Site, tuple[int, ...]]:
+def _kept(inputs: Inputs, piece: Piece, folder: Path) -> list[tuple[Site, tuple[int, ...]]]:
+    """Sites in the order in which they're cut, with the units that stay."""
+    sites = [site for site in inputs.checkpoint.sites[piece.layer] if site.kind == piece.kind]
     if piece.kind in SUB_BLOCKS:
-        return dict.fromkeys(sites, ())
-    masks = masks_of(folder, piece)
-    return {site: tuple(masks[site.name].nonzero().flatten().tolist()) for site in sites}
+        return [(site, ()) for site in sites]
+    if piece.kind == BOTH:
+        masks = kept_heads(inputs.streamed, piece.layer, load_file(file_of(folder, piece)))
+    else:
+        named = masks_of(folder, piece)
+        masks = [(site, named[site.name]) for site in sites]
+    return [(site, tuple(mask.nonzero().flatten().tolist())) for site, mask in masks]

@@ -16,7 +16,7 @@ import numpy as np
 from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.search.predict import Costs, fitted, predicted, weighted
 from secateur.search.programme import Limit, solve
-from secateur.search.space import LAYER, Candidate, Piece, Space
+from secateur.search.space import BOTH, KV, LAYER, QUERY, Candidate, Piece, Space
 from secateur.search.trial import Evaluate
 
 PERTURBED, AROUND = 3, 4  # candidates of a round beside the programme's own
@@ -80,7 +80,8 @@ def refined(
 def _begin(space: Space, costs: Costs, limits: Sequence[Limit]) -> list[Candidate]:
     """The programme's answers for all kinds, without what goes whole, and for each kind alone."""
     inside = [kind for kind in space.kinds if kind not in (*SUB_BLOCKS, LAYER)]
-    sets = [space.kinds, inside, [kind for kind in space.kinds if kind != LAYER], *([kind] for kind in space.kinds)]
+    alone = [(KV, QUERY, BOTH) if kind == BOTH else (kind,) for kind in space.kinds]
+    sets = [space.kinds, inside, [kind for kind in space.kinds if kind != LAYER], *alone]
     found = (solve(space, costs, limits, kinds) for kinds in sets if kinds)
     return [candidate for candidate in found if candidate is not None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,11 +24,17 @@ from secateur.numerics.keep_counts import keep_count
 
 LEVELS = 8  # into which the units of a site are divided at most, the last of which would be all of them
 LAYER = "layer"
+KV, QUERY = "kv_group", "query_head"
+BOTH = f"{KV}+{QUERY}"  # KV groups, and then query heads of those that are left; its level says both levels
+NEAR = (0.25, 0.5)  # shares of heads that go together
 CONTEXT = 4096  # tokens whose keys and values count as memory; fewer where the model's context is shorter
 
 
 class Piece(NamedTuple):
-    """One thing that may go: a level of a kind of unit of a layer, or (level 1) a whole sub-block or layer."""
+    """One thing that may go: a level of a kind of unit of a layer, or (level 1) a whole sub-block or layer.
+
+    Of kind `BOTH`, see `heads_of`.
+    """
 
     layer: int
     kind: str
@@ -72,9 +79,9 @@ class Space:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of sites that pieces are of, in the table's order."""
+        """The kinds of sites that pieces are of, in the table's order; `BOTH` after them."""
         there = {piece.kind for piece in self.saves}
-        return tuple(kind for kind in KINDS if kind in there)
+        return tuple(kind for kind in (*KINDS, BOTH) if kind in there)
 
     def left(self, candidate: Candidate) -> Amounts:
         """What a model takes once these pieces are gone."""
@@ -86,7 +93,17 @@ class Space:
 
 def part_of(kind: str) -> str:
     """The sub-block that a kind takes from, or `layer`."""
-    return KINDS[kind].part or LAYER
+    return KINDS[KV if kind == BOTH else kind].part or LAYER
+
+
+def heads_of(piece: Piece) -> tuple[Piece, Piece]:
+    """What a piece of kind `BOTH` is made of: the piece of KV groups, and that of query heads, cut after it.
+
+    >>> heads_of(Piece(3, BOTH, 2 * LEVELS + 1))
+    (Piece(layer=3, kind='kv_group', level=2), Piece(layer=3, kind='query_head', level=1))
+    """
+    kv, query = divmod(piece.level, LEVELS)
+    return Piece(piece.layer, KV, kv), Piece(piece.layer, QUERY, query)
 
 
 def slots(pieces: Iterable[Piece]) -> dict[tuple[int, str], list[Piece]]:
@@ -133,15 +150,34 @@ def _pieces(job: Job, index: int, kinds: frozenset[str]) -> dict[Piece, float]:
             if own[0].least <= count < min(taken):
                 taken.add(count)
                 found[Piece(index, kind, level)] = level / levels
+    if {KV, QUERY} <= kinds:
+        found |= _both(found, index)
     for kind in (kind for kind in WHOLE if kind in kinds):
         if kind == LAYER or any(site.kind == kind for site in sites):
             found[Piece(index, kind, 1)] = 1.0
     return found
 
 
+def _both(alone: Mapping[Piece, float], index: int) -> dict[Piece, float]:
+    """KV groups together with query heads: of each at most two levels, near a quarter and a half."""
+    found, few = {}, {}
+    for kind in (KV, QUERY):
+        shares = {piece.level: share for piece, share in alone.items() if piece.kind == kind}
+        near = [min(shares, key=lambda level: abs(shares[level] - about)) for about in NEAR if shares]
+        few[kind] = {level: shares[level] for level in near}
+    for kv, query in itertools.product(few[KV], few[QUERY]):
+        share = 1 - (1 - few[KV][kv]) * (1 - few[QUERY][query])
+        found[Piece(index, BOTH, kv * LEVELS + query)] = share
+    return found
+
+
 def cut_shape(job: Job, layer: nn.Module, piece: Piece) -> None:
     """Takes a piece out of a layer, in place, whichever units those are: for its shapes."""
     checkpoint = job.streamed.checkpoint
+    if piece.kind == BOTH:
+        for part in heads_of(piece):
+            cut_shape(job, layer, part)
+        return
     sites = sites_of(layer, checkpoint.family, piece.layer, checkpoint.head_dim)
     own = [site for site in sites if site.kind == piece.kind]
     if piece.kind in SUB_BLOCKS:
