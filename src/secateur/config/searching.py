@@ -36,6 +36,13 @@ class SearchSettings(Settings):
         None, gt=0, le=1e6, description="end the search after this long; the prune that follows isn't in it"
     )
 
+    finalists: Annotated[int | None, Flag(CUT)] = Field(
+        None, ge=1, le=64, description="the best so many are made and compared; default 1, with recover_steps 3"
+    )
+    recover_steps: Annotated[int | None, Flag(CUT)] = Field(
+        None, ge=1, le=100_000_000, description="train the finalists for so many steps before they are compared"
+    )
+
     @field_validator("want", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
@@ -58,7 +65,18 @@ class SearchSettings(Settings):
                 raise ValueError(f"{key} is what search decides; leave it out, or use prune")
         if self.evaluate == "none" and any(wish.about == PERPLEXITY for wish in self.wishes):
             raise ValueError("a wish for perplexity is judged on text, but evaluate is none; leave that out")
+        if self.rivals > 1 and not any(wish.of_cost for wish in self.wishes):
+            raise ValueError("finalists are of a choice by what the model takes; add a wish such as params=0.75x")
+        if self.rivals > 1 and self.evaluate == "none":
+            raise ValueError("finalists are compared on text, but evaluate is none; leave that out")
+        if self.recover_steps is not None and self.rivals == 1:
+            raise ValueError("recover_steps is for comparing finalists, and finalists is 1; give 2 or more")
         return self
+
+    @property
+    def rivals(self) -> int:
+        """How many candidates are made and compared."""
+        return self.finalists or (1 if self.recover_steps is None else 3)
 
     @property
     def wishes(self) -> tuple[Wish, ...]:

@@ -11,6 +11,7 @@ from secateur.config.searching import SearchSettings
 from secateur.config.wishes import Wish
 from secateur.errors import InputError
 from secateur.pipeline.inputs import Inputs, memory_for
+from secateur.search.finalists import finalists
 from secateur.search.latency import OFF, TIMES, Seconds, Timings, time_of, timed, timed_pieces
 from secateur.search.levels import bytes_of_pieces, write_pieces
 from secateur.search.predict import Costs, costs_of, measured_pieces
@@ -46,7 +47,8 @@ class Found:
     Args:
         tried: every candidate that was measured.
         best: the one that loses least of those that keep the wishes; None without wishes about what a model takes.
-        timed: the candidates that were timed, in order; the last is the best one.
+        timed: the candidates that were timed, in order.
+        finalists: those that are to be compared as models, the best one first; empty where it is the choice.
     """
 
     space: Space
@@ -55,6 +57,7 @@ class Found:
     tried: tuple[Tried, ...]
     best: Candidate | None = None
     timed: tuple[TimedCandidate, ...] = ()
+    finalists: tuple[Candidate, ...] = ()
 
     @property
     def front(self) -> tuple[Candidate, ...]:
@@ -121,7 +124,7 @@ def find(
     measures = measures_of(space, inputs.streamed)
     by_shape = [wish for wish in settings.wishes if wish.about in measures.whole]
     limits_of(by_shape, measures, space)  # what can't be is said before anything is measured
-    need = bytes_of_pieces(job, space) + 2 * inputs.checkpoint.bytes_on_disk
+    need = bytes_of_pieces(job, space) + (1 + settings.rivals) * inputs.checkpoint.bytes_on_disk
     check_room(workspace.out, need, sum(file.stat().st_size for file in levels.glob("*/*")))
     with monitor.stage("cut levels", inputs.checkpoint.layers) as step:
         write_pieces(job._replace(step=step), space, levels)
@@ -169,13 +172,31 @@ def _within(
             raise InputError(f"wishes {', '.join(w.text for w in wishes)}: nothing keeps all at once; ask for less")
         best = min(kept, key=lambda one: one.measured).candidate
         found = Found(ready.space, now, ready.costs, tuple(tried), best, tuple(looked))
+        rivals = finalists(kept, ready.space, ready.settings.rivals) if ready.settings.rivals > 1 else []
         if timings is None:
-            return found
+            return replace(found, finalists=tuple(rivals))
         looked.append(_looked_at(ready, best, now, journal))
         found = replace(found, timed=tuple(looked))
         if round_ == 2 or ready.over() or not _corrected(factors, looked[-1], wishes):
-            return found
+            return _timed_finalists(ready, found, rivals, wishes, journal)
     raise AssertionError("the last round returns")
+
+
+def _timed_finalists(
+    ready: Ready, found: Found, rivals: Sequence[Candidate], wishes: Sequence[Wish], journal: Journal
+) -> Found:
+    """With those finalists that are as fast as was wished for; the best candidate is one whatever it is."""
+    looked, fast = list(found.timed), list(rivals[:1])
+    for candidate in rivals[1:]:
+        looked.append(_looked_at(ready, candidate, found.measures, journal))
+        last, known = looked[-1], [wish for wish in wishes if wish.about in TIMES]
+        if all(_near(getattr(last.measured, w.about), w.limit(getattr(last.whole, w.about))) for w in known):
+            fast.append(candidate)
+    return replace(found, timed=tuple(looked), finalists=tuple(fast))
+
+
+def _near(seconds: float, limit: float) -> bool:
+    return seconds <= (1 + OFF) * limit
 
 
 def _looked_at(ready: Ready, candidate: Candidate, measures: Measures, journal: Journal) -> TimedCandidate:

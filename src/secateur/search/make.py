@@ -47,7 +47,7 @@ def make(settings: SearchSettings, inputs: Inputs, found: Found, workspace: Work
     """The model that keeps the wishes best."""
 
     def made(candidate: Candidate) -> Made:
-        return _pruned(settings, inputs, candidate, workspace, quiet)
+        return pruned(settings, inputs, candidate, workspace, quiet)
 
     limits = [wish for wish in settings.wishes if not wish.of_cost]
     if found.best is not None or not limits:
@@ -108,7 +108,7 @@ def _right(tasks: Any, file: str) -> float | None:
     return None
 
 
-def _pruned(
+def pruned(
     settings: SearchSettings, inputs: Inputs, candidate: Candidate, workspace: Workspace, quiet: bool
 ) -> Made:
     """A candidate as `prune` makes it of its plan; one that an interrupted search had made isn't made again."""

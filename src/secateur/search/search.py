@@ -11,11 +11,13 @@ from secateur.config.searching import SearchSettings
 from secateur.model.hub import local_folder
 from secateur.report.html.search import search_page
 from secateur.report.schema.search import SearchReport
+from secateur.search.compared import best_of
 from secateur.search.find import find, stages
 from secateur.search.make import Made, make
 from secateur.search.planned import plan_of
 from secateur.search.prepared import fingerprint, opened
 from secateur.search.programme import scipy_optimize
+from secateur.search.space import Candidate
 from secateur.search.told import told
 from secateur.system.device import resolve_device
 from secateur.system.monitor import Monitor
@@ -64,13 +66,17 @@ def search(
         journal = Journal(workspace.work, fingerprint(settings, inputs))
         monitor.record(workspace.work / EVENTS, resumed=journal.begin(workspace.resume))
         found = find(settings, inputs, kinds, workspace, monitor, journal)
-        made = make(settings, inputs, found, workspace, quiet) if settings.wishes else None
+        made, compared = None, dict[Candidate, float]()
+        if found.finalists:
+            made, compared = best_of(settings, inputs, found, workspace, quiet)
+        elif settings.wishes:
+            made = make(settings, inputs, found, workspace, quiet)
         front = () if made is not None else sorted(found.front, key=lambda one: -found.measures.left("params", one))
         plans = {candidate: f"plan-{number:02d}.json" for number, candidate in enumerate(front, 1)}
         for candidate, name in plans.items():
             plan = plan_of(inputs, candidate, workspace.work / LEVELS)
             (workspace.final / name).write_text(plan.to_json(), encoding="utf-8")
-        document = told(settings, inputs, found, made, plans, monitor)
+        document = told(settings, inputs, found, made, plans, compared, monitor)
         _write(workspace, document, made, Path(out))
         return document
 

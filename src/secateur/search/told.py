@@ -11,7 +11,14 @@ from secateur.config.searching import SearchSettings
 from secateur.config.wishes import Wish, parse_wish
 from secateur.pipeline.inputs import Inputs
 from secateur.report.schema.report import Report
-from secateur.report.schema.search import CandidateFacts, PieceFacts, SearchReport, TimedFacts, WishFacts
+from secateur.report.schema.search import (
+    CandidateFacts,
+    FinalistFacts,
+    PieceFacts,
+    SearchReport,
+    TimedFacts,
+    WishFacts,
+)
 from secateur.search.find import Found, TimedCandidate
 from secateur.search.latency import OFF, TIMES
 from secateur.search.make import Made, judged
@@ -31,6 +38,7 @@ def told(
     found: Found,
     made: Made | None,
     plans: Mapping[Candidate, str],
+    compared: Mapping[Candidate, float],
     monitor: Monitor,
 ) -> SearchReport:
     """The document.
@@ -38,6 +46,7 @@ def told(
     Args:
         made: the choice; None where there's only a front.
         plans: candidate -> name of its plan.
+        compared: the finalists, with the perplexity that each has as a model.
     """
     report = None if made is None else made.report
     chosen = None if made is None else made.candidate
@@ -56,6 +65,7 @@ def told(
         "wishes": wishes,
         "pieces": pieces_of(found.space, found.measures, found.costs),
         "candidates": [_candidate(one, found, chosen, one.candidate in front, plans) for one in found.tried],
+        "finalists": [_finalist(one, compared[one], found, chosen) for one in compared],
         "timed": [_timed(one) for one in found.timed],
         "rank_correlation": rank_correlation([t.predicted for t in found.tried], [t.measured for t in found.tried]),
         "limited_by": limited_by(wishes),
@@ -101,6 +111,12 @@ def _candidate(
     }
 
 
+def _finalist(candidate: Candidate, perplexity: float, found: Found, chosen: Candidate | None) -> FinalistFacts:
+    own = next(one for one in found.tried if one.candidate == candidate)
+    pieces = [(site_of(piece), found.space.shares[piece]) for piece in candidate]
+    return {"pieces": pieces, "kl": own.measured, "perplexity": perplexity, "chosen": candidate == chosen}
+
+
 def _timed(one: TimedCandidate) -> TimedFacts:
     return {
         "pieces": [(site_of(piece), piece.level) for piece in one.candidate],
@@ -129,7 +145,8 @@ def _values(wish: Wish, found: Found, made: Made | None) -> tuple[float | None, 
     if not wish.of_cost:
         return judged(wish, None if made is None else made.report)
     if wish.about in TIMES and found.timed:
-        last, place = found.timed[-1], TIMES.index(wish.about)
+        place = TIMES.index(wish.about)
+        last = [one for one in found.timed if made is None or one.candidate == made.candidate][-1]
         return last.whole[place], last.measured[place]
     whole = found.measures.whole[wish.about]
     if wish.about == "params" and made is not None:

@@ -55,18 +55,19 @@ def search_page(found: SearchReport) -> str:
             ],
             plots=plots(found),
             shape=shape(found),
-            candidates=[(n, one, recipe(one)) for n, one in enumerate(found["candidates"], 1)],
+            candidates=[(n, one, recipe(one["pieces"])) for n, one in enumerate(found["candidates"], 1)],
+            finalists=[(recipe(one["pieces"]), one) for one in found["finalists"]],
             timed=found["timed"],
             timed_rows=_timed(found),
         )
     )
 
 
-def recipe(one: CandidateFacts) -> str:
+def recipe(pieces: Sequence[tuple[str, float]]) -> str:
     """What a candidate takes, in a line: of each kind of unit the mean share of how many layers, of others where."""
     shares: dict[str, list[float]] = defaultdict(list)
     whole: dict[str, list[int]] = defaultdict(list)
-    for site, share in one["pieces"]:
+    for site, share in pieces:
         _, layer, kind = site.split(".")
         if kind in ("layer", "attention", "ffn"):
             whole[kind].append(int(layer))
@@ -120,7 +121,7 @@ def _plot(
     for n in sorted(range(len(every)), key=lambda n: ("before", "after", "chosen").index(styles[n])):
         one, (right, down) = every[n], place(x[n], y[n])
         size = fmt.short(one["takes"]["params"])
-        hint = f"{n + 1}: KL {fmt.number(one['measured'])}, {size} parameters; {recipe(one)}"
+        hint = f"{n + 1}: KL {fmt.number(one['measured'])}, {size} parameters; {recipe(one['pieces'])}"
         marks.append(Mark(right, down, styles[n], hint, _words(hint)))
     scale = [(LEFT - 5, place(low, b)[1], fmt.number(round(math.exp(b), 4))) for b in (bottom, top)]
     said = (lambda a: f"{a:.0%}") if percent else (lambda a: fmt.number(round(math.exp(a), 4)))

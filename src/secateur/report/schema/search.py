@@ -46,6 +46,15 @@ class CandidateFacts(TypedDict):
     plan: str | None
 
 
+class FinalistFacts(TypedDict):
+    """A candidate that was made and compared: KL before the repair, perplexity after it and the training, if any."""
+
+    pieces: list[tuple[str, float]]
+    kl: float
+    perplexity: float
+    chosen: bool
+
+
 class TimedFacts(TypedDict):
     """A candidate that was timed as it is, in seconds by `latency` (a decoding step) and `prefill` (a prompt).
 
@@ -71,6 +80,7 @@ class SearchReport(TypedDict):
     wishes: list[WishFacts]
     pieces: list[PieceFacts]
     candidates: list[CandidateFacts]
+    finalists: list[FinalistFacts]
     timed: list[TimedFacts]
     rank_correlation: float | None
     limited_by: str

@@ -28,6 +28,9 @@ def print_search(found: SearchReport, out: Path, console: Console | None = None)
     if found["perplexity"] is not None:
         before, after = found["perplexity"]["before"], found["perplexity"]["after"]
         console.print(f"perplexity  {fmt.number(before)} → {fmt.number(after)} ({fmt.ratio(after / before)})")
+    for n, one in enumerate(found["finalists"], 1):
+        told = f"KL {fmt.number(one['kl'])} before the repair, perplexity {fmt.number(one['perplexity'])}"
+        console.print(f"finalist {n:<3}{told}{', chosen' if one['chosen'] else ''}", soft_wrap=True)
     tried = len(found["candidates"])
     rank = found["rank_correlation"]
     ranked = "" if rank is None else f"; predicted and measured agree in rank by {rank:.2f}"

@@ -1,0 +1,48 @@
+"""The finalists as models: each is made, perhaps trained for a while, and judged; the best is the result."""
+
+from __future__ import annotations
+
+from secateur.config.searching import SearchSettings
+from secateur.config.training import Recovery
+from secateur.config.wishes import PERPLEXITY, Wish
+from secateur.errors import InputError
+from secateur.pipeline.inputs import Inputs
+from secateur.search.find import Found
+from secateur.search.make import Made, judged, pruned
+from secateur.search.space import Candidate
+from secateur.workspace.folder import Workspace
+
+_JUDGE = Wish(f"{PERPLEXITY}<=1x", PERPLEXITY, 1.0, True)
+
+
+def rehearsal(settings: SearchSettings) -> SearchSettings:
+    """The settings that finalists are made with: a short training where one is asked for, and nothing but perplexity
+    where the choice is made anew for a longer one."""
+    if settings.recover_steps is None:
+        return settings
+    recover = (settings.recover or Recovery()).model_copy(update={"steps": settings.recover_steps})
+    short: dict[str, object] = {"recover": recover}
+    if settings.recover is not None:
+        short |= {"want": (), "tasks": None, "export": None, "prompts": None, "speed": False, "explain": False}
+    return settings.model_copy(update=short)
+
+
+def best_of(
+    settings: SearchSettings, inputs: Inputs, found: Found, workspace: Workspace, quiet: bool
+) -> tuple[Made, dict[Candidate, float]]:
+    """The finalist of least perplexity, as the settings make it; and what each of them has, compared alike.
+
+    Raises:
+        InputError: the models have no perplexity.
+    """
+    short, done, perplexities = rehearsal(settings), dict[Candidate, Made](), dict[Candidate, float]()
+    for candidate in found.finalists:
+        done[candidate] = pruned(short, inputs, candidate, workspace, quiet)
+        _, after = judged(_JUDGE, done[candidate].report)
+        if after is None:
+            raise InputError("finalists are compared by perplexity, and none was measured; give --evaluate FILE")
+        perplexities[candidate] = float(after)
+    best = min(perplexities, key=perplexities.__getitem__)
+    again = settings.recover_steps is not None and settings.recover is not None
+    made = pruned(settings, inputs, best, workspace, quiet) if again else done[best]
+    return made, perplexities
