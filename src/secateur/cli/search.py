@@ -20,13 +20,17 @@ from secateur.cli.options import (
     Trust,
     check_data,
     check_tasks,
+    completer,
     examples,
     flags,
     model_given,
+    one_of,
+    where,
 )
 from secateur.config.searching import DECIDED, SearchSettings
 from secateur.config.wishes import ABOUT
 from secateur.errors import InputError, Stopped, Terminated
+from secateur.system.names import HERE, PLACES, RAY
 
 EXAMPLES = (
     "secateur search embedded --want params=0.75x --out out/found",
@@ -56,6 +60,17 @@ def search(
     revision: Revision = None,
     trust_remote_code: Trust = False,
     threads: Threads = None,
+    on: Annotated[
+        str,
+        where(
+            help="here, or ray: candidates are measured as tasks of a cluster",
+            callback=one_of(*PLACES),
+            autocompletion=completer(PLACES),
+        ),
+    ] = HERE,
+    ray_address: Annotated[
+        str | None, where(help="of a running cluster, or auto; default: one of this machine's cores")
+    ] = None,
     out: Out = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -65,6 +80,8 @@ def search(
     """Find what to cut so that a model keeps your limits and loses least, and make that model."""
     if out is None:
         raise InputError("no output folder given; add --out DIR")
+    if on != RAY and ray_address is not None:
+        raise InputError("--ray-address goes with --on ray; add that, or leave it out")
     named = model_given(model, revision)
     from secateur.config.searching import load_search, make_search
 
@@ -79,9 +96,10 @@ def search(
     from secateur.system.device import set_threads
     from secateur.workspace.folder import WORK
 
-    set_threads(threads)
+    set_threads(threads or (1 if on == RAY else None))
     try:
-        found = run(settings, out, overwrite=overwrite, resume=resume, quiet=quiet or as_json)
+        how = {"overwrite": overwrite, "resume": resume, "quiet": quiet or as_json}
+        found = run(settings, out, on=on, ray_address=ray_address, **how)
     except KeyboardInterrupt as stop:
         kept = "nothing was written"
         if (out / WORK).exists():

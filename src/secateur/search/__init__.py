@@ -9,7 +9,8 @@ How it goes, file by file:
                a file for each, so that putting a candidate together costs no pruning.
     trial      `evaluate(candidates) -> divergences`: each candidate is put together from those files and run on a few
                sequences. It begins where the candidate differs from the untouched model, so a piece alone costs
-               half a pass. A plain function: whoever has more machines maps it.
+               half a pass. A plain function of plain data, so that
+    tasks      maps it to a Ray cluster.
     predict    What a candidate costs, as a sum over its pieces, each as measured alone; the sum is weighted by kind
                and depth, fitted to all candidates that were measured. Additive, so that
     programme  an integer programme (scipy's HiGHS) finds the cheapest candidate that keeps every limit, exactly.

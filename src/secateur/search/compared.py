@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur.config.searching import SearchSettings
-from secateur.config.training import Recovery
+from secateur.config.training import make_recovery
 from secateur.config.wishes import PERPLEXITY, Wish
 from secateur.errors import InputError
 from secateur.pipeline.inputs import Inputs
@@ -20,7 +20,7 @@ def rehearsal(settings: SearchSettings) -> SearchSettings:
     where the choice is made anew for a longer one."""
     if settings.recover_steps is None:
         return settings
-    recover = (settings.recover or Recovery()).model_copy(update={"steps": settings.recover_steps})
+    recover = (settings.recover or make_recovery({})).model_copy(update={"steps": settings.recover_steps})
     short: dict[str, object] = {"recover": recover}
     if settings.recover is not None:
         short |= {"want": (), "tasks": None, "export": None, "prompts": None, "speed": False, "explain": False}

@@ -15,13 +15,15 @@ from secateur.search.finalists import finalists
 from secateur.search.latency import OFF, TIMES, Seconds, Timings, time_of, timed, timed_pieces
 from secateur.search.levels import bytes_of_pieces, write_pieces
 from secateur.search.predict import Costs, costs_of, measured_pieces
-from secateur.search.prepared import Remembered, clock, job_of
+from secateur.search.prepared import Remembered, clock, job_of, one_by_one
 from secateur.search.programme import Limit
 from secateur.search.refine import Tried, refined
 from secateur.search.space import Candidate, Space, space_of
+from secateur.search.tasks import AT_ONCE, as_tasks
 from secateur.search.trial import Evaluate, Trials
 from secateur.search.wanted import Measures, limits_of, measures_of, timed_measures
 from secateur.system.monitor import Monitor
+from secateur.system.on_ray import OnRay
 from secateur.workspace.folder import LEVELS, Workspace
 from secateur.workspace.journal import Journal
 from secateur.workspace.room import check_room
@@ -82,21 +84,22 @@ class Ready:
     evaluate: Evaluate
     over: Callable[[], bool]
     step: Callable[[str], None]
+    at_once: int = 1
 
     def rounds(self, limits: Sequence[Limit], trials: int, known: Sequence[Tried] = ()) -> list[Tried]:
         """Candidates within these limits, measured."""
         found = []
         about = (self.space, self.costs, limits, self.evaluate, trials, self.settings.seed, self.over, known)
-        for one in refined(*about):
+        for one in refined(*about, at_once=self.at_once):
             found.append(one)
             self.step(f"KL {one.measured:.4g}")
         return found
 
 
-def stages(settings: SearchSettings) -> list[str]:
+def stages(settings: SearchSettings, cluster: OnRay | None = None) -> list[str]:
     """Names of the stages that a search goes through."""
-    names = ["calibration text", "open", "cut levels", "untouched model", "each piece alone"]
-    return [*names, *(["time shapes"] if times(settings) else []), "candidates"]
+    names = ["calibration text", "open", "cut levels", *(["untouched model"] if cluster is None else [])]
+    return [*names, "each piece alone", *(["time shapes"] if times(settings) else []), "candidates"]
 
 
 def times(settings: SearchSettings) -> bool:
@@ -111,8 +114,12 @@ def find(
     workspace: Workspace,
     monitor: Monitor,
     journal: Journal,
+    cluster: OnRay | None = None,
 ) -> Found:
     """Cuts every piece, measures what it costs and saves, and puts candidates together until enough were measured.
+
+    Args:
+        cluster: where candidates are measured; None: in this process.
 
     Raises:
         InputError: wishes that nothing keeps.
@@ -130,14 +137,17 @@ def find(
         write_pieces(job._replace(step=step), space, levels)
         workspace.worth_keeping()
     with ExitStack() as stack:
-        with monitor.stage("untouched model", inputs.checkpoint.layers) as step:
-            trials = stack.enter_context(Trials.of(job._replace(step=step), levels, workspace.work))
-        evaluate = Remembered.of(trials.evaluate, journal)
+        each, at_once = as_tasks(settings, levels, cluster) if cluster is not None else None, AT_ONCE
+        if each is None:
+            with monitor.stage("untouched model", inputs.checkpoint.layers) as step:
+                trials = stack.enter_context(Trials.of(job._replace(step=step), levels, workspace.work))
+            each, at_once = one_by_one(trials.evaluate), 1
+        evaluate = Remembered.of(each, journal)
         with monitor.stage("each piece alone", len(measured_pieces(space))) as step:
-            costs = costs_of(space, evaluate, step)
+            costs = costs_of(space, evaluate, step, at_once)
         timings = _timings(job, space, monitor, journal) if times(settings) else None
         with monitor.stage("candidates", settings.trials) as step:
-            ready = Ready(job, settings, space, costs, evaluate, over, step)
+            ready = Ready(job, settings, space, costs, evaluate, over, step, at_once)
             wishes = [wish for wish in settings.wishes if wish.of_cost]
             if wishes:
                 return _within(ready, wishes, measures, timings, journal)

@@ -108,9 +108,7 @@ def _right(tasks: Any, file: str) -> float | None:
     return None
 
 
-def pruned(
-    settings: SearchSettings, inputs: Inputs, candidate: Candidate, workspace: Workspace, quiet: bool
-) -> Made:
+def pruned(settings: SearchSettings, inputs: Inputs, candidate: Candidate, workspace: Workspace, quiet: bool) -> Made:
     """A candidate as `prune` makes it of its plan; one that an interrupted search had made isn't made again."""
     plan = plan_of(inputs, candidate, workspace.work / LEVELS)
     inputs.streamed.release()

@@ -29,16 +29,22 @@ def measured_pieces(space: Space) -> list[Piece]:
     return [p for own in curves.values() for p in own if len(own) <= 4 or p.level in (*MEASURED, own[-1].level)]
 
 
-def costs_of(space: Space, evaluate: Evaluate, step: Callable[[str], None] = lambda text: None) -> dict[Piece, float]:
+def costs_of(
+    space: Space, evaluate: Evaluate, step: Callable[[str], None] = lambda text: None, at_once: int = 1
+) -> dict[Piece, float]:
     """What each piece costs alone, in nats per token.
 
     Args:
         step: called after each piece that is measured.
+        at_once: how many are handed to `evaluate` together.
     """
     found: dict[Piece, float] = {}
-    for piece in measured_pieces(space):
-        [found[piece]] = evaluate([(piece,)])
-        step(f"layer {piece.layer}, {piece.kind}")
+    alone = measured_pieces(space)
+    for first in range(0, len(alone), at_once):
+        some = alone[first : first + at_once]
+        for piece, cost in zip(some, evaluate([(piece,) for piece in some]), strict=True):
+            found[piece] = cost
+            step(f"layer {piece.layer}, {piece.kind}")
     for own in _curves(space).values():
         points = [(space.shares[piece], found[piece]) for piece in own if piece in found]
         found |= {piece: between(points, space.shares[piece]) for piece in own if piece not in found}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,23 +80,32 @@ def job_of(inputs: Inputs, monitor: Monitor, memory: MemoryBudget, work: Path) -
 
 @dataclass(frozen=True)
 class Remembered:
-    """`evaluate` with a memory: what the journal has isn't measured again, and what is measured goes into it."""
+    """`evaluate` with a memory: what the journal has isn't measured again, and what is measured goes into it.
 
-    evaluate: Evaluate
+    Args:
+        each: gives (place, divergence) of candidates, as each is measured.
+    """
+
+    each: Callable[[Sequence[Candidate]], Iterator[tuple[int, float]]]
     known: dict[Candidate, float]
     note: Callable[[str, Any], None]
 
     @classmethod
-    def of(cls, evaluate: Evaluate, journal: Journal) -> Remembered:
+    def of(cls, each: Callable[[Sequence[Candidate]], Iterator[tuple[int, float]]], journal: Journal) -> Remembered:
         known = {candidate_of(pieces): float(cost) for pieces, cost in journal.every(MEASURED)}
-        return cls(evaluate, known, journal.note)
+        return cls(each, known, journal.note)
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[float]:
         new = [candidate for candidate in candidates if candidate not in self.known]
-        for candidate, cost in zip(new, self.evaluate(new) if new else [], strict=True):
-            self.known[candidate] = cost
-            self.note(MEASURED, [[list(piece) for piece in candidate], cost])
+        for place, cost in self.each(new):
+            self.known[new[place]] = cost
+            self.note(MEASURED, [[list(piece) for piece in new[place]], cost])
         return [self.known[candidate] for candidate in candidates]
+
+
+def one_by_one(evaluate: Evaluate) -> Callable[[Sequence[Candidate]], Iterator[tuple[int, float]]]:
+    """Measures in this process, and gives each as it is done."""
+    return lambda candidates: ((place, evaluate([one])[0]) for place, one in enumerate(candidates))
 
 
 def candidate_of(pieces: Sequence[Sequence[Any]]) -> Candidate:

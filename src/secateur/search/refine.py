@@ -47,12 +47,14 @@ def refined(
     seed: int,
     over: Callable[[], bool] = lambda: False,
     known: Sequence[Tried] = (),
+    at_once: int = 1,
 ) -> Iterator[Tried]:
     """Candidates within the limits as they are measured, `trials` of them at most; nothing where there is none.
 
     Args:
         evaluate: measures a list of candidates.
         over: whether time is up; asked after the first candidate.
+        at_once: how many are handed to `evaluate` together; time is looked at between.
         known: measured before, elsewhere: they tell the predictor, and aren't measured again.
     """
     tried: list[Tried] = []
@@ -69,10 +71,11 @@ def refined(
         idle, number = 0 if fresh else idle + 1, number + 1
         if number == 1 and not fresh:
             return
-        for one in fresh:
-            [measured] = evaluate([one])
-            tried.append(Tried(one, predicted(one, now), measured))
-            yield tried[-1]
+        for first in range(0, len(fresh), at_once):
+            some = fresh[first : first + at_once]
+            for one, measured in zip(some, evaluate(some), strict=True):
+                tried.append(Tried(one, predicted(one, now), measured))
+                yield tried[-1]
             if over():
                 break
 

@@ -6,8 +6,11 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from secateur._version import __version__
 from secateur.config.searching import SearchSettings
+from secateur.errors import InputError
 from secateur.model.hub import local_folder
 from secateur.report.html.search import search_page
 from secateur.report.schema.search import SearchReport
@@ -21,6 +24,9 @@ from secateur.search.space import Candidate
 from secateur.search.told import told
 from secateur.system.device import resolve_device
 from secateur.system.monitor import Monitor
+from secateur.system.names import HERE, PLACES, RAY
+from secateur.system.on_ray import OnRay
+from secateur.system.on_ray import cluster as connected
 from secateur.workspace.folder import EVENTS, LEVELS, MARK, Workspace
 from secateur.workspace.journal import Journal
 from secateur.workspace.ownership import names_for_report
@@ -32,6 +38,8 @@ def search(
     settings: SearchSettings,
     out: str | Path,
     *,
+    on: str = HERE,
+    ray_address: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
     quiet: bool = False,
@@ -45,6 +53,9 @@ def search(
     Args:
         settings: the model, the wishes, and the settings of the prune, from `make_search` or `load_search`.
         out: a new or empty folder: the result of a prune, with search.json beside it.
+        on: where candidates are measured. `here`: in this process. `ray`: as tasks of a Ray cluster (extra `ray`),
+            each with as many threads as this process has, and a GPU where it has one; they must see `out`.
+        ray_address: of the cluster; None: the cores and GPUs of this machine.
         overwrite: an earlier result in `out` may be replaced.
         resume: go on with the interrupted search in `out`; wishes, trials and minutes may be others than before.
         quiet: no progress display.
@@ -53,19 +64,26 @@ def search(
         What search.json holds.
 
     Raises:
-        InputError: wishes that nothing keeps, and whatever `prune` refuses.
-        ResourceError: scipy isn't installed.
+        InputError: wishes that nothing keeps, no Ray, and whatever `prune` refuses.
+        ResourceError: scipy isn't installed, or Ray lost a task each time it was begun.
     """
     scipy_optimize()
+    if on not in PLACES:
+        raise InputError(f"on {on}: give one of {', '.join(PLACES)}")
+    if ray_address is not None and on != RAY:
+        raise InputError(f"ray_address {ray_address} is for a search on ray; say so, or leave it out")
     device = resolve_device(settings.device)
+    cluster = OnRay(ray_address, torch.get_num_threads(), float(device.type == "cuda")) if on == RAY else None
     with ExitStack() as stack:
         workspace = Workspace(out, overwrite, resume, [local_folder(settings.model)])
-        monitor = stack.enter_context(Monitor(device, quiet, stages(settings)))
+        if cluster is not None:
+            stack.enter_context(connected(cluster))
+        monitor = stack.enter_context(Monitor(device, quiet, stages(settings, cluster)))
         inputs, kinds = opened(settings, device, monitor)
         stack.enter_context(workspace.open())
         journal = Journal(workspace.work, fingerprint(settings, inputs))
         monitor.record(workspace.work / EVENTS, resumed=journal.begin(workspace.resume))
-        found = find(settings, inputs, kinds, workspace, monitor, journal)
+        found = find(settings, inputs, kinds, workspace, monitor, journal, cluster)
         made, compared = None, dict[Candidate, float]()
         if found.finalists:
             made, compared = best_of(settings, inputs, found, workspace, quiet)

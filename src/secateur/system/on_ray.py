@@ -67,7 +67,7 @@ def map_tasks(
         return
     if not items:
         return
-    with _cluster(ray):
+    with cluster(ray):
         yield from _as_tasks(function, items, ray)
 
 
@@ -100,8 +100,14 @@ def _why(error: Exception) -> str:
 
 
 @contextmanager
-def _cluster(told: OnRay) -> Iterator[None]:
-    """Connects to the cluster, or makes one; a connection that was there before is used and stays."""
+def cluster(told: OnRay) -> Iterator[None]:
+    """Connects to the cluster, or makes one; a connection that was there before is used and stays.
+
+    Whoever maps several times holds it over all of them: workers, and what they keep in memory, then stay.
+
+    Raises:
+        InputError: as `map_tasks`.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     os.environ.setdefault("RAY_task_oom_retries", str(told.retries))  # without it there'd be no end to them
     try:
