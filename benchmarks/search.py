@@ -1,14 +1,17 @@
 """A search over everything against what cuts one kind of site alike, and against allocations, at equal size.
 
     python benchmarks/search.py quality --model stories3M-fp16 --share 0.8,0.6
+    python benchmarks/search.py quality --model path/to/SmolLM2-135M --share 0.8 --how search --also "--samples 32"
     python benchmarks/search.py latency --model path/to/model
     python benchmarks/search.py table
 
 `quality`: models with this share of the parameters left, calibrated and repaired alike (`balanced`), and the
 perplexity of `eval.jsonl` by the judge of `_protocol`. One kind of site cut alike in every layer, channels and heads
-with each allocation, and the search. `latency`: a wish for decoding and one for prefill, and what the result takes.
-Each row is written as it comes, and rows that are there aren't measured again; `--how` picks some of them. Times are
-of one thread, with the load of the machine beside them. Results: results/search.json and .md.
+with each allocation, and the search. A rival that comes out more than a hundredth smaller or larger than asked for is
+run again for so much more or less, twice at most; the nearest counts, and all runs are in its row. `latency`: a wish
+for decoding and one for prefill, and what the result takes, timed as it is. Each row is written as it comes, and rows
+that are there aren't measured again; `--how` picks some of them. `--also` is said to every run. Times are of one
+thread, with the load of the machine beside them. Results: results/search.json and .md.
 """
 
 from __future__ import annotations
@@ -28,10 +31,13 @@ from transformers import AutoTokenizer
 
 import secateur
 
+LATENCIES = ["latency", "prefill"]
 RESULTS = Path(__file__).parent / "results" / "search.json"
 TOGETHER = "channel,kv_group"
 KINDS = ("channel", "kv_group", "layer", "hidden")
 ALLOCATIONS = ("local", "global", "owl", "sensitivity", "evolve")
+WHOLE = ("layer",)  # goes in steps of more than a hundredth
+RUNS, EQUAL = 3, 0.01
 HOW = (*KINDS, *ALLOCATIONS, "search")
 
 
@@ -44,10 +50,10 @@ def command(how: str, share: float) -> list[str]:
     return ["prune", "--sites", TOGETHER, "--allocate", how, "--params", f"{100 * share:g}%"]
 
 
-def ran(model: Path, text: Path, words: list[str], out: Path) -> dict[str, Any]:
+def ran(model: Path, text: Path, words: list[str], out: Path, also: list[str]) -> dict[str, Any]:
     """What one run says of itself: report, seconds, load."""
     name, *told = words
-    told += ["--calibrate", str(text), "--evaluate", "none", "--no-speed", "--no-explain", "--quiet"]
+    told += ["--calibrate", str(text), "--evaluate", "none", "--no-speed", "--no-explain", "--quiet", *also]
     begin, load = time.perf_counter(), os.getloadavg()[0]
     whole = [sys.executable, "-m", "secateur", name, str(model), *told, "--out", str(out), "--threads", "1"]
     done = subprocess.run(whole, capture_output=True, text=True)
@@ -58,11 +64,19 @@ def ran(model: Path, text: Path, words: list[str], out: Path) -> dict[str, Any]:
     return found | {"parameters": report["parameters"]["after"], "before": report["parameters"]["before"]}
 
 
-def quality_row(model: Path, stories: Path, share: float, how: str) -> dict[str, Any]:
+def quality_row(model: Path, stories: Path, share: float, how: str, also: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work:
-        out = Path(work) / "out"
-        row = {"model": model.name, "share": share, "how": how}
-        row |= ran(model, stories / "calibrate.jsonl", command(how, share), out)
+        row: dict[str, Any] = {"model": model.name, "share": share, "how": how, "also": " ".join(also)}
+        found, asked = list[tuple[dict[str, Any], Path]](), share
+        for number in range(RUNS):
+            out = Path(work) / f"out{number}"
+            found.append((ran(model, stories / "calibrate.jsonl", command(how, asked), out, also), out))
+            if "refused" in found[-1][0] or how in ("search", *WHOLE) or abs(off(found[-1][0], share)) <= EQUAL:
+                break
+            asked = round(min(0.99, max(0.01, asked - off(found[-1][0], share))), 4)
+        sized = [one for one in found if "refused" not in one[0]] or found[:1]
+        best, out = min(sized, key=lambda one: abs(off(one[0], share)) if "refused" not in one[0] else 1.0)
+        row |= best | {"shares_tried": [off(one, share) + share for one, _ in found if "refused" not in one]}
         if "refused" not in row:
             row["perplexity"] = judged(out, model, stories)
         if (out / "search.json").is_file():
@@ -72,17 +86,22 @@ def quality_row(model: Path, stories: Path, share: float, how: str) -> dict[str,
         return row
 
 
+def off(row: dict[str, Any], share: float) -> float:
+    """By how much more of the parameters is left than was asked for."""
+    return float(row["parameters"] / row["before"] - share)
+
+
 def judged(folder: Path, model: Path, stories: Path) -> float:
     texts = read_texts(stories / "eval.jsonl")
     loaded = secateur.load(folder, device="cpu", dtype="float32")
     return perplexity(loaded, AutoTokenizer.from_pretrained(model), texts, context_of(model))
 
 
-def latency_row(model: Path, stories: Path, share: float, about: str) -> dict[str, Any]:
+def latency_row(model: Path, stories: Path, share: float, about: str, also: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / "out"
         row = {"model": model.name, "share": share, "how": about}
-        row |= ran(model, stories / "calibrate.jsonl", ["search", "--want", f"{about}={share}x"], out)
+        row |= ran(model, stories / "calibrate.jsonl", ["search", "--want", f"{about}={share}x"], out, also)
         if "refused" not in row:
             found = json.loads((out / "search.json").read_text())
             row |= {"wish": found["wishes"][0], "timed": found["timed"]}
@@ -145,20 +164,24 @@ def main() -> None:
     parser.add_argument("--model", default="stories3M-fp16", help="in shared/models, or a folder")
     parser.add_argument("--share", default="0.8,0.6")
     parser.add_argument("--how", default=",".join(HOW))
+    parser.add_argument("--also", default="", help="more words for every run, such as '--samples 32 --length 512'")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
     given = parser.parse_args()
     rows = json.loads(given.results.read_text()) if given.results.exists() else []
     stories = given.shared / "data" / "tinystories"
     model = next(path for path in (given.shared / "models" / given.model, Path(given.model)) if path.is_dir())
-    hows = given.how.split(",") if given.part == "quality" else ["latency", "prefill"]
+    if strange := {*given.how.split(",")} - {*HOW, *LATENCIES}:
+        parser.error(f"--how {strange.pop()} is none of {', '.join((*HOW, *LATENCIES))}")
+    hows = given.how.split(",") if given.part == "quality" else LATENCIES
+    hows = [how for how in hows if how in given.how.split(",")] or hows
     shares = [float(share) for share in given.share.split(",")]
     for share in shares if given.part == "quality" else [0.7] if given.part == "latency" else []:
         for how in hows:
             if any((row["model"], row["share"], row["how"]) == (model.name, share, how) for row in rows):
                 continue
             judge = quality_row if given.part == "quality" else latency_row
-            rows.append(judge(model, stories, share, how))
+            rows.append(judge(model, stories, share, how, given.also.split()))
             given.results.write_text(json.dumps(rows, indent=1) + "\n")
             print(rows[-1], flush=True)
     given.results.with_suffix(".md").write_text(table(rows))
