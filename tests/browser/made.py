@@ -110,6 +110,10 @@ def searched(layers: int) -> Any:
         ],
         "pieces": [{**piece, "kind": kind, "saves": {"params": 123456.0}} for kind in kinds],
         "candidates": candidates,
+        "hidden": [
+            {"kept": 504, "units": 576, "kl": 0.05, "best": 0.11, "chosen": False},
+            {"kept": 432, "units": 576, "kl": 0.4, "best": None, "chosen": False},
+        ],
         "finalists": [
             {"pieces": [("layers.0.channel", 0.5)], "kl": 0.02, "perplexity": 21.3, "chosen": True},
             {"pieces": [("layers.7.layer", 1.0)], "kl": 0.11, "perplexity": 24.9, "chosen": False},

@@ -194,13 +194,33 @@ def test_a_target_in_parameters(shared: Path, tmp_path: Path) -> None:
     assert 0.8 < report["parameters"]["after"] / report["parameters"]["before"] <= 0.85
 
 
+def test_a_plan_cuts_what_the_hidden_dimensions_have_left(shared: Path, tmp_path: Path) -> None:
+    """The plan of a run with hidden dimensions and channels, replayed with that run's recipe: the same weights."""
+    recipe = make_recipe(
+        told(shared, sites="hidden,channel,layer", sparsity={"hidden": 0.25, "channel": 0.5, "layer": 0.2}, samples=4)
+    )
+    first = secateur.prune(recipe, tmp_path / "first", quiet=True)
+    plan = Plan.read(tmp_path / "first" / "plan.json")
+    assert plan.kinds == {"channel"}
+    assert len(plan.layers) == 4
+    words = ["--recipe", str(tmp_path / "first" / "recipe.yaml"), "--plan", str(tmp_path / "first" / "plan.json")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prune", *words, "--out", str(tmp_path / "again"), "--quiet"])
+    assert ended.value.code == 0
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "again"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert [(site["name"], site["kept"]) for site in again["sites"] if site["kind"] == "hidden"] == [("hidden", 48)]
+    assert again["parameters"]["after"] == first["parameters"]["after"]
+
+
 # ----------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(
     ("changes", "how", "message"),
     [
-        ({}, {"plan": Plan({"model_type": "llama", "layers": 5}, {}, (0, 1, 2, 3, 4))}, "holds no basis"),
         ({}, {"dry_run": True}, "leave out --dry-run"),
         ({"steps": 2}, {}, "go at once"),
         ({"sparsity": 0.01}, {}, "takes none of 64 hidden dimensions; they go 8 at a time"),

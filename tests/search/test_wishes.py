@@ -60,8 +60,8 @@ def test_two_about_the_same_thing() -> None:
 def test_what_search_decides_isnt_told() -> None:
     with pytest.raises(InputError, match="sparsity is what search decides"):
         make_search({"model": "m", "want": "params=0.5x", "sparsity": 0.5})
-    with pytest.raises(InputError, match="site 'hidden' isn't searched"):
-        make_search({"model": "m", "want": "params=0.5x", "sites": "hidden,layer"})
+    with pytest.raises(InputError, match="site 'weight' isn't searched"):
+        make_search({"model": "m", "want": "params=0.5x", "sites": "weight,layer"})
     with pytest.raises(InputError, match="did you mean 'want'"):
         make_search({"model": "m", "wants": "params=0.5x"})
     settings = make_search({"model": "m", "want": "params=0.5x", "method": "reap,obs", "samples": 8})

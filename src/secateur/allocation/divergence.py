@@ -101,6 +101,7 @@ def compare(
     batches: Mapping[int, Tensor],
     states: Mapping[Candidate | None, Activations | Mapping[int, Tensor]],
     counts: Mapping[int, Tensor] | None = None,
+    untouched: StreamedModel | None = None,
 ) -> dict[Candidate, float]:
     """KL of each final state's predictions to those of the untouched model, which has the key None.
 
@@ -108,6 +109,7 @@ def compare(
         batches: number -> token ids (sequences, length) of those that are compared.
         states: by these numbers, (sequences, length, hidden).
         counts: by these numbers, bool (sequences, length), the tokens whose predictions are compared; None = all.
+        untouched: the model that makes predictions of the untouched states, where that is another one.
     """
     keys = [key for key in states if key is not None]
     sums = torch.zeros(len(keys) + 1, dtype=wide_dtype(streamed.device), device=streamed.device)
@@ -117,7 +119,7 @@ def compare(
         """What some sequences of a batch add to the sums."""
         rows = of(some)
         ids, own = batches[i][rows], torch.zeros_like(sums)
-        reference = streamed.logits(ids, states[None][i][rows]).float().log_softmax(-1)
+        reference = (untouched or streamed).logits(ids, states[None][i][rows]).float().log_softmax(-1)
         # A token is predicted at the place before it; what the last place predicts isn't there.
         whole = counts is None or reference.dim() == 2  # one prediction for a text
         unseen = None if whole or counts is None else ~predicting(counts[i][rows]).to(reference.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from secateur.cli.options import (
 )
 from secateur.config.fields import Settings
 from secateur.errors import InputError, Stopped, Terminated
+
+if TYPE_CHECKING:
+    from secateur.config.plan import Plan
 
 
 @flags(Settings)
@@ -58,7 +61,7 @@ def prune(
     told = {**named, **given}
     replay = Plan.read(plan) if plan is not None else None
     if replay is not None:
-        told = {"sites": replay.sites, "sparsity": replay.sparsities, **told}
+        told = {**_planned(replay, recipe, named), **told}
     chosen = load_recipe(recipe, told) if recipe is not None else make_recipe(told)
     check_texts(chosen)
     from secateur.pipeline.prune import prune as run  # imports torch: whatever is wrong with the words is said by now
@@ -77,3 +80,14 @@ def prune(
         raise Stopped(f"stopped; {kept}", isinstance(stop, Terminated)) from None
     if report:  # under torchrun only the first rank has one
         print(json.dumps(report, indent=1)) if as_json else print_report(report, out)
+
+
+def _planned(plan: Plan, recipe: Path | None, named: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan says of sites; hidden dimensions, which go before and which no plan has, are the recipe's."""
+    from secateur.config.recipe import load_recipe
+
+    own = load_recipe(recipe, named) if recipe is not None else None
+    if own is None or "hidden" not in own.sites:
+        return {"sites": plan.sites, "sparsity": plan.sparsities}
+    sparsities = {"hidden": own.sparsity_for("hidden"), **plan.sparsities}
+    return {"sites": ("hidden", *plan.sites), "sparsity": sparsities}

@@ -13,20 +13,22 @@ from secateur.config.flags import CUT, Flag
 from secateur.config.parsing import read_mapping
 from secateur.config.recipe import Recipe, make_recipe
 from secateur.config.suggestions import complaint, nearest
-from secateur.config.wishes import PERPLEXITY, TASK, Wish, parse_wishes
+from secateur.config.wishes import PERPLEXITY, SECONDS, TASK, Wish, parse_wishes
 from secateur.errors import InputError
+from secateur.methods import METHODS
 from secateur.model.site_kinds import KINDS, SITE_KINDS
 
 # What the search decides, and what has no place in a plan.
 DECIDED = ("sparsity", "params", "size", "flops", "latency", "allocate", "search", "steps", "schedule", "pattern")
+HIDDEN = "hidden"
 SEARCHED = tuple(kind for kind in SITE_KINDS if KINDS[kind].goes not in ("zeros", "basis"))
 
 
 class SearchSettings(Settings):
     """Everything that one run of `search` is told; all but a few keys are those of a recipe."""
 
-    sites: Annotated[tuple[str, ...], Flag(CUT, choices=SEARCHED)] = Field(
-        SEARCHED, description=f"what may go, where the model has it: {', '.join(SEARCHED)}"
+    sites: Annotated[tuple[str, ...], Flag(CUT, choices=(*SEARCHED, HIDDEN))] = Field(
+        SEARCHED, description=f"what may go, where the model has it: {', '.join(SEARCHED)}, {HIDDEN}"
     )
     want: tuple[str, ...] = Field((), description="wishes, such as params=0.75x; without one, the Pareto front")
     trials: Annotated[int, Flag(CUT)] = Field(
@@ -53,8 +55,12 @@ class SearchSettings(Settings):
     @classmethod
     def _searched(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for kind in value:
-            if kind in SITE_KINDS and kind not in SEARCHED:
-                raise ValueError(f"site '{kind}' isn't searched; use prune for it, or {', '.join(SEARCHED)}")
+            if kind in SITE_KINDS and kind not in (*SEARCHED, HIDDEN):
+                raise ValueError(
+                    f"site '{kind}' isn't searched; use prune for it, or {', '.join(SEARCHED)}, {HIDDEN}"
+                )
+        if value == (HIDDEN,):
+            raise ValueError("hidden dimensions go beside something else; add sites, or use prune")
         return value
 
     @model_validator(mode="after")
@@ -65,6 +71,11 @@ class SearchSettings(Settings):
                 raise ValueError(f"{key} is what search decides; leave it out, or use prune")
         if self.evaluate == "none" and any(wish.about == PERPLEXITY for wish in self.wishes):
             raise ValueError("a wish for perplexity is judged on text, but evaluate is none; leave that out")
+        shapes = [wish for wish in self.wishes if wish.of_cost]
+        if HIDDEN in self.sites and (not shapes or any(wish.about in SECONDS for wish in shapes)):
+            raise ValueError(
+                "hidden dimensions go for wishes about params, size, memory or flops alone; give such ones"
+            )
         if self.rivals > 1 and not any(wish.of_cost for wish in self.wishes):
             raise ValueError("finalists are of a choice by what the model takes; add a wish such as params=0.75x")
         if self.rivals > 1 and self.evaluate == "none":
@@ -96,7 +107,9 @@ class SearchSettings(Settings):
             sites, sparsity: those of the plan.
         """
         quality = self.quality or ("fast" if self.method else "balanced")
-        return self.model_copy(update={"method": (), "quality": quality}).recipe(sites, sparsity)
+        bases = METHODS.able(KINDS[HIDDEN].ability) if HIDDEN in sites else ()
+        method = tuple(name for name in self.method if name in bases)
+        return self.model_copy(update={"method": method, "quality": quality}).recipe(sites, sparsity)
 
 
 def make_search(values: Mapping[str, Any]) -> SearchSettings:

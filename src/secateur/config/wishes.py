@@ -11,6 +11,7 @@ from secateur.config.suggestions import nearest
 from secateur.errors import InputError
 
 COSTS = ("params", "size", "memory", "flops", "latency", "prefill")
+SECONDS = ("latency", "prefill")
 PERPLEXITY, TASK = "perplexity", "task"
 ABOUT = (*COSTS, PERPLEXITY, f"{TASK}:FILE")
 _WISH = re.compile(r"\s*(?P<about>task:.+?|[A-Za-z_]+)\s*(?P<sign><=|>=|=)\s*(?P<amount>[^<>=]+?)\s*")

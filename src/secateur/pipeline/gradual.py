@@ -121,6 +121,11 @@ def pass_inputs(inputs: Inputs, stop: PruningStep, folder: Path, lineage: Lineag
     config = resolve(recipe)
     gone = Counter(kind for _, kind in lineage.dropped) + Counter({"layer": lineage.depth - len(lineage.layers)})
     wanted = {kind: max(0, whole_parts(config, kind, lineage.depth) - gone[kind]) for kind in WHOLE}
+    streamed = StreamedModel(checkpoint, inputs.streamed.device, inputs.streamed.dtype)
+    if inputs.rules.plan is not None:  # after the hidden dimensions: what a plan says is told of in no steps
+        rules = Rules.from_plan(inputs.rules.plan, config, checkpoint)
+        rules = replace(rules, protected=inputs.rules.protected)
+        return Inputs(recipe, config, checkpoint, inputs.calibration, streamed, rules, lineage)
     rules = Rules.from_recipe(config, checkpoint, counted=False)
     rules = replace(
         rules,
@@ -130,7 +135,6 @@ def pass_inputs(inputs: Inputs, stop: PruningStep, folder: Path, lineage: Lineag
         layers_to_drop=wanted.pop("layer"),
         sub_blocks=wanted,
     )
-    streamed = StreamedModel(checkpoint, inputs.streamed.device, inputs.streamed.dtype)
     return Inputs(recipe, config, checkpoint, inputs.calibration, streamed, rules, lineage)
 
 

@@ -45,7 +45,7 @@ FILLED = (
 BASIS, CUT, FITTED = "basis.safetensors", "cut", "fitted"
 
 
-def check_hidden(recipe: Recipe, config: Configuration, checkpoint: Checkpoint, planned: bool, dry_run: bool) -> None:
+def check_hidden(recipe: Recipe, config: Configuration, checkpoint: Checkpoint, dry_run: bool) -> None:
     """Refuses what can't be done, or can't be done like that.
 
     Raises:
@@ -54,8 +54,6 @@ def check_hidden(recipe: Recipe, config: Configuration, checkpoint: Checkpoint, 
     if "hidden" not in recipe.sites:
         return
     check_rotatable(checkpoint)
-    if planned:
-        raise InputError("a plan holds no basis for the hidden dimensions; run the recipe without it")
     if dry_run:
         raise InputError(
             "what is cut after the hidden dimensions depends on them; leave out --dry-run, or site hidden"

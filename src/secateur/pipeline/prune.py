@@ -78,7 +78,8 @@ def prune(
     Args:
         recipe: the model and all settings, from `make_recipe` or `load_recipe`.
         out: a new or empty folder.
-        plan: cut what this plan says instead of choosing; the recipe's sites and sparsity then don't matter.
+        plan: cut what this plan says instead of choosing; the recipe's sites and sparsity then don't matter, but for
+            hidden dimensions: those go before, as the recipe says, in a basis that is found anew.
         dry_run: choose and forecast, but save no model: `out` gets plan.json and report.json only.
         overwrite: an earlier result in `out` may be replaced.
         resume: go on with the interrupted run in `out`; its recipe, text, model and plan must be the same.
@@ -225,7 +226,7 @@ def prepare(
         plan.check(checkpoint.config.model_type, checkpoint.layers)
     recipe = _within_budget(recipe, checkpoint, monitor, found) if plan is None else recipe
     config = resolve(recipe)
-    check_hidden(recipe, config, checkpoint, plan is not None, dry_run)
+    check_hidden(recipe, config, checkpoint, dry_run)
     if config.allocate in ("sensitivity", "evolve"):
         check_comparable(checkpoint)
     if plan is None:

@@ -28,6 +28,7 @@ What is minimised is the divergence KL(untouched || candidate) before the repair
 from the seed; measured seconds are the only thing that another machine, or another hour, changes.
 
 One piece for each sub-block: query heads, KV groups or (`heads`) both, experts or their channels. What each saves
-then adds up exactly, which is what makes the programme linear. Hidden dimensions aren't in it: a plan holds no basis
-for them. Nor are zeros of single weights: they change none of what is asked for.
+then adds up exactly, which is what makes the programme linear. Hidden dimensions (`hidden`) are a level of the whole
+model instead, each with a search of its own. Zeros of single weights and number formats aren't in it: they are
+factors on what everything else saves.
 """

@@ -37,12 +37,12 @@ def best_of(
     """
     short, done, perplexities = rehearsal(settings), dict[Candidate, Made](), dict[Candidate, float]()
     for candidate in found.finalists:
-        done[candidate] = pruned(short, inputs, candidate, workspace, quiet)
+        done[candidate] = pruned(short, inputs, found, candidate, workspace, quiet)
         _, after = judged(_JUDGE, done[candidate].report)
         if after is None:
             raise InputError("finalists are compared by perplexity, and none was measured; give --evaluate FILE")
         perplexities[candidate] = float(after)
     best = min(perplexities, key=perplexities.__getitem__)
     again = settings.recover_steps is not None and settings.recover is not None
-    made = pruned(settings, inputs, best, workspace, quiet) if again else done[best]
+    made = pruned(settings, inputs, found, best, workspace, quiet) if again else done[best]
     return made, perplexities

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 from secateur.allocation.job import Job
 from secateur.config.searching import SearchSettings
@@ -20,8 +21,8 @@ from secateur.search.programme import Limit
 from secateur.search.refine import Tried, refined
 from secateur.search.space import Candidate, Space, space_of
 from secateur.search.tasks import AT_ONCE, as_tasks
-from secateur.search.trial import Evaluate, Trials
-from secateur.search.wanted import Measures, limits_of, measures_of, timed_measures
+from secateur.search.trial import Against, Evaluate, Trials
+from secateur.search.wanted import Measures, limits_of, measures_of, narrowed, timed_measures
 from secateur.system.monitor import Monitor
 from secateur.system.on_ray import OnRay
 from secateur.workspace.folder import LEVELS, Workspace
@@ -43,6 +44,30 @@ class TimedCandidate:
 
 
 @dataclass(frozen=True)
+class Narrow:
+    """A model with fewer hidden dimensions, in which candidates are looked for.
+
+    Args:
+        inputs, kinds: of that model, on the text of the untouched one.
+        kept: its dimensions.
+        share: that goes, as a recipe says it.
+        untouched: what the untouched model takes.
+    """
+
+    inputs: Inputs
+    kinds: frozenset[str]
+    kept: int
+    share: float
+    against: Against
+    untouched: Measures
+
+    @property
+    def key(self) -> str:
+        """What its files and its notes are called by."""
+        return f"hidden-{self.kept}"
+
+
+@dataclass(frozen=True)
 class Found:
     """What a search has come to.
 
@@ -51,6 +76,7 @@ class Found:
         best: the one that loses least of those that keep the wishes; None without wishes about what a model takes.
         timed: the candidates that were timed, in order.
         finalists: those that are to be compared as models, the best one first; empty where it is the choice.
+        narrow: the model that the candidates are of, where it has fewer hidden dimensions.
     """
 
     space: Space
@@ -60,6 +86,17 @@ class Found:
     best: Candidate | None = None
     timed: tuple[TimedCandidate, ...] = ()
     finalists: tuple[Candidate, ...] = ()
+    narrow: Narrow | None = None
+
+    @property
+    def divergence(self) -> float:
+        """Of the best candidate."""
+        return next(one.measured for one in self.tried if one.candidate == self.best)
+
+    @property
+    def levels(self) -> str:
+        """The folder of its pieces, in the work area."""
+        return LEVELS if self.narrow is None else f"{LEVELS}/{self.narrow.key}"
 
     @property
     def front(self) -> tuple[Candidate, ...]:
@@ -115,20 +152,24 @@ def find(
     monitor: Monitor,
     journal: Journal,
     cluster: OnRay | None = None,
+    narrow: Narrow | None = None,
 ) -> Found:
     """Cuts every piece, measures what it costs and saves, and puts candidates together until enough were measured.
 
     Args:
         cluster: where candidates are measured; None: in this process.
+        narrow: the model, where it has fewer hidden dimensions than the untouched one; None: it is that.
 
     Raises:
         InputError: wishes that nothing keeps.
     """
-    memory, levels = memory_for(inputs.config, inputs.streamed.device), workspace.work / LEVELS
+    memory, key = memory_for(inputs.config, inputs.streamed.device), "" if narrow is None else narrow.key
+    levels = workspace.work / LEVELS / key
     over = clock(settings.minutes)
     job = job_of(inputs, monitor, memory, workspace.work)
     space = space_of(job, kinds)
     measures = measures_of(space, inputs.streamed)
+    measures = measures if narrow is None else narrowed(measures, narrow.untouched)
     by_shape = [wish for wish in settings.wishes if wish.about in measures.whole]
     limits_of(by_shape, measures, space)  # what can't be is said before anything is measured
     need = bytes_of_pieces(job, space) + (1 + settings.rivals) * inputs.checkpoint.bytes_on_disk
@@ -140,9 +181,12 @@ def find(
         each, at_once = as_tasks(settings, levels, cluster) if cluster is not None else None, AT_ONCE
         if each is None:
             with monitor.stage("untouched model", inputs.checkpoint.layers) as step:
-                trials = stack.enter_context(Trials.of(job._replace(step=step), levels, workspace.work))
+                against = None if narrow is None else narrow.against
+                trials = stack.enter_context(Trials.of(job._replace(step=step), levels, workspace.work, against))
             each, at_once = one_by_one(trials.evaluate), 1
-        evaluate = Remembered.of(each, journal)
+        evaluate: Evaluate = Remembered.of(each, journal, key)
+        [alone] = evaluate([()]) if narrow is not None else [0.0]
+        evaluate = evaluate if narrow is None else partial(_beyond, evaluate, alone)
         with monitor.stage("each piece alone", len(measured_pieces(space))) as step:
             costs = costs_of(space, evaluate, step, at_once)
         timings = _timings(job, space, monitor, journal) if times(settings) else None
@@ -150,8 +194,15 @@ def find(
             ready = Ready(job, settings, space, costs, evaluate, over, step, at_once)
             wishes = [wish for wish in settings.wishes if wish.of_cost]
             if wishes:
-                return _within(ready, wishes, measures, timings, journal)
+                found = _within(ready, wishes, measures, timings, journal)
+                tried = (Tried(one, a + alone, b + alone) for one, a, b in found.tried)
+                return replace(found, tried=tuple(tried), narrow=narrow)
             return _front(ready, measures, timings)
+
+
+def _beyond(evaluate: Evaluate, alone: float, candidates: Sequence[Candidate]) -> list[float]:
+    """What candidates lose beyond what the model does in which they are looked for."""
+    return [max(cost - alone, 0.0) for cost in evaluate(candidates)]
 
 
 def _timings(job: Job, space: Space, monitor: Monitor, journal: Journal) -> Timings:

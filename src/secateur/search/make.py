@@ -11,12 +11,13 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from secateur.config.plan import Plan
 from secateur.config.recipe import Recipe
-from secateur.config.searching import SearchSettings
+from secateur.config.searching import HIDDEN, SearchSettings
 from secateur.config.wishes import PERPLEXITY, TASK, Wish
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.prune import prune
@@ -24,7 +25,7 @@ from secateur.report.schema.report import Report
 from secateur.search.find import Found
 from secateur.search.planned import plan_of
 from secateur.search.space import Candidate
-from secateur.workspace.folder import LEVELS, MADE, MARK, WORK, Workspace
+from secateur.workspace.folder import MADE, MARK, WORK, Workspace
 
 PRUNES = 3  # models that are made at most
 UNKNOWN = 0.1  # a loss that a limit is taken to allow before anything was judged
@@ -47,7 +48,7 @@ def make(settings: SearchSettings, inputs: Inputs, found: Found, workspace: Work
     """The model that keeps the wishes best."""
 
     def made(candidate: Candidate) -> Made:
-        return pruned(settings, inputs, candidate, workspace, quiet)
+        return pruned(settings, inputs, found, candidate, workspace, quiet)
 
     limits = [wish for wish in settings.wishes if not wish.of_cost]
     if found.best is not None or not limits:
@@ -108,17 +109,38 @@ def _right(tasks: Any, file: str) -> float | None:
     return None
 
 
-def pruned(settings: SearchSettings, inputs: Inputs, candidate: Candidate, workspace: Workspace, quiet: bool) -> Made:
+def pruned(
+    settings: SearchSettings, inputs: Inputs, found: Found, candidate: Candidate, workspace: Workspace, quiet: bool
+) -> Made:
     """A candidate as `prune` makes it of its plan; one that an interrupted search had made isn't made again."""
-    plan = plan_of(inputs, candidate, workspace.work / LEVELS)
-    inputs.streamed.release()
-    recipe = settings.replaying(plan.sites, plan.sparsities)
+    own = inputs if found.narrow is None else found.narrow.inputs
+    plan = plan_of(own, candidate, workspace.work / found.levels)
+    plan = replace(plan, model={**plan.model, "digest": inputs.checkpoint.digest})
+    sites, sparsities = plan.sites, plan.sparsities
+    if found.narrow is not None:
+        sites, sparsities = (HIDDEN, *sites), {HIDDEN: found.narrow.share, **sparsities}
+    for streamed in (inputs.streamed, own.streamed):
+        streamed.release()
+    recipe = settings.replaying(sites, sparsities)
     folder = workspace.work / MADE / _key(candidate, recipe) / workspace.out.resolve().name
-    report = _finished(folder)
-    if report is None:
-        report = prune(recipe, folder, plan=plan, resume=True, quiet=quiet)
-        workspace.worth_keeping()
-    return Made(candidate, folder, report)
+    return Made(candidate, folder, _finished(folder) or _made(recipe, folder, plan, workspace, quiet))
+
+
+def narrow_folder(settings: SearchSettings, share: float, workspace: Workspace) -> Path:
+    """The model with so many fewer hidden dimensions and nothing else gone, made where it isn't there yet."""
+    plain = {"evaluate": "none", "speed": False, "explain": False, "tasks": None, "export": None, "prompts": None}
+    told = settings.model_copy(update={**plain, "recover": None, "want": ()})
+    recipe = told.replaying((HIDDEN,), {HIDDEN: share})
+    folder = workspace.work / MADE / _key((), recipe) / "narrow"
+    if _finished(folder) is None:
+        _made(recipe, folder, None, workspace, True)
+    return folder
+
+
+def _made(recipe: Recipe, folder: Path, plan: Plan | None, workspace: Workspace, quiet: bool) -> Report:
+    report = prune(recipe, folder, plan=plan, resume=True, quiet=quiet)
+    workspace.worth_keeping()
+    return report
 
 
 def _key(candidate: Candidate, recipe: Recipe) -> str:

@@ -88,18 +88,22 @@ class Remembered:
 
     each: Callable[[Sequence[Candidate]], Iterator[tuple[int, float]]]
     known: dict[Candidate, float]
+    key: str
     note: Callable[[str, Any], None]
 
     @classmethod
-    def of(cls, each: Callable[[Sequence[Candidate]], Iterator[tuple[int, float]]], journal: Journal) -> Remembered:
-        known = {candidate_of(pieces): float(cost) for pieces, cost in journal.every(MEASURED)}
-        return cls(each, known, journal.note)
+    def of(
+        cls, each: Callable[[Sequence[Candidate]], Iterator[tuple[int, float]]], journal: Journal, of: str = ""
+    ) -> Remembered:
+        """What the journal has of a model: `of` says which, where it isn't the untouched one."""
+        known = {candidate_of(pieces): float(cost) for pieces, cost in journal.every(MEASURED + of)}
+        return cls(each, known, MEASURED + of, journal.note)
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[float]:
         new = [candidate for candidate in candidates if candidate not in self.known]
         for place, cost in self.each(new):
             self.known[new[place]] = cost
-            self.note(MEASURED, [[list(piece) for piece in new[place]], cost])
+            self.note(self.key, [[list(piece) for piece in new[place]], cost])
         return [self.known[candidate] for candidate in candidates]
 
 

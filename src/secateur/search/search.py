@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from secateur._version import __version__
-from secateur.config.searching import SearchSettings
+from secateur.config.searching import HIDDEN, SearchSettings
 from secateur.errors import InputError
 from secateur.model.hub import local_folder
 from secateur.report.html.search import search_page
-from secateur.report.schema.search import SearchReport
+from secateur.report.schema.search import HiddenFacts, SearchReport
 from secateur.search.compared import best_of
 from secateur.search.find import find, stages
+from secateur.search.hidden import check, with_hidden
 from secateur.search.make import Made, make
 from secateur.search.planned import plan_of
 from secateur.search.prepared import fingerprint, opened
@@ -72,6 +73,8 @@ def search(
         raise InputError(f"on {on}: give one of {', '.join(PLACES)}")
     if ray_address is not None and on != RAY:
         raise InputError(f"ray_address {ray_address} is for a search on ray; say so, or leave it out")
+    if on == RAY and HIDDEN in settings.sites:
+        raise InputError("hidden dimensions are searched in one process; leave out ray, or site hidden")
     device = resolve_device(settings.device)
     cluster = OnRay(ray_address, torch.get_num_threads(), float(device.type == "cuda")) if on == RAY else None
     with ExitStack() as stack:
@@ -80,10 +83,15 @@ def search(
             stack.enter_context(connected(cluster))
         monitor = stack.enter_context(Monitor(device, quiet, stages(settings, cluster)))
         inputs, kinds = opened(settings, device, monitor)
+        check(settings, inputs)
         stack.enter_context(workspace.open())
         journal = Journal(workspace.work, fingerprint(settings, inputs))
         monitor.record(workspace.work / EVENTS, resumed=journal.begin(workspace.resume))
-        found = find(settings, inputs, kinds, workspace, monitor, journal, cluster)
+        hidden: list[HiddenFacts] = []
+        if HIDDEN in settings.sites:
+            found, hidden = with_hidden(settings, inputs, kinds, workspace, monitor, journal)
+        else:
+            found = find(settings, inputs, kinds, workspace, monitor, journal, cluster)
         made, compared = None, dict[Candidate, float]()
         if found.finalists:
             made, compared = best_of(settings, inputs, found, workspace, quiet)
@@ -94,7 +102,7 @@ def search(
         for candidate, name in plans.items():
             plan = plan_of(inputs, candidate, workspace.work / LEVELS)
             (workspace.final / name).write_text(plan.to_json(), encoding="utf-8")
-        document = told(settings, inputs, found, made, plans, compared, monitor)
+        document = told(settings, inputs, found, made, plans, compared, hidden, monitor)
         _write(workspace, document, made, Path(out))
         return document
 

@@ -14,6 +14,7 @@ from secateur.report.schema.report import Report
 from secateur.report.schema.search import (
     CandidateFacts,
     FinalistFacts,
+    HiddenFacts,
     PieceFacts,
     SearchReport,
     TimedFacts,
@@ -39,6 +40,7 @@ def told(
     made: Made | None,
     plans: Mapping[Candidate, str],
     compared: Mapping[Candidate, float],
+    hidden: Sequence[HiddenFacts],
     monitor: Monitor,
 ) -> SearchReport:
     """The document.
@@ -46,6 +48,7 @@ def told(
     Args:
         made: the choice; None where there's only a front.
         plans: candidate -> name of its plan.
+        hidden: what came of each level of hidden dimensions.
         compared: the finalists, with the perplexity that each has as a model.
     """
     report = None if made is None else made.report
@@ -65,6 +68,7 @@ def told(
         "wishes": wishes,
         "pieces": pieces_of(found.space, found.measures, found.costs),
         "candidates": [_candidate(one, found, chosen, one.candidate in front, plans) for one in found.tried],
+        "hidden": list(hidden),
         "finalists": [_finalist(one, compared[one], found, chosen) for one in compared],
         "timed": [_timed(one) for one in found.timed],
         "rank_correlation": rank_correlation([t.predicted for t in found.tried], [t.measured for t in found.tried]),

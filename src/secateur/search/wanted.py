@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from secateur.config.wishes import Wish
@@ -14,14 +15,19 @@ from secateur.search.space import LAYER, Amounts, Candidate, Piece, Space, bytes
 
 
 class Measures(NamedTuple):
-    """What models take, by the name of a wish: of the untouched model, and what each piece saves of it."""
+    """What models take, by the name of a wish: of the untouched model, and what each piece saves of it.
+
+    Args:
+        gone: what is saved before any piece goes: with hidden dimensions.
+    """
 
     whole: Mapping[str, float]
     saves: Mapping[str, Mapping[Piece, float]]
+    gone: Mapping[str, float] = MappingProxyType({})
 
     def left(self, about: str, candidate: Candidate) -> float:
         """What a candidate takes."""
-        return self.whole[about] - sum(self.saves[about][piece] for piece in candidate)
+        return self.whole[about] - self.gone.get(about, 0.0) - sum(self.saves[about][piece] for piece in candidate)
 
     def all_left(self, candidate: Candidate) -> dict[str, float]:
         """The same of everything that is known."""
@@ -62,6 +68,12 @@ def timed_measures(measures: Measures, timings: Timings, space: Space, factors: 
     return Measures({**measures.whole, **whole}, {**measures.saves, **saves})
 
 
+def narrowed(own: Measures, untouched: Measures) -> Measures:
+    """Those of a model with fewer hidden dimensions, as parts of the untouched model's."""
+    gone = {about: untouched.whole[about] - own.whole[about] for about in own.whole}
+    return Measures(untouched.whole, own.saves, gone)
+
+
 def limits_of(wishes: Sequence[Wish], measures: Measures, space: Space) -> list[Limit]:
     """The limits that wishes about what a model takes stand for.
 
@@ -71,13 +83,16 @@ def limits_of(wishes: Sequence[Wish], measures: Measures, space: Space) -> list[
     limits = []
     for wish in (wish for wish in wishes if wish.of_cost):
         whole = measures.whole[wish.about]
-        need = whole - wish.limit(whole)
+        gone = measures.gone.get(wish.about, 0.0)
+        need = whole - wish.limit(whole) - gone
+        if need <= 0 and gone > 0:
+            continue
         if need <= 0:
             raise InputError(f"wish '{wish.text}': the model has {said(wish.about, whole)} already; ask for less")
         saves = measures.saves[wish.about]
         most = _most(saves, space)
         if most < need:
-            least = said(wish.about, whole - most)
+            least = said(wish.about, whole - gone - most)
             raise InputError(
                 f"wish '{wish.text}': with all gone that may go there are still {least}; ask for more, or allow more "
                 "sites"

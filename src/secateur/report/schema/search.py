@@ -46,6 +46,19 @@ class CandidateFacts(TypedDict):
     plan: str | None
 
 
+class HiddenFacts(TypedDict):
+    """A level of hidden dimensions: how many of `units` are `kept`, KL of it alone and of its best candidate.
+
+    `best` is null where none was looked for, as the level alone lost more than the best so far, or none was found.
+    """
+
+    kept: int
+    units: int
+    kl: float
+    best: float | None
+    chosen: bool
+
+
 class FinalistFacts(TypedDict):
     """A candidate that was made and compared: KL before the repair, perplexity after it and the training, if any."""
 
@@ -80,6 +93,7 @@ class SearchReport(TypedDict):
     wishes: list[WishFacts]
     pieces: list[PieceFacts]
     candidates: list[CandidateFacts]
+    hidden: list[HiddenFacts]
     finalists: list[FinalistFacts]
     timed: list[TimedFacts]
     rank_correlation: float | None

@@ -28,6 +28,12 @@ def print_search(found: SearchReport, out: Path, console: Console | None = None)
     if found["perplexity"] is not None:
         before, after = found["perplexity"]["before"], found["perplexity"]["after"]
         console.print(f"perplexity  {fmt.number(before)} → {fmt.number(after)} ({fmt.ratio(after / before)})")
+    for level in found["hidden"]:
+        best = "not looked for" if level["best"] is None else fmt.number(level["best"])
+        words = (
+            f"{level['kept']} of {level['units']}: KL {fmt.number(level['kl'])} alone, of the best candidate {best}"
+        )
+        console.print(f"hidden      {words}{', chosen' if level['chosen'] else ''}", soft_wrap=True)
     for n, one in enumerate(found["finalists"], 1):
         told = f"KL {fmt.number(one['kl'])} before the repair, perplexity {fmt.number(one['perplexity'])}"
         console.print(f"finalist {n:<3}{told}{', chosen' if one['chosen'] else ''}", soft_wrap=True)
