@@ -15,7 +15,7 @@ from secateur.config.wishes import Wish, parse_wish
 from secateur.errors import ResourceError
 from secateur.report.schema.search import SearchReport
 from secateur.report.terminal.search import print_search
-from secateur.search.find import Found
+from secateur.search.found import Found
 from secateur.search.make import Made, judged, kept, smallest
 from secateur.search.programme import scipy_optimize
 from secateur.search.refine import Tried

@@ -18,6 +18,7 @@ How it goes, file by file:
                few of its layers chosen anew at perturbed costs (large neighbourhood search).
     latency    Seconds of a piece, measured on this machine: models without weights of their own, cut alike in every
                layer, beside the untouched one. The choice is timed as it is; what the sum had missed corrects it.
+    found      What it has come to.
     find       The order in which all of this is done, with a journal.
     finalists  Which few candidates are compared as models, and
     compared   their comparison, after a short training if that is asked for.

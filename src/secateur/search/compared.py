@@ -7,7 +7,7 @@ from secateur.config.training import make_recovery
 from secateur.config.wishes import PERPLEXITY, Wish
 from secateur.errors import InputError
 from secateur.pipeline.inputs import Inputs
-from secateur.search.find import Found
+from secateur.search.found import Found
 from secateur.search.make import Made, judged, pruned
 from secateur.search.space import Candidate
 from secateur.workspace.folder import Workspace

@@ -20,7 +20,8 @@ from secateur.errors import InputError
 from secateur.model.rotation import check_rotatable
 from secateur.pipeline.inputs import Inputs, memory_for
 from secateur.report.schema.search import HiddenFacts
-from secateur.search.find import Found, Narrow, find
+from secateur.search.find import find
+from secateur.search.found import Found, Narrow
 from secateur.search.make import narrow_folder
 from secateur.search.prepared import Remembered, job_of, one_by_one, opened
 from secateur.search.space import space_of

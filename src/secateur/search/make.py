@@ -22,7 +22,7 @@ from secateur.config.wishes import PERPLEXITY, TASK, Wish
 from secateur.pipeline.inputs import Inputs
 from secateur.pipeline.prune import prune
 from secateur.report.schema.report import Report
-from secateur.search.find import Found
+from secateur.search.found import Found
 from secateur.search.planned import plan_of
 from secateur.search.space import Candidate
 from secateur.workspace.folder import MADE, MARK, WORK, Workspace

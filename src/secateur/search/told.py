@@ -20,7 +20,7 @@ from secateur.report.schema.search import (
     TimedFacts,
     WishFacts,
 )
-from secateur.search.find import Found, TimedCandidate
+from secateur.search.found import Found, TimedCandidate
 from secateur.search.latency import OFF, TIMES
 from secateur.search.make import Made, judged
 from secateur.search.predict import Costs, measured_pieces, rank_correlation
