@@ -57,8 +57,8 @@ def ran(model: Path, text: Path, words: list[str], out: Path, also: list[str]) -
     begin, load = time.perf_counter(), os.getloadavg()[0]
     whole = [sys.executable, "-m", "secateur", name, str(model), *told, "--out", str(out), "--threads", "1"]
     done = subprocess.run(whole, capture_output=True, text=True)
-    if done.returncode:
-        return {"refused": done.stderr.strip().splitlines()[-1]}
+    if not (out / "report.json").is_file():  # a search whose wish isn't held ends with 1, and there's a model
+        return {"refused": (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]}
     found = {"seconds": time.perf_counter() - begin, "load": load}
     report = json.loads((out / "report.json").read_text())
     return found | {"parameters": report["parameters"]["after"], "before": report["parameters"]["before"]}
