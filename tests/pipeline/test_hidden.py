@@ -196,13 +196,10 @@ def test_a_target_in_parameters(shared: Path, tmp_path: Path) -> None:
 
 def test_a_plan_cuts_what_the_hidden_dimensions_have_left(shared: Path, tmp_path: Path) -> None:
     """The plan of a run with hidden dimensions and channels, replayed with that run's recipe: the same weights."""
-    recipe = make_recipe(
-        told(shared, sites="hidden,channel,layer", sparsity={"hidden": 0.25, "channel": 0.5, "layer": 0.2}, samples=4)
-    )
+    sparsity = {"hidden": 0.25, "channel": 0.5}
+    recipe = make_recipe(told(shared, sites="hidden,channel", sparsity=sparsity, samples=4, explain=False))
     first = secateur.prune(recipe, tmp_path / "first", quiet=True)
-    plan = Plan.read(tmp_path / "first" / "plan.json")
-    assert plan.kinds == {"channel"}
-    assert len(plan.layers) == 4
+    assert Plan.read(tmp_path / "first" / "plan.json").kinds == {"channel"}
     words = ["--recipe", str(tmp_path / "first" / "recipe.yaml"), "--plan", str(tmp_path / "first" / "plan.json")]
     with pytest.raises(SystemExit) as ended:
         cli.main(["prune", *words, "--out", str(tmp_path / "again"), "--quiet"])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-import secateur
 from secateur.config.searching import SearchSettings, make_search
 from secateur.errors import InputError
+from secateur.search import compared as room
 from secateur.search.compared import rehearsal
 from secateur.search.finalists import finalists
+from secateur.search.make import Made
 from secateur.search.refine import Tried
 from secateur.search.search import search
 from secateur.search.space import Amounts, Candidate, Piece, Space
@@ -67,21 +69,48 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SearchSettings:
     (folder / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
     told = {"model": str(folder / "model"), "calibrate": str(folder / "text.jsonl"), "samples": 8, "length": 32}
     told |= {"speed": False, "general_text": 0, "trials": 6, "explain": False, "device": "cpu", "quality": "fast"}
-    training = {"steps": 9, "length": 16, "batch": 2, "learning_rate": 1e-3, "how": "full"}
+    training = {"steps": 900, "length": 16, "batch": 2, "learning_rate": 1e-3, "how": "full"}
     return make_search({**told, "sites": "channel,layer", "want": "params=0.75x", "recover": training})
 
 
-def test_the_best_after_a_short_training_is_made_and_trained(settings: SearchSettings, tmp_path: Path) -> None:
-    told = settings.model_copy(update={"recover_steps": 2, "finalists": 2})
-    found = search(told, tmp_path / "out", quiet=True)
+def test_the_best_after_a_short_training_is_trained_for_long(
+    settings: SearchSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is made, with which settings, where the second candidate comes out best."""
+    first, second = (Piece(0, "channel", 1),), (Piece(1, "layer", 1),)
+    made: list[tuple[Candidate, int]] = []
+
+    def pruned(told: SearchSettings, inputs: Any, found: Any, candidate: Candidate, *_: Any) -> Made:
+        assert told.recover is not None
+        made.append((candidate, told.recover.steps))
+        sides = {"before": {"perplexity": 8.0}, "after": {"perplexity": 9.0 if candidate == second else 10.0}}
+        report: Any = {"evaluation": sides}
+        return Made(candidate, Path(), report)
+
+    monkeypatch.setattr(room, "pruned", pruned)
+    anything: Any = SimpleNamespace(finalists=(first, second))
+    best, found = room.best_of(settings.model_copy(update={"recover_steps": 2}), anything, anything, anything, True)
+    assert found == {first: 10.0, second: 9.0}
+    assert best.candidate == second
+    assert made == [(first, 2), (second, 2), (second, 900)]
+
+
+def test_the_best_after_a_short_training_is_delivered(settings: SearchSettings, tmp_path: Path) -> None:
+    short = {"recover_steps": 2, "finalists": 2, "recover": None}
+    assert settings.recover is not None
+    told = make_search({**settings.model_dump(exclude_unset=True), **short, "length": 32})
+    quick = settings.recover.model_copy(update={"steps": 2})
+    with pytest.MonkeyPatch.context() as patch:  # the same training as in a section, without the range test of rates
+        patch.setattr(room, "make_recovery", lambda values: quick)
+        found = search(told, tmp_path / "out", quiet=True)
     first, other = found["finalists"]
     [chosen] = [one for one in found["finalists"] if one["chosen"]]
     assert chosen["perplexity"] == min(first["perplexity"], other["perplexity"])
     [candidate] = [one for one in found["candidates"] if one["chosen"]]
     assert (candidate["pieces"], candidate["measured"]) == (chosen["pieces"], chosen["kl"])
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["recovery"]["steps"] == 9
-    assert secateur.load_recipe(tmp_path / "out" / "recipe.yaml").recover == settings.recover
+    assert report["recovery"]["steps"] == 2
+    assert report["evaluation"]["after"]["perplexity"] == chosen["perplexity"]
     page = (tmp_path / "out" / "search.html").read_text(encoding="utf-8")
     assert "Compared as models" in page
     assert page.count(">chosen</td>") == 1
