@@ -11,7 +11,7 @@ import pytest
 from secateur.search.predict import costs_of, fitted, group_of, measured_pieces, predicted, rank_correlation, weighted
 from secateur.search.programme import Limit, solve
 from secateur.search.refine import Tried, refined
-from secateur.search.space import LAYER, Amounts, Candidate, Piece, Space
+from secateur.search.space import BOTH, LAYER, LEVELS, Amounts, Candidate, Piece, Space
 
 
 def space(layers: int = 3, levels: int = 3) -> Space:
@@ -153,6 +153,23 @@ def test_pieces_between_measured_ones_lie_between_them() -> None:
     assert channel == sorted(channel)
     for level, cost in enumerate(channel, 1):
         assert cost == pytest.approx((60 * level / 8) ** 2, rel=0.05)
+
+
+def test_heads_together_follow_from_each_alone() -> None:
+    """Of four pieces of both kinds one is measured: it costs twice the sum of its parts, and so do the others."""
+    shares = {Piece(0, kind, level): level / LEVELS for kind in ("kv_group", "query_head") for level in (2, 4)}
+    both = [Piece(0, BOTH, kv * LEVELS + query) for kv in (2, 4) for query in (2, 4)]
+    of = Space(
+        dict.fromkeys([*shares, *both], Amounts(1, 0, 0)), shares | dict.fromkeys(both, 0.5), Amounts(9, 0, 0), 1
+    )
+    alone = {("kv_group", 2): 1.0, ("kv_group", 4): 4.0, ("query_head", 2): 0.5, ("query_head", 4): 3.0}
+    assert set(measured_pieces(of)) == {both[0], *shares}
+
+    def evaluate(candidates: Sequence[Candidate]) -> list[float]:
+        return [alone.get((piece.kind, piece.level), 3.0) for (piece,) in candidates]
+
+    costs = costs_of(of, evaluate)
+    assert [costs[piece] for piece in both] == pytest.approx([3.0, 8.0, 9.0, 14.0])
 
 
 def test_ranks() -> None:

@@ -1,9 +1,10 @@
 """What a candidate will cost: the sum of what its pieces cost alone, weighted by what was measured of candidates.
 
-Pieces are measured at a few levels of each site; between those the cost follows a power law. Costs of pieces don't
-add up exactly: of some kinds they do less harm together than alone, of others more, and the same holds for early and
-late layers. A factor for each kind and third of the model's depth, fitted to all candidates so far with their
-relative errors, takes up most of that and keeps the sum a sum.
+Pieces are measured at a few levels of each site; between those the cost follows a power law. KV groups with query
+heads are measured at one level: how much more or less than the sum of both that costs holds for the others. Costs of
+pieces don't add up exactly: of some kinds they do less harm together than alone, of others more, and the same holds
+for early and late layers. A factor for each kind and third of the model's depth, fitted to all candidates so far with
+their relative errors, takes up most of that and keeps the sum a sum.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from secateur.search.programme import scipy_optimize
-from secateur.search.space import Candidate, Piece, Space
+from secateur.search.space import BOTH, Candidate, Piece, Space, heads_of
 from secateur.search.trial import Evaluate
 
 MEASURED = (2, 4, 6)  # levels of a site that has more than four
@@ -24,9 +25,12 @@ Weights = Mapping[tuple[str, int], float]
 
 
 def measured_pieces(space: Space) -> list[Piece]:
-    """The pieces that are measured alone; the cost of the others is read off a curve."""
-    curves = _curves(space)
-    return [p for own in curves.values() for p in own if len(own) <= 4 or p.level in (*MEASURED, own[-1].level)]
+    """The pieces that are measured alone; the cost of the others follows from theirs. Of `BOTH` it's the smallest."""
+    found: list[Piece] = []
+    for (_, kind), own in _curves(space).items():
+        few = own[:1] if kind == BOTH else own if len(own) <= 4 else []
+        found += few or [piece for piece in own if piece.level in (*MEASURED, own[-1].level)]
+    return found
 
 
 def costs_of(
@@ -45,9 +49,14 @@ def costs_of(
         for piece, cost in zip(some, evaluate([(piece,) for piece in some]), strict=True):
             found[piece] = cost
             step(f"layer {piece.layer}, {piece.kind}")
-    for own in _curves(space).values():
+    curves = _curves(space)
+    for own in (own for (_, kind), own in curves.items() if kind != BOTH):
         points = [(space.shares[piece], found[piece]) for piece in own if piece in found]
         found |= {piece: between(points, space.shares[piece]) for piece in own if piece not in found}
+    for own in (own for (_, kind), own in curves.items() if kind == BOTH):
+        sums = {piece: sum(max(found[part], LEAST) for part in heads_of(piece)) for piece in own}
+        ratio = max(found[own[0]], LEAST) / sums[own[0]]
+        found |= {piece: ratio * sums[piece] for piece in own[1:]}
     return {piece: found[piece] for piece in space.saves}
 
 

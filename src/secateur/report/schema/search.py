@@ -19,7 +19,7 @@ class WishFacts(TypedDict):
 class PieceFacts(TypedDict):
     """What may go, alone: its share of the site, what it saves, by name, and KL in nats per token.
 
-    `measured` is false where `kl` was read off the curve of its site.
+    `measured` is false where `kl` was read off the curve of its site, or follows from its two kinds.
     """
 
     site: str
