@@ -14,6 +14,7 @@ from secateur.model.anatomy import Anatomy, Units, with_epsilons
 from secateur.model.architectures import ExpertModules, Family
 from secateur.model.classes import text_config
 from secateur.model.detection.building import without_weights
+from secateur.model.detection.chunks import short_chunks
 from secateur.model.detection.copies import small_copy
 from secateur.model.detection.experts import find_experts, least_of
 from secateur.model.detection.loading import stock_kinds
@@ -56,6 +57,12 @@ def propose(config: Any) -> Family:
 def _propose(config: Any) -> Family:
     whole = without_weights(config)
     small = small_copy(config, _depth(whole))
+    with short_chunks(small):
+        return _row(config, whole, small)
+
+
+def _row(config: Any, whole: Any, small: Any) -> Family:
+    """The row that a small copy shows, in the sizes of the model."""
     seen = trace(small)
     _check_chain(seen)
     layers, copies = (list(model.get_submodule(seen.layers).children()) for model in (whole, small))

@@ -17,12 +17,13 @@ from secateur.model.detection.candidates import candidates, home
 from secateur.model.detection.copies import run, token_ids
 from secateur.model.detection.influence import Influence, followed, influence, inner_readers
 from secateur.model.detection.layout import Blocks, blocks_of, owned_by
-from secateur.model.detection.trace import Visit, is_matrix
+from secateur.model.detection.trace import Visit, is_matrix, watch_layers
 from secateur.model.site_kinds import HEADS
 from secateur.model.sites import Site, sites_of
 from secateur.model.surgery import remove, update_heads, zero
 
 TOLERANCE = 2e-4  # of the largest logit; a norm's epsilon is part of it
+BRIEF = 8  # tokens, of which what reaches a column is found: some classes loop over them
 STREAMS = ("hidden_states", "x", "inputs")  # what layers call the hidden states
 
 
@@ -31,22 +32,34 @@ def find_units(model: Any, path: str, place: int, visit: Visit, shared: set[int]
     layer = model.get_submodule(path)[place]
     found: list[Units] = []
     failed: list[str] = []
+    brief = watch_layers(model, path, token_ids(model)[:1, :BRIEF])[place]
     for name in _consumers(layer, visit, shared):
-        try:
-            made = _units(layer, visit, name)
-        except Exception as error:  # a class without gradients, or in-place work on what is looked at
-            failed.append(f"{name}: {_short(error)}")
-            continue
-        if isinstance(made, str):
-            failed.append(f"{name}: {made}")
-        elif made:
-            proved, why = _first_proved(model, path, place, made)
-            if proved is None and (handed := _by_head(made, layer, visit)):
-                again, _ = _first_proved(model, path, place, handed)
-                proved, why = (proved, why) if again is None else (again, "")
-            failed += [f"{name}: {why}"] if why else []
-            found += [proved] if proved is not None else []
+        units, why = (None, "") if brief is None else _of_consumer(model, path, place, name, brief, visit)
+        if units is None or why:  # a ReLU may be off at so few tokens
+            units, why = _of_consumer(model, path, place, name, visit, visit)
+        failed += [f"{name}: {why}"] if why else []
+        found += [units] if units is not None else []
     return _labelled(found), failed
+
+
+def _of_consumer(
+    model: Any, path: str, place: int, name: str, looked_at: Visit, visit: Visit
+) -> tuple[Units | None, str]:
+    """The units that a matrix reads, proved, and what can't be taken of them or why nothing can."""
+    layer = model.get_submodule(path)[place]
+    try:
+        made = _units(layer, looked_at, name)
+    except Exception as error:  # a class without gradients, or in-place work on what is looked at
+        return None, _short(error)
+    if isinstance(made, str):
+        return None, made
+    if not made:
+        return None, ""
+    proved, why = _first_proved(model, path, place, made)
+    if proved is None and (handed := _by_head(made, layer, visit)):
+        again, _ = _first_proved(model, path, place, handed)
+        proved, why = (proved, why) if again is None else (again, "")
+    return proved, why
 
 
 def _consumers(layer: nn.Module, visit: Visit, shared: set[int]) -> list[str]:
