@@ -15,6 +15,7 @@ from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.result import PassResult
 from secateur.recovery import account
 from secateur.recovery.examples import is_task_data
+from secateur.recovery.labelled import is_labelled
 from secateur.recovery.measured import write_untrained
 from secateur.recovery.recover import accelerated
 from secateur.recovery.save import replace as put_in_place
@@ -39,7 +40,7 @@ def check_stage(recipe: Recipe, checkpoint: Checkpoint) -> None:
     if not recovery.merge:
         raise InputError("recover: an adapter needs a model to lie beside; leave merge on, or use secateur recover")
     data = recovery.data or recipe.calibrate
-    if not is_task_data(data):
+    if not is_task_data(data) and not is_labelled(data):
         try:
             load_corpus(data)
         except InputError as error:

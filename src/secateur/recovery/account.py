@@ -166,7 +166,7 @@ def command(model: str, recovery: Recovery, out: Path) -> str:
 
 def samples(task: Task, recovered: Path, original: Path | None, pruned: Path) -> list[Sample]:
     """The same openings continued greedily by the original, the pruned and the recovered model."""
-    if task.tokenizer is None:
+    if task.tokenizer is None or task.asking.head is not None:
         return []
     found: list[Sample] = []
     for row in task.text.reported.ids[:SAMPLES]:

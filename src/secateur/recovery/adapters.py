@@ -53,7 +53,11 @@ def add(model: Any, family: Family, recovery: Recovery, masks: dict[str, Tensor]
     conv = isinstance(model.get_submodule(targets[0]), Conv1D)
     scale: Any = recovery.scale  # peft takes fractions too
     config = peft.LoraConfig(
-        r=recovery.rank, lora_alpha=scale, target_modules=targets, fan_in_fan_out=conv, task_type="CAUSAL_LM"
+        r=recovery.rank,
+        lora_alpha=scale,
+        target_modules=targets,
+        fan_in_fan_out=conv,
+        task_type="CAUSAL_LM" if family.causal else None,  # of another kind peft would train the head too
     )
     if recovery.merge and masks:
         attach(model, masks)

@@ -65,6 +65,11 @@ def top_forward_kl(logits: Tensor, log_p: Tensor, ids: Tensor, temperature: floa
     return kl * temperature**2
 
 
+def cosine_distance(own: Tensor, other: Tensor) -> Tensor:
+    """Sum of one minus the cosine of embeddings (n, hidden), as sentence encoders are compared when they are used."""
+    return (1 - F.cosine_similarity(own.float(), other.float(), dim=-1)).sum()
+
+
 def hidden_states(student: Sequence[Tensor], teacher: Sequence[Tensor], counted: Tensor) -> Tensor:
     """Sum over the counted tokens of |s - t|^2 / |t|^2, the mean over the layers.
 

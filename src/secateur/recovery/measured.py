@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from secateur.evaluation.agreement import agree
 from secateur.evaluation.evaluation import evaluate as measure
 from secateur.evaluation.evaluation import state_figures
 from secateur.evaluation.tasks.judged import AFTER, BEFORE, PRUNED, judge
@@ -15,6 +16,7 @@ from secateur.model.containers.folder import plain_folder
 from secateur.model.hub import local_folder
 from secateur.recovery import account
 from secateur.recovery.task import Task, teacher_of
+from secateur.report.schema.agreement import AgreementFigures
 from secateur.report.schema.figures import Figures
 from secateur.report.schema.recovery import RecoveryFacts
 from secateur.report.schema.report import Evaluation, Measured
@@ -68,6 +70,8 @@ def measured(
     pruned = task.checkpoint.path
     original = original_of(pruned, task, notes)
     data, name = _evaluation_text(task, workspace, wanted.evaluate)
+    if task.asking.head is not None:
+        return _agreed(task, recovered, original, (data, name), section, notes)
     where = (str(task.device), "auto", None)
     found = measure(recovered, data, original or pruned, *where, wanted.speed)
     rows: list[tuple[str, Figures]] = [("recovered", found)]
@@ -86,6 +90,30 @@ def measured(
     section["states"] = [state_figures(state, figures) for state, figures in rows]
     evaluation: Evaluation = {"before": before, "after": found, "kl": kl, "ratios": ratios, "data": name}
     return {"evaluation": evaluation, "samples": account.samples(task, recovered, original, pruned)}
+
+
+def _agreed(
+    task: Task,
+    recovered: Path,
+    original: Path | None,
+    text: tuple[str, str],
+    section: RecoveryFacts,
+    notes: list[str],
+) -> Measured:
+    """How far the pruned and the recovered model, which have no perplexity, agree with the original."""
+    why: Measured = {"evaluation": None, "not_evaluated": f"a {task.checkpoint.config.model_type} has no perplexity"}
+    if original is None:
+        return why
+    (data, name), found = text, dict[str, dict[str, AgreementFigures]]()
+    for state, folder in (("pruned", task.checkpoint.path), ("recovered", recovered)):
+        seen = agree(folder, data, original, str(task.device))
+        notes += [note for note in seen["notes"] if note not in notes]
+        found[state] = seen["agreement"]
+        if name != data:
+            (only,) = found[state].values()
+            found[state] = {name: {**only, "data": name}}
+    section["agreement"] = found
+    return {**why, "agreement": found["recovered"]}
 
 
 def _evaluation_text(task: Task, workspace: Workspace, evaluate: str | None) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from secateur.model.heads import answer_of
 from secateur.model.round_trip import verify, write_probe
 from secateur.model.save import write_state
 from secateur.recovery import adapters
@@ -52,5 +53,6 @@ def _on_cpu(model: Any) -> Any:
 
 
 def _probe(model: Any, task: Task, file: Path) -> None:
-    ids = task.text.reported.ids[:1]
-    write_probe(file, ids, model(input_ids=ids, use_cache=False).logits)
+    rows, causal = task.text.reported, task.asking.head is None
+    ids = rows.ids[:1] if rows.mask is None else rows.ids[:1, rows.mask[0].bool()]
+    write_probe(file, ids, answer_of(model(input_ids=ids, use_cache=False) if causal else model(input_ids=ids)))

@@ -27,25 +27,33 @@ SHARE = 10  # of a short source, one sequence in so many is held out for each of
 
 @dataclass(frozen=True)
 class Rows:
-    """Sequences: token ids, labels (an id, or IGNORED) and, for packed rows, positions; each int64 (n, length)."""
+    """Sequences: token ids, labels (an id, or IGNORED) and, for packed rows, positions; each int64 (n, length).
+
+    Of models that predict no next token labels are classes, of texts one each, and rows may be padded: `mask`.
+    """
 
     ids: Tensor
     labels: Tensor
     positions: Tensor | None = None
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def part(self, index: Any) -> Rows:
-        return Rows(self.ids[index], self.labels[index], None if self.positions is None else self.positions[index])
+        more = (None if tensor is None else tensor[index] for tensor in (self.positions, self.mask))
+        return Rows(self.ids[index], self.labels[index], *more)
 
     def inputs(self) -> dict[str, Tensor]:
         """By the names under which a model takes them."""
         found = {"input_ids": self.ids, "labels": self.labels}
-        return found if self.positions is None else found | {"position_ids": self.positions}
+        more = {"position_ids": self.positions, "attention_mask": self.mask}
+        return found | {name: tensor for name, tensor in more.items() if tensor is not None}
 
     def documents(self) -> list[list[int]]:
         """The sequences, or the examples that are packed in them, each alone and without padding."""
+        if self.mask is not None:
+            return [row[kept].tolist() for row, kept in zip(self.ids, self.mask.bool(), strict=True)]
         if self.positions is None:
             return self.ids.tolist()
         found = []
@@ -120,9 +128,18 @@ def read_text(
         labels = drawn.tokens if drawn.counts is None else drawn.tokens.masked_fill(~drawn.counts, IGNORED)
         rows, name, digest = Rows(drawn.tokens, labels), drawn.source, drawn.source_sha256
         notes = corpus.notes
+    return parted(rows, wanted, length, name, digest, notes)
+
+
+def parted(rows: Rows, wanted: int, length: int, name: str, digest: str, notes: tuple[str, ...] = ()) -> Text:
+    """Rows as those that are trained on and those that aren't.
+
+    Raises:
+        InputError: too few.
+    """
     if len(rows) < 3:
         raise InputError(
-            f"{spec} gives {len(rows)} sequences of {length} tokens; 3 are the least (one to train on, two held out):"
+            f"{name} gives {len(rows)} sequences of {length} tokens; 3 are the least (one to train on, two held out):"
             " use more text or a shorter --length"
         )
     held = max(1, min(HELD_OUT, len(rows) // SHARE))

@@ -18,13 +18,14 @@ from secateur.evaluation.loading import load
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.recovery import adapters, masks, shard
+from secateur.recovery.arguments import arguments
 from secateur.recovery.int8 import load_int8
 from secateur.recovery.muon import MuonAndAdamW
 from secateur.recovery.sequences import Draw
 from secateur.recovery.states import START, States, gathered
 from secateur.recovery.task import Task
 from secateur.recovery.teacher import fingerprint, read_cache, top_of_streamed, top_of_teacher, write_cache
-from secateur.recovery.trainer import Recoverer, arguments
+from secateur.recovery.trainer import Recoverer
 from secateur.system import distributed
 from secateur.system.decisions import Decisions
 from secateur.system.memory import fits_in_memory
@@ -69,7 +70,10 @@ class Session:
         task = self.task
         if task.teacher_dtype == "int8":
             return load_int8(teacher, task.device, task.dtype)
-        return load(teacher.path, str(task.device), task.teacher_dtype).model
+        model = load(teacher.path, str(task.device), task.teacher_dtype, encoders=True).model
+        if task.asking.head is not None:  # a classifier of texts looks at the last token that isn't padding
+            model.config.pad_token_id = task.model.config.pad_token_id
+        return model
 
     def _cached(self) -> dict[str, Tensor]:
         """The cache's tensors; it is made first where there's none."""
@@ -125,6 +129,7 @@ class Session:
             math.inf if start is None else start,
             stepped,
             self._optimizer(learning_rate) if task.optimizer == "muon" else None,
+            task.asking,
         )
         try:
             with warnings.catch_warnings():  # no output of a sharded model is changed in place

@@ -16,20 +16,24 @@ from transformers.integrations import get_available_reporting_integrations
 
 from secateur.config.training import Recovery
 from secateur.errors import InputError, ResourceError
-from secateur.evaluation.loading import load
-from secateur.evaluation.perplexity import refuse_encoder
+from secateur.evaluation.loading import Loaded, load
 from secateur.evaluation.windows import context_length
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.extras import check_extras
+from secateur.model.heads import SEQUENCE, TOKEN, Head
 from secateur.model.hub import local_folder
 from secateur.recovery import adapters
+from secateur.recovery.answers import NEXT_TOKEN, Asking, asking_of, check_other, other_head, with_losses
+from secateur.recovery.arguments import check_batch
 from secateur.recovery.forecast import weights_bytes
+from secateur.recovery.labelled import asks, padding, read_texts
 from secateur.recovery.masks import find_masks
 from secateur.recovery.sequences import Text, keeps_apart, read_text
 from secateur.recovery.teacher import Layers, kept_layers, layer_map
-from secateur.recovery.trainer import check_batch
 from secateur.system import accelerator, distributed
 from secateur.system.device import resolve_dtype
+
+CLASSIFIERS = (SEQUENCE, TOKEN)
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Task:
         teacher: opened, not loaded; None where no loss needs one.
         layers: hidden states that are compared.
         dtype: of the products.
+        asking: what the head is asked.
     """
 
     recovery: Recovery
@@ -55,6 +60,7 @@ class Task:
     device: torch.device
     dtype: torch.dtype
     notes: list[str] = field(default_factory=list)
+    asking: Asking = NEXT_TOKEN
 
     @property
     def teacher_dtype(self) -> str:
@@ -90,30 +96,37 @@ def prepare(
     checkpoint = Checkpoint.open(folder)
     check_extras(checkpoint)
     check(recovery, checkpoint)
+    head = other_head(checkpoint.whole_config)
+    recovery = recovery if head is None else with_losses(recovery, head, data, head.tokens or asks(data, head))
     other = _teacher(recovery, checkpoint, teacher)
     recovery, notes = _comparable(recovery, checkpoint, other)
     products = _products(dtype, device, checkpoint.config)
     if recovery.shard and products == torch.float16:
         raise InputError("--shard takes no float16, whose gradients need scaling; use --dtype bfloat16 or float32")
     _check_memory(recovery, checkpoint, other, device, products)
-    loaded = load(folder, "cpu" if recovery.shard else str(device), "float32")  # a shard is sent, not the whole
-    text = read_text(
-        data,
-        loaded.tokenizer,
-        recovery.steps * recovery.batch,
-        recovery.length,
-        recovery.seed,
-        int(checkpoint.config.vocab_size),
-        keeps_apart(loaded.model, recovery.length),
-    )
+    where = "cpu" if recovery.shard else str(device)  # a shard is sent, not the whole
+    loaded = load(folder, where, "float32", encoders=head is not None)
+    text = _read(data, loaded, head, recovery, int(checkpoint.config.vocab_size))
     layers: Layers = []
     if other is not None and "hidden" in recovery.mix:
         kept = kept or kept_layers(checkpoint.layers, other.layers, folder / "plan.json")
         layers = layer_map(kept, other.layers)
     masks = find_masks(loaded.model, checkpoint.family)
     task = Task(recovery, checkpoint, loaded.model, loaded.tokenizer, text, masks, other, layers, device, products)
+    task.asking = asking_of(folder, head)
     task.notes += [*notes, *text.notes]
     return task
+
+
+def _read(data: str, loaded: Loaded, head: Head | None, recovery: Recovery, vocabulary: int) -> Text:
+    """The texts that are trained on, and those that aren't."""
+    wanted, length, seed = recovery.steps * recovery.batch, recovery.length, recovery.seed
+    if head is None:
+        apart = keeps_apart(loaded.model, length)
+        return read_text(data, loaded.tokenizer, wanted, length, seed, vocabulary, apart)
+    text = read_texts(data, loaded, head, wanted, length, seed)
+    loaded.model.config.pad_token_id = padding(loaded)
+    return text
 
 
 def _comparable(recovery: Recovery, checkpoint: Checkpoint, teacher: Checkpoint | None) -> tuple[Recovery, list[str]]:
@@ -136,7 +149,8 @@ def check(recovery: Recovery, checkpoint: Checkpoint) -> None:
         InputError: in one line.
     """
     check_batch(recovery)
-    refuse_encoder(checkpoint.config)
+    if other_head(checkpoint.whole_config) is not None:
+        check_other(recovery)
     context = context_length(checkpoint.config)
     if context is not None and recovery.length > context:
         raise InputError(f"--length {recovery.length} is over the model's context; use --length {context} or less")
@@ -174,12 +188,20 @@ def _teacher(recovery: Recovery, checkpoint: Checkpoint, known: str | Path | Non
     except InputError as error:
         hint = "" if recovery.teacher else f"; {checkpoint.path} was pruned from it, name its place with --teacher"
         raise InputError(f"{error}{hint}") from None
+    _same_head(checkpoint, teacher)
     if teacher.config.vocab_size != checkpoint.config.vocab_size:
         raise InputError(
             f"the teacher has {teacher.config.vocab_size} tokens, the model {checkpoint.config.vocab_size}; "
             "both must have one vocabulary"
         )
     return teacher
+
+
+def _same_head(checkpoint: Checkpoint, teacher: Checkpoint) -> None:
+    own, its = (model.whole_config for model in (checkpoint, teacher))
+    head = other_head(own)
+    if head is not other_head(its) or (head in CLASSIFIERS and own.num_labels != its.num_labels):
+        raise InputError(f"{teacher.path} has another head than {checkpoint.path}; both must have the same")
 
 
 def teacher_dtype(recovery: Recovery, products: torch.dtype) -> str:

@@ -24,6 +24,7 @@ from secateur.calibration.stream import Stream
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
+from secateur.recovery.answers import NEXT_TOKEN, Asking
 from secateur.recovery.losses import top_logits
 
 VALUES, TOKENS = "teacher_log_p", "teacher_ids"  # names of a batch's tensors too
@@ -34,17 +35,17 @@ Layers = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class TeacherTarget:
-    """What the teacher says of a batch: logits (batch, tokens, vocabulary), and hidden states where asked for."""
+    """What the teacher says of a batch: its answer, mostly logits (batch, tokens, vocabulary), and hidden states
+    where asked for."""
 
     logits: Tensor
     hidden: tuple[Tensor, ...]
 
 
 @torch.no_grad()
-def ask(model: Any, inputs: dict[str, Tensor], hidden: bool) -> TeacherTarget:
+def ask(model: Any, inputs: dict[str, Tensor], hidden: bool, asking: Asking = NEXT_TOKEN) -> TeacherTarget:
     """One forward pass of the teacher."""
-    out = model(**inputs, use_cache=False, output_hidden_states=hidden)
-    return TeacherTarget(out.logits, tuple(out.hidden_states) if hidden else ())
+    return TeacherTarget(*asking.ask(model, inputs, hidden))
 
 
 def layer_map(kept: Sequence[int], teacher_layers: int) -> Layers:

@@ -185,8 +185,8 @@ def _run(session: Session, outcome: TrainingResult) -> None:
                 done += 1
                 step("done before", skipped=True)
             done += 1
-            seen = next((entry for entry in reversed(state.log_history) if "eval_perplexity" in entry), None)
-            step("" if seen is None else f"held-out perplexity {seen['eval_perplexity']:.4g}")
+            seen = next((entry for entry in reversed(state.log_history) if "eval_loss" in entry), None)
+            step("" if seen is None else _seen(seen))
 
         begin = time.monotonic()
         best = session.states.best()
@@ -196,6 +196,11 @@ def _run(session: Session, outcome: TrainingResult) -> None:
             outcome.curve = _curve(trainer.state.log_history)
             outcome.steps = trainer.state.global_step
         outcome.seconds = time.monotonic() - begin
+
+
+def _seen(entry: dict[str, float]) -> str:
+    name = "perplexity" if "eval_perplexity" in entry else "loss"
+    return f"held-out {name} {entry[f'eval_{name}']:.4g}"
 
 
 def _curve(history: list[dict[str, float]]) -> list[CurvePoint]:

@@ -19,8 +19,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArgum
 from transformers.trainer_callback import PrinterCallback
 
 from secateur.config.training import Recovery
-from secateur.errors import InputError
+from secateur.model.heads import BODY
 from secateur.recovery import losses, shard
+from secateur.recovery.answers import NEXT_TOKEN, Asking
 from secateur.recovery.losses import IGNORED
 from secateur.recovery.micro_batches import MicroBatches
 from secateur.recovery.sequences import Rows
@@ -41,6 +42,7 @@ class Recoverer(Trainer):
         held_out: sequences that `look` measures; the best state by them goes into `states`.
         stepped: called with Trainer's state after each step.
         make_optimizer: default Trainer's own, AdamW.
+        asking: what a model with another head than that of next tokens is asked.
     """
 
     optimizer: Any
@@ -58,6 +60,7 @@ class Recoverer(Trainer):
         start: float = math.inf,
         stepped: Callable[[Any], None] = lambda state: None,
         make_optimizer: Callable[[], torch.optim.Optimizer] | None = None,
+        asking: Asking = NEXT_TOKEN,
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=dataset, eval_dataset=dataset)
         self.remove_callback(PrinterCallback)
@@ -66,8 +69,10 @@ class Recoverer(Trainer):
         self._teacher, self._layers, self._lowest = teacher, layers or [], start
         self._sharded, self._make_optimizer = shard.is_sharded(model), make_optimizer
         self._micro = MicroBatches(arguments.device)
+        self._asking = asking
         # The loss is divided by the tokens of the whole step, which the labels' first column never adds to.
-        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = self._loss_shifts_labels = True
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
+        self._loss_shifts_labels = asking.head is None
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self._make_optimizer is None:
@@ -83,40 +88,48 @@ class Recoverer(Trainer):
         """The mix of losses over this pass's tokens, divided by the tokens of the whole step."""
         passed = {name: tensor for name, tensor in inputs.items() if name not in TARGETS}
         mix = self._recovery.mix
-        outputs = model(**passed, use_cache=False, output_hidden_states="hidden" in mix)
-        target = ask(self._teacher, passed, "hidden" in mix) if self._teacher is not None else None
+        outputs = self._asking.ask(model, passed, "hidden" in mix)
+        target = ask(self._teacher, passed, "hidden" in mix, self._asking) if self._teacher is not None else None
         total = self._mixed(outputs, inputs, target)
-        counted = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"][:, 1:] != IGNORED).sum()
+        labels = self._asking.labels(inputs["labels"])
+        counted = num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum()
         # The gradients of processes are averaged, so each gives its share times their number.
         loss = total / counted * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def _mixed(self, outputs: Any, inputs: dict[str, Tensor], target: TeacherTarget | None) -> Tensor:
-        labels = inputs["labels"][:, 1:]
+    def _mixed(
+        self, outputs: tuple[Tensor, tuple[Tensor, ...]], inputs: dict[str, Tensor], target: TeacherTarget | None
+    ) -> Tensor:
+        asking = self._asking
+        labels = asking.labels(inputs["labels"])
         counted = labels != IGNORED
         everything = bool(counted.all())
 
         def chosen(tensor: Tensor) -> Tensor:
             """(batch, tokens, ...) -> (counted tokens, ...): the places that predict one."""
-            tensor = tensor[:, :-1]
-            return tensor.flatten(0, 1) if everything else tensor[counted]
+            tensor = asking.places(tensor)
+            return tensor.flatten(0, 1) if everything and labels.dim() > 1 else tensor[counted]
 
-        logits, temperature = chosen(outputs.logits), self._recovery.temperature
+        answer, hidden = outputs
+        logits, temperature = chosen(answer), self._recovery.temperature
         total = logits.new_zeros((), dtype=torch.float32)
         for name, weight in self._recovery.mix.items():
             if name == "lm":
                 part = losses.language_modelling(logits, labels[counted])
             elif name == "hidden":
                 assert target is not None
-                own = [outputs.hidden_states[place][:, :-1] for place, _ in self._layers]
-                other = [target.hidden[place][:, :-1] for _, place in self._layers]
-                part = losses.hidden_states(own, other, counted)
+                own = [asking.places(hidden[place]) for place, _ in self._layers]
+                other = [asking.places(target.hidden[place]) for _, place in self._layers]
+                seen = counted if asking.head is None else asking.seen(inputs)
+                part = losses.hidden_states(own, other, seen) * (counted.sum() / seen.sum())
             elif VALUES in inputs:
                 part = losses.top_forward_kl(logits, chosen(inputs[VALUES]), chosen(inputs[TOKENS]), temperature)
             else:
                 assert target is not None
                 other_logits = chosen(target.logits)
-                if self._recovery.top_k is not None:
+                if asking.head is BODY:
+                    part = losses.cosine_distance(logits, other_logits)
+                elif self._recovery.top_k is not None:
                     part = losses.top_forward_kl(
                         logits, *losses.top_logits(other_logits, self._recovery.top_k, temperature), temperature
                     )
@@ -138,7 +151,9 @@ class Recoverer(Trainer):
     ) -> dict[str, float]:
         """A look at the held-out sequences, logged as any evaluation of Trainer; keeps the best state."""
         loss = self.look()
-        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700))}
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        if self._asking.head is None:
+            metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(loss, 700))
         self.log(metrics)
         control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.control: TrainerControl = control
@@ -150,7 +165,10 @@ class Recoverer(Trainer):
 
     @torch.no_grad()
     def look(self) -> float:
-        """Mean negative log-likelihood of the held-out sequences, nats a token; the same number on every rank."""
+        """Mean negative log-likelihood of the held-out sequences, nats a token; the same number on every rank.
+
+        Where nobody has said what is right, it's the distance from the dense model's answers.
+        """
         model = self.model
         training = model.training
         model.eval()
@@ -158,11 +176,11 @@ class Recoverer(Trainer):
         for index, counts in self._turns():
             row = self._held_out.part(slice(index, index + 1))
             inputs = {name: tensor.to(self.args.device) for name, tensor in row.inputs().items()}
-            labels = inputs.pop("labels")[:, 1:]
+            labels = self._asking.labels(inputs.pop("labels"))
             with self.compute_loss_context_manager():
-                logits = model(**inputs, use_cache=False).logits[:, :-1]
+                logits = self._asking.places(self._asking.ask(model, inputs, False)[0])
             counted = (labels != IGNORED) & counts
-            sums[0] += losses.language_modelling(logits[counted], labels[counted]).cpu().double()
+            sums[0] += self._distance(logits[counted], labels[counted], inputs, counted).cpu().double()
             sums[1] += counted.sum().cpu()
         model.train(training)
         if self._sharded:  # a backward pass would have let go of what surrounds the layers
@@ -171,6 +189,15 @@ class Recoverer(Trainer):
         distributed.all_reduce([there])
         loss = float(there[0] / there[1])
         return loss if math.isfinite(loss) else math.inf
+
+    def _distance(self, answer: Tensor, labels: Tensor, inputs: dict[str, Tensor], counted: Tensor) -> Tensor:
+        """Of counted places from what is right, else from what the dense model says, summed."""
+        if self._asking.head is None or not bool((labels < 0).any()):
+            return losses.language_modelling(answer, labels)
+        assert self._teacher is not None  # see `answers.with_losses`
+        other = ask(self._teacher, inputs, False, self._asking).logits[counted]
+        compare = losses.cosine_distance if self._asking.head is BODY else losses.forward_kl
+        return compare(answer, other)
 
     def _turns(self) -> list[tuple[int, bool]]:
         """This rank's held-out sequences, and whether each counts: all ranks of a sharded model compute in step."""
@@ -230,71 +257,3 @@ class _Stepped(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._told(state)
-
-
-def check_batch(recovery: Recovery) -> tuple[int, int]:
-    """Sequences of a step for this process, and how many of them at once.
-
-    Raises:
-        InputError: the batch doesn't divide by the processes or by the micro batch.
-    """
-    ranks = distributed.world()
-    own, rest = divmod(recovery.batch, ranks)
-    micro = recovery.micro_batch or own
-    if rest or not own or own % micro:
-        raise InputError(
-            f"a batch of {recovery.batch} doesn't divide into {ranks} processes with {micro} sequences at once; "
-            f"use --batch {max(1, own) * ranks} and a --micro-batch that divides {max(1, own)}"
-        )
-    return own, micro
-
-
-def arguments(
-    recovery: Recovery, folder: Path, device: torch.device, dtype: torch.dtype, rate: float, steps: int, save: bool
-) -> TrainingArguments:
-    """Trainer's settings of a run of `steps` steps with this peak rate.
-
-    Args:
-        dtype: of the products; weights and their updates are fp32.
-        save: look at the held-out sequences now and then, and save a checkpoint after each look.
-
-    """
-    own, micro = check_batch(recovery)
-    every = "steps" if save else "no"
-    made = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=own // micro,
-        learning_rate=rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(recovery.warmup * steps),
-        weight_decay=recovery.weight_decay,
-        max_grad_norm=1.0,
-        logging_steps=max(1, steps // 100),
-        eval_strategy=every,
-        eval_steps=recovery.looks if save else None,
-        save_strategy=every,
-        save_steps=recovery.looks,
-        save_total_limit=1,
-        seed=recovery.seed,
-        use_cpu=device.type == "cpu",
-        bf16=dtype == torch.bfloat16 and not recovery.shard,  # a sharded model knows its products' dtype
-        fp16=dtype == torch.float16,
-        report_to=[part.strip() for part in recovery.track.split(",")] if save and recovery.track else "none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
-        ddp_find_unused_parameters=False,
-        **(_checkpointing() if recovery.checkpointing else {}),
-    )
-    if made.n_gpu > 1:  # one process, one GPU: the others are for other processes
-        made._n_gpu = 1
-    return made
-
-
-def _checkpointing() -> dict[str, bool | dict[str, bool]]:
-    """Under the name that the installed transformers has for it."""
-    name = "activation_checkpointing"
-    name = name if name in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}

@@ -135,9 +135,14 @@ def agreement(report: Report) -> list[Row]:
     rows = []
     for name in section(report, "agreement"):
         found = section(report, "agreement", name)
-        label = f"{AGREEMENT.get(str(found.get('metric')), 'Like the original')}, {name}"
+        label = agreement_label(found, name)
         rows.append(Row("agreement", label, fmt.MISSING, alike(found), fmt.MISSING, fmt.MISSING, "unknown"))
     return rows
+
+
+def agreement_label(found: Mapping[str, Any], name: str) -> str:
+    """What agrees with the original, and on which text."""
+    return f"{AGREEMENT.get(str(found.get('metric')), 'Like the original')}, {name}"
 
 
 def alike(found: Mapping[str, Any]) -> str:

@@ -25,11 +25,23 @@ class Line:
 
 def states(report: Report) -> list[str]:
     """Which models were measured, in order: original, pruned, recovered."""
-    return [str(state.get("state")) for state in facts.items(facts.section(report, "recovery"), "states")]
+    found = facts.items(facts.section(report, "recovery"), "states")
+    return [str(state.get("state")) for state in found] or list(facts.section(report, "recovery", "agreement"))
 
 
 def lines(report: Report) -> list[Line]:
-    """Perplexity and bits per byte of each state, and perplexity on each text where there are several."""
+    """Perplexity and bits per byte of each state, and perplexity on each text where there are several; of models
+    without one how far each agrees with the original."""
+    alike = facts.section(report, "recovery", "agreement")
+    if alike:
+        texts = list(facts.section(alike, next(iter(alike))))
+        return [
+            Line(
+                facts.agreement_label(facts.section(alike, "recovered", name), name),
+                tuple(facts.alike(facts.section(alike, state, name)) for state in alike),
+            )
+            for name in texts
+        ]
     found = facts.items(facts.section(report, "recovery"), "states")
     if not found:
         return []

@@ -7,6 +7,8 @@ from typing import NotRequired
 
 from typing_extensions import TypedDict
 
+from secateur.report.schema.agreement import AgreementFigures
+
 
 class RateTried(TypedDict):
     """A short run with one learning rate."""
@@ -79,6 +81,7 @@ class RecoveryFacts(TypedDict):
     seconds: float
     curve: list[CurvePoint]
     states: NotRequired[list[ModelState]]
+    agreement: NotRequired[dict[str, dict[str, AgreementFigures]]]
 
 
 class RecoveryForecast(TypedDict):
