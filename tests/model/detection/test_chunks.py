@@ -1,4 +1,4 @@
-"""What makes detection quick must not change what it sees: short chunks, and columns that are followed together."""
+"""What makes detection quick must not change what it sees: short chunks, columns followed together, small copies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from secateur.model.classes import stock_class
 from secateur.model.detection import influence as module
 from secateur.model.detection.chunks import LONGEST, short_chunks
-from secateur.model.detection.copies import run
+from secateur.model.detection.copies import run, small_copy
 from secateur.model.detection.influence import influence
 from secateur.model.detection.trace import watch_layers
 from secateur.model.detection.units import caller
@@ -67,3 +67,11 @@ def test_columns_together_are_reached_by_what_reaches_each_alone(monkeypatch: py
     monkeypatch.setattr(torch.autograd, "grad", no_batches)
     one_by_one = influence(layer, call, "self_attn.o_proj", ())
     assert all(torch.equal(one_by_one.reach[key], alone.reach[key]) for key in alone.reach)
+
+
+def test_experts_in_groups_have_a_small_copy() -> None:
+    """As large as the class has them by default: 512 experts in eight groups, of which a copy has six in one."""
+    config = AutoConfig.for_model("bailing_hybrid")
+    assert (config.num_experts, config.num_expert_group) == (512, 8)
+    copy = small_copy(config, 3)
+    assert (copy.config.num_experts, copy.config.num_expert_group) == (6, 1)
