@@ -108,6 +108,14 @@ def fp8(rows: int, columns: int, end: str, dtype: torch.dtype = torch.float32) -
     return linear
 
 
+def mxfp8(rng: random.Random, out: int, inputs: int) -> Made:
+    """FP8 of which some neighbours of a row share a power of two."""
+    weight, q = float8(rng, out, inputs)
+    e = [[n + 120 for n in row] for row in codes(rng, out, -(-inputs // GROUP), 5)]
+    tensors = {".weight": weight, SCALE: torch.tensor(e, dtype=torch.uint8)}
+    return tensors, table(out, inputs, lambda o, i: q[o][i] * 2.0 ** (e[o][i // GROUP] - 127))
+
+
 def int8(rng: random.Random, out: int, inputs: int) -> Made:
     """One scale and one zero point a row."""
     q = [[n - 128 for n in row] for row in codes(rng, out, inputs, 256)]
@@ -247,6 +255,7 @@ FORMATS: dict[str, Format] = {
     "ct int4": Format(_groups(num_bits=4, group_size=GROUP), packed(4, asymmetric=True, ordered=False)),
     "ct ordered": Format(_groups(num_bits=4, group_size=GROUP), packed(4, asymmetric=True, ordered=True)),
     "ct packed8": Format(_groups(num_bits=8, group_size=GROUP), packed(8, asymmetric=False, ordered=False)),
+    "ct mxfp8": Format(_groups(num_bits=8, type="float", group_size=GROUP), mxfp8),
     "ct nvfp4": Format(_groups(num_bits=4, type="float", group_size=16), nvfp4),
     "gptq": Format({"quant_method": "gptq", "bits": 4, "group_size": GROUP}, gptq(4)),
     "gptq v2": Format(

@@ -1,8 +1,9 @@
-"""compressed-tensors, as llm-compressor and vLLM write it: FP8, INT8, packed integers, NVFP4 and MXFP4.
+"""compressed-tensors, as llm-compressor and vLLM write it: FP8, INT8, packed integers, NVFP4, MXFP4 and MXFP8.
 
 What a tensor is stored as shows in what lies beside it, for `w = (q - z) * scale`:
 
-- `weight` float8 or int8, `weight_scale` per tensor, row, group of columns or block;
+- `weight` float8 or int8, `weight_scale` per tensor, row, group of columns or block; of float8 in groups of 32 also
+  exponents of two (MXFP8);
 - `weight_packed` int32 (out, in * bits / 32) with `weight_shape`, the codes moved up by half of their range;
 - `weight_packed` uint8 (out, in / 2), two FP4 codes a byte, `weight_scale` per 16 columns, to be divided by
   `weight_global_scale` (NVFP4), or exponents of two per 32 (MXFP4).
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from secateur.model.containers.packing import E2M1, nibbles, unpack, words
-from secateur.model.containers.scales import grains, spread
+from secateur.model.containers.scales import SCALES, grains, spread
 from secateur.model.containers.tensors import FLOAT8, FLOATS, Plain, Tensors
 from secateur.model.json_files import Json
 
@@ -79,10 +80,11 @@ def _named(tensors: Tensors, config: Json) -> Named:
 def _naive(tensors: Tensors, name: str, named: Named) -> Plain:
     weight, scale, zero = (f"{name}.weight{end}" for end in ("", "_scale", "_zero_point"))
     shape = tensors.shape(weight, (*FLOAT8, "I8"), 2)
-    sizes = _sizes(tensors, scale, shape, named)
+    scales = SCALES if tensors.headers[weight].dtype in FLOAT8 else FLOATS  # powers of two are MXFP8's
+    sizes = _sizes(tensors, scale, shape, named, scales)
     parts = [weight, scale]
     if zero in tensors:
-        tensors.expect(zero, ("I8", "U8", "I32", *FLOATS), tensors.shape(scale, FLOATS))
+        tensors.expect(zero, ("I8", "U8", "I32", *FLOATS), tensors.shape(scale, scales))
         parts.append(zero)
 
     def make() -> Tensor:
@@ -92,13 +94,15 @@ def _naive(tensors: Tensors, name: str, named: Named) -> Plain:
     return Plain(weight, shape, tuple(parts), make)
 
 
-def _sizes(tensors: Tensors, scale: str, shape: tuple[int, ...], named: Named) -> tuple[int, ...]:
+def _sizes(
+    tensors: Tensors, scale: str, shape: tuple[int, ...], named: Named, dtypes: Sequence[str] = FLOATS
+) -> tuple[int, ...]:
     """How many neighbours share a scale: by the blocks that are named, or by the groups of columns."""
-    found = tensors.shape(scale, FLOATS)
+    found = tensors.shape(scale, dtypes)
     for rows, columns in named.blocks:
         if found == (-(-shape[0] // rows), -(-shape[1] // columns)):
             return rows, columns
-    return grains(tensors, scale, shape, [(), named.sizes], FLOATS)
+    return grains(tensors, scale, shape, [(), named.sizes], dtypes)
 
 
 def _packed(tensors: Tensors, name: str, named: Named) -> Plain:
