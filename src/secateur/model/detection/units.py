@@ -23,7 +23,7 @@ from secateur.model.sites import Site, sites_of
 from secateur.model.surgery import remove, update_heads, zero
 
 TOLERANCE = 2e-4  # of the largest logit; a norm's epsilon is part of it
-BRIEF = 8  # tokens, of which what reaches a column is found: some classes loop over them
+BRIEF = 12  # tokens of one text, of which what reaches a column is found: some classes loop over them
 STREAMS = ("hidden_states", "x", "inputs")  # what layers call the hidden states
 
 
