@@ -121,7 +121,9 @@ def print_recovery(report: Report, out: Path | str, console: Console | None = No
     table = recovery_table(report)
     if table is not None:
         console.print(table)
-        console.print(f"measured on {facts.section(report, 'evaluation').get('data')}", style="dim", highlight=False)
+        data = facts.section(report, "evaluation").get("data")
+        if data is not None:
+            console.print(f"measured on {data}", style="dim", highlight=False)
     r = facts.section(report, "recovery")
     if r.get("zeros_kept"):
         zeros = (
