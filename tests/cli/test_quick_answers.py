@@ -61,7 +61,11 @@ ANSWERS: list[tuple[list[str], int, str]] = [
     (["search", "--help"], 0, "--want"),
     (["search", "embedded", "--want", "params=0.5x"], 2, "add --out DIR"),
     (["search", "embedded", "--want", "parms=0.5x", "--out", "x"], 2, "did you mean 'params'?"),
-    (["search", "embedded", "--want", "params=0.5x", "--out", "x", "--sites", "hidden"], 2, "hidden dimensions go beside something else"),
+    (
+        ["search", "embedded", "--want", "params=0.5x", "--out", "x", "--sites", "hidden"],
+        2,
+        "hidden dimensions go beside something else",
+    ),
     (["search", "embedded", "--want", "params=0.5x", "--out", "x", "--sparsity", "0.5"], 2, "No such option"),
     (["search", "embedded", "--want", "task:gone.jsonl>=0.9x", "--out", "x"], 2, "'gone.jsonl' does not exist"),
     (["compress", "embedded", "--out", "x", "--values", "int4"], 2, "did you mean 'int8'?"),
