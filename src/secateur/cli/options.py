@@ -225,6 +225,7 @@ Runtime = Annotated[
     ),
 ]
 Threads = Annotated[int | None, where(help="CPU threads", callback=check_threads)]
+RayAddress = Annotated[str | None, where(help="of a running cluster, or auto; default: one of this machine's cores")]
 
 
 def model_given(model: str | None, revision: str | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ from secateur.cli.options import (
     Out,
     Overwrite,
     Quiet,
+    RayAddress,
     Resume,
     Revision,
     Threads,
@@ -68,9 +69,7 @@ def search(
             autocompletion=completer(PLACES),
         ),
     ] = HERE,
-    ray_address: Annotated[
-        str | None, where(help="of a running cluster, or auto; default: one of this machine's cores")
-    ] = None,
+    ray_address: RayAddress = None,
     out: Out = None,
     overwrite: Overwrite = False,
     resume: Resume = False,

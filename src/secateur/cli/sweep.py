@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.options import Json, Out, Quiet, Trust, completer, examples, one_of, output, where
+from secateur.cli.options import Json, Out, Quiet, RayAddress, Trust, completer, examples, one_of, output, where
 from secateur.errors import InputError, Stopped, Terminated
 from secateur.system.names import HERE, PLACES, RAY
 
@@ -39,9 +39,7 @@ def sweep(
             autocompletion=completer(PLACES),
         ),
     ] = HERE,
-    ray_address: Annotated[
-        str | None, where(help="of a running cluster, or auto; default: one of this machine's cores")
-    ] = None,
+    ray_address: RayAddress = None,
     trial_cpus: Annotated[
         int | None, where(help="CPU threads of a trial; default: 1 on Ray, else what torch chooses")
     ] = None,

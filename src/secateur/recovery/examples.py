@@ -5,6 +5,7 @@ The forms of a row are those of `data.conversations`, the formats of a file thos
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,20 @@ class Example:
     labels: list[int]
 
 
-def is_task_data(spec: str) -> bool:
-    """Whether `spec` is a file of rows of which the first is a conversation, or a prompt with its completion."""
+def first_row(spec: str) -> Mapping[str, Any]:
+    """The first row of a file of rows; an empty one where `spec` is something else, or can't be read."""
     path = Path(spec)
     if format_of(path) is None or not path.is_file():
-        return False
+        return {}
     try:
-        _, row = next(iter(read_rows(spec, path).rows), ("", {}))
+        return next((row for _, row in read_rows(spec, path).rows), {})
     except InputError:
-        return False
-    return is_example(row)
+        return {}
+
+
+def is_task_data(spec: str) -> bool:
+    """Whether `spec` is a file of rows of which the first is a conversation, or a prompt with its completion."""
+    return is_example(first_row(spec))
 
 
 def read_examples(spec: str, tokenizer: Any | None) -> tuple[list[Example], str]:

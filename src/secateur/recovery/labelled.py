@@ -7,21 +7,19 @@ is, IGNORED where nothing is asked.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from secateur.data.batches import calibration_batches, framed
 from secateur.data.documents import load_corpus
 from secateur.data.items import Labelled, Tagged
-from secateur.data.rows import format_of, read_rows
 from secateur.data.tasks import FORMS, TaskFile, read_task
 from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded
 from secateur.evaluation.tasks.labels import encoded, numbers_of
 from secateur.evaluation.tasks.run import CLASSIFY
 from secateur.model.heads import MASKED, SEQUENCE, TOKEN, Head
+from secateur.recovery.examples import first_row
 from secateur.recovery.losses import IGNORED
 from secateur.recovery.sequences import HELD_OUT, Rows, Text, parted
 
@@ -31,13 +29,7 @@ MASK_SHARE = 0.15  # of tokens, as in BERT's own training
 
 def is_labelled(spec: str) -> bool:
     """Whether `spec` is a file of rows with a text and its class, or with words and their classes."""
-    path = Path(spec)
-    if format_of(path) is None or not path.is_file():
-        return False
-    try:
-        _, row = next(iter(read_rows(spec, path).rows), ("", {}))
-    except InputError:
-        return False
+    row = first_row(spec)
     return any(all(set(names) & set(row) for names in FORMS[form]) for form in CLASSIFY)
 
 
