@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--draw", action="store_true", help="only write the tables anew")
     told = parser.parse_args()
-    told.work, told.model = told.work.resolve(), told.model.resolve()
+    told.work, told.model = told.work.resolve(), told.model.absolute()
     file = RESULTS / "decode.json"
     record = json.loads(file.read_text()) if file.is_file() else {"quality": {}, "speed": {}}
     parts = () if told.draw else told.parts
