@@ -41,9 +41,9 @@ def made(tool: str, way: str, told: argparse.Namespace, interpreter: str) -> tup
     if not said.exists():
         script = [interpreter, str(HERE / "_container_make.py"), str(told.model), str(folder), str(theirs)]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        done = subprocess.run(
-            [*script, "--tool", tool, "--way", way], capture_output=True, text=True, env=environment, check=False
-        )
+        told_how: dict[str, Any] = {"capture_output": True, "text": True, "env": environment, "check": False}
+        # Tools leave their logs where they run.
+        done = subprocess.run([*script, "--tool", tool, "--way", way], cwd=told.work, **told_how)
         lines = done.stdout.strip().splitlines()
         if done.returncode or not lines:
             raise RuntimeError((done.stderr.strip().splitlines() or ["no word"])[-1][:200])
@@ -125,11 +125,12 @@ def main() -> None:
     parser.add_argument("--python", action="append", default=[], metavar="TOOL=PATH")
     parser.add_argument("--only", nargs="*", metavar="TOOL:WAY")
     told = parser.parse_args()
-    told.work = told.work.resolve()
+    told.work, told.model = told.work.resolve(), told.model.resolve()
     told.work.mkdir(parents=True, exist_ok=True)
     os.environ["XDG_CACHE_HOME"] = str(told.work / "cache")
     (told.work / "text.txt").write_text(TEXT * 200, encoding="utf-8")
-    interpreters = {"transformers": sys.executable, **dict(pair.split("=", 1) for pair in told.python)}
+    given = (pair.split("=", 1) for pair in told.python)
+    interpreters = {"transformers": sys.executable, **{tool: os.path.abspath(path) for tool, path in given}}
     file = RESULTS / "containers.json"
     before = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
     known = {(row["tool"], row["way"]): row for row in before}
