@@ -11,7 +11,7 @@ with each allocation, and the search. A rival that comes out more than a hundred
 run again for so much more or less, twice at most; the nearest counts, and all runs are in its row. `latency`: a wish
 for decoding and one for prefill, and what the result takes, timed as it is. Each row is written as it comes, and rows
 that are there aren't measured again; `--how` picks some of them. `--also` is said to every run. Times are of one
-thread, with the load of the machine beside them. Results: results/search.json and .md.
+thread, with the load of the machine beside them. Results: results/search.json and .md, and docs/search.md.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _docs import between_marks
 from _protocol import context_of, perplexity, read_texts
 from transformers import AutoTokenizer
 
@@ -33,6 +34,7 @@ import secateur
 
 LATENCIES = ["latency", "prefill"]
 RESULTS = Path(__file__).parent / "results" / "search.json"
+PAGE = Path(__file__).parents[1] / "docs" / "search.md"
 TOGETHER = "channel,kv_group"
 KINDS = ("channel", "kv_group", "layer", "hidden")
 ALLOCATIONS = ("local", "global", "owl", "sensitivity", "evolve")
@@ -185,6 +187,8 @@ def main() -> None:
             given.results.write_text(json.dumps(rows, indent=1) + "\n")
             print(rows[-1], flush=True)
     given.results.with_suffix(".md").write_text(table(rows))
+    if given.results == RESULTS:
+        between_marks(PAGE, "<!-- figures: begin -->", "<!-- figures: end -->", table(rows).rstrip())
 
 
 if __name__ == "__main__":
