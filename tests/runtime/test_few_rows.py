@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,21 @@ def test_it_reads_the_parameter_that_is_there() -> None:
     torch.testing.assert_close(ours(x), 2 * before)
     ours.weight = nn.Parameter(torch.zeros(64, 64, dtype=torch.bfloat16), requires_grad=False)
     assert ours(x).equal(ours.bias[None])
+    ours.bias = nn.Parameter(torch.full((64,), 3.0).bfloat16(), requires_grad=False)
+    assert ours(x).equal(ours.bias[None]), "another tensor in the same place of the module"
     assert sorted(ours.state_dict()) == ["bias", "weight"]
     ours.float()
     torch.testing.assert_close(ours(x.float()), nn.functional.linear(x.float(), ours.weight, ours.bias))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_copy_is_one_of_its_own(bias: bool) -> None:
+    """After a product too, which leaves nothing in the module that couldn't be copied."""
+    ours, x = FewRows(linear(64, 64, bias), 4), torch.randn(1, 64).bfloat16()
+    before = ours(x)
+    other = copy.deepcopy(ours)
+    ours.weight.zero_()
+    assert other(x).equal(before)
 
 
 def test_gradients_flow_and_nothing_at_all_is_something() -> None:

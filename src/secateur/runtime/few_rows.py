@@ -6,10 +6,10 @@ CPU in bf16, where torch's own reads the weights more slowly than memory deliver
 
 from __future__ import annotations
 
-import ctypes
 from collections import Counter
+from ctypes import addressof, c_float, c_int64
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ SMALLEST = 1 << 20  # entries: a smaller one takes microseconds either way
 TRIED = (1, 4, 8, 16)  # rows of x
 RUNS = 5
 WORTH = 1.1  # times as fast, or torch does it
+_ZERO = c_float(0.0)
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class Limit:
 @torch.library.custom_op("secateur::few_rows", mutates_args=())
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., columns) times weight (rows, columns), plus bias (rows,), by the kernel: (..., rows)."""
-    operand, _wide = _operand_of(weight, bias)
-    return operand.times(x)
+    return _product(x, weight, bias)
 
 
 @few_rows.register_fake
@@ -61,7 +61,6 @@ class FewRows(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.limit = limit
-        self._known: tuple[tuple[int, ...], Operand, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., columns) to (..., rows)."""
@@ -72,23 +71,32 @@ class FewRows(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         if torch.compiler.is_compiling():
             return torch.ops.secateur.few_rows(x, self.weight, self.bias)
-        at = (self.weight.data_ptr(), 0 if self.bias is None else self.bias._version)
-        if self._known is None or self._known[0] != at:  # moved, or loaded anew
-            self._known = (at, *_operand_of(self.weight, self.bias))
-        return self._known[1].times(x)
+        return _product(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {NAME} kernel up to {self.limit} rows"
 
 
-def _operand_of(weight: Tensor, bias: Tensor | None) -> tuple[Operand, Tensor]:
-    """A contiguous matrix for the kernel, and its bias in float32, which has to live as long."""
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W' + bias by the kernel, of a contiguous W in bf16, wherever it lies by now."""
     rows, columns = weight.shape
-    wide = torch.zeros(1) if bias is None else bias.detach().to(torch.float32, copy=True)
-    fields = {"values": weight.data_ptr(), "bias": wide.data_ptr(), "bias_step": 4 * (bias is not None)}
-    fields |= {"rows": rows, "columns": columns}
-    layer = (ctypes.c_int64 * len(LAYER))(*(fields[name] for name in LAYER))
-    return Operand(layer, rows, columns, NAME, KIND, MAX_BATCH, 1), wide
+    if bias is None:
+        return _without_bias(weight.data_ptr(), rows, columns).times(x)
+    wide = bias.detach().to(torch.float32, copy=True)  # lives as long as the product takes
+    return _operand(weight.data_ptr(), rows, columns, wide.data_ptr(), wide.itemsize).times(x)
+
+
+@lru_cache(maxsize=4096)
+def _without_bias(at: int, rows: int, columns: int) -> Operand:
+    """Says nothing but where a matrix would lie, so it can be kept when another one lies there."""
+    return _operand(at, rows, columns, addressof(_ZERO), 0)
+
+
+def _operand(at: int, rows: int, columns: int, bias: int, bias_step: int) -> Operand:
+    """A matrix and its float32 bias at addresses, as the kernel wants them."""
+    fields = {"values": at, "bias": bias, "bias_step": bias_step, "rows": rows, "columns": columns}
+    layer = (c_int64 * len(LAYER))(*(fields[name] for name in LAYER))
+    return Operand(layer, rows, columns, NAME, KIND, MAX_BATCH, 1)
 
 
 def fits(linear: nn.Module) -> bool:
@@ -139,11 +147,10 @@ def forget() -> None:
 
 
 def _measure(W: Tensor) -> Limit:
-    operand, _wide = _operand_of(W, None)
     best, first = 0, (0.0, 0.0)
     for rows in TRIED:
         x = torch.randn(rows, W.shape[1]).to(W.dtype)
-        own, other = race(RUNS, partial(operand.times, x), partial(F.linear, x, W))
+        own, other = race(RUNS, partial(_product, x, W, None), partial(F.linear, x, W))
         first = first if best else (own, other)
         if WORTH * own > other:
             break
