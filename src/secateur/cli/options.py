@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from secateur.config.flags import DATA, OUTPUT, WHERE, Flag
 from secateur.config.suggestions import nearest
 from secateur.errors import InputError
-from secateur.system.names import DEVICES, DTYPES, RUNTIMES, check_device, check_dtype, check_threads
+from secateur.system.names import DEVICES, DTYPES, PLACES, RUNTIMES, check_device, check_dtype, check_threads
 
 REQUIRED = r"[red]\[required][/red]"
 
@@ -225,6 +225,7 @@ Runtime = Annotated[
     ),
 ]
 Threads = Annotated[int | None, where(help="CPU threads", callback=check_threads)]
+place = partial(where, callback=one_of(*PLACES), autocompletion=completer(PLACES))
 RayAddress = Annotated[str | None, where(help="of a running cluster, or auto; default: one of this machine's cores")]
 
 

@@ -21,17 +21,15 @@ from secateur.cli.options import (
     Trust,
     check_data,
     check_tasks,
-    completer,
     examples,
     flags,
     model_given,
-    one_of,
-    where,
+    place,
 )
 from secateur.config.searching import DECIDED, SearchSettings
 from secateur.config.wishes import ABOUT
 from secateur.errors import InputError, Stopped, Terminated
-from secateur.system.names import HERE, PLACES, RAY
+from secateur.system.names import HERE, RAY
 
 EXAMPLES = (
     "secateur search embedded --want params=0.75x --out out/found",
@@ -61,14 +59,7 @@ def search(
     revision: Revision = None,
     trust_remote_code: Trust = False,
     threads: Threads = None,
-    on: Annotated[
-        str,
-        where(
-            help="here, or ray: candidates are measured as tasks of a cluster",
-            callback=one_of(*PLACES),
-            autocompletion=completer(PLACES),
-        ),
-    ] = HERE,
+    on: Annotated[str, place(help="here, or ray: candidates are measured as tasks of a cluster")] = HERE,
     ray_address: RayAddress = None,
     out: Out = None,
     overwrite: Overwrite = False,

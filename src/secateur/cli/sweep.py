@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.options import Json, Out, Quiet, RayAddress, Trust, completer, examples, one_of, output, where
+from secateur.cli.options import Json, Out, Quiet, RayAddress, Trust, examples, output, place, where
 from secateur.errors import InputError, Stopped, Terminated
-from secateur.system.names import HERE, PLACES, RAY
+from secateur.system.names import HERE, RAY
 
 if TYPE_CHECKING:
     from secateur.config.sweep import Sweep
@@ -31,14 +31,7 @@ def register(app: typer.Typer) -> None:
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="base, grid and trials", show_default=False)],
     out: Out = None,
-    on: Annotated[
-        str,
-        where(
-            help="here (one after the other) or ray (tasks of a cluster)",
-            callback=one_of(*PLACES),
-            autocompletion=completer(PLACES),
-        ),
-    ] = HERE,
+    on: Annotated[str, place(help="here (one after the other) or ray (tasks of a cluster)")] = HERE,
     ray_address: RayAddress = None,
     trial_cpus: Annotated[
         int | None, where(help="CPU threads of a trial; default: 1 on Ray, else what torch chooses")
