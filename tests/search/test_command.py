@@ -13,6 +13,7 @@ import secateur
 from secateur.cli import app as cli
 from secateur.config.searching import load_search
 from secateur.model.checkpoint import Checkpoint
+from tests.search.text import write_text
 from tests.small import save_tiny
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -23,8 +24,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that names all that a search needs."""
     folder = tmp_path_factory.mktemp("command")
     save_tiny(folder / "model", context=64)
-    lines = [json.dumps({"text": f"the {i} that {i * i} " * 8}) for i in range(60)]
-    (folder / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    write_text(folder, 60)
     told = {"model": str(folder / "model"), "calibrate": str(folder / "text.jsonl"), "samples": 8, "length": 32}
     told |= {"want": ["params=0.9x"], "sites": ["channel", "kv_group"], "trials": 4, "quality": "fast"}
     told |= {"evaluate": "none", "speed": False, "explain": False, "general_text": 0}

@@ -18,6 +18,7 @@ from secateur.search.make import Made
 from secateur.search.refine import Tried
 from secateur.search.search import search
 from secateur.search.space import Amounts, Candidate, Piece, Space
+from tests.search.text import write_text
 from tests.small import save_tiny
 
 
@@ -65,8 +66,7 @@ def test_a_longer_training_follows_a_short_one() -> None:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> SearchSettings:
     folder = tmp_path_factory.mktemp("finalists")
     save_tiny(folder / "model", num_hidden_layers=3, context=64)
-    lines = [json.dumps({"text": f"the {i} that {i * i} " * 8}) for i in range(200)]
-    (folder / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    write_text(folder)
     told = {"model": str(folder / "model"), "calibrate": str(folder / "text.jsonl"), "samples": 8, "length": 32}
     told |= {"speed": False, "general_text": 0, "trials": 6, "explain": False, "device": "cpu", "quality": "fast"}
     training = {"steps": 900, "length": 16, "batch": 2, "learning_rate": 1e-3, "how": "full"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from secateur.search.prepared import job_of, opened
 from secateur.search.space import BOTH, LEVELS, Piece, heads_of, space_of
 from secateur.search.wanted import measures_of
 from secateur.system.monitor import Monitor
+from tests.search.text import write_text
 from tests.small import save_tiny
 
 CPU = torch.device("cpu")
@@ -25,8 +25,7 @@ CPU = torch.device("cpu")
 def test_both_are_cut_and_refitted_as_prune_does(tmp_path: Path) -> None:
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 32}
     save_tiny(tmp_path / "model", context=64, **heads)
-    lines = [json.dumps({"text": f"the {i} that {i * i} " * 8}) for i in range(100)]
-    (tmp_path / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    write_text(tmp_path, 100)
     told = {"model": str(tmp_path / "model"), "calibrate": str(tmp_path / "text.jsonl"), "samples": 8, "length": 32}
     told |= {"evaluate": "none", "speed": False, "general_text": 0, "explain": False, "device": "cpu"}
     settings = make_search({**told, "sites": "query_head,kv_group", "quality": "fast", "target": "pruned"})

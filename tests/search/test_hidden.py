@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from secateur.search.prepared import opened
 from secateur.search.search import search
 from secateur.search.trial import Trials, evaluated
 from secateur.system.monitor import Monitor
+from tests.search.text import write_text
 from tests.small import save_tiny
 
 
@@ -35,8 +35,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SearchSettings:
             elif name.endswith(("o_proj.weight", "down_proj.weight")):
                 parameter[32:] = 0
     model.save_pretrained(folder / "model")
-    lines = [json.dumps({"text": f"the {i} that {i * i} " * 8}) for i in range(100)]
-    (folder / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    write_text(folder, 100)
     told = {"model": str(folder / "model"), "calibrate": str(folder / "text.jsonl"), "samples": 8, "length": 32}
     told |= {"evaluate": "none", "speed": False, "general_text": 0, "explain": False, "device": "cpu", "trials": 3}
     told |= {"sites": "channel,hidden", "want": "params=0.7x", "quality": "fast", "refit": False}

@@ -22,6 +22,7 @@ from secateur.search.refine import Tried
 from secateur.search.space import Amounts, Candidate, Piece, Space
 from secateur.search.wanted import Measures
 from tests.browser.made import searched
+from tests.search.text import write_text
 from tests.small import save_tiny
 
 
@@ -93,8 +94,7 @@ def test_without_scipy_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_command_ends_with_1_where_a_wish_isnt_held(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_tiny(tmp_path / "model", context=64)
-    text = [json.dumps({"text": f"the {i} that {i * i} " * 8}) for i in range(60)]
-    (tmp_path / "text.jsonl").write_text("\n".join(text), encoding="utf-8")
+    write_text(tmp_path, 60)
     rows = [json.dumps({"query": "the ", "choices": ["this", "that"], "gold": n % 2}) for n in range(8)]
     (tmp_path / "asked.jsonl").write_text("\n".join(rows), encoding="utf-8")
     wishes = ["params=0.9x", "perplexity<=1x", f"task:{tmp_path / 'asked.jsonl'}>=0.1x"]

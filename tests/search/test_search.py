@@ -30,6 +30,7 @@ from secateur.search.trial import Trials, evaluated
 from secateur.search.wanted import limits_of, measures_of
 from secateur.system.monitor import Monitor
 from tests.model import tiny
+from tests.search.text import write_text
 from tests.small import save_tiny
 
 CPU = torch.device("cpu")
@@ -40,8 +41,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with text."""
     folder = tmp_path_factory.mktemp("search")
     save_tiny(folder / "model", num_hidden_layers=4, intermediate_size=32, context=64)
-    lines = [json.dumps({"text": f"the {i} that {i * i} " * 8}) for i in range(200)]
-    (folder / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    write_text(folder)
     return folder
 
 

@@ -21,6 +21,7 @@ from secateur.search import tasks
 from secateur.search.search import search
 from secateur.search.space import Piece
 from secateur.system.on_ray import Lost, OnRay, map_tasks
+from tests.search.text import write_text
 from tests.small import save_tiny
 
 
@@ -28,8 +29,7 @@ from tests.small import save_tiny
 def settings(tmp_path_factory: pytest.TempPathFactory) -> SearchSettings:
     folder = tmp_path_factory.mktemp("tasks")
     save_tiny(folder / "model", num_hidden_layers=3, context=64)
-    lines = [json.dumps({"text": f"the {i} that {i * i} " * 8}) for i in range(200)]
-    (folder / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    write_text(folder)
     told = {"model": str(folder / "model"), "calibrate": str(folder / "text.jsonl"), "samples": 8, "length": 32}
     told |= {"speed": False, "general_text": 0, "trials": 8, "explain": False, "device": "cpu", "quality": "fast"}
     return make_search({**told, "want": "params=0.8x", "evaluate": "none"})
