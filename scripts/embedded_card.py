@@ -64,8 +64,7 @@ Code in `secateur.data.stdlib`. The text is under the PSF licence.
 - AdamW, betas {hyper[betas][0]} and {hyper[betas][1]}, weight decay {hyper[weight_decay]} on matrices, \
 gradients clipped at norm {hyper[clip]}
 - learning rate {hyper[peak_lr]} after a warm-up of {warmup:.0f} % of the run, then a cosine to {final:.0f} % of it
-- seed {seed}; the learning rate followed the clock, so another machine takes another number of steps; \
-`--steps {step}` takes this many
+- seed {seed}; {schedule}
 
 ## Held-out text
 
@@ -89,6 +88,12 @@ is in `loss_curve.json`.
 |---|---|---|---|---|
 {curve}
 """
+
+CLOCKED = (
+    "the learning rate followed the clock, so another machine takes another number of steps; "
+    "`--steps {step}` takes this many"
+)
+STEPPED = "the learning rate followed the steps (`--steps`), so every machine takes the same ones"
 
 
 @torch.no_grad()
@@ -171,6 +176,7 @@ def main() -> None:
         "epochs": seen / (tokens["prose"] * record["prose_repeats"] + tokens["code"]),
         "warmup": hyper["warmup"] * 100,
         "final": hyper["final_lr"] * 100,
+        "schedule": STEPPED if record["steps"] else CLOCKED.format(step=record["step"]),
     }
     (folder / "README.md").write_text(CARD.format(**{**model.config.to_dict(), **facts}))
     (folder / "loss_curve.json").write_text(json.dumps(record | {"held_out_bits_per_byte": bits}, indent=1) + "\n")

@@ -72,6 +72,7 @@ def train(args: argparse.Namespace) -> None:
     facts = {
         "seed": args.seed,
         "minutes": args.minutes,
+        "steps": args.steps,
         "hyper": asdict(HYPER),
         "prose_repeats": PROSE_REPEATS,
         "parameters": sum(p.numel() for p in model.parameters()),
