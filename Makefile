@@ -9,7 +9,7 @@ STAMP := $(VENV)/.ready
 demo: $(STAMP)
 	$(BIN)/secateur prune embedded --sites channel,query_head --sparsity channel:0.25,query_head:0.5 --calibrate stdlib \
 		--samples 32 --out out/demo --overwrite
-	$(BIN)/secateur generate out/demo "def read_file(path):" --against embedded --tokens 40
+	$(BIN)/secateur generate out/demo "class Error(" --against embedded --tokens 20
 	$(BIN)/secateur show out/demo
 
 test: $(STAMP)
