@@ -8,18 +8,6 @@ from typing import Any
 TASKS = ("copa", "arc_easy", "piqa", "boolq", "winogrande", "lambada_openai")
 
 
-def slim(tasks: dict[str, Any]) -> dict[str, Any]:
-    """Values and errors of the metric that stands for each task, before and after."""
-    return {
-        Path(name).name: {
-            side: tasks[side][name]["metrics"][tasks[side][name]["metric"]] for side in ("before", "after")
-        }
-        | {"chance": tasks["before"][name]["chance"], "items": tasks["before"][name]["items"]}
-        | {"p": tasks["differences"].get(name, {}).get(tasks["before"][name]["metric"], {}).get("p")}
-        for name in tasks["before"]
-    }
-
-
 def percent(figures: dict[str, Any]) -> str:
     return f"{100 * figures['value']:.2f} ± {100 * (figures['stderr'] or 0):.2f}"
 
@@ -70,31 +58,41 @@ def draw_time(rows: list[dict[str, Any]]) -> str:
 
 
 def draw_recover(rows: list[dict[str, Any]]) -> str:
-    lines = [["25 % of the channels, recovered", "before", "after", "p"]]
-    (row,) = rows[-1:]
-    for name, of in row["tasks"].items():
-        lines.append([name, percent(of["before"]), percent(of["after"]), f"{of['p']:.2g}"])
-    means = [sum(of[s]["value"] for of in row["tasks"].values()) / len(row["tasks"]) for s in ("before", "after")]
-    lead = means[0] - sum(of["chance"] or 0 for of in row["tasks"].values()) / len(row["tasks"])
-    kept, lost = means[1] / means[0], (means[0] - means[1]) / lead
-    lines.append(["mean", f"{100 * means[0]:.2f}", f"{100 * means[1]:.2f}", ""])
-    return f"{grid(lines)}\n\n{100 * kept:.1f} % of dense; {100 * lost:.1f} % of the lead over chance is gone."
+    lines = [["25 % of the channels", "dense", *(f"{row['case']} | p" for row in rows)]]
+    first, said = rows[0]["tasks"], []
+    for name, of in first.items():
+        after = [f"{percent(row['tasks'][name]['after'])} | {row['tasks'][name]['p']:.2g}" for row in rows]
+        lines.append([name, percent(of["before"]), *after])
+    lines.append(["mean", f"{100 * means(first, 'before'):.2f}", *(f"{100 * means(r['tasks']):.2f} |" for r in rows)])
+    lines = [" | ".join(line).split(" | ") for line in lines]
+    dense = means(first, "before")
+    lead = dense - sum(of["chance"] or 0 for of in first.values()) / len(first)
+    for row in rows:
+        own = means(row["tasks"])
+        lost = 100 * (dense - own) / lead
+        said.append(f"{row['case']}: {100 * own / dense:.1f} % of dense, {lost:.1f} % of the lead over chance gone")
+    return f"{grid(lines)}\n\n{'; '.join(said)}."
+
+
+def means(tasks: dict[str, Any], side: str = "after") -> float:
+    return sum(of[side]["value"] for of in tasks.values()) / len(tasks)
 
 
 def draw_aim(rows: list[dict[str, Any]]) -> str:
     name = rows[0]["aim"]
     others = [task for task in TASKS if task != name]
-    lines = [["40 % of the channels, calibrated on", f"{name}, held out", *others, "perplexity, web"]]
+    head = [f"{name}, held out", "over general text", *others, "mean of the five", "perplexity, web"]
+    lines = [["40 % of the channels, calibrated on", *head]]
     first = rows[0]
-    dense_text = next(iter(first["perplexity"]["before"].values()))
-    whole = {task: first["tasks"][task]["before"] for task in others}
-    start = [f"{100 * whole[task]['value']:.2f}" for task in others]
-    lines.append(["not pruned", percent(first["held_out"]["before"]), *start, f"{dense_text:.4g}"])
-    for row in rows:
-        cells = [f"{100 * row['tasks'][task]['after']['value']:.2f}" for task in others]
-        text = next(iter(row["perplexity"]["after"].values()))
-        lines.append([row["case"], percent(row["held_out"]["after"]), *cells, f"{text:.4g}"])
-    return grid(lines)
+    for side, own in [("before", first), *(("after", row) for row in rows)]:
+        gained = own["gained"] if side == "after" else None
+        over = "" if gained is None else f"{100 * gained['difference']:+.2f} ± {100 * gained['stderr']:.2f}"
+        cells = [f"{100 * own['tasks'][task][side]['value']:.2f}" for task in others]
+        text = next(iter(own["perplexity"][side].values()))
+        case = "not pruned" if side == "before" else own["case"]
+        mean = f"{100 * means(own['tasks'], side):.2f}"
+        lines.append([case, percent(own["held_out"][side]), over, *cells, mean, f"{text:.4g}"])
+    return f"{grid(lines)}\n\n{first['held_out']['items']} items of {name} are held out."
 
 
 def draw_chats(rows: list[dict[str, Any]]) -> str:

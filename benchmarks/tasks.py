@@ -10,12 +10,13 @@ The parts, each a row or more of results/tasks.json, written at once; what is th
     dense    all items, and lm-eval's own figures where it is installed
     time     seconds of this, of lm-eval (one option a row, batches of 16) and of bare batched forward passes over the
              same tokens, in turns on the same items
-    recover  25 % of the FFN channels, then a distillation
+    recover  25 % of the FFN channels, alone and with a distillation after it
     aim      40 % of the channels, calibrated on general text and aimed at one task, with several --keep-general; that
-             task on the half that is held out
+             task on all items of the half that is held out
     chats    25 % of the channels, calibrated on conversations and on plain text of the same length
 
-Everything but `time` and lm-eval's part is the command line in processes of their own.
+Models are made by the command line, in processes of their own. What became of each item under a model is kept beside
+it in --work, so the dense model answers once; a stopped run goes on with the same --work.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from pathlib import Path
 from typing import Any
 
 from _docs import between_marks
+from _tasks_judge import Judge
 from _tasks_lm_eval import lm_eval
-from _tasks_tables import TASKS, slim, tables
+from _tasks_tables import TASKS, tables
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
@@ -53,9 +55,6 @@ class Bench:
         self.model, self.work, self.told = told.model, work, told
         self.rows: list[dict[str, Any]] = read()
         self.general = work / "general.jsonl"
-
-    def tasks(self) -> str:
-        return ",".join(str(SHARED / "data" / "tasks" / f"{name}.jsonl") for name in TASKS)
 
     def about(self) -> dict[str, Any]:
         """What every row says of its circumstances."""
@@ -78,8 +77,7 @@ class Bench:
     def secateur(self, *words: object) -> str:
         """One command line in a process of its own; what it printed."""
         told = [sys.executable, "-m", "secateur", *map(str, words)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.told.threads)}
-        done = subprocess.run(told, env=environment, capture_output=True, text=True)
+        done = subprocess.run(told, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"secateur {' '.join(map(str, words))}\n{done.stderr[-2000:]}")
         return done.stdout
@@ -91,26 +89,26 @@ class Bench:
         """What lm-eval is told: model, dtype, threads, items."""
         return self.model, self.told.dtype, self.told.threads, self.told.limit
 
-    def pruned(self, name: str, *words: object) -> dict[str, Any]:
-        """Prunes and judges; the report's figures on tasks."""
+    def pruned(self, name: str, *words: object) -> tuple[Path, dict[str, Any]]:
+        """Prunes, unless it was done before; the result, and its report's figures on text."""
         out = self.work / name
-        where = (
-            "--tasks",
-            self.tasks(),
-            *self.limits("--tasks-limit"),
-            "--dtype",
-            self.told.dtype,
-            "--out",
-            out,
-            "-q",
-        )
-        self.secateur("prune", self.model, *CUT.split(), *SEQUENCES.split(), *words, *where)
+        if not (out / "report.json").is_file():
+            where = ("--dtype", self.told.dtype, "--out", out, "-q")
+            self.secateur("prune", self.model, *CUT.split(), *SEQUENCES.split(), *words, *where)
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-        evaluation = report.get("evaluation") or {}
-        sides = {side: evaluation.get(side, {}).get("sets", {}) for side in ("before", "after")}
+        sides = {side: (report["evaluation"] or {}).get(side, {}).get("sets", {}) for side in ("before", "after")}
         texts = {s: {Path(n).name: f["perplexity"] for n, f in of.items()} for s, of in sides.items()}
-        calibration = {key: value for key, value in report["calibration"].items() if key != "source"}
-        return {"tasks": slim(report["tasks"]), "perplexity": texts, "calibration": calibration}
+        return out, {"perplexity": texts}
+
+    def judged(self, out: Path, *names: str) -> dict[str, dict[str, Any]]:
+        """A result beside the dense model, by task."""
+        return self.judge(self.told.limit).compared(self.model, out, self.files(*names))
+
+    def judge(self, limit: int | None) -> Judge:
+        return Judge(self.work, self.told.dtype, limit)
+
+    def files(self, *names: str) -> tuple[str, ...]:
+        return tuple(str(SHARED / "data" / "tasks" / f"{name}.jsonl") for name in names or TASKS)
 
 
 def general_text(bench: Bench) -> Path:
@@ -123,7 +121,7 @@ def general_text(bench: Bench) -> Path:
 
 
 def dense(bench: Bench) -> None:
-    words = ("--tasks", bench.tasks(), *bench.limits("--limit"), "--dtype", bench.told.dtype)
+    words = ("--tasks", ",".join(bench.files()), *bench.limits("--limit"), "--dtype", bench.told.dtype)
     if not bench.have("dense", "secateur"):
         found = json.loads(bench.secateur("eval", bench.model, *words, "--json"))
         bench.keep("dense", "secateur", tasks={n: metrics(t) for n, t in found["tasks"].items()})
@@ -182,37 +180,43 @@ def bare(model: Any, groups: list[Any]) -> None:
 
 
 def recovered(bench: Bench) -> None:
-    if bench.have("recover", "25 %"):
+    if bench.have("recover", "distilled"):
         return
     text = general_text(bench)
-    recipe = bench.work / "recover.yaml"
+    held_out = bench.work / "held_out.jsonl"
+    words = ("--sparsity", 0.25, "--calibrate", text, "--evaluate", held_out)
+    cut, found = bench.pruned("quarter", *words)
+    if not bench.have("recover", "cut"):
+        bench.keep("recover", "cut", tasks=bench.judged(cut), **found)
     training = {key: getattr(bench.told, key) for key in ("steps", "batch", "length", "optimizer", "learning_rate")}
-    told = {"how": "distill", "data": str(text), **{key: value for key, value in training.items() if value}}
-    recipe.write_text(json.dumps({"recover": told}), encoding="utf-8")
-    words = ("--recipe", recipe, "--sparsity", 0.25, "--calibrate", text, "--evaluate", bench.work / "held_out.jsonl")
-    bench.keep("recover", "25 %", **training, **bench.pruned("recovered", *words))
+    out = bench.work / "recovered"
+    if not (out / "report.json").is_file():
+        flags = [x for key, value in training.items() if value for x in (f"--{key.replace('_', '-')}", value)]
+        flags += ["--dtype", bench.told.dtype, "--no-speed", "--evaluate", held_out, "--out", out, "-q"]
+        bench.secateur("recover", cut, "--how", "distill", "--data", text, *flags)
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    texts = {state["state"]: state["sets"] for state in report["recovery"]["states"]}
+    bench.keep("recover", "distilled", **training, tasks=bench.judged(out), states=texts)
 
 
 def aimed(bench: Bench) -> None:
     text, name = general_text(bench), bench.told.aim
-    task = SHARED / "data" / "tasks" / f"{name}.jsonl"
+    (task,) = bench.files(name)
+    half = (f"{task}@odd",)
     shared = ("--sparsity", 0.4, "--calibrate", text, "--evaluate", bench.work / "held_out.jsonl")
     cases: dict[str, tuple[object, ...]] = {"general text": ()}
     for keep in GENERAL:
         cases[f"{name}, {keep:g} general"] = ("--for-task", task, "--keep-general", keep)
+    plain = bench.work / "general-text"
+    others = [other for other in TASKS if other != name]
     for case, words in cases.items():
         if bench.have("aim", case):
             continue
-        out = case.replace(" ", "-").replace(",", "")
-        found = bench.pruned(out, *shared, *words)
-        if not words:  # its report judges the whole file
-            judged = ("--tasks", f"{task}@odd", *bench.limits("--limit"), "--dtype", bench.told.dtype, "--json")
-            half = json.loads(bench.secateur("eval", bench.work / out, "--against", bench.model, *judged))
-            sides = {"before": half["reference"]["tasks"][name], "after": half["tasks"][name]}
-            found["held_out"] = {side: of["metrics"]["acc"] for side, of in sides.items()}
-        else:
-            found["held_out"] = next(v for k, v in found["tasks"].items() if k.endswith("@odd"))
-        bench.keep("aim", case, aim=name, **found)
+        out, found = bench.pruned(case.replace(" ", "-").replace(",", ""), *shared, *words)
+        everything = bench.judge(None)  # all items of the half that is held out
+        (held_out,) = everything.compared(bench.model, out, half).values()
+        gained = next(iter(everything.compared(plain, out, half).values())) if words else None
+        bench.keep("aim", case, aim=name, held_out=held_out, gained=gained, tasks=bench.judged(out, *others), **found)
 
 
 def chats(bench: Bench) -> None:
@@ -237,7 +241,7 @@ def chats(bench: Bench) -> None:
         evaluate = f"{bench.work / 'chats-held_out.jsonl'},{bench.work / 'held_out.jsonl'}"
         # As many sequences for both as the conversations give.
         words = ("--sparsity", 0.25, "--calibrate", text, "--evaluate", evaluate, "--samples", 96)
-        bench.keep("chats", case, **bench.pruned(f"chats-{case[:4]}", *words))
+        bench.keep("chats", case, **bench.pruned(f"chats-{case[:4]}", *words)[1])
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -283,6 +287,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
             work = told.work or Path(folder)
             work.mkdir(parents=True, exist_ok=True)
+            os.environ["OMP_NUM_THREADS"] = str(told.threads)  # torch isn't imported yet
             bench = Bench(told, work)
             for part in told.parts.split(","):
                 PARTS[part](bench)
