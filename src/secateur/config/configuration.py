@@ -55,6 +55,7 @@ class Configuration:
     masks: Masks
     objective: Objective
     window: Window
+    compile_blocks: bool
     round_to: int
     hidden_step: int
     client: str | None
@@ -98,6 +99,7 @@ def resolve(settings: Settings) -> Configuration:
         masks=settings.masks or masks,
         objective=settings.objective or (preset.objective if steps else "output"),
         window=settings.window,
+        compile_blocks=settings.compile_blocks,
         round_to=math.lcm(settings.round_to, _client(settings).channels),
         hidden_step=math.lcm(settings.round_to, _client(settings).hidden),
         client=settings.client,

@@ -85,6 +85,9 @@ class Settings(Spelled):
     window: Annotated[Window, Flag(REPAIR)] = Field(
         "block", description="tuned at once: half a block, a block, or a block judged after this many blocks"
     )
+    compile_blocks: Annotated[bool, Flag(REPAIR)] = Field(
+        False, description="tune blocks by torch.compile: faster where they are tuned for long, other roundings"
+    )
     pattern: Annotated[str, Flag(CUT, choices=("free", "2:4", "4:8"))] = Field(
         "free", description="shape of the zeros of single weights: free or N:M"
     )

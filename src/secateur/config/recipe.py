@@ -103,6 +103,8 @@ class Recipe(Settings):
             return
         if self.window != "block":
             raise ValueError(f"window {self.window} is of block reconstruction; add --reconstruct 400")
+        if self.compile_blocks:
+            raise ValueError("compile_blocks is of block reconstruction; add --reconstruct 400")
         if self.objective in ("loss", "predictions"):
             raise ValueError(f"objective {self.objective} is of block reconstruction; add --reconstruct 400")
         if self.masks == "gradual":

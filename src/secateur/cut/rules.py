@@ -167,6 +167,7 @@ class Rules:
             seed=config.seed,
             window=config.window,
             predictions=config.objective == "predictions",
+            compiled=config.compile_blocks,
         )
         units = UnitRules(
             method=None,

@@ -54,7 +54,7 @@ def one_shot(inputs: Inputs, services: Services) -> PassResult:
     weights, unweighed = weigh_errors(inputs, services, choice.rules)
     choice = allocate_sparsity(inputs, services, choice, gradients)
     blocks, lost = cut_blocks(inputs, services, choice, gradients, weights)
-    warnings = (*unweighed, *lost)
+    warnings = (*unweighed, *lost, *_uncompiled(blocks))
     result = PassResult(
         choice.rules, choice.kept, blocks, choice.shares, layer_scores, sub_block_scores, warnings=warnings
     )
@@ -169,6 +169,15 @@ def cut_blocks(
             step(f"layer {block.index}")
             del block  # its layer, before the next one is read
     return tuple(done), warnings
+
+
+def _uncompiled(blocks: Sequence[BlockCuts]) -> list[str]:
+    """A line for each reason why blocks that should have been compiled weren't."""
+    layers: dict[str, list[str]] = {}
+    for block in blocks:
+        if block.tuned is not None and block.tuned.eager is not None:
+            layers.setdefault(block.tuned.eager, []).append(str(block.index))
+    return [f"tuned without torch.compile: layers {', '.join(own)}: {why}" for why, own in layers.items()]
 
 
 def layer_of(streamed: StreamedModel, cuts: BlockCuts, tensors: dict[str, Tensor]) -> nn.Module:

@@ -51,6 +51,7 @@ from secateur.pipeline.results.report import make_plan, make_report
 from secateur.pipeline.results.tasks import check_tasks
 from secateur.pipeline.schedule import pruning_steps
 from secateur.pipeline.store import Store
+from secateur.reconstruct.compiled import check_compiler
 from secateur.report.schema.report import Report, no_report
 from secateur.system import distributed
 from secateur.system.device import dtype_name, resolve_device, resolve_dtype
@@ -226,6 +227,8 @@ def prepare(
         plan.check(checkpoint.config.model_type, checkpoint.layers)
     recipe = _within_budget(recipe, checkpoint, monitor, found) if plan is None else recipe
     config = resolve(recipe)
+    if config.compile_blocks:
+        check_compiler(device)
     check_hidden(recipe, config, checkpoint, dry_run)
     if config.allocate in ("sensitivity", "evolve"):
         check_comparable(checkpoint)

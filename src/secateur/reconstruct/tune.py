@@ -20,6 +20,7 @@ from secateur.calibration.activations import MemoryBudget
 from secateur.calibration.loss_weights import LossWeights
 from secateur.calibration.walk import Block, round_to_stored
 from secateur.config.presets import Window
+from secateur.reconstruct.compiled import CompiledLayer, compiles
 from secateur.reconstruct.masks import Gradual, Kept, in_fp32
 from secateur.reconstruct.objective import BlockObjective, objective_of
 from secateur.reconstruct.sequences import SequenceBatch, in_turn, split
@@ -42,6 +43,7 @@ class Tuning:
         seed: of the order of the batches.
         window: what is tuned at once, and where it is judged, see `reconstruct.window`; `steps` are a window's.
         predictions: where a window ends with the model, its predictions are compared, see `reconstruct.objective`.
+        compiled: steps go through `torch.compile`, see `reconstruct.compiled`.
     """
 
     steps: int = 400
@@ -49,6 +51,7 @@ class Tuning:
     seed: int = 0
     window: Window = "block"
     predictions: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Tuned:
     Args:
         steps: that led there; 0 if nothing helped and the block was left as it was.
         predictions: whether it is that of the predictions.
+        eager: why it wasn't compiled, where it should have been.
     """
 
     before: float
@@ -67,6 +71,7 @@ class Tuned:
     held_out_after: float
     steps: int
     predictions: bool = False
+    eager: str | None = None
 
 
 def reconstruct(
@@ -96,19 +101,21 @@ def reconstruct(
         if before is None or held_before is None:
             return None
         masks = masks or Kept(block)
+        layer = CompiledLayer(masks.layer) if tuning.compiled else masks.layer
         steps = 0
         for names in parts(masks.layer, block.streamed.checkpoint.family, tuning.window):
             masks.work_on(names)
-            steps += _descend(objective, tuned, held, masks, tuning, names)
+            steps += _descend(objective, tuned, held, masks, tuning, names, layer)
         masks.finish()
         found = _as_saved(block, masks.layer)
         after, held_after = objective.error(found, tuned), objective.error(found, held)
+    eager = layer.failure if isinstance(layer, CompiledLayer) else None
     if after is None or held_after is None or not held_after < held_before:
-        return Tuned(before, before, held_before, held_before, 0, objective.predictions)
+        return Tuned(before, before, held_before, held_before, 0, objective.predictions, eager)
     with torch.no_grad():
         for name, value in found.named_parameters():
             block.layer.get_parameter(name).copy_(value)
-    return Tuned(before, after, held_before, held_after, steps, objective.predictions)
+    return Tuned(before, after, held_before, held_after, steps, objective.predictions, eager)
 
 
 def _descend(
@@ -118,9 +125,14 @@ def _descend(
     masks: Kept | Gradual,
     tuning: Tuning,
     names: frozenset[str],
+    layer: nn.Module,
 ) -> int:
     """Tunes the named parameters of the layer of `masks`; leaves it with the least held-out error that was seen, and
-    returns the steps that led there."""
+    returns the steps that led there.
+
+    Args:
+        layer: what is called in its place to go forward and back.
+    """
     masks.layer.requires_grad_(False)
     parameters = {name: p for name, p in masks.layer.named_parameters() if name in names}
     for p in parameters.values():
@@ -138,7 +150,7 @@ def _descend(
         optimizer.zero_grad(set_to_none=True)
         part = next(order)
         if part is not None:  # a rank may have got no sequences
-            _backward(objective, masks.layer, part, list(parameters.values()))
+            _backward(objective, layer, part, list(parameters.values()))
         _share_gradients(parameters)
         optimizer.step()
         masks.hold()
@@ -161,17 +173,18 @@ def _backward(
     objective: BlockObjective, layer: nn.Module, part: SequenceBatch, parameters: list[nn.Parameter]
 ) -> None:
     """Gives the parameters the gradients of one step: of all its sequences at once, or added up over some after the
-    other, where memory doesn't suffice."""
+    other, where memory doesn't suffice. It begins anew where that shows, or that the layer can't be compiled."""
     room = objective.block.stream.room
 
     def through() -> None:
         for some in part.divided(room.most):
             objective.loss(layer, some).backward()
 
-    while not tried(through):
+    while (done := tried(lambda: compiles(layer, through))) != (True,):
         for p in parameters:
             p.grad = None
-        halve(room, min(part.size, room.most or part.size), objective.block.streamed.device)
+        if done is None:
+            halve(room, min(part.size, room.most or part.size), objective.block.streamed.device)
 
 
 @torch.no_grad()

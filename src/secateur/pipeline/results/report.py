@@ -139,14 +139,14 @@ def _chosen(
             "how": recipe.allocate if inputs.rules.plan is None else "plan",
             "shares": dict(result.shares),
         },
-        "reconstruction": _tuned(result),
+        "reconstruction": _tuned(result, inputs.config.compile_blocks),
         "sparsity": _sparsity(inputs, result, counts),
         "parameters": counts,
     }
 
 
-def _tuned(result: PassResult) -> list[TunedBlock]:
-    return [
+def _tuned(result: PassResult, compiled: bool) -> list[TunedBlock]:
+    found: list[TunedBlock] = [
         {
             "layer": block.index,
             "before": block.tuned.before,
@@ -159,6 +159,11 @@ def _tuned(result: PassResult) -> list[TunedBlock]:
         for block in result.blocks
         if block.tuned is not None
     ]
+    if compiled:
+        reasons = [block.tuned.eager for block in result.blocks if block.tuned is not None]
+        for own, reason in zip(found, reasons, strict=True):
+            own["compiled"] = reason is None
+    return found
 
 
 def _loads_as(workspace: Workspace) -> ResultFacts:

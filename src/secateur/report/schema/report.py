@@ -89,7 +89,8 @@ class AllocationFacts(TypedDict):
 
 
 class TunedBlock(TypedDict):
-    """One block's reconstruction: relative errors, on the sequences tuned on and on those held out."""
+    """One block's reconstruction: relative errors, on the sequences tuned on and on those held out; `compiled`:
+    where that was asked for, whether it was."""
 
     layer: int
     before: float
@@ -98,6 +99,7 @@ class TunedBlock(TypedDict):
     held_out_after: float
     steps: int
     predictions: bool
+    compiled: NotRequired[bool]
 
 
 class SparsityFacts(TypedDict):
