@@ -24,12 +24,12 @@ class Judge:
 
     def items(self, model: Path, specs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """By task: the figure of each item in the metric that counts, that metric, and what a guess has of it."""
-        kept = self.work / f"judged-{model.name}-{self.limit or 'all'}.json"
+        kept = self.work / f"judged-{model.name}-{self.dtype}-{self.limit or 'all'}.json"
         found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
         missing = [spec for spec in specs if Path(spec).name not in found]
         if missing:
-            for name, outcome in self._measured(model, missing).items():
-                found[Path(name).name] = {
+            for outcome in self._measured(model, missing):
+                found[Path(outcome.data).name] = {
                     "metric": outcome.metric,
                     "chance": outcome.chance,
                     "values": list(outcome.items[outcome.metric]),
@@ -37,12 +37,11 @@ class Judge:
             kept.write_text(json.dumps(found), encoding="utf-8")
         return {Path(spec).name: found[Path(spec).name] for spec in specs}
 
-    def _measured(self, model: Path, specs: list[str]) -> dict[str, Outcome]:
+    def _measured(self, model: Path, specs: list[str]) -> list[Outcome]:
         from secateur.evaluation.tasks.run import ask, measure, opened
 
-        asked = {spec: ask(spec, self.limit) for spec in specs}
-        loaded = opened(model, next(iter(asked.values())), "cpu", self.dtype)
-        return {spec: next(iter(measure(loaded, own)[1].values())) for spec, own in asked.items()}
+        asked = ask(",".join(specs), self.limit)
+        return list(measure(opened(model, asked, "cpu", self.dtype), asked)[1].values())
 
     def compared(self, before: Path, after: Path, specs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """By task: both values with their errors, the paired difference, chance, the number of items."""

@@ -24,11 +24,12 @@ def tables(rows: list[dict[str, Any]]) -> str:
 
 
 def circumstances(rows: list[dict[str, Any]]) -> str:
-    limits = {"all items" if r["limit"] is None else f"the first {r['limit']} items of each task" for r in rows}
+    asked = [r for r in rows if r["part"] != "chats"]  # that's judged on texts
+    limits = {"all items" if r["limit"] is None else f"the first {r['limit']} items of each task" for r in asked}
     loads = [row["load_before"] for row in rows]
-    threads = ", ".join(sorted({str(row["threads"]) for row in rows}))
+    threads = ", ".join(sorted({f"{n} thread" + "s" * (n > 1) for n in (row["threads"] for row in rows)}))
     dtypes = ", ".join(sorted({row["dtype"] for row in rows}))
-    return f"{'; '.join(sorted(limits))}; {dtypes}, {threads} threads, load before {min(loads):g} to {max(loads):g}."
+    return "; ".join([*sorted(limits), f"{dtypes}, {threads}, load before {min(loads):g} to {max(loads):g}."])
 
 
 def grid(lines: list[list[str]]) -> str:
@@ -58,13 +59,14 @@ def draw_time(rows: list[dict[str, Any]]) -> str:
 
 
 def draw_recover(rows: list[dict[str, Any]]) -> str:
-    lines = [["25 % of the channels", "dense", *(f"{row['case']} | p" for row in rows)]]
-    first, said = rows[0]["tasks"], []
+    columns = [cell for row in rows for cell in (row["case"], "p")]
+    lines, first, said = [["25 % of the channels", "dense", *columns]], rows[0]["tasks"], []
     for name, of in first.items():
-        after = [f"{percent(row['tasks'][name]['after'])} | {row['tasks'][name]['p']:.2g}" for row in rows]
+        own = [row["tasks"][name] for row in rows]
+        after = [cell for one in own for cell in (percent(one["after"]), f"{one['p']:.2g}")]
         lines.append([name, percent(of["before"]), *after])
-    lines.append(["mean", f"{100 * means(first, 'before'):.2f}", *(f"{100 * means(r['tasks']):.2f} |" for r in rows)])
-    lines = [" | ".join(line).split(" | ") for line in lines]
+    after = [cell for row in rows for cell in (f"{100 * means(row['tasks']):.2f}", "")]
+    lines.append(["mean", f"{100 * means(first, 'before'):.2f}", *after])
     dense = means(first, "before")
     lead = dense - sum(of["chance"] or 0 for of in first.values()) / len(first)
     for row in rows:
