@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,20 @@ def test_a_lineage_comes_back_from_json() -> None:
     assert third.layer_scores == {2: 0.5, 3: 0.7, 1: 0.25}
     assert third.units(Site("channel", 1, 2, (), "down", 1, 1)) == 6
     assert Lineage.from_json(json.loads(json.dumps(third.to_json()))) == third
+
+
+def test_two_sites_of_a_kind_in_one_layer_are_told_apart() -> None:
+    """A layer with two mixers has heads of either, and experts beside a shared one have channels of both."""
+
+    def labelled(found: UnitCut) -> UnitCut:
+        return replace(found, site=replace(found.site, label="mamba"))
+
+    main, other = cut(6, (0, 2, 3), 0), labelled(cut(4, (1, 3), 0))
+    first = Lineage.of(Path("m"), 1).after((0,), [BlockCuts(0, {}, [main, other])])
+    assert [c.keep for c in first.blocks[0].units] == [(0, 2, 3), (1, 3)]
+    second = first.after((0,), [BlockCuts(0, {}, [cut(3, (1,), 0), labelled(cut(2, (1,), 0))])])
+    assert [(c.site.label, c.keep) for c in second.blocks[0].units] == [("", (2,)), ("mamba", (3,))]
+    assert [second.units(replace(other.site, units=1, label=label)) for label in ("", "mamba")] == [6, 4]
 
 
 # ----------------------------------------------------------------------------- runs on a real model

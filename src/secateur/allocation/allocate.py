@@ -72,10 +72,11 @@ def apply(rules: Rules, shares: Mapping[str, float], config: Configuration) -> R
 
 
 def _site_curve(job: Job, sites: list[Site], points: tuple[tuple[float, float], ...]) -> Curve:
-    """Sites of one layer and kind (one, or one for each expert) as one."""
+    """Sites of one layer and kind (one, one for each expert, or of two mixers) as one of the first's units."""
     first = sites[0]
     step = math.lcm(first.groups, multiple(job.config, first))
-    return Curve(first.units, step, sum(site.params_per_unit for site in sites), points, first.least)
+    parameters = sum(site.units * site.params_per_unit for site in sites) / first.units
+    return Curve(first.units, step, parameters, points, first.least)
 
 
 def _ranked(job: Job) -> dict[str, tuple[str, Curve]]:

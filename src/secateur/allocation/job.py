@@ -59,9 +59,13 @@ class Job(NamedTuple):
         return linears_of(self.streamed.template(index), self.streamed.checkpoint.family)
 
 
-def key_of(layer: int, name: str) -> str:
-    """How an allocation names a kind of site, or a Linear, of a layer; the experts of a layer are one."""
-    return f"layers.{layer}.{name}"
+def key_of(layer: int, name: str, label: str = "") -> str:
+    """How an allocation names a kind of site, or a Linear, of a layer; the experts of a layer are one.
+
+    Args:
+        label: of one site among several of its kind, where they are told apart.
+    """
+    return f"layers.{layer}.{name}" + (f"[{label}]" if label else "")
 
 
 def pools_of(job: Job) -> list[frozenset[str]]:

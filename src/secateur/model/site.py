@@ -89,6 +89,11 @@ class Site:
         return self.consumer
 
     @property
+    def place(self) -> tuple[str, int | None, str]:
+        """What tells it from the others of its layer, whatever number the layer has."""
+        return self.kind, self.expert, self.label
+
+    @property
     def name(self) -> str:
         """As plans name it: `layers.3.channel`, or `layers.3.channel[5]` for the channels of expert 5."""
         suffix = f"[{self.label}]" if self.label else ("" if self.expert is None else f"[{self.expert}]")

@@ -167,7 +167,7 @@ def composed(inputs: Inputs, before: Inputs, last: PassResult, narrowed: Narrowe
     if inputs.recipe.allocate == "local":
         return result
     cuts = [cut for cut in result.unit_cuts if cut.site.kind not in SUB_BLOCKS]
-    units = {key_of(c.site.layer, c.site.kind): 1 - len(c.keep) / c.site.units for c in cuts}
+    units = {key_of(c.site.layer, c.site.kind, c.site.label): 1 - len(c.keep) / c.site.units for c in cuts}
     original = {key_of(place, ""): key_of(layer, "") for place, layer in enumerate(names)}
     weights = {_renamed(key, original): share for key, share in last.shares.items()}
     return replace(result, shares=weights | units)

@@ -67,7 +67,7 @@ class Lineage(Record):
         """How many units a site of the present model had in the original."""
         layer = self.layers[site.layer]
         before = self.blocks[layer].units if layer in self.blocks else []
-        same = (cut.site for cut in before if (cut.site.kind, cut.site.expert) == (site.kind, site.expert))
+        same = (cut.site for cut in before if cut.site.place == site.place)
         return next(same, site).units
 
     def after(
@@ -97,13 +97,13 @@ class Lineage(Record):
 
     def _joined(self, layer: int, new: BlockCuts) -> BlockCuts:
         before = self.blocks.get(layer)
-        cuts = {(cut.site.kind, cut.site.expert): cut for cut in before.units} if before is not None else {}
+        cuts = {cut.site.place: cut for cut in before.units} if before is not None else {}
         for cut in new.units:
-            key = (cut.site.kind, cut.site.expert)
+            key = cut.site.place
             own = replace(cut, site=replace(cut.site, layer=layer))
             cuts[key] = joined(cuts[key], own) if key in cuts else own
-        gone = {part for kind, _ in cuts if kind in SUB_BLOCKS for part in units_of(kind)}
-        units = [cut for (kind, _), cut in cuts.items() if kind not in gone]
+        gone = {part for kind, *_ in cuts if kind in SUB_BLOCKS for part in units_of(kind)}
+        units = [cut for (kind, *_), cut in cuts.items() if kind not in gone]
         added = new.added + (before.added if before is not None else 0)
         weights = new.weights or (before.weights if before is not None else [])
         return replace(new, index=layer, units=units, weights=weights, added=added)

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
 from secateur.analysis.inspect import inspect
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import walk
 from secateur.model.checkpoint import Checkpoint
+from secateur.model.detection.cache import detected
 from secateur.model.result_config import new_config
 from secateur.model.round_trip import load_as_user
 from secateur.model.save import write_block, write_checkpoint
@@ -115,8 +117,15 @@ def test_inspect_says_what_was_detected(folder_of: Callable[[str], Path]) -> Non
     assert found["found"] == "detected"
     assert {row["kind"] for row in found["sites"]} == {"weight", "layer", *KINDS["latent"]}
     legal = {row["kind"]: row["legal"] for row in found["sites"]}
-    assert "modelling file" in legal["channel"]  # the shared expert's width is said by the same key as the others'
-    assert "modelling file" not in legal["kv_group"]
+    assert not any("modelling file" in text for text in legal.values())  # one key says experts' and shared widths
+
+
+def test_a_hybrid_with_a_norm_in_each_head_loads_as_its_own_class() -> None:
+    """Layers of either mixer have keys of their own; that the epsilons of a copy are smaller must not matter."""
+    own = {**CASES["latent"], "linear_num_heads": 4, "linear_head_dim": 8, "layer_group_size": 2}
+    changes = {**own, "model_type": "bailing_hybrid", "num_experts": 4, "first_k_dense_replace": 1}
+    config = AutoConfig.for_model(changes.pop("model_type"), **changes)
+    assert set(detected(config).stock) == {"channel", "query_head", "kv_group", "expert"}
 
 
 def test_a_class_whose_layers_are_no_chain_is_refused_in_a_line(
@@ -132,6 +141,38 @@ def test_a_class_whose_layers_are_no_chain_is_refused_in_a_line(
     config = Checkpoint.open(folder_of("grouped")).whole_config
     with pytest.raises(UnsupportedModelError, match="detection found no way \\(something happens"):
         rows.propose(copy.deepcopy(config))
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, lambda: torch.device("meta")])
+def test_what_is_found_does_not_depend_on_who_asks(
+    around: Callable[[], Any],
+    folder_of: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The round-trip check opens a result without gradients, and what it finds is kept for everybody."""
+    from secateur.model.detection import cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = Checkpoint.open(folder_of("state-space")).whole_config
+    monkeypatch.setattr(cache, "_found", {})
+    with around():
+        found = cache.detected(config)
+    assert [units.kinds for anatomy in found.anatomies for units in anatomy.units] == [("kv_group",)]
+    assert torch.is_grad_enabled()
+
+
+def test_fewer_heads_of_latent_attention_compute_in_every_way_of_its_class(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Eager attention repeats keys by what the configuration says of their heads, though no shape does."""
+    taken_out_equals_zeroed(Checkpoint.open(folder_of("latent")), "kv_group", tmp_path)
+    config = json.loads((tmp_path / "final" / "config.json").read_text())
+    assert config["num_key_value_heads"] == config["num_attention_heads"] == 2
+    model, ids = load_as_user(tmp_path / "final")[0], tiny.tokens(1)
+    want = tiny.logits(model, ids)
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(tiny.logits(model, ids), want, atol=1e-4, rtol=1e-4)
 
 
 def test_what_was_found_is_found_in_the_cache(

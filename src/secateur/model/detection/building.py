@@ -46,6 +46,23 @@ def inner_name(config: Any) -> str | None:
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """What is found on a copy is the same whoever asks: gradients are on, and numbers are fp32 on the CPU."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.device("cpu"),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """What classes say while they are built is said of a copy, not of the model."""
     before = logging.root.manager.disable

@@ -23,6 +23,7 @@ from secateur.data.cache import cache_folder
 from secateur.errors import UnsupportedModelError
 from secateur.model.architectures import Family, listed
 from secateur.model.classes import is_composite, is_uneven, stock_class
+from secateur.model.detection.building import undisturbed
 from secateur.model.detection.rows import propose
 from secateur.model.heads import BODY, head_of
 from secateur.model.remote_code import brings_code, hashes
@@ -109,7 +110,8 @@ def _read(key: str) -> Family | None:
 
 def _made(config: Any, key: str) -> Family | str:
     try:
-        found = propose(config)
+        with undisturbed():  # what is kept must not depend on who was the first to ask
+            found = propose(config)
     except UnsupportedModelError as error:
         return str(error)
     with suppress(OSError):  # a home that can't be written costs a few seconds the next time

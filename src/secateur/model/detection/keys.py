@@ -103,7 +103,20 @@ def fitted(stock: Json, now: Shapes, wanted: Shapes, path: str) -> Json | None:
                 break
         else:
             return None
-    return values
+    return _with_groups(stock, values, relevant, path)
+
+
+def _with_groups(before: Json, after: Json, relevant: Shapes, path: str) -> Json:
+    """The same with as many key and value heads for each head as before, where no shape says it: latent attention
+    has one for each, and one of its ways to compute still divides by what the configuration says."""
+    was, now = inner(before), inner(after)
+    shares = {(was[key], now[key]) for key in HEADS if key in was and was[key] != now[key]}
+    for key in [key for key in GROUPS if type(was.get(key)) is int and was[key] == now[key]]:
+        for heads, kept in shares:
+            trial = _with(after, {key: kept})
+            if was[key] == heads and not _wrong(shapes_of(trial, path), relevant):
+                return trial
+    return after
 
 
 def _pairs(now: Shapes, wanted: Shapes, left: set[str]) -> dict[int, set[int]]:

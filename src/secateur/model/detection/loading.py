@@ -25,28 +25,42 @@ def stock_kinds(model: Any, family: Family) -> tuple[str, ...]:
     family.mark(model)
     values = stock_values(model.config)
     now = shapes_of(values, family.layers)
+    layers = list(model.get_submodule(family.layers).children())
     out = []
     for kind in UNIT_KINDS:
+        sites = [[s for s in sites_of(x, family, place, 0) if s.kind == kind] for place, x in enumerate(layers)]
+        share = _share([site for own in sites for site in own])
         wanted, cut = dict(now), False
-        for place, original in enumerate(model.get_submodule(family.layers).children()):
+        for place, original in enumerate(layers):
             layer = copy.deepcopy(original)
-            cut = _halved(layer, family, place, kind) or cut
-            wanted |= flat(family.layers, place, detected_widths(layer, family))
+            cut = _cut(layer, family, sites[place], share) or cut
+            # Epsilons of a copy aren't those of its configuration, so only what the cut changes is asked for.
+            before = dict(flat(family.layers, place, detected_widths(original, family)))
+            after = flat(family.layers, place, detected_widths(layer, family))
+            wanted |= {name: value for name, value in after if before.get(name) != value}
         if cut and fitted(values, now, wanted, family.layers) is not None:
             out.append(kind)
     return tuple(out)
 
 
-def _halved(layer: nn.Module, family: Family, place: int, kind: str) -> bool:
-    cuts = [(site, _half(site)) for site in sites_of(layer, family, place, 0) if site.kind == kind]
-    cuts = [(site, keep) for site, keep in cuts if not bool(keep.all())]
+def _share(sites: list[Site]) -> float:
+    """About a half, such that experts keep a number of channels that they may: one key may say the widths of several
+    sites, which agree if all of them keep the same share."""
+    strict = max(sites, key=lambda site: site.multiple, default=None)
+    if strict is None or strict.multiple == 1:
+        return 0.5
+    return max(1, strict.units // 2 // strict.multiple) * strict.multiple / strict.units
+
+
+def _cut(layer: nn.Module, family: Family, sites: list[Site], share: float) -> bool:
+    cuts = [(site, keep) for site in sites if not bool((keep := _some(site, share)).all())]
     if cuts:
         remove(layer, cuts)
         update_heads(layer, family, 0)
     return bool(cuts)
 
 
-def _half(site: Site) -> torch.Tensor:
+def _some(site: Site, share: float) -> torch.Tensor:
     size = site.units // site.groups
-    least = max(1, size // 2 // site.multiple * site.multiple, -(-site.least // site.groups))
+    least = max(1, int(size * share + 1e-9) // site.multiple * site.multiple, -(-site.least // site.groups))
     return (torch.arange(site.units) % size) < least
