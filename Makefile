@@ -7,9 +7,8 @@ STAMP := $(VENV)/.ready
 .PHONY: demo test lint docs slow mutations smoke wheel resolve clean
 
 demo: $(STAMP)
-	$(BIN)/secateur prune embedded --sites channel,query_head --sparsity channel:0.25,query_head:0.5 --calibrate stdlib \
-		--samples 32 --out out/demo --overwrite
-	$(BIN)/secateur generate out/demo "class Error(" --against embedded --tokens 20
+	$(BIN)/secateur prune embedded --sites channel --sparsity 0.25 --calibrate stdlib --samples 32 --out out/demo --overwrite
+	$(BIN)/secateur generate out/demo "for i in range(" --against embedded --tokens 20
 	$(BIN)/secateur show out/demo
 
 test: $(STAMP)
