@@ -16,6 +16,8 @@ from transformers import AutoConfig
 from secateur.analysis.inspect import inspect
 from secateur.calibration.stream import Stream, batches_of
 from secateur.calibration.walk import walk
+from secateur.cut.prove import prove_removal
+from secateur.errors import UnsupportedModelError, VerificationError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.detection.cache import detected
 from secateur.model.result_config import new_config
@@ -131,7 +133,6 @@ def test_a_hybrid_with_a_norm_in_each_head_loads_as_its_own_class() -> None:
 def test_a_class_whose_layers_are_no_chain_is_refused_in_a_line(
     folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from secateur.errors import UnsupportedModelError
     from secateur.model.detection import rows
 
     def refuse(_seen: Any) -> None:
@@ -194,12 +195,34 @@ def test_what_was_found_is_found_in_the_cache(
         cache.detected(config)
 
 
+def test_a_router_that_is_torn_between_experts_is_no_fault(
+    folder_of: Callable[[str], Path],
+) -> None:
+    """Where experts score nearly alike, rounding in half precision chose others, and right cuts were refused."""
+    from secateur.cut import prove
+
+    checkpoint = Checkpoint.open(folder_of("latent"))
+    streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.bfloat16)
+    for block in walk(streamed, tiny.tokens(8), layers=(0, 1)):
+        sites = [s for s in sites_of(block.layer, checkpoint.family, block.index, 0) if s.kind == "kv_group"]
+        if block.index == 1:
+            gate = block.layer.get_parameter("mlp.gate.weight")
+            gate.data.copy_(gate[:1] * (1 + 2**-6 * torch.randn(4, 1, generator=torch.Generator().manual_seed(0))))
+            block.layer.get_submodule("mlp.gate").e_score_correction_bias.zero_()
+        prove_removal(block, [(site, some_of(site)) for site in sites])
+    assert {kind for _, kind in streamed.proved} == {"kv_group"}
+    seen = torch.tensor([[0, 1], [1, 2]] * 200)
+    outputs = [torch.ones(400, 8), torch.ones(400, 8)]
+    outputs[1][3] = 5.0  # one token, sent elsewhere, is let off; a hundred aren't, nor one that was sent alike
+    for other, off in (({3}, 0.0), (range(100), 4.0), ({7}, 4.0)):
+        flipped = seen.clone()
+        flipped[list(other), 1] = 3
+        assert prove._difference(outputs, [seen, flipped]) == off
+
+
 def test_a_run_compares_with_zeros_before_it_cuts(folder_of: Callable[[str], Path]) -> None:
     """A row that is wrong in the large would be found on the model's own layer."""
     from dataclasses import replace
-
-    from secateur.cut.prove import prove_removal
-    from secateur.errors import VerificationError
 
     checkpoint = Checkpoint.open(folder_of("vision"))
     family = checkpoint.family
