@@ -29,6 +29,7 @@ lint: $(STAMP)
 	$(BIN)/python scripts/json_schemas.py --check
 	$(BIN)/python scripts/readme_figures.py --check
 	$(BIN)/python scripts/expect_tables.py --check
+	$(BIN)/python scripts/embedded_figures.py --check
 
 # The documentation as a site in out/site. The variable silences a notice of the theme about its successor.
 docs: $(STAMP)

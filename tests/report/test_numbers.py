@@ -87,3 +87,11 @@ def test_error_panels_share_one_scale() -> None:
     assert len(first.before) == len(first.after) == len(first.links) == 6
     assert all(after.y > before.y for before, after in first.links)  # lower on the page: a smaller error
     assert charts.error_panels(fixtures.layer_drop()) == []
+
+
+def test_figures_of_a_column_have_one_precision() -> None:
+    assert fmt.numbers([13.746, 15.2, None]) == ["13.75", "15.20", "–"]
+    assert fmt.numbers([0.0989, 3.232, 0.0]) == ["0.099", "3.232", "0.000"]
+    assert fmt.numbers([506.6, 1099.4]) == ["507", "1,099"]
+    assert fmt.numbers([0.0003, 12.0]) == ["0.00030", "12.00000"]
+    assert fmt.numbers([None]) == ["–"]

@@ -38,6 +38,15 @@ def test_bars_are_as_long_as_the_figures(tmp_path: Path) -> None:
     assert "Not yet worth it" in " ".join(lines)
 
 
+def test_a_stray_zero_among_the_weights_is_no_row_of_its_own(tmp_path: Path) -> None:
+    report = fixtures.structured()
+    for side in report["evaluation"].values():
+        if isinstance(side, dict) and "parameters" in side:
+            side["nonzero_parameters"] = side["parameters"] - 1
+    assert not any(line.startswith("Non-zero") for line in shown(report, 100, tmp_path))
+    assert any(line.startswith("Non-zero") for line in shown(fixtures.unstructured(), 100, tmp_path))
+
+
 def test_the_ends_of_the_scales() -> None:
     assert [bar(share, 2) for share in (0, 0.5, 1, 7)] == ["", "█", "██", "██"]
     assert levels([0, 1, 2], 2) == "▁▅█"

@@ -84,14 +84,17 @@ def judged(metric: Metric, before: Any, after: Any, was: Spread | None = None, n
     and where their intervals overlap it is no difference."""
     both = fmt.is_number(before) and fmt.is_number(after) and before > 0
     times = after / before if both else None
-    shown = (metric.show(before), metric.show(after), fmt.ratio(times), fmt.change(times))
+    sides = (before, after)
+    was_shown, shown = fmt.numbers(sides) if metric.show is fmt.number else map(metric.show, sides)
     verdict, note = _verdict(times, metric), ""
     if was is not None and now is not None:
         span = ratio_of(now, was)
         note = f"{fmt.ratio(span.low)} to {fmt.ratio(span.high)}"
         if not differ(now, was):
             verdict, note = "same", NO_DIFFERENCE
-    return Row(metric.key, metric.label, *shown, verdict, note, _effect(times))
+    return Row(
+        metric.key, metric.label, was_shown, shown, fmt.ratio(times), fmt.change(times), verdict, note, _effect(times)
+    )
 
 
 def _effect(times: float | None) -> str:

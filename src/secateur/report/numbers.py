@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 MISSING = "–"
@@ -28,6 +29,26 @@ def number(value: Any) -> str:
     if size >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}"
+
+
+def numbers(values: Iterable[Any]) -> list[str]:
+    """Figures that stand below or beside each other, with one precision: four significant digits of the largest, two
+    of the smallest.
+
+    >>> numbers([13.746, 15.2, None])
+    ['13.75', '15.20', '–']
+    """
+    values = list(values)
+    sizes = [abs(value) for value in values if is_number(value) and value]
+    if not sizes or max(sizes) >= 1e9 or min(sizes) < 1e-4:
+        return [number(value) for value in values]
+    places = max(4 - _digits(max(sizes)), 2 - _digits(min(sizes)), 0)
+    return [f"{value:,.{places}f}" if is_number(value) else text(value) for value in values]
+
+
+def _digits(value: float) -> int:
+    """Digits before the point; none or less for what is below 0.1."""
+    return math.floor(math.log10(value)) + 1
 
 
 def count(value: Any) -> str:

@@ -30,7 +30,8 @@ def verdict(report: Report) -> Verdict | None:
     rise, gained = after / before, gains(comparison(report))
     word, judgement, advice = _judged(rise, bool(gained), _zeros(report), bool(section(report, "recovery")))
     gave = _listed(gained) if gained else "Nothing is smaller or faster"
-    cost = f"perplexity went from {fmt.number(before)} to {fmt.number(after)} ({fmt.change(rise)}), {_called(rise)}"
+    was, now = fmt.numbers((before, after))
+    cost = f"perplexity went from {was} to {now} ({fmt.change(rise)}), {_called(rise)}"
     return Verdict(word, judgement, f"{gave}; {cost}.{f' {advice}' if advice else ''}")
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from secateur.report import facts
 from secateur.report import numbers as fmt
-from secateur.report.compared import METRICS
+from secateur.report.compared import METRICS, Row
 from secateur.report.facts import Report, Tally
 from secateur.report.terminal.console import Console
 from secateur.report.verdict import verdict
@@ -47,7 +47,7 @@ def _pairs(report: Report, width: int) -> list[Text]:
     """Two bars for each figure, the longer one of full length."""
     rows = {row.key: row for row in facts.comparison(report)}
     kept = [m for m in METRICS if m.key in SHOWN and m.key in rows and rows[m.key].ratio != fmt.MISSING]
-    if rows and rows.get("nonzero_parameters") == rows.get("parameters"):
+    if {"parameters", "nonzero_parameters"} <= rows.keys() and _same(rows["parameters"], rows["nonzero_parameters"]):
         kept = [m for m in kept if m.key != "nonzero_parameters"]
     if not kept:
         return []
@@ -65,6 +65,11 @@ def _pairs(report: Report, width: int) -> list[Text]:
         second = Text(" " * names) + Text(bar(after / longest, room), style) + Text(tails[metric.key], style)
         lines += [first, second]
     return lines
+
+
+def _same(one: Row, other: Row) -> bool:
+    """Whether two rows say the same at a glance, but for a stray zero among millions of weights."""
+    return (one.ratio, one.verdict) == (other.ratio, other.verdict)
 
 
 def _noted(note: str) -> str:

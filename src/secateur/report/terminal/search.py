@@ -27,7 +27,8 @@ def print_search(found: SearchReport, out: Path, console: Console | None = None)
         console.print(f"{name:<11} {line}")
     if found["perplexity"] is not None:
         before, after = found["perplexity"]["before"], found["perplexity"]["after"]
-        console.print(f"perplexity  {fmt.number(before)} → {fmt.number(after)} ({fmt.ratio(after / before)})")
+        was, now = fmt.numbers((before, after))
+        console.print(f"perplexity  {was} → {now} ({fmt.ratio(after / before)})")
     for level in found["hidden"]:
         best = "not looked for" if level["best"] is None else fmt.number(level["best"])
         words = (
