@@ -30,6 +30,7 @@ from secateur.runtime.gpu.matrix import VARIANT as TRITON
 from secateur.runtime.kernels.jit import MISSING, variants
 from secateur.runtime.linear import PackedLinear
 from secateur.runtime.matrix import Matrix
+from secateur.runtime.one_query import speed_up_attention
 from secateur.runtime.pages import move_large
 from secateur.system.malloc import give_back
 from secateur.system.names import RUNTIMES
@@ -140,6 +141,8 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
         move_large(model)
         if runtime not in ("dense", "gpu"):
             plain = speed_up(model)
+            if dtype == torch.bfloat16:
+                speed_up_attention(model)
     if (folder / "generation_config.json").is_file():
         model.generation_config = _generation_config(folder)
     model.secateur_runtime = _facts(ran, plain, TRITON if runtime == "gpu" else next(iter(variants()), None))
