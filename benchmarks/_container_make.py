@@ -11,14 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+TEXT = "The oath of the three brothers was kept to the end of their days, and nobody broke it. "
+BLOCK = 16  # rows and columns of a block of FP8, few enough for several in the smallest matrix
 GROUP = 64  # columns of a group, where a scheme's own 128 doesn't divide the columns of a small model
 
 
@@ -61,39 +64,126 @@ def bitsandbytes(model: Path, out: Path, way: str) -> Any:
 
 
 def gptqmodel(model: Path, out: Path, way: str) -> Any:
-    """gptq-4, gptq-8, with `-order` in the order of activations; awq."""
+    """gptq-BITS, with `-order` of activations, `-v2` in the newer format, `-asym` with zero points; awq, awq-BITS.
+
+    Its own code takes the numbers apart and puts them together, with the scales as they are stored: by itself it
+    rounds those to bf16 first, as its kernels do.
+    """
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # the least that it starts with
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
 
     kind, *rest = way.split("-")
     bits = int(rest[0]) if rest else 4
     told: dict[str, Any] = {"bits": bits, "group_size": GROUP, "device": "cpu"}
-    told |= {"desc_act": "order" in rest} if kind == "gptq" else {"quant_method": "awq", "format": "gemm"}
+    awq = {"quant_method": "awq", "format": "gemm"}
+    form = "gptq_v2" if "v2" in rest else "gptq"
+    told |= {"desc_act": "order" in rest, "format": form, "sym": "asym" not in rest} if kind == "gptq" else awq
     whole = GPTQModel.load(str(model), QuantizeConfig(**told))
     tokenizer = AutoTokenizer.from_pretrained(model)
-    texts = ["The oath of the three brothers was kept to the end of their days, and nobody broke it. " * 4] * 8
-    whole.quantize([dict(tokenizer(text)) for text in texts], batch_size=1)
+    whole.quantize([dict(tokenizer(TEXT * 4))] * 8, batch_size=1)
     whole.save(str(out))
     loaded = GPTQModel.load(str(out), device="cpu", backend=BACKEND.TORCH).model
-    return {
-        f"{name}.weight": module.dequantize_weight().T
-        for name, module in loaded.named_modules()
-        if hasattr(module, "dequantize_weight")
-    }
+    stored, found = _stored(out), {}
+    for name, module in loaded.named_modules():
+        if hasattr(module, "qweight"):
+            module.scales = stored[f"{name}.scales"].float()
+            if kind == "gptq":
+                found[f"{name}.weight"] = module.dequantize_weight().T
+            else:
+                parts = (module.qweight, module.qzeros, module.scales)
+                found[f"{name}.weight"] = dequantize_gemm(*parts, module.bits, module.group_size).T
+    return found
+
+
+def autoawq(model: Path, out: Path, way: str) -> Any:
+    """gemm: the scales are searched for, and all is done as its users do it; some minutes."""
+    from awq import AutoAWQForCausalLM
+    from awq.utils.packing_utils import dequantize_gemm
+
+    whole = AutoAWQForCausalLM.from_pretrained(str(model), device_map="cpu")
+    told = {"zero_point": True, "q_group_size": GROUP, "w_bit": 4, "version": way.upper()}
+    whole.quantize(AutoTokenizer.from_pretrained(model), quant_config=told, calib_data=[TEXT * 4] * 8)
+    whole.save_quantized(str(out))
+    stored = _stored(out)
+    names = [name.removesuffix(".qweight") for name in stored if name.endswith(".qweight")]
+    each = {name: [stored[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales")] for name in names}
+    return {f"{name}.weight": dequantize_gemm(q, z, s.float(), 4, GROUP).T for name, (q, z, s) in each.items()}
 
 
 def transformers(model: Path, out: Path, way: str) -> Any:
-    """fp8-blocks: DeepSeek's layout."""
-    from transformers import FineGrainedFP8Config
+    """fp8 in DeepSeek's blocks, with `-ue8m0` with scales that are powers of two; mxfp4; at the end the model's type.
 
-    config = FineGrainedFP8Config(weight_block_size=(GROUP, GROUP))
-    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16, quantization_config=config)
+    It quantises on a GPU alone, so what it stores is made by its own operation for that (fp8), or of random codes and
+    exponents (mxfp4), in the folder of a small model. The reading is all its own, through `from_pretrained`.
+    """
+    from transformers import AutoConfig, FineGrainedFP8Config, Mxfp4Config
+
+    kind, *rest = way.split("-")
+    source = model if "llama" in rest else _tiny(rest[-1], out.parent / "plain", model)
+    stored = _stored(source)
+    if kind == "mxfp4":
+        config: Any = Mxfp4Config(dequantize=True)
+        kept, named = _mxfp4(stored)
+    else:
+        config = FineGrainedFP8Config(weight_block_size=(BLOCK, BLOCK), dequantize=True)
+        config.scale_fmt = "ue8m0" if "ue8m0" in rest else "float"
+        kept, named = _fp8(stored, config)
+    out.mkdir(parents=True)
+    save_file(kept, out / "model.safetensors", {"format": "pt"})
+    whole = AutoConfig.from_pretrained(source)
+    whole.quantization_config = {key: value for key, value in config.to_dict().items() if key != "dequantize"}
     whole.save_pretrained(out)
-    plain = FineGrainedFP8Config(weight_block_size=(GROUP, GROUP), dequantize=True)
-    return AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16, quantization_config=plain)
+    loaded = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16, quantization_config=config)
+    plain = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)  # saved by itself it's quantised again
+    plain.load_state_dict(loaded.state_dict())
+    plain.save_pretrained(out.parent / f"{out.name}-read")
+    return {name: tensor for name, tensor in _stored(out.parent / f"{out.name}-read").items() if name in named}
 
 
-TOOLS = {f.__name__: f for f in (llmcompressor, bitsandbytes, gptqmodel, transformers)}
+def _fp8(stored: dict[str, torch.Tensor], config: Any) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """The tensors of an FP8 folder, and the names of those that are quantised in it."""
+    from types import SimpleNamespace
+
+    from transformers.integrations.finegrained_fp8 import Fp8Quantize
+
+    make = Fp8Quantize(SimpleNamespace(quantization_config=config))
+    left = re.compile(r"(embed_tokens|lm_head|mlp\.gate)\.weight$")
+    names = {name for name, tensor in stored.items() if tensor.dim() > 1 and not left.search(name)}
+    kept = {name: tensor for name, tensor in stored.items() if name not in names}
+    for name in names:
+        kept |= {k: v.contiguous() for k, v in make.convert({name: stored[name]}).items()}
+    return kept, {name for name in names if kept[name].dtype == torch.float8_e4m3fn}
+
+
+def _mxfp4(stored: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """The same of a folder as GPT-OSS has it: every code, and exponents from where bf16 ends to small weights'."""
+    names = {name for name in stored if name.endswith((".gate_up_proj", ".down_proj"))}
+    kept = {name: tensor for name, tensor in stored.items() if name not in names}
+    for name in names:
+        experts, inputs, outputs = stored[name].shape
+        shape = (experts, outputs, inputs // 32)
+        kept[f"{name}_blocks"] = torch.randint(0, 256, (*shape, 16), dtype=torch.uint8)
+        kept[f"{name}_scales"] = torch.randint(100, 124, shape, dtype=torch.uint8)
+    return kept, names
+
+
+def _tiny(kind: str, root: Path, tokenizer: Path) -> Path:
+    """A small model of a type, in bf16."""
+    from _tiny_architectures import build
+
+    build(kind, root, tokenizer)
+    loaded = AutoModelForCausalLM.from_pretrained(root / kind, dtype=torch.bfloat16)
+    loaded.save_pretrained(root / kind)
+    return root / kind
+
+
+def _stored(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a folder as they are on disk."""
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+TOOLS = {f.__name__: f for f in (llmcompressor, bitsandbytes, gptqmodel, autoawq, transformers)}
 
 
 def main() -> None:
@@ -110,7 +200,7 @@ def main() -> None:
     kept = {
         name: tensor.detach().to(torch.bfloat16).contiguous().clone()
         for name, tensor in weights.items()
-        if name.endswith("_proj.weight")
+        if isinstance(found, dict) or name.endswith("_proj.weight")
     }
     save_file(kept, told.theirs)
     print(json.dumps({name: version(name) for name in (told.tool, "torch", "transformers")}))

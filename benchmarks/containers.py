@@ -3,10 +3,11 @@
     python benchmarks/containers.py --model path/to/llama --work out/containers \
         --python llmcompressor=path/to/python --python bitsandbytes=path/to/python [--only TOOL:WAY ...]
 
-Every tool runs in the environment that is named for it, on a Llama: it quantises, saves, and reads its own files back
-as plain weights. Then Secateur reads the same files, and both are compared in bf16, entry by entry; and a quarter of
-the FFN channels is pruned from the folder, with everything that `secateur prune` checks. What is there already isn't
-made again. Writes results/containers.json and .md; types that aren't asked for keep what was found of them before.
+Every tool runs in the environment that is named for it, on a Llama (transformers on small models of other types too):
+it quantises, saves, and reads its own files back as plain weights. Then Secateur reads the same files, and both are
+compared in bf16, entry by entry; and a quarter of the FFN channels is pruned from the folder, with everything that
+`secateur prune` checks. What is there already isn't made again. Writes results/containers.json and .md; types that
+aren't asked for keep what was found of them before.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from secateur.data.embedded import embedded_path
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 WAYS = {
@@ -28,8 +31,12 @@ WAYS = {
         *("FP8", "FP8_DYNAMIC", "FP8_BLOCK", "NVFP4A16", "NVFP4", "MXFP4A16", "MXFP4", "MXFP8A16"),
     ),
     "bitsandbytes": ("int8", "nf4", "nf4-nested", "fp4", "fp4-nested"),
-    "gptqmodel": ("gptq-4", "gptq-8", "gptq-3", "gptq-4-order", "awq"),
-    "transformers": ("fp8-blocks",),
+    "gptqmodel": (
+        *("gptq-2", "gptq-3", "gptq-4", "gptq-8", "gptq-3-order", "gptq-4-order", "gptq-8-order"),
+        *("gptq-4-v2", "gptq-4-v2-asym", "awq", "awq-3", "awq-8"),
+    ),
+    "autoawq": ("gemm",),
+    "transformers": ("fp8-llama", "fp8-deepseek_v3", "fp8-ue8m0-deepseek_v3", "mxfp4-gpt_oss"),
 }
 TEXT = "The oath of the three brothers was kept to the end of their days, and nobody broke it. "
 
@@ -48,9 +55,11 @@ def made(tool: str, way: str, told: argparse.Namespace, interpreter: str) -> tup
         if done.returncode or not lines:
             raise RuntimeError((done.stderr.strip().splitlines() or ["no word"])[-1][:200])
         said.write_text(lines[-1], encoding="utf-8")
+    small = tool == "transformers" and not way.endswith("-llama")
+    words = embedded_path() if small else told.model
     for name in ("tokenizer.json", "tokenizer_config.json"):  # which belong beside it, and no tool has saved
-        if (told.model / name).is_file() and not (folder / name).exists():
-            shutil.copyfile(told.model / name, folder / name)
+        if (words / name).is_file() and not (folder / name).exists():
+            shutil.copyfile(words / name, folder / name)
     return folder, theirs, json.loads(said.read_text(encoding="utf-8"))
 
 
@@ -63,6 +72,8 @@ def compared(folder: Path, theirs: Path) -> dict[str, Any]:
 
     checkpoint = Checkpoint.open(folder)
     own, other = load_file(checkpoint.path / "model.safetensors"), load_file(theirs)
+    if not other:
+        raise ValueError("the tool's own reading has no tensors")
     entries = unequal = 0
     worst = 0.0
     for name, tensor in other.items():

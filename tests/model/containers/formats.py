@@ -76,19 +76,25 @@ def gptq(bits: int, v2: bool = False, ordered: bool = True) -> Callable[[random.
     return linear
 
 
-def awq(rng: random.Random, out: int, inputs: int) -> Made:
-    q, z = codes(rng, inputs, out, 16), codes(rng, inputs // GROUP, out, 16)
-    stored, s = scales(rng, inputs // GROUP, out, torch.float16)
+def awq(bits: int) -> Callable[..., Made]:
+    def linear(rng: random.Random, out: int, inputs: int) -> Made:
+        most = 1 << bits
+        q, z = codes(rng, inputs, out, most), codes(rng, inputs // GROUP, out, most)
+        stored, s = scales(rng, inputs // GROUP, out, torch.float16)
 
-    def packed(row: list[int]) -> list[int]:
-        return [words([row[begin + k] for k in AWQ_ORDER], 4)[0] for begin in range(0, out, 8)]
+        def packed(row: list[int]) -> list[int]:
+            if bits != 4:
+                return words(row, bits)
+            return [words([row[begin + k] for k in AWQ_ORDER], 4)[0] for begin in range(0, out, 8)]
 
-    tensors = {
-        ".qweight": torch.tensor([packed(row) for row in q], dtype=torch.int32),
-        ".qzeros": torch.tensor([packed(row) for row in z], dtype=torch.int32),
-        ".scales": stored,
-    }
-    return tensors, table(out, inputs, lambda o, i: (q[i][o] - z[i // GROUP][o]) * s[i // GROUP][o])
+        tensors = {
+            ".qweight": torch.tensor([packed(row) for row in q], dtype=torch.int32),
+            ".qzeros": torch.tensor([packed(row) for row in z], dtype=torch.int32),
+            ".scales": stored,
+        }
+        return tensors, table(out, inputs, lambda o, i: (q[i][o] - z[i // GROUP][o]) * s[i // GROUP][o])
+
+    return linear
 
 
 def float8(rng: random.Random, out: int, inputs: int) -> tuple[Tensor, Matrix]:
@@ -114,6 +120,16 @@ def mxfp8(rng: random.Random, out: int, inputs: int) -> Made:
     e = [[n + 120 for n in row] for row in codes(rng, out, -(-inputs // GROUP), 5)]
     tensors = {".weight": weight, SCALE: torch.tensor(e, dtype=torch.uint8)}
     return tensors, table(out, inputs, lambda o, i: q[o][i] * 2.0 ** (e[o][i // GROUP] - 127))
+
+
+def fp4(rng: random.Random, out: int, inputs: int) -> Made:
+    """Two codes a byte, the lower half first; 32 neighbours of a row share a power of two."""
+    q = codes(rng, out, inputs, 16)
+    halves = [[row[i] | row[i + 1] << 4 for i in range(0, inputs, 2)] for row in q]
+    e = [[n + 120 for n in row] for row in codes(rng, out, -(-inputs // 32), 5)]
+    scale = torch.tensor(e, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    tensors = {".weight": torch.tensor(halves, dtype=torch.uint8).view(torch.int8), ".scale": scale}
+    return tensors, table(out, inputs, lambda o, i: e2m1(q[o][i]) * 2.0 ** (e[o][i // 32] - 127))
 
 
 def int8(rng: random.Random, out: int, inputs: int) -> Made:
@@ -248,6 +264,8 @@ SCALE = ".weight_scale"
 FORMATS: dict[str, Format] = {
     "fp8 blocks": Format({"quant_method": "fp8", "weight_block_size": [8, 8]}, fp8(8, 8, ".weight_scale_inv")),
     "fp8 ragged": Format({"quant_method": "fp8", "weight_block_size": [7, 10]}, fp8(7, 10, ".weight_scale_inv")),
+    "fp8 of modules": Format({"quant_method": "fp8", "weight_block_size": [8, 8]}, fp8(8, 8, ".scale")),
+    "fp8 with fp4": Format({"quant_method": "fp8", "weight_block_size": [8, 8], "expert_dtype": "fp4"}, fp4),
     "fp8 tensor": Format({"quant_method": "fp8"}, fp8(0, 0, SCALE), {".input_scale": torch.tensor(0.5)}),
     "ct float": Format(_groups(num_bits=8, type="float", strategy="channel"), fp8(1, 0, SCALE, torch.bfloat16)),
     "ct block": Format(_groups(num_bits=8, block_structure=[8, 16]), fp8(8, 16, SCALE)),
@@ -261,7 +279,8 @@ FORMATS: dict[str, Format] = {
     "gptq v2": Format(
         {"quant_method": "gptq", "bits": 8, "group_size": GROUP, "checkpoint_format": "gptq_v2"}, gptq(8, True, False)
     ),
-    "awq": Format({"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}, awq),
+    "awq": Format({"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}, awq(4)),
+    "awq 3": Format({"quant_method": "awq", "bits": 3, "group_size": GROUP, "checkpoint_format": "gemm"}, awq(3)),
     "bnb8": Format({"quant_method": "bitsandbytes", "load_in_8bit": True}, bnb8),
     "bnb4": Format({"quant_method": "bitsandbytes", "load_in_4bit": True}, bnb4(nested=False)),
     "bnb4 nested": Format({"quant_method": "bitsandbytes", "load_in_4bit": True}, bnb4(nested=True)),

@@ -166,6 +166,8 @@ HOSTILE: list[tuple[str, Edit, str]] = [
     ("gptq", lambda t, c: c.update(bits=True), "bits is True"),
     ("gptq", lambda t, c: c.update(checkpoint_format="marlin"), "the layout marlin is not read"),
     ("awq", lambda t, c: c.update(version="gemv"), "the layout gemv is not read"),
+    ("awq", lambda t, c: c.update(checkpoint_format="gemv_fast"), "the layout gemv_fast is not read"),
+    ("awq", lambda t, c: c.update(bits=8), "isn't 16 outputs of 8 bits"),
     ("awq", lambda t, c: t.update({f"{Q}.scales": torch.ones(3, 16)}), "not [3, 2]"),
     ("awq", lambda t, c: c.update(quant_method="aqlm"), "quantised as aqlm, which isn't read; fp8"),
     ("awq", lambda t, c: c.update(quant_method="mxfp4"), "it says, but none is"),
