@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 import torch
 
 from secateur.model import round_trip
-from tests.model.gate import InThisProcess
+from secateur.system import child
+from tests.model.gate import run_here
 
 # Where whole runs and fresh processes are: begun first, so that no worker is left alone with one of them at the end.
 LONG = ("recovery", "pipeline", "docs", "system", "allocation", "reconstruct", "scripts", "runtime")
@@ -56,11 +56,11 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(round_trip, "subprocess", InThisProcess)
+        patch.setattr(round_trip, "run", run_here)
         yield
 
 
 @pytest.fixture
 def fresh_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """The round-trip gate as users have it, in an interpreter that knows nothing of this one."""
-    monkeypatch.setattr(round_trip, "subprocess", subprocess)
+    monkeypatch.setattr(round_trip, "run", child.run)

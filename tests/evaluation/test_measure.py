@@ -10,7 +10,8 @@ from secateur.errors import ResourceError, SecateurError
 from secateur.evaluation import measure as module
 from secateur.evaluation import speed as speed_module
 from secateur.evaluation.measure import measure, peak_resident_bytes, resident_bytes
-from secateur.evaluation.speed import speed
+from secateur.evaluation.speed import expected, speed
+from secateur.report.terminal.listening import listening
 from tests.small import save_tiny, tiny_llama
 
 
@@ -23,6 +24,14 @@ def test_sizes_follow_the_context(context: int, monkeypatch: pytest.MonkeyPatch)
     assert (found.prompt_tokens, found.new_tokens) == {4: (3, 1), 32: (24, 8), 2048: (512, 64)}[context]
     assert found.prefill_tokens_per_s > 0
     assert found.decode_tokens_per_s > 0
+
+
+def test_how_many_runs_it_will_take() -> None:
+    assert expected(0, 0.0) == 3
+    assert expected(1, 10.0) == 3
+    assert expected(1, 0.5) == 6
+    assert expected(1, 0.01) == 25
+    assert expected(7, 100.0) == 8
 
 
 def test_medians_of_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +66,10 @@ def test_the_timed_decoding_is_greedy_decoding(monkeypatch: pytest.MonkeyPatch) 
 def test_a_fresh_process_measures_and_does_not_see_this_one(tmp_path: Path) -> None:
     ballast = bytearray(1_000_000_000)
     ballast[::4096] = b"x" * len(ballast[::4096])
-    found = measure(save_tiny(tmp_path / "model"), device="cpu")
+    told: set[str] = set()
+    with listening(lambda what, done, total: told.add(what)):
+        found = measure(save_tiny(tmp_path / "model"), device="cpu")
+    assert told == {"loading weights", "measuring speed"}
     assert resident_bytes() > 1_000_000_000
     del ballast
     assert 0 < found["memory_before_model_bytes"] < found["peak_memory_bytes"] < 1_000_000_000

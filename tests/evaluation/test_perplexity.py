@@ -126,18 +126,17 @@ def test_a_bert_that_is_a_decoder_is_not_refused() -> None:
     refuse_encoder(tiny_llama().config)
 
 
-def test_the_bar_is_only_for_long_work_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shown(terminal: bool, patience: float, quiet: bool) -> str:
+def test_the_bar_is_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(terminal: bool, quiet: bool) -> str:
         console = Console(file=io.StringIO(), force_terminal=terminal)
-        monkeypatch.setattr("secateur.evaluation.progress.Console", lambda stderr: console)
-        monkeypatch.setattr("secateur.evaluation.progress.PATIENCE", patience)
+        monkeypatch.setattr("secateur.system.display.Console", lambda stderr: console)
+        monkeypatch.delenv("CI", raising=False)
         perplexity(tiny_llama(), found(), quiet=quiet)
         return console.file.getvalue()
 
-    assert "evaluating" in shown(terminal=True, patience=-1, quiet=False)
-    assert shown(terminal=True, patience=60, quiet=False) == ""
-    assert shown(terminal=True, patience=-1, quiet=True) == ""
-    assert shown(terminal=False, patience=-1, quiet=False) == ""
+    assert "evaluating" in shown(terminal=True, quiet=False)
+    assert shown(terminal=True, quiet=True) == ""
+    assert shown(terminal=False, quiet=False) == ""
 
 
 @pytest.mark.parametrize(("name", "figure"), [("stories3M-fp16", 4.751), ("stories260K", 4.299)])

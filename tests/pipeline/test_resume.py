@@ -241,10 +241,18 @@ def test_a_lost_journal_costs_all_layers(source: Path, straight: Callable[[str],
 
 
 def test_resume_where_nothing_was_begun_begins(
-    source: Path, straight: Callable[[str], Path], tmp_path: Path, fresh_gate: None
+    source: Path,
+    straight: Callable[[str], Path],
+    tmp_path: Path,
+    fresh_gate: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("secateur.system.monitor.PART_SECONDS", 0.0)
     prune(source, tmp_path / "out", resume=True)
     same(straight("units"), tmp_path / "out")
+    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    told = {event["text"] for event in events if event["event"] == "step" and event["stage"] == "verify"}
+    assert "loading weights" in told, "by the fresh process"
 
 
 def test_a_full_disk_says_how_to_go_on(

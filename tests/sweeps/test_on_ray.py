@@ -71,9 +71,9 @@ def two_workers() -> Iterator[Any]:
         """The round-trip gate in the worker itself, as in every test: see tests/model/gate.py."""
         sys.path.insert(0, ROOT)
         from secateur.model import round_trip
-        from tests.model.gate import InThisProcess
+        from tests.model.gate import run_here
 
-        round_trip.subprocess = InThisProcess  # type: ignore[assignment]
+        round_trip.run = run_here
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:

@@ -46,6 +46,7 @@ from secateur.config.suggestions import closest
 from secateur.errors import InputError, RanksLost, SecateurError, Stopped, Terminated
 from secateur.model.clients import CLIENTS
 from secateur.report.terminal.escape import printable
+from secateur.system.display import starting
 from secateur.system.malloc import keep_large_apart
 
 app = typer.Typer(
@@ -90,8 +91,9 @@ def inspect(
 ) -> None:
     """Show what a model is made of and what could be cut."""
     folder = model_path(model, revision)
-    from secateur.analysis.inspect import inspect as look
-    from secateur.report.terminal.tables import print_anatomy
+    with starting(as_json):
+        from secateur.analysis.inspect import inspect as look
+        from secateur.report.terminal.tables import print_anatomy
 
     found = look(folder, client, forecast)
     _print_json(found) if as_json else print_anatomy(found)
@@ -147,20 +149,23 @@ def evaluate(
     folder, other = model_path(model, revision), None if against is None else model_path(against)
     check_data(data)
     check_tasks(tasks)
-    from secateur.report.terminal.agreement import print_agreement
-    from secateur.report.terminal.tables import print_evaluation
-    from secateur.report.terminal.tasks import print_tasks
-    from secateur.system.device import set_threads
+    with starting(quiet or as_json):
+        from secateur.report.terminal.agreement import print_agreement
+        from secateur.report.terminal.tables import print_evaluation
+        from secateur.report.terminal.tasks import print_tasks
+        from secateur.system.device import set_threads
 
     set_threads(threads)
     how = (other, device, dtype)
     found: dict[str, Any] = {}
     if data is not None:
-        from secateur.evaluation import evaluate_any
+        with starting(quiet or as_json):
+            from secateur.evaluation import evaluate_any
 
         found = {**evaluate_any(folder, data, *how, length, speed, quiet or as_json)}
     if tasks is not None:
-        from secateur.evaluation.tasks import beside, evaluate_tasks
+        with starting(quiet or as_json):
+            from secateur.evaluation.tasks import beside, evaluate_tasks
 
         asked = evaluate_tasks(folder, tasks, *how, limit, shots, include_path, quiet or as_json)
         found = beside(found, asked)
@@ -191,14 +196,16 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     runtime: Runtime = "auto",
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt with one model, or with two to compare."""
     folder, other = model_path(model, revision), None if against is None else model_path(against)
-    from secateur.evaluation import generate as write
-    from secateur.report.terminal.tables import print_generation
+    with starting(quiet or as_json):
+        from secateur.evaluation import generate as write
+        from secateur.report.terminal.tables import print_generation
 
-    found = write(folder, prompt, tokens, other, temperature, seed, device, dtype, runtime)
+    found = write(folder, prompt, tokens, other, temperature, seed, device, dtype, runtime, quiet or as_json)
     _print_json(found) if as_json else print_generation(found)
 
 

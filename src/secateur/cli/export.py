@@ -11,6 +11,7 @@ import typer
 from secateur.cli.options import Json, Out, Overwrite, Quiet, Revision, Trust, flags, output
 from secateur.config.export import Export, make_export
 from secateur.errors import InputError
+from secateur.system.display import starting
 
 
 @flags(Export)
@@ -40,13 +41,15 @@ def export(
     from secateur.report.terminal.export import print_exported, print_upload
 
     if told.to == "hub":
-        from secateur.export.hub import upload
+        with starting(quiet or as_json):
+            from secateur.export.hub import upload
 
         sent = upload(folder, told, dry_run=dry_run)
         print(json.dumps(sent, indent=1)) if as_json else print_upload(sent)
         return
     assert out is not None
-    from secateur.export.export import export as run
+    with starting(quiet or as_json):
+        from secateur.export.export import export as run
 
     found = run(model, out, told, overwrite=overwrite, quiet=quiet or as_json)
     print(json.dumps(found, indent=1)) if as_json else print_exported(found)

@@ -24,6 +24,7 @@ from secateur.cli.options import (
 )
 from secateur.config.fields import Settings
 from secateur.errors import InputError, Stopped, Terminated
+from secateur.system.display import starting
 
 if TYPE_CHECKING:
     from secateur.config.plan import Plan
@@ -64,11 +65,14 @@ def prune(
         told = {**_planned(replay, recipe, named), **told}
     chosen = load_recipe(recipe, told) if recipe is not None else make_recipe(told)
     check_texts(chosen)
-    from secateur.pipeline.prune import prune as run  # imports torch: whatever is wrong with the words is said by now
-    from secateur.report.terminal.run import print_report
-    from secateur.system.device import set_threads
-    from secateur.workspace.folder import WORK
-    from secateur.workspace.journal import last_finished
+    with starting(quiet or as_json):
+        from secateur.pipeline.prune import (
+            prune as run,  # imports torch: whatever is wrong with the words is said by now
+        )
+        from secateur.report.terminal.run import print_report
+        from secateur.system.device import set_threads
+        from secateur.workspace.folder import WORK
+        from secateur.workspace.journal import last_finished
 
     set_threads(threads)
     how = {"dry_run": dry_run, "overwrite": overwrite, "resume": resume, "quiet": quiet or as_json}

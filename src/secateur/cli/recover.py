@@ -28,6 +28,7 @@ from secateur.cli.options import (
 )
 from secateur.config.training import Recovery, make_recovery
 from secateur.errors import InputError, Stopped
+from secateur.system.display import starting
 
 
 @flags(Recovery)
@@ -62,10 +63,11 @@ def recover(
     check_tasks(tasks)
     model = at_revision(model, revision)
     local_folder(model)  # what isn't there is said at once, not after torch has been imported
-    from secateur.recovery.recover import recover as run
-    from secateur.recovery.recover import stopped_line
-    from secateur.report.recovery import print_forecast, print_recovery
-    from secateur.system.device import set_threads
+    with starting(quiet or as_json):
+        from secateur.recovery.recover import recover as run
+        from secateur.recovery.recover import stopped_line
+        from secateur.report.recovery import print_forecast, print_recovery
+        from secateur.system.device import set_threads
 
     set_threads(threads)
     how_to_run = {"dry_run": dry_run, "overwrite": overwrite, "resume": resume, "finish": finish, "speed": speed}

@@ -26,6 +26,7 @@ from secateur.cli.options import (
     output,
 )
 from secateur.errors import InputError
+from secateur.system.display import starting
 
 MOST = 2**20
 EXAMPLES = {
@@ -74,7 +75,9 @@ def compress(
     """Store sparse matrices without their zeros: smaller on disk and in memory, faster to run."""
     folder, target = model_path(model, revision), _required(out)
     from secateur.report.html.bench import print_compression
-    from secateur.runtime.compress import compress as run
+
+    with starting(quiet or as_json):
+        from secateur.runtime.compress import compress as run
 
     found = run(
         folder,
@@ -100,7 +103,9 @@ def decompress(
     """Give the dense checkpoint of a compressed folder back, bit for bit."""
     folder, target = model_path(model, revision), _required(out)
     from secateur.report.html.bench import print_compression
-    from secateur.runtime.decompress import decompress as run
+
+    with starting(quiet or as_json):
+        from secateur.runtime.decompress import decompress as run
 
     found = run(folder, target, overwrite=overwrite, quiet=quiet or as_json)
     _print_json(found) if as_json else print_compression(found)
@@ -129,7 +134,8 @@ def bench(
     """Measure speed, memory, load time, size and energy of a model in every form that it can run in."""
     wanted = {"batches": _numbers(batches, "--batches"), "contexts": _numbers(contexts, "--contexts")}
     folder, other = model_path(model, revision), None if against is None else model_path(against)
-    from secateur.benchmarking.bench import bench as run
+    with starting(quiet or as_json):
+        from secateur.benchmarking.bench import bench as run
     from secateur.report.html.bench import print_bench
 
     found = run(

@@ -29,6 +29,7 @@ from secateur.cli.options import (
 from secateur.config.searching import DECIDED, SearchSettings
 from secateur.config.wishes import ABOUT
 from secateur.errors import InputError, Stopped, Terminated
+from secateur.system.display import starting
 from secateur.system.names import HERE, RAY
 
 EXAMPLES = (
@@ -81,10 +82,13 @@ def search(
     check_tasks(settings.tasks)
     for wish in settings.wishes:
         check_tasks(wish.file or None)
-    from secateur.report.terminal.search import print_search
-    from secateur.search.search import search as run  # imports torch: whatever is wrong with the words is said by now
-    from secateur.system.device import set_threads
-    from secateur.workspace.folder import WORK
+    with starting(quiet or as_json):
+        from secateur.report.terminal.search import print_search
+        from secateur.search.search import (
+            search as run,  # imports torch: whatever is wrong with the words is said by now
+        )
+        from secateur.system.device import set_threads
+        from secateur.workspace.folder import WORK
 
     set_threads(threads or (1 if on == RAY else None))
     try:

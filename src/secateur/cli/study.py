@@ -11,6 +11,7 @@ import typer
 from secateur.cli.options import Against, Device, Dtype, Json, Model, Quiet, Revision, Trust, completer, examples
 from secateur.errors import InputError
 from secateur.methods import METHODS
+from secateur.system.display import starting
 
 EXAMPLES = {
     "compare": (
@@ -129,7 +130,8 @@ def sensitivity(
     methods = () if method is None else tuple(method.split(","))
     named = {"model": model, "sites": sites, "method": methods, "sparsity": 0.5, "calibrate": calibrate}
     make_recipe({**named, "samples": samples, "length": length, "seed": seed})  # mistakes, before torch is imported
-    from secateur.analysis.sensitivity import sensitivity as measure
+    with starting(quiet or as_json):
+        from secateur.analysis.sensitivity import sensitivity as measure
 
     found = measure(
         model,

@@ -12,6 +12,7 @@ import typer
 
 from secateur.cli.options import Json, Out, Quiet, RayAddress, Trust, examples, output, place, where
 from secateur.errors import InputError, Stopped, Terminated
+from secateur.system.display import starting
 from secateur.system.names import HERE, RAY
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ def sweep(
     if dry_run:
         _list(chosen, out, overwrite, as_json)
         return
-    from secateur.report.terminal.sweep import print_sweep
-    from secateur.sweeps.sweep import sweep as run
+    with starting(quiet or as_json):
+        from secateur.report.terminal.sweep import print_sweep
+        from secateur.sweeps.sweep import sweep as run
 
     try:
         how = {"overwrite": overwrite, "quiet": quiet or as_json}

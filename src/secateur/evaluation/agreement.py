@@ -31,6 +31,7 @@ from secateur.numerics.paired import mean, standard_error
 from secateur.report.schema.agreement import Agreed, AgreementFigures
 from secateur.report.schema.figures import Evaluated
 from secateur.system.device import dtype_name
+from secateur.system.display import display
 
 METRICS = {"cosine": BODY, "same_class": SEQUENCE, "same_label": TOKEN, "same_token": MASKED, "same_place": SPAN}
 EVERY = 7  # about as many tokens are masked as in BERT's training
@@ -84,6 +85,11 @@ def agree(
     Raises:
         InputError: models with other heads, embeddings of other widths, or data, device or dtype that can't be used.
     """
+    with display("evaluate", quiet):
+        return _agree(model, data, against, device, dtype, length)
+
+
+def _agree(model: str | Path, data: str, against: str | Path, device: str, dtype: str, length: int | None) -> Agreed:
     corpora = [load_corpus(spec, split="held_out") for spec in split_specs(data)]
     sides = [load(path, device, dtype, encoders=True) for path in (model, against)]
     own, other = sides
@@ -98,7 +104,7 @@ def agree(
         rows, seen = _rows(corpus, own, tokens, heads[0])
         pooling = pooling_of(Path(own.path)) if heads[0] is BODY else None
         reduce = _reduction(heads[0], pooling, own.tokenizer)
-        mine, theirs = (_said(side, seen, rows, reduce, quiet) for side in sides)
+        mine, theirs = (_said(side, seen, rows, reduce) for side in sides)
         found[corpus.name] = _figures(metric, corpus, mine, theirs, rows)
         if pooling is not None:
             found[corpus.name]["pooling"] = pooling
@@ -167,15 +173,13 @@ def pooled(states: Tensor, way: str) -> Tensor:
     return states.amax(0) if way == "max" else states.mean(0)
 
 
-def _said(
-    loaded: Loaded, seen: list[Sequence[int]], rows: list[Sequence[int]], reduce: Reduce, quiet: bool
-) -> list[Tensor]:
+def _said(loaded: Loaded, seen: list[Sequence[int]], rows: list[Sequence[int]], reduce: Reduce) -> list[Tensor]:
     found: dict[int, Tensor] = {}
 
     def take(index: int, said: Tensor) -> None:
         found[index] = reduce(said, rows[index]).cpu()
 
-    run_alike(loaded, seen, take, Path(loaded.path).name, quiet)
+    run_alike(loaded, seen, take, Path(loaded.path).name, quiet=True)
     return [found[index] for index in range(len(rows))]
 
 

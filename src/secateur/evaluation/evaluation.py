@@ -27,6 +27,7 @@ from secateur.report.schema.recovery import ModelState
 from secateur.runtime.folder import Reader, is_compressed
 from secateur.runtime.linear import count_parameters
 from secateur.system.device import dtype_name
+from secateur.system.display import display
 
 
 def evaluate(
@@ -65,6 +66,19 @@ def evaluate(
         InputError: data, model, device or dtype can't be used; nothing is measured then.
         UnsupportedModelError: `transformers` doesn't know the architecture.
     """
+    with display("evaluate", quiet):
+        return _evaluate(model_dir, data, against, device, dtype, length, speed)
+
+
+def _evaluate(
+    model_dir: str | Path,
+    data: str,
+    against: str | Path | None,
+    device: str,
+    dtype: str,
+    length: int | None,
+    speed: bool,
+) -> Evaluated:
     corpora = [load_corpus(spec, split="held_out") for spec in split_specs(data)]
     own = load(model_dir, device, dtype)
     other = None if against is None else load(against, device, dtype)
@@ -73,7 +87,7 @@ def evaluate(
     notes = [note for corpus in corpora for note in corpus.notes]
     sets: list[dict[str, TextFigures]] = [{} for _ in sides]
     for corpus in corpora:
-        for part, scored in zip(sets, _score(corpus, own, other, tokens, notes, quiet), strict=True):
+        for part, scored in zip(sets, _score(corpus, own, other, tokens, notes), strict=True):
             part[corpus.name] = scored
     described = [_describe(side, part, tokens) for side, part in zip(sides, sets, strict=True)]
     del own, other, sides  # what is measured next shall have the machine's memory
@@ -87,21 +101,19 @@ def evaluate(
     return result
 
 
-def _score(
-    corpus: Corpus, own: Loaded, other: Loaded | None, length: int, notes: list[str], quiet: bool
-) -> list[TextFigures]:
+def _score(corpus: Corpus, own: Loaded, other: Loaded | None, length: int, notes: list[str]) -> list[TextFigures]:
     mine = windows(corpus, own.tokenizer, length, _vocab(own))
     if other is None:
-        return [figures_of(corpus, perplexity(own.model, mine, quiet=quiet)[0])]
+        return [figures_of(corpus, perplexity(own.model, mine, quiet=True)[0])]
     theirs = windows(corpus, other.tokenizer, length, _vocab(other))
     same = [window.ids for window in mine] == [window.ids for window in theirs]
     if same and _vocab(own) == _vocab(other):
-        score, reference = perplexity(own.model, mine, other.model, quiet)
+        score, reference = perplexity(own.model, mine, other.model, quiet=True)
         assert reference is not None, "a reference was given"
         beside: TextFigures = {**figures_of(corpus, score), "kl": score.kl}
         return [{**beside, "difference_stderr": score.difference_stderr}, figures_of(corpus, reference)]
     notes.append(f"{corpus.name}: the models split the text into different tokens: no KL, compare bits per byte")
-    score, reference = (perplexity(side.model, w, quiet=quiet)[0] for side, w in ((own, mine), (other, theirs)))
+    score, reference = (perplexity(side.model, w, quiet=True)[0] for side, w in ((own, mine), (other, theirs)))
     return [{**figures_of(corpus, score), "kl": None}, figures_of(corpus, reference)]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import StoppingCriteriaList
 
 from secateur.data.corpus import Corpus
 from secateur.data.tokens import check_ids, tokenize
@@ -16,7 +18,9 @@ from secateur.evaluation.windows import context_length
 from secateur.model.json_files import short
 from secateur.report.passages import opening
 from secateur.report.schema.figures import Continuation, Generated
+from secateur.report.terminal.listening import tell
 from secateur.system.device import dtype_name
+from secateur.system.display import display
 
 HOTTEST = 1e4
 PASSAGE, WORDS, TOKENS = 96, 16, 24  # tokens in which an opening is looked for; what it has at most
@@ -43,6 +47,7 @@ def generate(
     device: str = "auto",
     dtype: str = "auto",
     runtime: str = "auto",
+    quiet: bool = True,
 ) -> Generated:
     """Continues a prompt with `transformers`' own generation: plain text, no chat template.
 
@@ -56,6 +61,7 @@ def generate(
         device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda:1`, `mps`, or what torch has here.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else what the checkpoint holds.
         runtime: how compressed weights of `model_dir` are multiplied, see `secateur.load`.
+        quiet: no progress display.
 
     Returns:
         model, prompt, text (the continuation without the prompt), tokens (made), seconds, device, dtype,
@@ -71,12 +77,11 @@ def generate(
         raise InputError(f"--temperature {temperature} is negative; give 0 (greedy) or more")
     if temperature > HOTTEST or not 0 <= seed < 2**63:
         raise InputError(f"--temperature {temperature:g}, --seed {seed}: at most {HOTTEST:g}, and 0 to 2^63 - 1")
-    found: Generated = {
-        **_continue(load(model_dir, device, dtype, runtime=runtime), prompt, max_new_tokens, temperature, seed)
-    }
-    if against is not None:
-        other = load(against, device, dtype)
-        found["reference"] = _continue(other, prompt, max_new_tokens, temperature, seed)
+    how = (prompt, max_new_tokens, temperature, seed)
+    with display("generate", quiet):
+        found: Generated = {**_continue(load(model_dir, device, dtype, runtime=runtime), *how)}
+        if against is not None:
+            found["reference"] = _continue(load(against, device, dtype), *how)
     return found
 
 
@@ -95,6 +100,7 @@ def _continue(loaded: Loaded, prompt: str, wanted: int, temperature: float, seed
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=min(wanted, room),
+            stopping_criteria=StoppingCriteriaList([_told(ids.shape[1], min(wanted, room))]),
             pad_token_id=_pad(loaded),
             tokenizer=tokenizer,  # for stop strings, which a model may have
             do_sample=temperature > 0,
@@ -118,6 +124,16 @@ def _continue(loaded: Loaded, prompt: str, wanted: int, temperature: float, seed
         "temperature": temperature,
         "seed": seed,
     }
+
+
+def _told(prompt: int, wanted: int) -> Callable[..., torch.Tensor]:
+    """A condition that never stops, and tells how many tokens there are."""
+
+    def stop(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        tell("writing", ids.shape[1] - prompt, wanted)
+        return torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
+
+    return stop
 
 
 def _prompt_ids(loaded: Loaded, prompt: str) -> torch.Tensor:

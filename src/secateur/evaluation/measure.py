@@ -25,6 +25,7 @@ import psutil
 
 from secateur.errors import ResourceError, SecateurError
 from secateur.report.schema.figures import OwnSpeed, SpeedFigures
+from secateur.report.terminal.listening import tell, telling_parent
 from secateur.system.child import Child
 
 _CHILD = "from secateur.evaluation.measure import child; child()"
@@ -64,7 +65,7 @@ def measure_in_turns(
         SecateurError: a process failed; the message is its own where it had one.
         ResourceError: a process was killed, most often for want of memory.
     """
-    from secateur.evaluation.speed import enough
+    from secateur.evaluation.speed import enough, expected
 
     load, cores = round(psutil.getloadavg()[0], 2), psutil.cpu_count()
     with ExitStack() as stack:
@@ -72,7 +73,8 @@ def measure_in_turns(
         for side in sides:
             side.ask()
         rounds, begin = 0, time.perf_counter()
-        while not enough(rounds, (time.perf_counter() - begin) / len(sides)):
+        while not enough(rounds, spent := (time.perf_counter() - begin) / len(sides)):
+            tell("measuring speed", rounds, expected(rounds, spent))
             for side in sides:
                 side.ask(RUN)
             rounds += 1
@@ -126,7 +128,8 @@ class _Side:
 def child() -> None:
     """What the fresh process does: loads what its argument says, then a run for each word, one line of JSON each."""
     try:
-        _serve(**json.loads(sys.argv[1]))
+        with telling_parent():
+            _serve(**json.loads(sys.argv[1]))
     except SecateurError as error:
         _tell({"error": str(error)})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,11 @@ class Trial:
 def enough(runs: int, seconds: float) -> bool:
     """Whether so many runs in so many seconds are enough: quick models get more of them than slow ones."""
     return runs >= FEWEST_RUNS and (runs >= MOST_RUNS or seconds >= SECONDS)
+
+
+def expected(runs: int, seconds: float) -> int:
+    """How many runs it will take till there are enough, by those that are done."""
+    return max(FEWEST_RUNS, runs + 1, min(MOST_RUNS, math.ceil(SECONDS * runs / seconds)) if runs else 0)
 
 
 def speed(model: Any) -> Speed:

@@ -26,6 +26,7 @@ from secateur.model.side_files import copy_regular, left_behind
 from secateur.model.streamed import StreamedModel
 from secateur.report.derived_card import exported_card
 from secateur.report.schema.export import Exported, ExportMark
+from secateur.report.terminal.listening import telling
 from secateur.runtime.transfer import write_card
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import MARK, Workspace
@@ -179,7 +180,7 @@ def logits_of(checkpoint: Checkpoint, tokens: int = 24) -> tuple[Tensor, Tensor]
     ids = (torch.arange(1, min(tokens, context) + 1) * 7919 % size)[None]
     streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
     hidden, calls = streamed.embed(ids)
-    for index in range(checkpoint.layers):
+    for index in telling("layers", range(checkpoint.layers), checkpoint.layers):
         hidden = calls[index](streamed.load(index), hidden)
     return ids, streamed.logits(ids, hidden)
 

@@ -24,6 +24,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import stock_class
 from secateur.model.linears import has_weight
 from secateur.model.sites import head_counts
+from secateur.report.terminal.listening import tell
 
 MASKS = ("create_causal_mask", "create_sliding_window_causal_mask")
 BATCH, TOKENS, PAST = 2, 5, 3  # of the example that the graph is made by; neither 0 nor 1, which would be constants
@@ -151,6 +152,7 @@ def exported(checkpoint: Checkpoint, model: Any) -> tuple[Any, list[tuple[int, i
         [{0: batch, 2: past} for _ in range(2 * len(shapes))],
     )
     module = prepared(model)
+    tell("tracing the graph", 0, 1)
     with torch.no_grad(), plain_masks(model):
         program = torch.export.export(module, example(shapes, model.dtype), dynamic_shapes=dynamic, strict=False)
     return program, shapes

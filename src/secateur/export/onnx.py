@@ -22,6 +22,7 @@ from secateur.export.result import Job, Made
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.side_files import copy_side_files
 from secateur.report.schema.export import ClientProof
+from secateur.report.terminal.listening import tell
 from secateur.system.memory import fits_in_memory
 
 FILE = "model.onnx"
@@ -45,9 +46,11 @@ def export(job: Job) -> Made:
         model = in_memory(checkpoint, PRECISION[numbers])
         program, shapes = exported(checkpoint, model)
         inputs, outputs = names(len(shapes))
+        tell("translating the graph", 0, 1)
         with _quietly():
             made = torch.onnx.export(program, input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
             assert made is not None
+            tell(FILE, 0, 1)
             made.save(folder / FILE, external_data=2 * checkpoint.parameters * 4 > ONE_FILE)
         del program, made, model
         beside(checkpoint, folder)

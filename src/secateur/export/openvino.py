@@ -16,6 +16,7 @@ from secateur.export.graph import exported, names
 from secateur.export.onnx import beside, in_memory, refuse_others
 from secateur.export.reference import CachedRun, proved_by_runs
 from secateur.export.result import Job, Made
+from secateur.report.terminal.listening import tell
 
 FILE = "openvino_model.xml"
 CLIENT = "OpenVINO"
@@ -37,6 +38,7 @@ def export(job: Job) -> Made:
     with monitor.stage("write"):
         model = in_memory(checkpoint, torch.float32)
         program, shapes = exported(checkpoint, model)
+        tell("translating the graph", 0, 1)
         made = openvino.convert_model(program)
         inputs, outputs = names(len(shapes))
         for port, name in zip(made.inputs, inputs, strict=True):
@@ -46,6 +48,7 @@ def export(job: Job) -> Made:
         for port, (heads, size) in zip(made.inputs[2:], [one for one in shapes for _ in range(2)], strict=True):
             port.get_node().set_partial_shape(openvino.PartialShape([-1, heads, -1, size]))
         made.validate_nodes_and_infer_types()
+        tell(FILE, 0, 1)
         openvino.save_model(made, str(folder / FILE), compress_to_fp16=numbers == "f16")
         del program, made, model
         beside(checkpoint, folder)

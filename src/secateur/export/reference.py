@@ -16,6 +16,7 @@ from secateur.errors import InputError
 from secateur.evaluation.loading import load
 from secateur.model.checkpoint import Checkpoint
 from secateur.report.schema.export import ClientProof
+from secateur.report.terminal.listening import telling
 from secateur.system.memory import fits_in_memory
 
 NEW_TOKENS = 20
@@ -89,7 +90,7 @@ def greedy(model: Any, ids: Sequence[int], new: int) -> tuple[list[int], Tensor]
     out = model(input_ids=torch.tensor([list(ids)]), use_cache=True)
     tokens: list[int] = []
     logits: list[Tensor] = []
-    for _ in range(new):
+    for _ in telling("tokens of transformers", range(new), new):
         last = out.logits[0, -1].float()
         tokens.append(int(last.argmax()))
         logits.append(last)
@@ -159,7 +160,7 @@ def proved_by_runs(checkpoint: Checkpoint, client: str, version: str, run: Cache
     for prompt, expected in zip(wanted.prompts, wanted.logits, strict=True):
         own: list[int] = []
         given, past = list(prompt), None
-        for place, logits in enumerate(expected):
+        for place, logits in enumerate(telling(f"tokens of {client}", expected, len(expected))):
             last, past = run(given, past)
             gap = float((torch.from_numpy(last).float() - logits).abs().max() / logits.abs().max())
             worst = max(worst, gap if own == wanted.tokens[len(found)][:place] else 0.0)

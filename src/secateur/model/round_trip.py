@@ -9,8 +9,6 @@ KV cache to generation without.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -25,9 +23,11 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.classes import auto_class, model_class
 from secateur.model.files import read_config
 from secateur.model.heads import answer_of
-from secateur.model.quiet import quiet_loading
+from secateur.model.quiet import quiet_loading, told_loading
 from secateur.model.streamed import StreamedModel
 from secateur.report.schema.report import GateFindings
+from secateur.report.terminal.listening import telling, telling_parent
+from secateur.system.child import run
 from secateur.system.malloc import keep_large_apart
 from secateur.system.memory import fits_in_memory
 
@@ -60,26 +60,13 @@ def verify(folder: Path, probe: Path, bound: int | None = None, source: Path | N
     """
     # A module cache of its own: code of an earlier checkpoint of the same name must not be picked up.
     with tempfile.TemporaryDirectory() as modules:
-        environment = {**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "secateur.model.round_trip",
-                str(folder),
-                str(probe),
-                "" if bound is None else str(bound),
-                "" if source is None else str(source),
-            ],
-            capture_output=True,
-            text=True,
-            env=environment,
-        )
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        environment = {"HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"}
+        words = [str(folder), str(probe), "" if bound is None else str(bound), "" if source is None else str(source)]
+        done = run(["-m", "secateur.model.round_trip", *words], environment)
+    if done.code != 0 or not done.answer:
+        reason = done.complaint or f"exit code {done.code}"
         raise VerificationError(f"the saved checkpoint doesn't load with plain transformers: {reason}")
-    result: GateFindings = json.loads(lines[-1])
+    result: GateFindings = json.loads(done.answer)
     judged = (
         ("max_logit_difference", result["max_logit_difference"], result["tolerance"]),
         ("max_cache_difference", result["max_cache_difference"], result["cache_tolerance"]),
@@ -98,7 +85,9 @@ def load_as_user(folder: Path) -> tuple[Any, str]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     auto_map = config.get("auto_map") or {}
     auto = auto_class(read_config(folder))
-    model = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True, trust_remote_code=bool(auto_map))
+    how_to = {"dtype": torch.float32, "local_files_only": True, "trust_remote_code": bool(auto_map)}
+    with told_loading():
+        model = auto.from_pretrained(folder, **how_to)
     how = f"{auto.__name__}.from_pretrained" + (" with trust_remote_code=True" if auto_map else "")
     return model.eval(), how
 
@@ -146,7 +135,7 @@ def _check_streamed(checkpoint: Checkpoint, ids: torch.Tensor, expected: torch.T
     streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
     hidden, calls = streamed.embed(ids)
     streamed.release()
-    for index in range(checkpoint.layers):
+    for index in telling("layers", range(checkpoint.layers), checkpoint.layers):
         hidden = calls[index](streamed.load(index), hidden)
     difference = float((streamed.logits(ids, hidden) - expected).abs().max()) / scale
     return {
@@ -167,7 +156,8 @@ def _cache_difference(model: Any, ids: torch.Tensor) -> float:
     if name is None:
         return 0.0  # a class that keeps none
     sequence, worst = prompt, 0.0
-    for _ in range(min(NEW_TOKENS, ids.shape[1] - prompt.shape[1])):
+    steps = min(NEW_TOKENS, ids.shape[1] - prompt.shape[1])
+    for _ in telling("with and without cache", range(steps), steps):
         token = out.logits[:, -1:].argmax(dim=-1)
         sequence = torch.cat([sequence, token], dim=1)
         out = model(input_ids=token, use_cache=True, **{name: getattr(out, name)})
@@ -179,5 +169,8 @@ def _cache_difference(model: Any, ids: torch.Tensor) -> float:
 if __name__ == "__main__":
     keep_large_apart()
     saved, expected, limit, original = sys.argv[1:]
-    found = check(Path(saved), Path(expected), int(limit) if limit else None, Path(original) if original else None)
+    with telling_parent():
+        found = check(
+            Path(saved), Path(expected), int(limit) if limit else None, Path(original) if original else None
+        )
     print(json.dumps(found))

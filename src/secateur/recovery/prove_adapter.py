@@ -7,8 +7,6 @@ and compares its logits on the probe's tokens with the expected ones.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +17,8 @@ from safetensors import safe_open
 from secateur.errors import VerificationError
 from secateur.model.round_trip import TOLERANCE, load_as_user
 from secateur.report.schema.report import GateFindings
+from secateur.report.terminal.listening import telling_parent
+from secateur.system.child import run
 
 
 def prove(base: Path, adapter: Path, probe: Path) -> GateFindings:
@@ -27,15 +27,13 @@ def prove(base: Path, adapter: Path, probe: Path) -> GateFindings:
     Raises:
         VerificationError: the adapter doesn't load, or computes something else than the model in memory.
     """
-    command = [sys.executable, "-m", __name__, str(base), str(adapter), str(probe)]
     with tempfile.TemporaryDirectory() as modules:
-        environment = {**os.environ, "HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        environment = {"HF_MODULES_CACHE": modules, "HF_HUB_OFFLINE": "1"}
+        done = run(["-m", __name__, str(base), str(adapter), str(probe)], environment)
+    if done.code != 0 or not done.answer:
+        reason = done.complaint or f"exit code {done.code}"
         raise VerificationError(f"the adapter doesn't load with plain peft: {reason}")
-    found: GateFindings = json.loads(lines[-1])
+    found: GateFindings = json.loads(done.answer)
     if not found["max_logit_difference"] <= TOLERANCE:
         raise VerificationError(
             f"the adapter computes something else than the model in memory: a logit differs by "
@@ -59,4 +57,6 @@ def compare(base: Path, adapter: Path, probe: Path) -> GateFindings:
 
 
 if __name__ == "__main__":
-    print(json.dumps(compare(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))))
+    with telling_parent():
+        answer = compare(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+    print(json.dumps(answer))

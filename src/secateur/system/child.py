@@ -1,4 +1,6 @@
-"""A fresh interpreter with the running copy of the package, which answers line by line."""
+"""Fresh interpreters: one that answers line by line, and one that is run to its end.
+
+How far they have come, which they tell by `listening.telling_parent`, is told on here."""
 
 from __future__ import annotations
 
@@ -7,9 +9,50 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
+
+from secateur.report.terminal.listening import heard
+
+
+class Ended(NamedTuple):
+    """A process at its end: exit code, last line of its output (but what it told), last line of its complaints."""
+
+    code: int
+    answer: str
+    complaint: str
+
+
+def run(arguments: Sequence[str], changes: Mapping[str, str] | None = None) -> Ended:
+    """Runs Python with some arguments to its end.
+
+    Args:
+        changes: of its environment.
+    """
+    answer = ""
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **(changes or {})},
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                answer = answer if heard(line) else line.strip() or answer
+        except BaseException:
+            process.kill()
+            raise
+        code = process.wait()
+        errors.seek(0)
+        return Ended(code, answer, (errors.read().strip().splitlines() or [""])[-1])
 
 
 class Child:
@@ -52,8 +95,10 @@ class Child:
         with suppress(BrokenPipeError):  # then there is no answer either
             self._process.stdin.write(f"{word}\n" if word else "")
             self._process.stdin.flush()
-        answer = next((line for line in self._process.stdout if line.startswith(self._mark)), None)
-        return None if answer is None else answer.removeprefix(self._mark)
+        for line in self._process.stdout:
+            if not heard(line) and line.startswith(self._mark):
+                return line.removeprefix(self._mark)
+        return None
 
     def last_words(self) -> tuple[int, str]:
         """(exit code, last line of its complaints) of a process that has ended without an answer."""

@@ -17,7 +17,6 @@ The events go to `events.jsonl` whatever is shown, one JSON object a line. Each 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,14 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, ProgressColumn, Task
-from rich.table import Column
-from rich.text import Text
+from rich.progress import Progress
 
 from secateur.report.schema.report import StageFacts
 from secateur.report.terminal.console import Console
-from secateur.report.terminal.listening import listening
+from secateur.report.terminal.listening import listening, nobody
 from secateur.system import halving
+from secateur.system.display import Pace, clock, is_live, live_line, part, until
 from secateur.system.peak_memory import PeakMemory
 
 PLAIN_SECONDS = 10.0
@@ -52,19 +50,12 @@ class Stage:
     cpu_seconds: float  # of this process, all threads; hardly feels what else the machine does
 
 
-class _Part:
-    """A part of a stage that tells how far it is: its pace since it began."""
+class _Part(Pace):
+    """A part of a stage that tells how far it is, and when that was shown."""
 
     def __init__(self) -> None:
-        self._what, self._done, self._total = "", 0, 0
-        self._begin = self._shown = time.monotonic()
-
-    def left(self, what: str, done: int, total: int) -> float | None:
-        """Seconds that are left; None where nothing is done yet."""
-        if what != self._what or done < self._done:
-            self._begin = time.monotonic()
-        self._what, self._done, self._total = what, done, total
-        return (time.monotonic() - self._begin) * (total - done) / done if done else None
+        super().__init__()
+        self._shown = time.monotonic()
 
     def due(self) -> bool:
         """Whether it's time to show it again."""
@@ -77,9 +68,9 @@ class _Part:
     def facts(self, begin: float, left: float | None, memory: int) -> dict[str, Any]:
         """What the event says."""
         return {
-            "done": self._done,
-            "total": self._total,
-            "text": self._what,
+            "done": self.done,
+            "total": self.total,
+            "text": self.what,
             "seconds": round(time.monotonic() - begin, 3),
             "left": None if left is None else round(left, 3),
             "memory_bytes": memory,
@@ -103,8 +94,8 @@ class Monitor:
         self._console = Console(stderr=True)
         self._quiet = quiet
         self._live: Progress | None = None
-        if not quiet and self._console.is_terminal and not os.environ.get("CI"):
-            self._live = _display(self._console, self._memory)
+        if not quiet and is_live(self._console):
+            self._live = live_line(self._console, lambda: str(self._memory))
         self._last_line = time.monotonic()
         self._file: Path | None = None
         self._waiting: list[str] = []
@@ -175,7 +166,7 @@ class Monitor:
         self._begin(title, total)
         done = 0
         moments = deque([begin], RECENT)
-        part = _Part()
+        inner = _Part()
 
         def step(text: str = "", skipped: bool = False) -> None:
             nonlocal done
@@ -200,12 +191,12 @@ class Monitor:
 
         def hear(what: str, at: int, of: int) -> None:
             """Of a stage that can't say itself how much it has to do: what is told from below it."""
-            left = part.left(what, at, of)
-            if part.due():
-                self._event("step", stage=name, **part.facts(begin, left, self._memory.now))
+            left = inner.left(what, at, of)
+            if inner.due():
+                self._event("step", stage=name, **inner.facts(begin, left, self._memory.now))
                 self._tell(title, what, at, of, left)
 
-        with listening(hear if total is None else None):
+        with listening(hear if total is None else nobody):
             yield step
         seconds = round(time.monotonic() - begin, 3)
         self.stages.append(Stage(name, seconds, self._memory.take(), round(time.process_time() - processor, 3)))
@@ -221,48 +212,10 @@ class Monitor:
             self._console.print(f"{title} ...", highlight=False)
 
     def _tell(self, title: str, text: str, done: int, total: int | None, left: float | None) -> None:
-        part = ", ".join(filter(None, [f"{done}/{total}" if total else "", text]))
+        told = part(text, done, total)
         if self._live is not None:
-            until = None if left is None else time.monotonic() + left
-            self._live.update(self._live.task_ids[-1], completed=done, total=total, part=part, until=until)
+            self._live.update(self._live.task_ids[-1], completed=done, total=total, part=told, until=until(left))
         elif not self._quiet and time.monotonic() - self._last_line > PLAIN_SECONDS:
             self._last_line = time.monotonic()
-            told = "" if left is None else f", {_clock(left)} left"
-            self._console.print(f"{title}: {part}{told}, {self._memory}", highlight=False, soft_wrap=True)
-
-
-class _Column(ProgressColumn):
-    """A text that never wraps."""
-
-    def __init__(self, text: Callable[[Task], str]) -> None:
-        super().__init__(Column(no_wrap=True))
-        self._text = text
-
-    def render(self, task: Task) -> Text:
-        return Text(self._text(task))
-
-
-def _display(console: Console, memory: PeakMemory) -> Progress:
-    return Progress(
-        _Column(lambda task: task.description),
-        BarColumn(bar_width=8),
-        _Column(lambda task: task.fields["part"]),
-        _Column(lambda task: _clock(task.elapsed or 0.0)),
-        _Column(_left),
-        _Column(lambda task: str(memory)),
-        console=console,
-        transient=True,
-        refresh_per_second=4,
-    )
-
-
-def _left(task: Task) -> str:
-    """Time left of the stage, counted down between its steps."""
-    until = task.fields["until"]
-    return "" if until is None else f"{_clock(max(0.0, until - time.monotonic()))} left"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+            rest = "" if left is None else f", {clock(left)} left"
+            self._console.print(f"{title}: {told}{rest}, {self._memory}", highlight=False, soft_wrap=True)

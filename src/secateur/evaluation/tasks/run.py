@@ -28,6 +28,7 @@ from secateur.model.hub import local_folder
 from secateur.numerics.f1 import macro_f1
 from secateur.report.schema.tasks import MetricFigures, TasksEvaluated, TasksMeasured
 from secateur.system.device import dtype_name
+from secateur.system.display import display
 
 ACC, ACC_NORM, EXACT, F1 = "acc", "acc_norm", "exact_match", "f1"
 
@@ -61,7 +62,8 @@ def evaluate_tasks(
     """
     asked = ask(tasks, limit, shots, include_path)
     sides = [model_dir, *([against] if against is not None else [])]
-    measured = [measure(opened(side, asked, device, dtype), asked, quiet) for side in sides]
+    with display("evaluate", quiet):
+        measured = [measure(opened(side, asked, device, dtype), asked, quiet) for side in sides]
     notes = [f"{name}: {note}" for one in measured for name, outcome in one[1].items() for note in outcome.notes]
     result: TasksEvaluated = {**measured[0][0], "notes": list(dict.fromkeys(notes))}
     if against is not None:

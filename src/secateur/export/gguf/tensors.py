@@ -19,6 +19,7 @@ from secateur.export.padded import Stock, layers_of, padded_layer, stock_templat
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.model.uneven import HEADS, KV_HEADS
+from secateur.report.terminal.listening import telling
 
 SUFFIXES = (".weight", ".bias")
 _EMPTY_HEADS = 1  # of layer 0 where its attention is gone: llama.cpp takes the head size from that layer
@@ -88,7 +89,7 @@ def tensors_of(checkpoint: Checkpoint, row: Row, layout: Layout, names: Any) -> 
             yield _named(names, name), _outside(name, value.float(), row)
     streamed.release()
     templates = layers_of(stock_template(checkpoint, layout.stock), checkpoint.family) if layout.stock else None
-    for index in range(checkpoint.layers):
+    for index in telling("layers", range(checkpoint.layers), checkpoint.layers):
         prefix = f"{checkpoint.family.layers}.{index}"
         layer = streamed.load(index)
         if layout.stock is not None and templates is not None:

@@ -62,6 +62,6 @@ def judged_on_tasks(
         states[PRUNED] = workspace.work / PRUNED_FOLDER
     evaluation = measured.get("evaluation")
     texts = None if evaluation is None else (evaluation["before"], evaluation["after"])
-    with monitor.stage("tasks", len(states)) as step:
+    with monitor.stage("tasks") as step:
         found = judge(states, asked, (inputs.recipe.device, inputs.recipe.dtype), texts, step)
     return {"tasks": found}, tuple(found["notes"])
