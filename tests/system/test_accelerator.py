@@ -135,3 +135,14 @@ def test_a_lack_of_memory_halves_the_batch(
         halved = secateur.evaluate(tmp_path / "model", str(tmp_path / "text.txt"), **told)
     assert max(sizes) > 4
     assert halved["perplexity"] == pytest.approx(whole["perplexity"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("told", "fast"),
+    [({"avx512_bf16": True, "avx2": True}, True), ({"amx_bf16": False, "avx2": True}, False), ({"bf16": True}, True)],
+)
+def test_whether_a_cpu_multiplies_bf16(told: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert accelerator.multiplies_bf16(torch.device("cpu")) == fast
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not accelerator.multiplies_bf16(torch.device("cpu")), "a torch that doesn't tell"

@@ -3,7 +3,8 @@
 Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) makes a matrix's step orthogonal: all its directions go
 equally far, where AdamW follows the few that dominate the gradient. Its steps are scaled by 0.2 sqrt(max(rows,
 columns)) (Liu et al. 2025, https://arxiv.org/abs/2502.16982, section 2.2), so one learning rate serves both parts.
-torch has a Muon since 2.9; it multiplies in bf16 wherever it runs, which most CPUs do ten times slower than fp32.
+torch has a Muon since 2.9; it multiplies in bf16 wherever it runs, which CPUs without instructions for it do ten
+times slower than fp32.
 """
 
 from __future__ import annotations
@@ -85,10 +86,10 @@ class _Muon(torch.optim.Optimizer):
 def orthogonal(G: Tensor) -> Tensor:
     """About U Vᵀ of the singular value decomposition U S Vᵀ of G (m, n), by a Newton-Schulz iteration.
 
-    In bf16 on a GPU, which loses nothing that counts. Singular values come out between 0.7 and 1.2, those below a
-    thousandth of the largest lower.
+    In bf16 where the hardware multiplies that, which loses nothing that counts. Singular values come out between 0.7
+    and 1.2, those below a thousandth of the largest lower.
     """
-    X = G.to(torch.bfloat16 if accelerator.has_bf16(G.device) else torch.float32)
+    X = G.to(torch.bfloat16 if accelerator.multiplies_bf16(G.device) else torch.float32)
     wide = X.shape[0] <= X.shape[1]
     X = X if wide else X.T
     X = X / X.norm().clamp(min=1e-7)
