@@ -47,9 +47,19 @@ def test_against_regressions(width: int) -> None:
         ]
         order = sorted(range(5), key=lambda k: -parts[k])
         assert found.predictors[row].tolist() == [keep.nonzero().flatten().tolist()[k] for k in order]
-        expected = [parts[k] / sum(parts) for k in order]
+        positive = [max(part, 0.0) for part in parts]
+        expected = [positive[k] / sum(positive) for k in order]
         assert found.shares[row].tolist() == pytest.approx(expected, abs=1e-3)
         assert float(found.shares[row].sum()) == pytest.approx(1, abs=1e-5)  # all five are shown here
+
+
+def test_no_share_exceeds_the_whole_where_kept_units_correct_each_other() -> None:
+    """The removed unit is the difference of two kept ones that are nearly alike."""
+    generator = torch.Generator().manual_seed(0)
+    common, noise, own = (torch.randn(2000, generator=generator) for _ in range(3))
+    x = torch.stack([common - 0.9 * (common + 0.3 * noise), common + 0.01 * own, common + 0.3 * noise], 1)
+    found = redundancy(torch.ones(2, 3), x.T @ x / len(x), torch.tensor([False, True, True]), 1)
+    assert found.shares[0].tolist() == pytest.approx([1.0, 0.0], abs=1e-9)
 
 
 def test_a_copy_is_known_and_noise_is_not() -> None:

@@ -26,7 +26,6 @@ from secateur.cli.options import (
     Model,
     Quiet,
     Revision,
-    Runtime,
     Threads,
     Trust,
     at_least,
@@ -176,37 +175,6 @@ def evaluate(
         print_agreement(found) if "agreement" in found else print_evaluation(found)
     if tasks is not None:
         print_tasks(found)
-
-
-@app.command(
-    epilog=examples(
-        "secateur generate out/small 'Once upon a time'",
-        "secateur generate out/small 'Once upon a time' --against path/to/model --tokens 50",
-    )
-)
-def generate(
-    model: Model,
-    prompt: Annotated[str, typer.Argument(help="text to continue", show_default=False)],
-    against: Against = None,
-    revision: Revision = None,
-    trust_remote_code: Trust = False,
-    tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens at most", callback=at_least(1))] = 100,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token")] = 0.0,
-    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    runtime: Runtime = "auto",
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Continue a prompt with one model, or with two to compare."""
-    folder, other = model_path(model, revision), None if against is None else model_path(against)
-    with starting(quiet or as_json):
-        from secateur.evaluation import generate as write
-        from secateur.report.terminal.tables import print_generation
-
-    found = write(folder, prompt, tokens, other, temperature, seed, device, dtype, runtime, quiet or as_json)
-    _print_json(found) if as_json else print_generation(found)
 
 
 for part in (compression, study, search, sweep):

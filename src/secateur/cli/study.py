@@ -1,4 +1,4 @@
-"""Commands that look and don't cut: the methods, why units went, what each site would cost, results side by side."""
+"""Commands that look and don't cut: text, methods, why units went, what each site would cost, results together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,30 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.options import Against, Device, Dtype, Json, Model, Quiet, Revision, Trust, completer, examples
+from secateur.cli.options import (
+    Against,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Quiet,
+    Revision,
+    Runtime,
+    Trust,
+    at_least,
+    completer,
+    examples,
+    model_path,
+)
 from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.system.display import starting
 
 EXAMPLES = {
+    "generate": (
+        "secateur generate out/small 'Once upon a time'",
+        "secateur generate out/small 'Once upon a time' --against path/to/model --tokens 50",
+    ),
     "compare": (
         "secateur compare out/small out/recovered",
         "secateur compare out/small out/recovered --against path/to/model --page compare.html",
@@ -32,8 +50,33 @@ MEASURED = (*LOOKED_AT, "weight", "expert")
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file to the command line."""
-    for command in (methods, show, explain, sensitivity, compare):
+    for command in (generate, methods, show, explain, sensitivity, compare):
         app.command(epilog=examples(*EXAMPLES[command.__name__]))(command)
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="text to continue", show_default=False)],
+    against: Against = None,
+    revision: Revision = None,
+    trust_remote_code: Trust = False,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="new tokens at most", callback=at_least(1))] = 100,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token")] = 0.0,
+    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    runtime: Runtime = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Continue a prompt with one model, or with two to compare."""
+    folder, other = model_path(model, revision), None if against is None else model_path(against)
+    with starting(quiet or as_json):
+        from secateur.evaluation import generate as write
+        from secateur.report.terminal.tables import print_generation
+
+    found = write(folder, prompt, tokens, other, temperature, seed, device, dtype, runtime, quiet or as_json)
+    print(json.dumps(found, indent=1)) if as_json else print_generation(found)
 
 
 def methods(as_json: Json = False) -> None:

@@ -5,8 +5,9 @@ All of it from second moments G of the inputs of the consumer W, under a Gaussia
     bits       I(z_u; z_kept) = ½ log2 (|G_uu| / |S_u|), S_u what is left of z_u once the kept inputs are known
     energy     tr(W_u G_uu W_uᵀ) / tr(W G Wᵀ): the unit's own part of what the consumer writes
     restored   1 - tr(W_u S_u W_uᵀ) / tr(W_u G_uu W_uᵀ): how much of that the best linear guess gives back
-    shares     of what is explained: with B_k the guess's weights on kept unit k, tr(W_u B_k G_ku W_uᵀ) over the sum
-               (Pratt's measure: they add up to one; where kept units correct each other, some are negative)
+    shares     of what is explained: with B_k the guess's weights on kept unit k, p_k = tr(W_u B_k G_ku W_uᵀ) over the
+               sum of the positive ones. Over the sum of all it would be Pratt's measure; where kept units correct
+               each other, some p_k are negative, and others would come to more than the whole.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Redundancy(NamedTuple):
     Args:
         bits, energy, restored: (removed,) fp64.
         carriers: (removed, at most CARRIERS) kept units that know most of it, the one with most first.
-        shares: of each of them, fp64.
+        shares: of each of them, fp64, from 0 to 1; 0 where it only corrects others.
     """
 
     bits: Tensor
@@ -101,6 +102,7 @@ def _explained(
     given = ((guess @ reads) * across).sum(2).unflatten(1, (-1, width)).sum(2)
     share = energy / total if total > 0 else torch.zeros_like(energy)
     best = given.argsort(dim=1, descending=True, stable=True)[:, :CARRIERS]
+    given = given.clamp_min(0)
     every = given.sum(1, keepdim=True)
     shares = torch.where(every > 0, given.gather(1, best) / every, 0.0)
     return (nats / math.log(2)).clamp_min(0), share, restored, best, shares

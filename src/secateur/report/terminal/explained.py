@@ -62,7 +62,7 @@ def _removed(site: Facts, console: Console) -> None:
             fmt.number(unit["bits"]),
             fmt.percent(unit["energy"]),
             fmt.percent(unit["restored"]),
-            ", ".join(f"{k} ({fmt.percent(share)})" for k, share in unit["carriers"][:2]),
+            ", ".join(f"{k} ({fmt.percent(share)})" for k, share in unit["carriers"][:2] if share > 0) or fmt.MISSING,
             _shortened(_passage(unit["fired"][0]), room) if unit["fired"] else Text(fmt.MISSING),
         )
     console.print(table)
@@ -101,7 +101,8 @@ def _unit(unit: Facts, refit: bool, console: Console) -> None:
         console.print(f"Nothing makes up for it: a refit could have given {fmt.percent(unit['restored'])} back.")
     table = figures("known by unit", "share")
     for predictor, share in unit["carriers"]:
-        table.add_row(str(predictor), fmt.percent(share))
+        if share > 0:
+            table.add_row(str(predictor), fmt.percent(share))
     console.print(table)
     if unit["fired"]:
         console.print("\nLargest at these tokens of the calibration text:")
