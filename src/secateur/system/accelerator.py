@@ -123,7 +123,7 @@ def multiplies_bf16(device: torch.device) -> bool:
     (AVX-512 BF16, AMX, Arm's), without which it takes several times as long."""
     if device.type != "cpu":
         return has_bf16(device)
-    told = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 and later
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 and later
     return any(there is True for name, there in told.items() if "bf16" in name)
 
 
