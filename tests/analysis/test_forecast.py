@@ -53,9 +53,11 @@ def test_inspect_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [(row["cut"], row["quality"]) for row in told["rows"]] == [(way.cut, way.quality) for way in f.WAYS]
     assert told["length"] == 32
     assert told["flops_per_second"] > 1e8
-    for width in (80, 120):
-        file = io.StringIO()
+    assert told["bf16_times_as_fast"] > 0
+    for width, ratio in ((80, 1.2), (120, 3.86)):
+        file, told["bf16_times_as_fast"] = io.StringIO(), ratio
         print_anatomy(found, Console(file=file, width=width, markup=False, highlight=False))
+        assert ("3.9 times as fast here" in file.getvalue()) == (ratio > 2)
         assert "What pruning takes here, by formulas" in file.getvalue()
         assert all(len(line) <= width for line in file.getvalue().splitlines())
     assert "forecast" not in secateur.inspect(tmp_path / "model")

@@ -96,6 +96,7 @@ def forecast(checkpoint: Checkpoint, samples: int = 128, length: int = 512) -> F
     return {
         "machine": machine.name,
         "flops_per_second": machine.flops,
+        "bf16_times_as_fast": _probe(resolve_device("auto"), torch.bfloat16) / machine.flops,
         "free_memory_bytes": machine.memory,
         "free_disk_bytes": machine.disk,
         "samples": samples,
@@ -213,9 +214,9 @@ def _tuning(shape: Shape, way: Way) -> float:
     return 6.0 * shape.block * TUNED_TOKENS * PRESETS[way.quality].reconstruct
 
 
-def _probe(device: torch.device) -> float:
-    """FLOP a second of an fp32 product of square matrices."""
-    a = torch.ones(PROBE, PROBE, device=device)
+def _probe(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP a second of a product of square matrices."""
+    a = torch.ones(PROBE, PROBE, device=device, dtype=dtype)
     rates: list[float] = []
     begin = time.perf_counter()
     while time.perf_counter() - begin < PROBE_SECONDS or len(rates) < 3:

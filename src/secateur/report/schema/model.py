@@ -65,10 +65,11 @@ class ForecastRow(TypedDict):
 
 
 class Forecast(TypedDict):
-    """What pruning would take here, by formulas."""
+    """What pruning would take here, by formulas, in fp32. `bf16_times_as_fast`: products in bf16 beside those."""
 
     machine: str
     flops_per_second: float
+    bf16_times_as_fast: float
     free_memory_bytes: int
     free_disk_bytes: int
     samples: int
