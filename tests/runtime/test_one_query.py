@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, FalconConfig, FalconForCausalLM, 
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import secateur
+from secateur.errors import InputError
 from secateur.runtime import one_query
 from secateur.runtime.one_query import NAME, attend, speed_up_attention
 from tests.runtime.pruned import prune_copy
@@ -86,6 +87,12 @@ def test_what_it_leaves_to_transformers(case: str) -> None:
     ours = attend(NOTHING, query, key, value, None, **named)[0]
     torch.manual_seed(0)
     assert ours.equal(sdpa_attention_forward(NOTHING, query, key, value, None, **named)[0])
+
+
+def test_continuous_batching_is_refused() -> None:
+    """It would leave the mask out, and its sequences would see each other."""
+    with pytest.raises(InputError, match="set_attn_implementation"):
+        attend(NOTHING, *states(4, 4, 9), None, scaling=0.25, cache=object())
 
 
 def decoded(model: Any, ids: Tensor, there: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from secateur.errors import InputError
+
 NAME = "secateur_sdpa"  # the implementation of attention, as transformers knows it
 
 
@@ -34,7 +36,14 @@ def attend(
 
     Returns:
         (batch, tokens, heads, size of a value), None.
+
+    Raises:
+        InputError: continuous batching, which makes the mask that it needs for `sdpa` by name alone.
     """
+    if given.get("cache") is not None:
+        raise InputError(
+            "continuous batching needs attention as torch has it; first model.set_attn_implementation('sdpa')"
+        )
     batch, heads, tokens, size = query.shape
     shared = key.shape[1]
     if not _fits(query, key, given):
@@ -53,7 +62,7 @@ def _fits(query: Tensor, key: Tensor, given: dict[str, Any]) -> bool:
     one = query.shape[2] == 1 and query.dtype == torch.bfloat16 and query.is_cpu
     whole = query.shape[1] % key.shape[1] == 0
     asked = {name for name, value in given.items() if value is not None}
-    return one and whole and asked.isdisjoint({"position_bias", "cache", "softcap"}) and not given.get("dropout")
+    return one and whole and asked.isdisjoint({"position_bias", "softcap"}) and not given.get("dropout")
 
 
 def speed_up_attention(model: Any) -> bool:
