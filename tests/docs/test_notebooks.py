@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "notebooks"
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        pytest.param(
+        (
             "prune-look-repair-serve",
             ["parameters  2,828,736 -> ", "recovered  perplexity ", "The for statement is used to"],
-            marks=pytest.mark.slow,  # it trains
         ),
         ("a-new-criterion", ["magnitude ", "mine "]),
     ],
@@ -34,6 +34,9 @@ def test_every_cell_runs(
     printed = capsys.readouterr().out
     for words in said:
         assert words in printed
+    states = re.findall(r"(pruned|recovered) +perplexity ([\d.]+)", printed)
+    if states:
+        assert float(dict(states)["recovered"]) < float(dict(states)["pruned"]), "the training shows"
 
 
 def test_they_come_without_output() -> None:
