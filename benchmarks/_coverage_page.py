@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("weight", "channel", "query_head", "kv_group", "expert")
+COLUMNS = ("weight", "channel", "query_head", "kv_group", "latent", "expert")
 HEADS = ("query_head", "kv_group")
 
 
@@ -56,6 +56,7 @@ def count(rows: list[dict[str, Any]]) -> dict[str, int]:
         "weight": sum(passed(row, ("weight",)) for row in built),
         "channel": len(inner),
         "heads": sum(passed(row, HEADS) for row in built),
+        "latents": sum(passed(row, ("latent",)) for row in built),
         "experts": sum(passed(row, ("expert",)) for row in built),
         "vision": sum(bool(row.get("vlm")) and passed(row, ("weight",)) for row in built),
         "vision_built": sum(bool(row.get("vlm")) for row in built),
@@ -97,23 +98,25 @@ with an independent reading of the source in which what went is zero.
 | single weights | {counts["weight"]} |
 | channels, or the layer's own kind of inner width | {counts["channel"]} |
 | heads | {counts["heads"]} |
+| latents | {counts["latents"]} |
 | experts | {counts["experts"]} |
 | vision-language models, of {counts["vision_built"]} | {counts["vision"]} |
 | silently wrong | {counts["silently_wrong"]} |
 
 `yes` loads with the stock class, `yes †` with the modelling file that is saved beside the weights
 (`trust_remote_code=True`). `-` isn't offered: there is none, or it could not be proved. Heads of state-space layers
-and of linear attention are KV groups here.
+and of linear attention are KV groups here. Latents are those of multi-head latent attention
+([more](methods.md#latents)).
 
-| type | class | weights | channels | query heads | KV groups | experts |
-|---|---|---|---|---|---|---|
+| type | class | weights | channels | query heads | KV groups | latents | experts |
+|---|---|---|---|---|---|---|---|
 """
     lines = []
     for row in rows:
         if not row.get("built"):
-            lines.append(f"| `{row['type']}` | not built: {_cell(row.get('error', ''))} | | | | | |")
+            lines.append(f"| `{row['type']}` | not built: {_reason(row.get('error', ''))} | | | | | | |")
         elif row.get("inspect") is not True:
-            lines.append(f"| `{row['type']}` | {row['class']}: not opened | no | | | | |")
+            lines.append(f"| `{row['type']}` | {row['class']}: not opened | no | | | | | |")
         else:
             marks = " | ".join(_mark(row, kind) for kind in COLUMNS)
             lines.append(f"| `{row['type']}` | {row['class']} | {marks} |")
@@ -127,6 +130,12 @@ and of linear attention are KV groups here.
         )
     ]
     return head + "\n".join(lines) + "\n\n## What could not be proved\n\n" + "\n".join(notes) + "\n"
+
+
+def _reason(error: str) -> str:
+    """Why a type could not be built here, short."""
+    lacks = re.search(r"requires the (\S+) library", error)
+    return f"its image tower needs {lacks[1]}, which wasn't installed" if lacks else _cell(error)
 
 
 def _cell(text: str) -> str:

@@ -3,9 +3,10 @@
     python benchmarks/coverage.py [--out FOLDER] [--only TYPE ...] [--again] [--report]
 
 Every type runs in a process of its own with a time limit. For each it is tried to open it (`inspect`), to prune
-single weights, channels, heads and experts as `secateur prune` does it, with the round-trip check, to load the result
-with plain transformers, and to compare that with an independent reading of the source: `from_pretrained` with zeros
-in the inputs of the Linears that read the units, or in the weights, that went. What differs is silently wrong.
+single weights, channels, heads, latents and experts as `secateur prune` does it, with the round-trip check, to load
+the result with plain transformers, and to compare that with an independent reading of the source: `from_pretrained`
+with zeros in the inputs of the Linears that read the units, or in the weights, that went. What differs is silently
+wrong.
 
 Results lie in FOLDER/TYPE.json, so that an interrupted run goes on; `--report` writes results/coverage.json and
 docs/architectures.md from them, and from what the former says already of types that FOLDER doesn't have.
@@ -25,7 +26,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-KINDS = ("weight", "channel", "query_head", "kv_group", "expert")
+KINDS = ("weight", "channel", "query_head", "kv_group", "latent", "expert")
 LIMIT = 420  # seconds for one type
 TEXT = "The quick brown fox jumps over the lazy dog, and a pruned tree grows back where the wound was clean. "
 

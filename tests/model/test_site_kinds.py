@@ -21,11 +21,11 @@ def test_what_scores_a_kind_can_score_it() -> None:
 
 
 def test_units_have_their_turns() -> None:
-    assert TURNS == ("kv_group", "query_head", "expert", "channel")
-    assert UNIT_KINDS == ("channel", "query_head", "kv_group", "expert")
-    assert {"channel", "query_head", "kv_group"} == REFITTED
-    assert HEADS == units_of("attention") == {"query_head", "kv_group"}
-    assert [units_of(part) for part in SUB_BLOCKS] == [HEADS, {"expert", "channel"}]
+    assert TURNS == ("latent", "kv_group", "query_head", "expert", "channel")
+    assert UNIT_KINDS == ("channel", "query_head", "kv_group", "latent", "expert")
+    assert {"channel", "query_head", "kv_group", "latent"} == REFITTED
+    assert {"query_head", "kv_group"} == HEADS
+    assert [units_of(part) for part in SUB_BLOCKS] == [HEADS | {"latent"}, {"expert", "channel"}]
 
 
 def test_it_needs_no_torch() -> None:

@@ -24,7 +24,8 @@ def for_client(found: Inspected, name: str, *, causal: bool, head_dim: int) -> I
     rows: list[SiteRow] = []
     for row in found["sites"]:
         kind = row["kind"]
-        cut = {"heads": kind in HEADS, "layers": kind == "layer", **{part: kind == part for part in SUB_BLOCKS}}
+        whole = {part: kind == part for part in SUB_BLOCKS}
+        cut = {"heads": kind in HEADS, "latents": kind == "latent", "layers": kind == "layer", **whole}
         told = refusal(name, model_type, causal=causal, **cut)
         if told is not None:
             refused[kind] = told

@@ -132,7 +132,7 @@ def _matrices_of(checkpoint: Checkpoint) -> tuple[int, int]:
     """Entries of a detected architecture's modules whose units are heads, and of those that have channels."""
     family, sums = checkpoint.family, {"head": 0, "channel": 0}
     for layer in checkpoint.template.get_submodule(family.layers).children():
-        own = [(u.kind, u.consumer.rpartition(".")[0]) for u in family.anatomy_of(layer).units]
+        own = [(u.kind, u.consumer.rpartition(".")[0]) for u in family.anatomy_of(layer).units if u.kind in sums]
         if family.experts is not None and submodule(layer, family.experts.path) is not None:
             own.append(("channel", family.experts.path))
         for kind, path in dict.fromkeys(own):
@@ -233,7 +233,7 @@ def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[
     """Counts that every layer may keep alike so that a stock class loads the result, as data and as text; and
     what hardware likes. Other counts, and layers that differ, load with the bundled modelling file."""
     kind, units = own[0].kind, max(site.units for site in own)
-    if kind == "channel":
+    if kind in ("channel", "latent"):
         step = own[0].multiple
         text = f"1 to {units}" if step == 1 else f"{step} to {units} by {step}"
         hardware = f"multiples of {HARDWARE_TILE}" if units >= 2 * HARDWARE_TILE else "-"

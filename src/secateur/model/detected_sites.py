@@ -1,4 +1,4 @@
-"""Sites of a detected architecture: channels, heads and groups of heads, as they were found and proved."""
+"""Sites of a detected architecture: channels, heads, groups of heads and latents, as they were found and proved."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from secateur.model.site import Cut, Site, make_site
 
 
 def detected_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
-    """Channels, heads and groups of heads, as they were found and proved."""
+    """Channels, heads, groups of heads and latents, as they were found and proved."""
     for units in family.anatomy_of(layer).units:
         if not has_weight(layer, units.consumer):
             continue
         heads, groups = units.counts(layer)
         levels: dict[str, Literal["head", "group"]] = {}
-        if units.kind == "channel":
-            levels["channel"] = "head"
+        if units.kind != "head":
+            levels[units.kind] = "head"
         elif units.runs:
             grouped = any(size.form is None for size in units.sizes)  # keys and values are those of another layer
             levels |= {"query_head" if grouped else "kv_group": "head"} if heads > units.runs else {}

@@ -23,6 +23,9 @@ class SiteKind(NamedTuple):
         part: the sub-block that its units are of.
         turn: of the kinds inside a block: the order in which data flows through them.
         refitted: a Linear reads the units, and is solved for what the target says once some are gone.
+        heads: configurations and programs count them as heads.
+        normed: the Linear that reads them reads what a norm over all of them hands on, so that those that stay grow
+            when others go.
         speeds_up: what becomes less, and `spares` what doesn't.
     """
 
@@ -35,6 +38,8 @@ class SiteKind(NamedTuple):
     part: SubBlock | None = None
     turn: int = 0
     refitted: bool = False
+    heads: bool = False
+    normed: bool = False
 
 
 # `size` is both the file and the memory.
@@ -56,7 +61,7 @@ KINDS: dict[str, SiteKind] = {
         speeds_up=_SMALLER,
         spares="the KV cache",
         part="ffn",
-        turn=4,
+        turn=5,
         refitted=True,
     ),
     "query_head": SiteKind(
@@ -67,8 +72,9 @@ KINDS: dict[str, SiteKind] = {
         speeds_up=_SMALLER,
         spares="the KV cache: all KV heads stay",
         part="attention",
-        turn=2,
+        turn=3,
         refitted=True,
+        heads=True,
     ),
     "kv_group": SiteKind(
         unit="a key and value head with its query heads",
@@ -78,8 +84,21 @@ KINDS: dict[str, SiteKind] = {
         speeds_up=f"{_SMALLER}, KV cache",
         spares="tensor parallelism must divide it",
         part="attention",
+        turn=2,
+        refitted=True,
+        heads=True,
+    ),
+    "latent": SiteKind(
+        unit="a rank of what latent attention keeps of keys and values, or of queries",
+        goes="units",
+        ability="units",
+        method="obs",
+        speeds_up=f"{_SMALLER}, KV cache where latents are cached",
+        spares="the KV cache of transformers, which holds whole heads",
+        part="attention",
         turn=1,
         refitted=True,
+        normed=True,
     ),
     "expert": SiteKind(
         unit="an expert with its row of the router",
@@ -89,7 +108,7 @@ KINDS: dict[str, SiteKind] = {
         speeds_up="size",
         spares="decode, prefill: a token takes as many as before",
         part="ffn",
-        turn=3,
+        turn=4,
     ),
     "hidden": SiteKind(
         unit="a hidden dimension of the whole model",
@@ -139,7 +158,7 @@ SUB_BLOCKS = kinds_that("sub-block")
 WHOLE = ("layer", *SUB_BLOCKS)
 TURNS = tuple(sorted(UNIT_KINDS, key=lambda name: KINDS[name].turn))
 REFITTED = frozenset(name for name in UNIT_KINDS if KINDS[name].refitted)
-HEADS = frozenset(name for name in UNIT_KINDS if KINDS[name].part == "attention")
+HEADS = frozenset(name for name in UNIT_KINDS if KINDS[name].heads)
 
 
 def units_of(part: str) -> frozenset[str]:

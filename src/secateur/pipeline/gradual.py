@@ -22,7 +22,7 @@ from secateur.cut.hidden import Narrowed
 from secateur.cut.rules import Rules
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.model.site_kinds import SUB_BLOCKS, WHOLE, units_of
+from secateur.model.site_kinds import KINDS, SUB_BLOCKS, WHOLE, units_of
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.hidden import narrow_model
 from secateur.pipeline.inputs import Inputs, Services
@@ -60,8 +60,8 @@ def check_steps(recipe: Recipe, planned: bool, dry_run: bool) -> None:
     if dry_run:
         raise InputError("what a step takes depends on the steps before it; leave out --dry-run or --steps")
     for part in SUB_BLOCKS:
-        kinds = units_of(part) & set(recipe.sites)
-        if len(kinds) > 1:  # cutting one renumbers the other
+        kinds = {kind for kind in units_of(part) & set(recipe.sites) if not KINDS[kind].normed}
+        if len(kinds) > 1:  # cutting one renumbers the other, latents excepted
             both = " and ".join(sorted(kinds))
             raise InputError(f"sites {both} can't both go step by step; prune one, then the result for the other")
 

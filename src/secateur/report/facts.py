@@ -23,6 +23,7 @@ KINDS = {
     "channel": "FFN channels",
     "query_head": "Query heads",
     "kv_group": "KV groups",
+    "latent": "Latent ranks",
     "expert": "Experts",
     "hidden": "Hidden dimensions",
     "attention": "Attention blocks",

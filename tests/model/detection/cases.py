@@ -114,7 +114,7 @@ CASES: dict[str, dict[str, Any]] = {
 KINDS = {
     "grouped": {"channel", "query_head", "kv_group"},
     "state-space": {"kv_group"},
-    "latent": {"channel", "kv_group", "expert"},
+    "latent": {"channel", "kv_group", "latent", "expert"},
     "hybrid": {"channel", "query_head", "kv_group"},
     "slopes": {"channel", "kv_group"},
     "runs": {"channel", "kv_group"},
@@ -122,9 +122,9 @@ KINDS = {
 }
 
 
-def build(case: str) -> PreTrainedModel:
+def build(case: str, **own: Any) -> PreTrainedModel:
     """The model of one case in fp32, with weights that make every part count."""
-    changes = dict(CASES[case])
+    changes = {**CASES[case], **own}
     config = AutoConfig.for_model(changes.pop("model_type"), **changes)
     torch.manual_seed(0)
     model = stock_class(config)._from_config(config, dtype=torch.float32)
@@ -141,6 +141,6 @@ def build(case: str) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def save(case: str, folder: Path) -> Path:
-    build(case).save_pretrained(folder)
+def save(case: str, folder: Path, **own: Any) -> Path:
+    build(case, **own).save_pretrained(folder)
     return folder

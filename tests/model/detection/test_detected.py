@@ -111,7 +111,7 @@ def taken_out_equals_zeroed(checkpoint: Checkpoint, kind: str, out: Path) -> Non
     assert {s.kind for own in again.sites for s in own} <= {*KINDS_OF_ALL, "layer"}
 
 
-KINDS_OF_ALL = {"channel", "query_head", "kv_group", "expert"}
+KINDS_OF_ALL = {"channel", "query_head", "kv_group", "latent", "expert"}
 
 
 def test_inspect_says_what_was_detected(folder_of: Callable[[str], Path]) -> None:
@@ -127,7 +127,7 @@ def test_a_hybrid_with_a_norm_in_each_head_loads_as_its_own_class() -> None:
     own = {**CASES["latent"], "linear_num_heads": 4, "linear_head_dim": 8, "layer_group_size": 2}
     changes = {**own, "model_type": "bailing_hybrid", "num_experts": 4, "first_k_dense_replace": 1}
     config = AutoConfig.for_model(changes.pop("model_type"), **changes)
-    assert set(detected(config).stock) == {"channel", "query_head", "kv_group", "expert"}
+    assert set(detected(config).stock) == {"channel", "query_head", "kv_group", "latent", "expert"}
 
 
 def test_a_class_whose_layers_are_no_chain_is_refused_in_a_line(
@@ -204,13 +204,14 @@ def test_a_router_that_is_torn_between_experts_is_no_fault(
     checkpoint = Checkpoint.open(folder_of("latent"))
     streamed = StreamedModel(checkpoint, torch.device("cpu"), torch.bfloat16)
     for block in walk(streamed, tiny.tokens(8), layers=(0, 1)):
-        sites = [s for s in sites_of(block.layer, checkpoint.family, block.index, 0) if s.kind == "kv_group"]
+        sites = [s for s in sites_of(block.layer, checkpoint.family, block.index, 0) if s.kind == "latent"]
         if block.index == 1:
             gate = block.layer.get_parameter("mlp.gate.weight")
             gate.data.copy_(gate[:1] * (1 + 2**-6 * torch.randn(4, 1, generator=torch.Generator().manual_seed(0))))
             block.layer.get_submodule("mlp.gate").e_score_correction_bias.zero_()
+            block.layer.get_parameter("mlp.experts.down_proj").data.mul_(4)
         prove_removal(block, [(site, some_of(site)) for site in sites])
-    assert {kind for _, kind in streamed.proved} == {"kv_group"}
+    assert {kind for _, kind in streamed.proved} == {"latent"}
     seen = torch.tensor([[0, 1], [1, 2]] * 200)
     outputs = [torch.ones(400, 8), torch.ones(400, 8)]
     outputs[1][3] = 5.0  # one token, sent elsewhere, is let off; a hundred aren't, nor one that was sent alike

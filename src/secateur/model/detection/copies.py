@@ -70,6 +70,9 @@ SMALL: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"), 160),
     **dict.fromkeys(("pronunciation_vocab_size", "shape_vocab_size"), 160),  # looked up by the same ids
     **dict.fromkeys(("zero_expert_num",), 2),
+    **dict.fromkeys(("index_head_dim",), 26),
+    **dict.fromkeys(("index_n_heads",), 3),
+    **dict.fromkeys(("index_topk",), 6),  # fewer than a copy's tokens, so that the choice shows
 }
 # Classes whose heads make up the hidden size; sizes as they are; heads as wide as they are (for rotary parts).
 EVEN = SMALL | {"head_dim": 16, "attention_head_size": 16}

@@ -53,13 +53,13 @@ def inner(values: Json) -> Json:
 
 
 def shapes_of(values: Json, path: str) -> Shapes:
-    """Shape of every parameter and buffer of a model, and every whole number that modules of its layers state."""
+    """Shape of every parameter and buffer of a model, and every number that modules of its layers state."""
     model = build(values)
     out: Shapes = {
         n: list(t.shape) for n, t in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())
     }
     for name, module in model.get_submodule(path).named_modules(prefix=path):
-        stated = {k: v for k, v in vars(module).items() if type(v) is int or k in EPSILONS}
+        stated = {k: v for k, v in vars(module).items() if type(v) in (int, float)}
         out |= {f"{name}:{key}": value for key, value in stated.items()}
     return out
 
@@ -86,7 +86,7 @@ def fitted(stock: Json, now: Shapes, wanted: Shapes, path: str) -> Json | None:
     stated = {n for n in wanted if ":" in n and now.get(n) != wanted[n]}
     relevant = {n: v for n, v in wanted.items() if ":" not in n or n in stated}
     left = _wrong(now, relevant)
-    values, trials = stock, 0
+    values, trials, before = stock, 0, now
     while left:
         for move in _moves(values, _pairs(now, relevant, left)):
             trials += 1
@@ -103,20 +103,27 @@ def fitted(stock: Json, now: Shapes, wanted: Shapes, path: str) -> Json | None:
                 break
         else:
             return None
-    return _with_groups(stock, values, relevant, path)
+    made, found = _with_groups(stock, values, relevant, now, path)
+    return made if _factors(found) == _factors(before) else None
 
 
-def _with_groups(before: Json, after: Json, relevant: Shapes, path: str) -> Json:
-    """The same with as many key and value heads for each head as before, where no shape says it: latent attention
-    has one for each, and one of its ways to compute still divides by what the configuration says."""
-    was, now = inner(before), inner(after)
-    shares = {(was[key], now[key]) for key in HEADS if key in was and was[key] != now[key]}
-    for key in [key for key in GROUPS if type(was.get(key)) is int and was[key] == now[key]]:
+def _factors(found: Shapes) -> Shapes:
+    """What a layer computes with beside its parameters: LongCat's latents are scaled by a number made from their
+    rank. Whole numbers are sizes."""
+    return {n: v for n, v in found.items() if isinstance(v, float) and n.rpartition(":")[2] not in EPSILONS}
+
+
+def _with_groups(before: Json, after: Json, relevant: Shapes, now: Shapes, path: str) -> tuple[Json, Shapes]:
+    """The same, and its shapes, with as many key and value heads for each head as before, where no shape says it:
+    latent attention has one for each, and one of its ways to compute still divides by what the configuration says."""
+    was, own = inner(before), inner(after)
+    shares = {(was[key], own[key]) for key in HEADS if key in was and was[key] != own[key]}
+    for key in [key for key in GROUPS if type(was.get(key)) is int and was[key] == own[key]]:
         for heads, kept in shares:
             trial = _with(after, {key: kept})
-            if was[key] == heads and not _wrong(shapes_of(trial, path), relevant):
-                return trial
-    return after
+            if was[key] == heads and not _wrong(found := shapes_of(trial, path), relevant):
+                return trial, found
+    return after, now
 
 
 def _pairs(now: Shapes, wanted: Shapes, left: set[str]) -> dict[int, set[int]]:

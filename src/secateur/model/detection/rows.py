@@ -17,6 +17,7 @@ from secateur.model.detection.building import without_weights
 from secateur.model.detection.chunks import short_chunks
 from secateur.model.detection.copies import small_copy
 from secateur.model.detection.experts import find_experts, least_of
+from secateur.model.detection.latents import find_latents
 from secateur.model.detection.loading import stock_kinds
 from secateur.model.detection.trace import Trace, Visit, kind_of, layer_lists, shared_parameters, trace
 from secateur.model.detection.transfer import transferred
@@ -76,6 +77,8 @@ def _row(config: Any, whole: Any, small: Any) -> Family:
         if visit is None or kind in learned:
             continue
         units, why = find_units(small, seen.layers, place, visit, shared)
+        latents, unproved = find_latents(small, seen.layers, place, visit, units)
+        units, why = [*units, *latents], [*why, *unproved]
         if sharing and any("kv_group" in u.kinds for u in units if u.kind == "head"):
             units, why = [own for u in units for own in _query_heads(u)], [*why, sharing]
         routed = find_experts(small, seen.layers, place, own)

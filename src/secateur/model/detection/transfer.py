@@ -39,7 +39,7 @@ def transferred(units: Units, small: nn.Module, small_config: Any, layer: nn.Mod
         return units
     heads_before, groups_before = units.counts(small)
     inputs = length_of(layer, units.owned[0])
-    if units.kind == "channel":
+    if units.kind != "head":
         counts: tuple[int, int] | None = (inputs, inputs)
     else:
         counts = _counts(units, small_config, layer, config, heads_before, groups_before)

@@ -55,20 +55,20 @@ def _of_consumer(
         return None, made
     if not made:
         return None, ""
-    proved, why = _first_proved(model, path, place, made)
+    proved, why = first_proved(model, path, place, made)
     if proved is None and (handed := _by_head(made, layer, visit)):
-        again, _ = _first_proved(model, path, place, handed)
+        again, _ = first_proved(model, path, place, handed)
         proved, why = (proved, why) if again is None else (again, "")
     return proved, why
 
 
 def _consumers(layer: nn.Module, visit: Visit, shared: set[int]) -> list[str]:
     """Matrices that write to the stream, and read something else."""
-    hidden = _stream_width(visit)
+    hidden = stream_width(visit)
     out = []
     for name, _ in visit.linears:
         module = layer.get_submodule(name)
-        rows, columns = _shape(module)
+        rows, columns = shape_of(module)
         if rows == hidden and columns > 1 and id(module.weight) not in shared:
             out.append(name)
     whole = copy.deepcopy(layer).requires_grad_(False)
@@ -78,7 +78,7 @@ def _consumers(layer: nn.Module, visit: Visit, shared: set[int]) -> list[str]:
     return [name for name in last if not any(p and name.rpartition(".")[0].startswith(f"{p}.") for p in parents)]
 
 
-def _stream_width(visit: Visit) -> int:
+def stream_width(visit: Visit) -> int:
     return int(stream_of(visit).shape[-1])
 
 
@@ -90,7 +90,7 @@ def stream_of(visit: Visit) -> Tensor:
     raise ValueError("a layer isn't called with hidden states")
 
 
-def _shape(module: Any) -> tuple[int, int]:
+def shape_of(module: Any) -> tuple[int, int]:
     rows, columns = module.weight.shape
     return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
 
@@ -170,7 +170,7 @@ def _is_matrix_weight(layer: nn.Module, name: str) -> bool:
     return name.endswith(".weight") and is_matrix(layer.get_submodule(name[: -len(".weight")]))
 
 
-def _first_proved(model: Any, path: str, place: int, candidates: list[Units]) -> tuple[Units | None, str]:
+def first_proved(model: Any, path: str, place: int, candidates: list[Units]) -> tuple[Units | None, str]:
     """The candidate of which most kinds of sites are right, and what is wrong with the others."""
     best: tuple[Units | None, str] = None, ""
     for units in candidates:
