@@ -116,8 +116,9 @@ def test_numbers_are_whole_in_a_narrow_window(done: Path) -> None:
     found = secateur.explain(done, layer=2)
     print_explanation(found, Console(file=shown, width=80))
     for site in found["sites"]:
-        for unit in site["removed"]:
-            assert f"  {fmt.number(unit['bits'])}  " in shown.getvalue()
+        every = fmt.numbers(unit["bits"] for unit in site["removed"])
+        for bits, unit in zip(every, site["removed"], strict=True):
+            assert f"  {bits}  " in shown.getvalue()
             assert f"{fmt.percent(unit['energy'])}  {fmt.percent(unit['restored'])}  " in shown.getvalue()
 
 

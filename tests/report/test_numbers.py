@@ -93,5 +93,6 @@ def test_figures_of_a_column_have_one_precision() -> None:
     assert fmt.numbers([13.746, 15.2, None]) == ["13.75", "15.20", "–"]
     assert fmt.numbers([0.0989, 3.232, 0.0]) == ["0.099", "3.232", "0.000"]
     assert fmt.numbers([506.6, 1099.4]) == ["507", "1,099"]
-    assert fmt.numbers([0.0003, 12.0]) == ["0.00030", "12.00000"]
+    assert fmt.numbers([0.0003, 12.0]) == ["0.0003", "12.0000"]
+    assert fmt.numbers([0.001, 0.001]) == ["0.001", "0.001"]
     assert fmt.numbers([None]) == ["–"]

@@ -27,18 +27,25 @@ def head(found: Facts) -> list[str]:
 def lines(found: Facts) -> list[list[str]]:
     """A line for each measure: the values, with what they are beside the reference's where there is one."""
     reference = next((result for result in found["results"] if result["reference"]), None)
-    rows = []
-    for measure in found["measures"]:
-        row = [str(measure["label"])]
-        for result in found["results"]:
-            other = None if reference is None or result is reference else reference["values"].get(measure["key"])
-            row.append(cell(measure, result, other))
-        rows.append(row)
-    return rows
+    return [[str(measure["label"]), *cells(measure, found["results"], reference)] for measure in found["measures"]]
 
 
-def cell(measure: Facts, result: Facts, other: float | None) -> str:
-    """A value, its standard error, and beside a reference the difference of accuracies, else the ratio."""
+def cells(measure: Facts, results: Sequence[Facts], reference: Facts | None) -> list[str]:
+    """What each result has of a measure, with one precision, and beside what it's compared with."""
+    key = measure["key"]
+    numbers = fmt.numbers(result["values"].get(key) for result in results)
+    others = [
+        None if reference is None or result is reference else reference["values"].get(key) for result in results
+    ]
+    return [_cell(measure, *parts) for parts in zip(results, others, numbers, strict=True)]
+
+
+def _cell(measure: Facts, result: Facts, other: float | None, number: str) -> str:
+    """A value, its standard error, and beside a reference the difference of accuracies, else the ratio.
+
+    Args:
+        number: the value with the precision of its line.
+    """
     value = result["values"].get(measure["key"])
     if value is None:
         return fmt.MISSING
@@ -46,8 +53,11 @@ def cell(measure: Facts, result: Facts, other: float | None) -> str:
         error = result["stderr"].get(measure["key"])
         spread = f" ± {100 * error:.2f}" if error is not None else ""
         return f"{100 * value:.2f}%{spread}" + ("" if other is None else f" ({100 * (value - other):+.2f})")
-    show = fmt.size if "bytes" in measure["key"] else fmt.count if measure["kind"] == "size" else fmt.number
-    return show(value) + (f" ({fmt.ratio(value / other)})" if other else "")
+    if "bytes" in measure["key"]:
+        number = fmt.size(value)
+    elif measure["kind"] == "size":
+        number = fmt.count(value)
+    return number + (f" ({fmt.ratio(value / other)})" if other else "")
 
 
 def recipe_lines(found: Facts) -> list[list[str]]:

@@ -33,7 +33,7 @@ def number(value: Any) -> str:
 
 def numbers(values: Iterable[Any]) -> list[str]:
     """Figures that stand below or beside each other, with one precision: four significant digits of the largest, two
-    of the smallest.
+    of the smallest, without zeros that all of them end with.
 
     >>> numbers([13.746, 15.2, None])
     ['13.75', '15.20', '–']
@@ -43,6 +43,8 @@ def numbers(values: Iterable[Any]) -> list[str]:
     if not sizes or max(sizes) >= 1e9 or min(sizes) < 1e-4:
         return [number(value) for value in values]
     places = max(4 - _digits(max(sizes)), 2 - _digits(min(sizes)), 0)
+    while places and all(f"{size:.{places}f}".endswith("0") for size in sizes):
+        places -= 1
     return [f"{value:,.{places}f}" if is_number(value) else text(value) for value in values]
 
 

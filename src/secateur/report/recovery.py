@@ -46,12 +46,12 @@ def lines(report: Report) -> list[Line]:
     if not found:
         return []
     rows = [
-        Line(label, tuple(fmt.number(state.get(key)) for state in found))
+        Line(label, tuple(fmt.numbers(state.get(key) for state in found)))
         for key, label in (("perplexity", "Perplexity"), ("bits_per_byte", "Bits per byte"))
     ]
     names = list(facts.section(found[0], "sets"))
     for name in names if len(names) > 1 else ():
-        rows.append(Line(name, tuple(fmt.number(facts.section(state, "sets").get(name)) for state in found)))
+        rows.append(Line(name, tuple(fmt.numbers(facts.section(state, "sets").get(name) for state in found))))
     return rows
 
 

@@ -24,17 +24,19 @@ def head(report: Report) -> tuple[str, ...]:
 
 def rows(report: Report) -> list[tuple[str, ...]]:
     """One for the original model, and one for what each step has left."""
-    columns = len(head(report))
+    columns, steps = len(head(report)), facts.items(report, "steps")
+    measured = [_measured(step, *states) for states in (("original", "pruned"), ("recovered",)) for step in steps]
+    shown = fmt.numbers(measured)
     return [
         (
             fmt.count(step.get("step")),
             fmt.percent(step.get("share")),
             fmt.count(step.get("parameters")),
             fmt.count(step.get("nonzero_parameters")),
-            fmt.number(_measured(step, "original", "pruned")),
-            fmt.number(_measured(step, "recovered")),
+            shown[n],
+            shown[n + len(steps)],
         )[:columns]
-        for step in facts.items(report, "steps")
+        for n, step in enumerate(steps)
     ]
 
 

@@ -12,7 +12,7 @@ from secateur.report import numbers as fmt
 from secateur.report.html.page import environment
 from secateur.report.samples import NO_DIFFERENCE, busy
 from secateur.report.terminal.console import Console
-from secateur.report.terminal.table import Column, Table
+from secateur.report.terminal.table import Cell, Column, Table
 
 Facts = Mapping[str, Any]
 _FULL, _BAR, _LANE = 80.0, 14.0, 42.0  # percent of the screen, pixels, pixels from one form to the next
@@ -94,7 +94,7 @@ def _figures(forms: Sequence[Facts]) -> Table:
                 if (row["batch"], row["context"]) == (batch, context) and "skipped" not in row:
                     sizes = _sizes(form) if form["name"] not in told else [""] * 4
                     told.add(form["name"])
-                    joules = [fmt.number(row.get("joules_per_token"))] if energy else []
+                    joules = [row.get("joules_per_token")] if energy else []
                     table.add_row(str(batch), str(context), form["name"], *_cells(row), *joules, *sizes)
     for form in forms:
         if form["name"] not in told:
@@ -124,7 +124,7 @@ def left_out(forms: Sequence[Facts]) -> list[str]:
 _STYLE = {"faster": "green", "slower": "red", NO_DIFFERENCE: "dim"}
 
 
-def _cells(row: Facts) -> list[str | Text]:
+def _cells(row: Facts) -> list[Cell]:
     verdict = str(row.get("verdict") or "")
     low, high = row.get("against_first_range") or (None, None)
     span = f" ({low:.2f} to {high:.2f})" if low is not None else ""
@@ -132,8 +132,8 @@ def _cells(row: Facts) -> list[str | Text]:
     style = _STYLE.get(verdict, "")
     return [
         fmt.seconds(row["first_token_seconds"]),
-        fmt.number(row["prefill_tokens_per_s"]),
-        fmt.number(row["decode_tokens_per_s"]),
+        row["prefill_tokens_per_s"],
+        row["decode_tokens_per_s"],
         Text(times, style),
         Text(verdict, style),
     ]

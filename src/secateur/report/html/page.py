@@ -32,6 +32,11 @@ PAGE_NAME = "report.html"
 
 # Mixture models have thousands of sites; above this the table adds up the experts of a layer.
 MAX_TABLE_ROWS = 1000
+SITE_FIGURES: tuple[Callable[[Tally], float | None], ...] = (
+    lambda tally: tally.mean("error_before_refit"),
+    lambda tally: tally.mean("error_after_refit"),
+    lambda tally: tally.damping,
+)
 
 
 def render(report: Report, evidence: Report | None = None) -> str:
@@ -44,6 +49,7 @@ def render(report: Report, evidence: Report | None = None) -> str:
     """
     # The lookup of facts stays in Python; the templates only lay out.
     templates, found = environment(), {**_shared(report), "evidence": evidence}
+    rows = _site_rows(report)
     sections = Markup(
         templates.get_template("sections.html.j2").render(
             **found,
@@ -52,7 +58,8 @@ def render(report: Report, evidence: Report | None = None) -> str:
             sets=facts.by_set(report),
             kinds=facts.by_kind(report),
             removal=charts.removal_chart(report),
-            site_rows=_site_rows(report),
+            site_rows=rows,
+            site_figures=[fmt.numbers(figure(tally) for _, tally in rows) for figure in SITE_FIGURES],
             site_total=len(facts.items(report, "sites")),
             panels=charts.error_panels(report),
             stages=charts.stage_bars(report),
@@ -161,6 +168,7 @@ def environment() -> jinja2.Environment:
         for name in ("text", "number", "count", "short", "size", "percent", "seconds", "ratio", "threads")
     }
     environment.filters.update(filters)
+    environment.filters["column"] = lambda rows, key: fmt.numbers(row.get(key) for row in rows)
     script = environment.get_template("sort.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"

@@ -77,12 +77,9 @@ def print_sensitivity(found: Facts, page: Path | None = None, console: Console |
     for kind in dict.fromkeys(kind for kind, _ in columns_of(found)):
         levels = [level for name, level in columns_of(found) if name == kind]
         table = Table(*(Column(name, right=True) for name in ("layer", *map(fmt.percent, levels))))
-        for layer in sorted({row["layer"] for row in found["sites"] if row["kind"] == kind}):
-            cells = []
-            for level in levels:
-                kl = by_place.get((layer, kind, level))
-                style = "" if kl is None else f"{INKS[band(kl)]} on {COLOURS[band(kl)]}"
-                cells.append(Text(fmt.MISSING if kl is None else f" {fmt.number(kl)} ", style))
+        layers = sorted({row["layer"] for row in found["sites"] if row["kind"] == kind})
+        columns = [_heat([by_place.get((layer, kind, level)) for layer in layers]) for level in levels]
+        for layer, *cells in zip(layers, *columns, strict=True):
             table.add_row(str(layer), *cells)
         console.print(Text(f"\n{kind} ({found['methods'].get(kind, '')})", "bold"))
         console.print(table)
@@ -96,6 +93,14 @@ def print_sensitivity(found: Facts, page: Path | None = None, console: Console |
         console.print(said, style="bold", highlight=False)
     if page is not None:
         console.print(f"The heat map is in {page}", highlight=False, soft_wrap=True)
+
+
+def _heat(column: list[float | None]) -> list[Text]:
+    """Cells of one column, coloured by what they say."""
+    return [
+        Text(fmt.MISSING) if kl is None else Text(f" {shown} ", f"{INKS[band(kl)]} on {COLOURS[band(kl)]}")
+        for kl, shown in zip(column, fmt.numbers(column), strict=True)
+    ]
 
 
 def cells_of(found: Facts) -> tuple[list[Cell], float]:

@@ -38,7 +38,7 @@ def _sites(found: Facts, console: Console) -> None:
         table.add_row(
             site["site"],
             f"{site['removed_count']} of {site['units']}",
-            fmt.number(site["median_bits"]),
+            site["median_bits"],
             fmt.percent(site["energy"]),
             fmt.percent(site["restored"]) if found["refit"] else "no refit",
         )
@@ -59,7 +59,7 @@ def _removed(site: Facts, console: Console) -> None:
     for unit in sorted(site["removed"], key=lambda unit: -unit["energy"]):
         table.add_row(
             str(unit["unit"]),
-            fmt.number(unit["bits"]),
+            unit["bits"],
             fmt.percent(unit["energy"]),
             fmt.percent(unit["restored"]),
             ", ".join(f"{k} ({fmt.percent(share)})" for k, share in unit["carriers"][:2] if share > 0) or fmt.MISSING,
@@ -86,7 +86,7 @@ def _unit(unit: Facts, refit: bool, console: Console) -> None:
         if unit["carries"]:
             table = figures("unit", "its share", "of bits")
             for other, share, bits in unit["carries"]:
-                table.add_row(str(other), fmt.percent(share), fmt.number(bits))
+                table.add_row(str(other), fmt.percent(share), bits)
             console.print(table)
         return
     left = 1 - unit["restored"]
@@ -116,7 +116,7 @@ def _layers(found: Facts, console: Console) -> None:
         for row in found["layers"]:
             gone = "removed" if row["sparsity"] else "kept"
             what = "all of it" if row["kind"] == "layer" else row["kind"]
-            table.add_row(str(row["layer"]), what, fmt.number(row.get("score")), gone, fmt.text(row.get("method")))
+            table.add_row(str(row["layer"]), what, row.get("score"), gone, fmt.text(row.get("method")))
         console.print(table)
         console.print(
             "score: the loss without it (leave_one_out), how far it turns the stream (block_influence), what "
@@ -144,7 +144,7 @@ def _experts(found: Facts, console: Console) -> None:
         table = figures("site", "removed", "highest score of these", "lowest of the others", "method", *more)
         for row in found["experts"]:
             scores, gone = sorted(row.get("scores") or ()), row["units"] - row["kept"]
-            edge = [fmt.number(s) for s in scores[gone - 1 : gone + 1]] if scores and gone else [fmt.MISSING] * 2
+            edge = scores[gone - 1 : gone + 1] if scores and gone else [None] * 2
             taken = [str(sum(merge["taken"] for merge in row.get("merged", ())))] if merges else []
             table.add_row(row["name"], f"{gone} of {row['units']}", *edge, fmt.text(row.get("method")), *taken)
         console.print(table)
@@ -157,7 +157,7 @@ def _merges(merged: Sequence[Facts], console: Console) -> None:
     table = figures("expert", "most like", "cosine", "")
     for merge in merged:
         what = "merged into it" if merge["taken"] else "removed: a merge would not have lowered the error"
-        table.add_row(str(merge["unit"]), str(merge["into"]), fmt.number(merge["likeness"]), what)
+        table.add_row(str(merge["unit"]), str(merge["into"]), merge["likeness"], what)
     console.print(table)
 
 
@@ -165,5 +165,5 @@ def _linears(found: Facts, console: Console) -> None:
     if found["linears"]:
         table = figures("linear", "zeros", "error of its output")
         for row in found["linears"]:
-            table.add_row(row["name"], fmt.percent(row["sparsity"]), fmt.number(row.get("error_after_refit")))
+            table.add_row(row["name"], fmt.percent(row["sparsity"]), row.get("error_after_refit"))
         console.print(table)

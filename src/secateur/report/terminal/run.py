@@ -69,6 +69,5 @@ def _cuts(report: Report) -> Table:
     for name, tally in facts.by_kind(report).items():
         left = f"{fmt.count(tally.total('kept'))} of {fmt.count(tally.total('units'))}"
         found = (tally.mean("error_before_refit"), tally.mean("error_after_refit"))
-        numbers = (fmt.percent(tally.sparsity), left, *(fmt.number(error) for error in found))
-        table.add_row(name, *numbers, tally.names("method"))
+        table.add_row(name, fmt.percent(tally.sparsity), left, *found, tally.names("method"))
     return table

@@ -56,7 +56,7 @@ def _print_front(found: SearchReport, console: Console) -> None:
         if timed:
             seconds = one["takes"]["latency"]
             cells += [f"{1000 * seconds:.3g} ms", fmt.ratio(seconds / found["whole"]["latency"])]
-        table.add_row(one["plan"] or fmt.MISSING, *cells, fmt.number(one["measured"]))
+        table.add_row(one["plan"] or fmt.MISSING, *cells, one["measured"])
     console.print(table)
     console.print(
         "KL in nats per token, before any repair; secateur prune MODEL --plan FILE makes one of them", soft_wrap=True

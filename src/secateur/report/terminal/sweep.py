@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.report import numbers as fmt
-from secateur.report.compare import MARK, cell, judged_line
+from secateur.report.compare import MARK, cells, judged_line
 from secateur.report.terminal.console import Console, plain
 from secateur.report.terminal.table import Column, Table
 
@@ -41,17 +41,17 @@ def print_sweep(found: Facts, out: Path, console: Console | None = None) -> None
     reference = next((result for result in comparison["results"] if result["reference"]), None)
     measures = [m for m in comparison["measures"] if m["kind"] in ("quality", "size")][:MOST_MEASURES]
     table = Table("trial", *_columns(measures, comparison["judged_by"]), Column("time", right=True, drop=1))
+    columns = [cells(measure, comparison["results"], reference) for measure in measures]
+    shown = {one["name"]: [column[n] for column in columns] for n, one in enumerate(comparison["results"])}
     if reference is not None:
-        table.add_row(str(reference["name"]), *(cell(m, reference, None) for m in measures), "")
+        table.add_row(str(reference["name"]), *shown[reference["name"]], "")
     for trial in found["trials"]:
         result = results.get(trial["name"])
         if result is None:
             table.add_row(str(trial["name"]), *["failed" if m is measures[0] else "" for m in measures], "")
             continue
-        other = {} if reference is None else reference["values"]
-        cells = [cell(m, result, other.get(m["key"])) for m in measures]
         name = f"{MARK} {trial['name']}" if result["pareto"] else str(trial["name"])
-        table.add_row(name, *cells, fmt.seconds(trial["seconds"]))
+        table.add_row(name, *shown[trial["name"]], fmt.seconds(trial["seconds"]))
     console.print(table)
     if comparison["judged_by"]:
         console.print(judged_line(comparison), style="dim")

@@ -5,7 +5,7 @@ Where a terminal is too narrow, whole columns go, the least important first; nam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import rich.console
@@ -13,7 +13,9 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-Cell = str | Text
+from secateur.report import numbers as fmt
+
+Cell = str | Text | float | None  # numbers of one column are shown with one precision
 GAP = 2  # columns of letters between two columns of a table
 
 
@@ -39,21 +41,23 @@ class Table:
     def __init__(self, *columns: Column | str, header: bool = True) -> None:
         self._columns = [Column(column) if isinstance(column, str) else column for column in columns]
         self._header = header
-        self._rows: list[list[Text]] = []
+        self._cells: list[tuple[Cell, ...]] = []
+        self._rows: list[list[Text]] = []  # as they are shown
 
     def add_row(self, *cells: Cell) -> None:
         """Adds a row with a cell for each column."""
         if len(cells) != len(self._columns):
             raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
-        self._rows.append([Text(cell) if isinstance(cell, str) else cell for cell in cells])
+        self._cells.append(cells)
 
     @property
     def row_count(self) -> int:
-        return len(self._rows)
+        return len(self._cells)
 
     def __rich_console__(
         self, console: rich.console.Console, options: rich.console.ConsoleOptions
     ) -> Iterator[RichTable]:
+        self._rows = [list(row) for row in zip(*map(_column, zip(*self._cells, strict=True)), strict=True)]
         shown = self._fitting(options.max_width)
         whole = self._least(shown) <= options.max_width  # else lines are broken, as nothing may be cut
         table = RichTable(
@@ -97,6 +101,13 @@ class Table:
         if column.wraps:
             longest = min(longest, column.wraps)
         return max(longest, Text(column.name).cell_len if self._header else 0)
+
+
+def _column(cells: Sequence[Cell]) -> list[Text]:
+    """The cells of a column as they are shown."""
+    numbers = iter(fmt.numbers(cell for cell in cells if not isinstance(cell, str | Text)))
+    shown = (cell if isinstance(cell, str | Text) else next(numbers) for cell in cells)
+    return [Text(cell) if isinstance(cell, str) else cell for cell in shown]
 
 
 def figures(first: str, *names: str) -> Table:

@@ -189,10 +189,10 @@ def _sets(sets: Facts, reference: Facts | None) -> Table:
     columns = ["perplexity", "bits/byte", *(["reference", "bits/byte"] if reference is not None else [])]
     table = figures("text", *columns)
     for name, found in sets.items():
-        row = [name, fmt.number(found["perplexity"]), fmt.number(found["bits_per_byte"])]
+        row: list[Any] = [name, found["perplexity"], found["bits_per_byte"]]
         if reference is not None:
             other = reference["sets"][name]
-            row += [fmt.number(other["perplexity"]), fmt.number(other["bits_per_byte"])]
+            row += [other["perplexity"], other["bits_per_byte"]]
         table.add_row(*row)
     return table
 
