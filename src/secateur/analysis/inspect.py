@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.analysis.for_client import for_client
 from secateur.analysis.forecast import forecast as of_checkpoint
+from secateur.model.anatomy import tensor_of
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.containers.cache import origin_of
 from secateur.model.extras import left_out
@@ -42,10 +43,10 @@ def inspect(path: str | Path, client: str | None = None, forecast: bool = False)
         model, architecture, model_type, dtype, layers, hidden_size, context (tokens), parameters, linear_parameters
         (of the prunable matrices), bytes_on_disk, flops_per_token (multiply and add counted apart, attention over the
         context left out), flops_per_token_at_context (with it, at the full context), kv_cache_bytes_per_token (half
-        precision), parts (share of each part of the model), sites (one row for each kind: units per layer, parameters
-        per unit, share of the model, what is legal), speed (what each kind of cut speeds up and what not); of a model
-        that was dequantised also stored_as; with `forecast` also that: seconds, bytes of memory and of disk of the
-        usual kinds of runs.
+        precision; of latent attention its latents), parts (share of each part of the model), sites (one row for each
+        kind: units per layer, parameters per unit, share of the model, what is legal), speed (what each kind of cut
+        speeds up and what not); of a model that was dequantised also stored_as; with `forecast` also that: seconds,
+        bytes of memory and of disk of the usual kinds of runs.
 
     Raises:
         InputError: the folder is no model folder.
@@ -104,10 +105,20 @@ def _attention_flops(checkpoint: Checkpoint, sites: list[Site]) -> int:
 
 
 def _cache_bytes(sites: list[Site], checkpoint: Checkpoint) -> int:
-    """A key and a value of every KV head of every layer; an encoder has no cache."""
+    """A key and a value of every KV head of every layer; of latent attention what it was made to keep, the latent and
+    the rotary entries beside it, though `transformers` keeps whole heads. An encoder has no cache."""
     if not checkpoint.family.causal:
         return 0
-    return sum(2 * s.units * checkpoint.head_dim * CACHE_BYTES for s in sites if s.kind == "kv_group")
+    latents = {s.layer for s in sites if s.kind == "latent"}
+    whole = sum(2 * s.units * checkpoint.head_dim for s in sites if s.kind == "kv_group" and s.layer not in latents)
+    return CACHE_BYTES * (whole + sum(_kept_of(s, checkpoint) for s in sites if s.kind == "latent"))
+
+
+def _kept_of(latent: Site, checkpoint: Checkpoint) -> int:
+    """Entries of a token that are cached of a latent: that of queries is none, and has nothing beside it."""
+    layer = checkpoint.template.get_submodule(checkpoint.family.layers)[latent.layer]
+    written = max(tensor_of(layer, cut.parameter).shape[0] for cut in latent.cuts if cut.axis == 0)
+    return int(written) if written > latent.units else 0
 
 
 def _parts(checkpoint: Checkpoint, sites: list[Site]) -> list[Part]:

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig
 
 import secateur
+from secateur.analysis.inspect import inspect
 from secateur.calibration.walk import walk
 from secateur.config.recipe import make_recipe
 from secateur.cut import units
@@ -52,6 +53,13 @@ def test_a_layer_has_a_latent_of_keys_and_values_and_one_of_queries(folder: Path
         ("layers.0.latent[self_attn.q_b_proj]", 12, "self_attn.q_b_proj"),
         ("layers.0.latent[self_attn.kv_b_proj]", 10, "self_attn.kv_b_proj"),
     ]
+
+
+def test_inspect_counts_what_latent_attention_keeps_of_a_token(folder: Path) -> None:
+    """The ranks and the rotary entries of one key, not a key and a value of every head."""
+    found = inspect(folder)
+    assert found["kv_cache_bytes_per_token"] == 2 * tiny.LAYERS * (10 + 4)
+    assert next(row["legal"] for row in found["sites"] if row["kind"] == "latent") == "1 to 12"
 
 
 def test_a_plan_of_ranks_computes_what_zeros_do_and_says_so_in_the_configuration(
