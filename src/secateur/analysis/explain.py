@@ -30,7 +30,8 @@ def explain(
         out: the run's output folder.
         layer: of the original model; all unless given.
         unit: one unit of that layer, removed or kept.
-        site: `channel`, `query_head` or `kv_group`; needed with `unit` where a layer has several.
+        site: a kind of site, such as `channel`, or one of several of a kind, such as `latent[self_attn.kv_b_proj]`;
+            needed with `unit` where a layer has several.
 
     Returns:
         `out`; `refit`; `sites` (one summary each, with its removed units if a layer was named); `layers` (whole
@@ -54,7 +55,7 @@ def explain(
     if any(s["kind"] in REFITTED and s["units"] > s["kept"] for s in listed):
         record = _read(folder / EVIDENCE, "no evidence; run prune again without --no-explain", _EvidenceFile)
     chosen: list[SiteEvidence] = [
-        s for s in record["sites"] if layer in (None, s["layer"]) and site in (None, s["kind"])
+        s for s in record["sites"] if layer in (None, s["layer"]) and site in (None, s["kind"], _within(s), s["site"])
     ]
     found: Explanation = {
         "out": str(out),
@@ -78,12 +79,17 @@ def _summary(site: SiteEvidence, in_full: bool) -> SiteSummary:
     return found
 
 
+def _within(site: SiteEvidence) -> str:
+    """What a site is called within its layer: `channel`, or `channel[mlp.shared_experts]`."""
+    return site["site"].removeprefix(f"layers.{site['layer']}.")
+
+
 def _one(sites: list[SiteEvidence], layer: int | None, unit: int) -> GoneUnit | KeptUnit:
     if layer is None:
         raise InputError(f"--unit {unit} names a unit of a layer; add --layer")
     if len(sites) != 1:
-        kinds = ", ".join(s["kind"] for s in sites) or "none"
-        raise InputError(f"layer {layer} has several sites or none ({kinds}); name one with --site")
+        names = ", ".join(_within(s) for s in sites) or "none"
+        raise InputError(f"layer {layer} has several sites or none ({names}); name one with --site")
     site = sites[0]
     if not 0 <= unit < site["units"]:
         raise InputError(f"{site['site']} has units 0 to {site['units'] - 1}, not {unit}")

@@ -44,7 +44,7 @@ EXAMPLES = {
         "secateur sensitivity path/to/model --calibrate general.jsonl --page sensitivity.html",
     ),
 }
-LOOKED_AT = ("channel", "query_head", "kv_group")
+LOOKED_AT = ("channel", "query_head", "kv_group", "latent")
 MEASURED = (*LOOKED_AT, "weight", "expert")
 
 
@@ -120,7 +120,8 @@ def explain(
     site: Annotated[
         str | None,
         typer.Option(
-            help="channel, query_head or kv_group, where several were cut", autocompletion=completer(LOOKED_AT)
+            help="channel, query_head, kv_group or latent, where several were cut",
+            autocompletion=completer(LOOKED_AT),
         ),
     ] = None,
     as_json: Json = False,
@@ -139,7 +140,7 @@ def sensitivity(
     sites: Annotated[
         str,
         typer.Option(
-            help="kinds of sites: weight, channel, query_head, kv_group, expert; commas",
+            help="kinds of sites: weight, channel, query_head, kv_group, latent, expert; commas",
             autocompletion=completer(MEASURED),
         ),
     ] = "channel,query_head,kv_group,weight",

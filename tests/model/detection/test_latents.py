@@ -11,12 +11,14 @@ import torch
 from transformers import AutoConfig
 
 import secateur
+from secateur.analysis.explain import explain
 from secateur.analysis.inspect import inspect
 from secateur.calibration.walk import walk
 from secateur.config.recipe import make_recipe
 from secateur.cut import units
 from secateur.cut.normed import shrinkage
 from secateur.cut.units import UnitRules, cut_units
+from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.clients import refusal
@@ -84,6 +86,12 @@ def test_layers_may_differ_and_steps_and_heads_go_beside_them(folder: Path, tmp_
     assert report["result"]["loader"] != "transformers"
     evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
     assert any(site["kind"] == "latent" for site in evidence["sites"])
+    asked: dict[str, Any] = {"layer": 0, "unit": 0}
+    with pytest.raises(InputError, match=r"latent\[self_attn.q_b_proj\], latent\[self_attn.kv_b_proj\]"):
+        explain(tmp_path / "out", **asked, site="latent")  # two of a kind in one layer are told apart
+    told_apart = explain(tmp_path / "out", **asked, site="latent[self_attn.kv_b_proj]")["unit"]
+    assert told_apart is not None
+    assert told_apart["site"] == "layers.0.latent[self_attn.kv_b_proj]"
 
 
 def test_a_refit_makes_up_for_what_the_norm_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
