@@ -12,20 +12,32 @@ COLUMNS = ("weight", "channel", "query_head", "kv_group", "latent", "expert")
 HEADS = ("query_head", "kv_group")
 
 
-def write(files: Iterable[Path], record: Path, page: Path) -> None:
+def write(files: Iterable[Path], further: Iterable[Path], record: Path, page: Path) -> None:
+    """Writes both.
+
+    Args:
+        files: results of the types that people use.
+        further: of others.
+    """
     import transformers
 
     before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"transformers": None}
-    known = before["rows"] if before["transformers"] == transformers.__version__ else []
-    found = {row["type"]: row for row in known}  # what was not tried anew stays
-    found |= {row["type"]: _slim(row) for row in (json.loads(file.read_text(encoding="utf-8")) for file in files)}
-    rows = [found[name] for name in sorted(found)]
-    counts = count(rows)
-    record.write_text(
-        json.dumps({"transformers": transformers.__version__, "counts": counts, "rows": rows}, indent=1) + "\n",
-        encoding="utf-8",
+    same = before["transformers"] == transformers.__version__
+    rows, more = (
+        _rows(before.get(key, []) if same else [], own) for key, own in (("rows", files), ("more", further))
     )
-    page.write_text(_page(rows, counts, transformers.__version__), encoding="utf-8")
+    counts, others = count(rows), count(more)
+    whole = {"transformers": transformers.__version__, "counts": counts, "rows": rows}
+    whole |= {"more_counts": others, "more": more}
+    record.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    page.write_text(_page(rows, counts, transformers.__version__) + _more(more, others), encoding="utf-8")
+
+
+def _rows(known: list[dict[str, Any]], files: Iterable[Path]) -> list[dict[str, Any]]:
+    """What files say, and of types that weren't tried anew what was known."""
+    found = {row["type"]: row for row in known}
+    found |= {row["type"]: _slim(row) for row in (json.loads(file.read_text(encoding="utf-8")) for file in files)}
+    return [found[name] for name in sorted(found)]
 
 
 def _slim(row: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +72,7 @@ def count(rows: list[dict[str, Any]]) -> dict[str, int]:
         "experts": sum(passed(row, ("expert",)) for row in built),
         "vision": sum(bool(row.get("vlm")) and passed(row, ("weight",)) for row in built),
         "vision_built": sum(bool(row.get("vlm")) for row in built),
+        "both": sum(passed(row, ("weight",)) for row in inner),
         "silently_wrong": sum(any(k.get("silently_wrong") for k in row["kinds"].values()) for row in built),
     }
 
@@ -107,11 +120,34 @@ with an independent reading of the source in which what went is zero.
 (`trust_remote_code=True`). `-` isn't offered: there is none, or it could not be proved. Heads of state-space layers
 and of linear attention are KV groups here. Latents are those of multi-head latent attention
 ([more](methods.md#latents)).
-
-| type | class | weights | channels | query heads | KV groups | latents | experts |
-|---|---|---|---|---|---|---|---|
 """
-    lines = []
+    return head + _table(rows) + "\n## What could not be proved\n\n" + _notes(rows)
+
+
+def _more(rows: list[dict[str, Any]], counts: dict[str, int]) -> str:
+    """The page's part about types that nobody has named."""
+    if not rows:
+        return ""
+    unbuilt = ", ".join(f"`{row['type']}`" for row in rows if not row.get("built"))
+    head = f"""
+## Further types
+
+All others that transformers has a causal language model of, and more models that see (`coverage.py --more`). Small
+ones of {counts["built"]} of these {counts["types"]} can be built by the same rules. Of those {counts["inspect"]} open;
+single weights can be pruned of {counts["weight"]}, channels or the layer's own kind of inner width of
+{counts["channel"]}, both of {counts["both"]}, heads of {counts["heads"]}; {counts["silently_wrong"]} are silently
+wrong. Not built, and so not known: {unbuilt}.
+
+"""
+    built = [row for row in rows if row.get("built")]
+    return head + _table(built) + "\nWhat could not be proved of these:\n\n" + _notes(built)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| type | class | weights | channels | query heads | KV groups | latents | experts |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         if not row.get("built"):
             lines.append(f"| `{row['type']}` | not built: {_reason(row.get('error', ''))} | | | | | | |")
@@ -120,6 +156,10 @@ and of linear attention are KV groups here. Latents are those of multi-head late
         else:
             marks = " | ".join(_mark(row, kind) for kind in COLUMNS)
             lines.append(f"| `{row['type']}` | {row['class']} | {marks} |")
+    return "\n".join(lines) + "\n"
+
+
+def _notes(rows: list[dict[str, Any]]) -> str:
     notes = [
         f"- `{row['type']}`: {_cell(why)}"
         for row in rows
@@ -129,7 +169,7 @@ and of linear attention are KV groups here. Latents are those of multi-head late
             *(f"{kind}: {k['why']}" for kind, k in row["kinds"].items() if "why" in k),
         )
     ]
-    return head + "\n".join(lines) + "\n\n## What could not be proved\n\n" + "\n".join(notes) + "\n"
+    return "\n".join(dict.fromkeys(notes)) + "\n"
 
 
 def _reason(error: str) -> str:

@@ -117,6 +117,20 @@ OWN = {
     "phi": {"num_key_value_heads": 4},
     "longcat_flash": {"head_dim": 8},  # that of its rotary part
     "stablelm": {},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("sliding_attention", "full_attention")
+        },
+    },
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 512,
+        "indexer_compress_ratio": 4,
+        "hc_lowrank": 16,
+    },
 }
 for a, b in {
     "gemma3n_text": "gemma3n",

@@ -250,10 +250,13 @@ def line(found: dict[str, Any]) -> str:
 
 def report(out: Path) -> None:
     from _coverage_page import write
-    from _tiny_architectures import POPULAR, WITH_VLM
+    from _tiny_architectures import POPULAR, WITH_VLM, others
 
-    files = [file for name in sorted({*POPULAR, *WITH_VLM}) if (file := out / f"{name}.json").exists()]
-    write(files, HERE / "results" / "coverage.json", ROOT / "docs" / "architectures.md")
+    files, further = (
+        [file for name in sorted({*names}) if (file := out / f"{name}.json").exists()]
+        for names in ([*POPULAR, *WITH_VLM], others())
+    )
+    write(files, further, HERE / "results" / "coverage.json", ROOT / "docs" / "architectures.md")
 
 
 if __name__ == "__main__":

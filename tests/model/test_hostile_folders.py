@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING
 
 from secateur.analysis.inspect import inspect
 from secateur.config.recipe import make_recipe
@@ -17,7 +18,7 @@ from secateur.errors import InputError, SecateurError
 from secateur.evaluation import evaluate, generate
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.files import read_config
-from secateur.model.json_files import MOST_LEVELS, read_object
+from secateur.model.json_files import MOST_LEVELS, ConfigKeys, read_object
 from secateur.pipeline.prune import prune
 from tests.small import save_tiny
 
@@ -43,6 +44,8 @@ CONFIG: list[tuple[str, Any]] = [
     ("rope_parameters", "x"),
     ("rope_parameters", {"rope_type": "x"}),
     ("rms_norm_eps", float("nan")),
+    ("rms_norm_eps", None),
+    ("intermediate_size", None),
     ("layer_types", ["x", "y"]),
     ("layer_types", "x"),
     ("dtype", "x"),
@@ -206,3 +209,10 @@ def test_depth_and_length_have_a_bound(tmp_path: Path) -> None:
         read_object(file)
     with pytest.raises(InputError, match="bytes"):
         read_object(file, most_bytes=10)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neo", "gemma4_text", "cohere2_moe", "deepseek_v4"])
+def test_what_a_class_leaves_open_by_itself_is_taken(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(CONFIG_MAPPING[kind]().to_dict()), encoding="utf-8")
+    assert read_object(file, ConfigKeys)["model_type"] == kind

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.gradients import LayerGradients, hand_over
-from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.stream import Stream, batches_of, of_sequences
 from secateur.calibration.walk import Block
 from secateur.model.streamed import StreamedModel
 from secateur.numerics.precision import wide_dtype
@@ -118,13 +118,14 @@ def compare(
     def found(i: int, some: Sequence[int]) -> Tensor:
         """What some sequences of a batch add to the sums."""
         rows = of(some)
-        ids, own = batches[i][rows], torch.zeros_like(sums)
-        reference = (untouched or streamed).logits(ids, states[None][i][rows]).float().log_softmax(-1)
+        ids, own, shape = batches[i][rows], torch.zeros_like(sums), batches[i].shape
+        first = of_sequences(states[None][i], shape, rows)
+        reference = (untouched or streamed).logits(ids, first).float().log_softmax(-1)
         # A token is predicted at the place before it; what the last place predicts isn't there.
         whole = counts is None or reference.dim() == 2  # one prediction for a text
         unseen = None if whole or counts is None else ~predicting(counts[i][rows]).to(reference.device)
         for place, key in enumerate(keys):
-            cut = streamed.logits(ids, states[key][i][rows]).float().log_softmax(-1)
+            cut = streamed.logits(ids, of_sequences(states[key][i], shape, rows)).float().log_softmax(-1)
             terms = reference.exp() * (reference - cut)
             # What the untouched model rules out adds nothing, in the limit.
             terms = terms.masked_fill(reference == -torch.inf, 0.0)

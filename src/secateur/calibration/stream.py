@@ -110,8 +110,7 @@ class Stream:
     ) -> Tensor:
         """`forward` for some of the batch's sequences, whatever memory there is."""
         calls, hidden = self.calls_of(batch, rows), self.states.to(batch, device, dtype)
-        if rows != slice(0, len(hidden)):
-            hidden = hidden[rows]
+        hidden = of_sequences(hidden, self.batches[batch].shape, rows)
         for place, module in ((index, layer), *behind):
             hidden = calls[place](module, hidden)
         return hidden
@@ -120,6 +119,20 @@ class Stream:
         """Replaces every hidden state by what `layer` makes of it."""
         for i in range(len(self.batches)):
             self.states[i] = self.forward(layer, index, i, device)
+
+
+def of_sequences(hidden: Tensor, shape: torch.Size, rows: slice, tokens: int | None = None) -> Tensor:
+    """Hidden states of some sequences of a batch, wherever a class has those: a token may have several states, before
+    the batch (Gemma 3n) or behind the tokens (DeepSeek V4).
+
+    Args:
+        hidden: of a batch of token ids.
+        shape: of those ids, (sequences, tokens).
+        tokens: the first so many; None = all.
+    """
+    axis = next((n for n in range(hidden.dim() - 1) if hidden.shape[n : n + 2] == shape), 0)
+    found = hidden.narrow(axis, rows.start, rows.stop - rows.start)
+    return found if tokens is None else found.narrow(axis + 1, 0, tokens)
 
 
 def of_rows(whole: Call, alone: Call, rows: slice) -> Call:

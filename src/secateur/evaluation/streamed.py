@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from secateur.calibration.activations import Activations, MemoryBudget
-from secateur.calibration.stream import TOKENS_PER_BATCH, Stream
+from secateur.calibration.stream import TOKENS_PER_BATCH, Stream, of_sequences
 from secateur.data.documents import load_corpus
 from secateur.data.sources import split_specs
 from secateur.evaluation.evaluation import figures_of
@@ -81,10 +81,11 @@ def _score(
 ) -> torch.Tensor:
     sums = torch.zeros(count, dtype=torch.float64)
     for i, part in enumerate(rows):
+        shape = torch.Size((len(part), max(len(window.ids) for window in part)))
         # One row at a time: logits are wider than anything before them.
         for position, window in enumerate(part):
             row = window.ids
-            hidden = states[i][..., position : position + 1, : len(row), :]
+            hidden = of_sequences(states[i], shape, slice(position, position + 1), len(row))
             logits = streamed.logits(pad([row]), hidden)
             sums[order[i][position]] = score_rows([row], logits, counts=[window.counts])[0, 0]
     check_finite(sums)

@@ -161,6 +161,11 @@ def tensor_of(layer: nn.Module, name: str) -> torch.Tensor:
     return found.data if isinstance(found, nn.Parameter) else found
 
 
+def has_tensor(layer: nn.Module, name: str) -> bool:
+    """Whether a layer has a parameter, or a buffer, of that name."""
+    return name in dict(layer.named_parameters()) or name in dict(layer.named_buffers())
+
+
 EPSILONS = ("variance_epsilon", "eps", "epsilon")
 
 

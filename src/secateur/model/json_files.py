@@ -49,8 +49,8 @@ class ConfigKeys(_Keys):
     hidden_size: Width = 1
     n_embd: Width = 1
     word_embed_proj_dim: Width = 1
-    intermediate_size: Width | Annotated[list[Width], Field(max_length=1024)] = 1
-    moe_intermediate_size: Width = 1
+    intermediate_size: Width | Annotated[list[Width], Field(max_length=1024)] | None = None
+    moe_intermediate_size: Width | Annotated[list[Width], Field(max_length=1024)] | None = None
     ffn_dim: Width = 1
     n_inner: Width | None = None
     head_dim: Width | None = None
@@ -72,9 +72,9 @@ class ConfigKeys(_Keys):
     rope_parameters: Json | None = None
     rope_scaling: Json | None = None
     partial_rotary_factor: Small | None = None
-    rms_norm_eps: Small = 0.0
-    layer_norm_eps: Small = 0.0
-    layer_norm_epsilon: Small = 0.0
+    rms_norm_eps: Small | None = None
+    layer_norm_eps: Small | None = None
+    layer_norm_epsilon: Small | None = None
     initializer_range: Annotated[Number, Field(ge=0, le=1e6)] | None = None
     tie_word_embeddings: StrictBool | None = None
     attention_bias: StrictBool | None = None

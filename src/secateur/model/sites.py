@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from secateur.model.anatomy import tensor_of
+from secateur.model.anatomy import has_tensor, tensor_of
 from secateur.model.architectures import EXPERT_CHANNELS, ExpertModules, Family, join
 from secateur.model.detected_sites import detected_sites
 from secateur.model.expert_forms import experts_of
@@ -152,8 +152,8 @@ def _expert_rows(layer: nn.Module, e: ExpertModules, up: str, units: int, expert
 def _expert_sites(layer: nn.Module, family: Family, index: int) -> Iterator[Site]:
     """Whole experts: each owns its slices of the 3-D parameters and its row of the router."""
     e = family.experts
-    if e is None or submodule(layer, e.path) is None:
-        return
+    if e is None or submodule(layer, e.path) is None or not all(has_tensor(layer, name) for name, _ in e.also):
+        return  # or another router sends tokens to them
     up, down = f"{e.path}.{e.up}", f"{e.path}.{e.down}"
     own = [(up, 0), (down, 0), (f"{e.router}.weight", 0), *e.also]
     if e.form == "interleaved":

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.model.anatomy import tensor_of
+from secateur.model.anatomy import has_tensor, tensor_of
 from secateur.model.architectures import Family
 from secateur.model.json_files import Json
 from secateur.model.linears import submodule
@@ -24,7 +24,12 @@ def detected_widths(layer: nn.Module, family: Family) -> Json:
         stated += [(o.parameter.rpartition(".")[0], o.epsilon[0]) for o in units.owned if o.epsilon is not None]
     e = family.experts
     if e is not None and submodule(layer, e.path) is not None:
-        names += [f"{e.path}.{e.up}", f"{e.path}.{e.down}", f"{e.router}.weight", *(name for name, _ in e.also)]
+        names += [
+            f"{e.path}.{e.up}",
+            f"{e.path}.{e.down}",
+            f"{e.router}.weight",
+            *(n for n, _ in e.also if has_tensor(layer, n)),
+        ]
         names += [f"{e.path}.{e.up}_bias", f"{e.path}.{e.down}_bias"] if e.form == "interleaved" else []
         names += [f"{e.path}.{e.gate}"] if e.gate else []
         stated += (*e.sizes, *e.choices)

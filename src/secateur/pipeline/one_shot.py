@@ -14,7 +14,7 @@ from secateur.allocation.allocate import allocate, apply
 from secateur.allocation.job import Job, key_of
 from secateur.calibration.gradients import WHOLE, LayerGradients, gradients_of_model
 from secateur.calibration.loss_weights import LossWeights, loss_weights, why_not
-from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.stream import Stream, batches_of, of_sequences
 from secateur.calibration.walk import walk
 from secateur.cut.block import BlockCuts, cut_block
 from secateur.cut.rules import Rules
@@ -193,7 +193,7 @@ def probe(inputs: Inputs, store: Store, done: Sequence[BlockCuts], stream: Strea
     """Remembers what the model in memory computes, for the round-trip gate, which compares in fp32."""
     ids, streamed = stream.batches[0][:1], inputs.streamed
     if streamed.dtype == torch.float32:
-        logits = streamed.logits(ids, stream.states[0][..., :1, :, :])
+        logits = streamed.logits(ids, of_sequences(stream.states[0], stream.batches[0].shape, slice(0, 1)))
     else:
         logits = logits_in_fp32(inputs, store, done, ids)
     write_probe(store.area.work / PROBE, ids, logits)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from secateur.calibration.activations import MemoryBudget
-from secateur.calibration.stream import Stream
+from secateur.calibration.stream import Stream, of_sequences
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
@@ -181,7 +181,8 @@ def top_of_streamed(
         found = []
         for i, part in enumerate(batches):
             for row in range(len(part)):  # one at a time: logits are wider than anything before them
-                logits = streamed.logits(part[row : row + 1], stream.states[i][row : row + 1])
+                hidden = of_sequences(stream.states[i], part.shape, slice(row, row + 1))
+                logits = streamed.logits(part[row : row + 1], hidden)
                 values, tokens = top_logits(logits, k, temperature)
                 found.append((values.cpu(), tokens.to("cpu", torch.int32)))
     finally:

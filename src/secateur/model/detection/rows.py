@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,9 +32,10 @@ Kind = tuple[tuple[str, str], ...]
 class _Learned:
     """What a small copy has shown of one kind of layer."""
 
-    layer: nn.Module | None = None
+    layer: nn.Module
+    visit: Visit
+    units: list[Units]
     linears: tuple[tuple[str, str], ...] = ()
-    units: list[Units] = field(default_factory=list)
 
 
 def propose(config: Any) -> Family:
@@ -71,7 +72,7 @@ def _row(config: Any, whole: Any, small: Any) -> Family:
     shared, failed = shared_parameters(copies), list[str]()
     sharing = _sharing(seen, text)
     learned: dict[Kind, _Learned] = {}
-    experts: ExpertModules | None = None
+    routed: list[ExpertModules] = []
     for place, layer in enumerate(copies):
         visit, kind = seen.visits[place], kind_of(layer)
         if visit is None or kind in learned:
@@ -81,12 +82,14 @@ def _row(config: Any, whole: Any, small: Any) -> Family:
         units, why = [*units, *latents], [*why, *unproved]
         if sharing and any("kv_group" in u.kinds for u in units if u.kind == "head"):
             units, why = [own for u in units for own in _query_heads(u)], [*why, sharing]
-        routed = find_experts(small, seen.layers, place, own)
-        failed += [*why, *([routed] if isinstance(routed, str) else [])]
-        if isinstance(routed, ExpertModules):
-            experts = experts or routed
-        mine = routed if isinstance(routed, ExpertModules) and routed == experts else None
-        learned[kind] = _Learned(layer, _linears(layer, visit, mine, shared), units)
+        found = find_experts(small, seen.layers, place, own)
+        failed += [*why, *([found] if isinstance(found, str) else [])]
+        routed += [found] if isinstance(found, ExpertModules) else []
+        learned[kind] = _Learned(layer, visit, units)
+    # Where kinds of layers have other routers, the one with most beside it: what lacks that keeps all of its experts.
+    experts = max(routed, key=lambda row: len(row.also), default=None)
+    for one in learned.values():
+        one.linears = _linears(one.layer, one.visit, experts, shared)
     kinds, anatomies = [], list[Anatomy]()
     for layer in layers:
         made = _anatomy(learned.get(kind_of(layer)), layer, own, text, failed)
@@ -166,13 +169,20 @@ def _linears(
         if id(weight) in shared or min(weight.shape) < 2 or name == getattr(experts, "router", None):
             continue
         out.append((name, first.setdefault(number, name)))
-    if experts is not None and experts.form != "flat":
+    if experts is not None and experts.form != "flat" and _same_form(layer, experts):
         out += [(f"{experts.path}.{part}",) * 2 for part in (experts.up, experts.down)]
     return tuple(out)
 
 
+def _same_form(layer: nn.Module, experts: ExpertModules) -> bool:
+    """Whether a layer has such experts, whatever routes tokens to them."""
+    known = getattr(submodule(layer, experts.path), "secateur_experts", None)
+    form = (experts.up, experts.down, experts.form)
+    return isinstance(known, ExpertModules) and (known.up, known.down, known.form) == form
+
+
 def _anatomy(learned: _Learned | None, layer: nn.Module, own: Any, text: Any, failed: list[str]) -> Anatomy:
-    if learned is None or learned.layer is None:
+    if learned is None:
         return Anatomy()
     units = []
     for small in learned.units:
