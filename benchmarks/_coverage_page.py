@@ -120,6 +120,7 @@ with an independent reading of the source in which what went is zero.
 (`trust_remote_code=True`). `-` isn't offered: there is none, or it could not be proved. Heads of state-space layers
 and of linear attention are KV groups here. Latents are those of multi-head latent attention
 ([more](methods.md#latents)).
+
 """
     return head + _table(rows) + "\n## What could not be proved\n\n" + _notes(rows)
 
@@ -132,11 +133,11 @@ def _more(rows: list[dict[str, Any]], counts: dict[str, int]) -> str:
     head = f"""
 ## Further types
 
-All others that transformers has a causal language model of, and more models that see (`coverage.py --more`). Small
-ones of {counts["built"]} of these {counts["types"]} can be built by the same rules. Of those {counts["inspect"]} open;
+All others that transformers has a causal language model of, and more models that see (`coverage.py --more`). Of these
+{counts["types"]} small ones of {counts["built"]} can be built by the same rules. Of those {counts["inspect"]} open;
 single weights can be pruned of {counts["weight"]}, channels or the layer's own kind of inner width of
 {counts["channel"]}, both of {counts["both"]}, heads of {counts["heads"]}; {counts["silently_wrong"]} are silently
-wrong. Not built, and so not known: {unbuilt}.
+wrong. Latents were not tried on most of them. Not built, and so not known: {unbuilt}.
 
 """
     built = [row for row in rows if row.get("built")]
