@@ -183,20 +183,20 @@ def charts(forms: Sequence[Facts]) -> list[SpeedChart]:
     }
     highest = max((max(_range(row)) for rows in measured.values() for _, row in rows), default=0.0) or 1.0
     room = _FULL / highest
+    speeds = iter(fmt.numbers(row["decode_tokens_per_s"] for rows in measured.values() for _, row in rows))
     found = []
     for (batch, context), rows in measured.items():
-        strokes = [_stroke(n, name, row, room) for n, (name, row) in enumerate(rows)]
+        strokes = [_stroke(n, name, row, room, next(speeds)) for n, (name, row) in enumerate(rows)]
         if strokes:
             height = len(strokes) * _LANE
             found.append(SpeedChart(f"batch {batch}, context {context}", height, _BAR, strokes))
     return found
 
 
-def _stroke(n: int, name: str, row: Facts, room: float) -> Stroke:
-    speed = row["decode_tokens_per_s"]
+def _stroke(n: int, name: str, row: Facts, room: float, said: str) -> Stroke:
     low, high = (round(room * value, 2) for value in _range(row))
-    text, compressed = fmt.number(speed), name.startswith("compressed")
-    return Stroke(n * _LANE, round(room * speed, 2), low, high, name, text, compressed)
+    width = round(room * row["decode_tokens_per_s"], 2)
+    return Stroke(n * _LANE, width, low, high, name, said, name.startswith("compressed"))
 
 
 def _range(row: Facts) -> tuple[float, float]:

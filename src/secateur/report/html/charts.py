@@ -152,7 +152,7 @@ def _box(x: float, y: float, width: float, height: float, name: str, layer: int,
         label = "cut" if share == 1 else "" if share == 0 else f"{100 * share:.0f}"
         label = label if pixels >= 24 else ""
     else:
-        label = f"{100 * share:.0f}%" if pixels >= 75 else f"{100 * share:.0f}" if pixels >= 19 else ""
+        label = f"{100 * share:.3g}%" if pixels >= 75 else f"{100 * share:.0f}" if pixels >= 19 else ""
     hint = f"layer {layer}, {name}: {fmt.percent(sparsity)} removed"
     if units is not None and kept is not None:
         hint += f", {fmt.count(kept)} of {fmt.count(units)} kept"
@@ -190,7 +190,7 @@ def _panel(name: str, cells: Mapping[int, Tally], layers: int, ceiling: float) -
     before, after = dots("error_before_refit", "before refit"), dots("error_after_refit", "after refit")
     whole = Tally([site for tally in cells.values() for site in tally.sites])
     means = [whole.mean("error_before_refit"), whole.mean("error_after_refit")]
-    caption = "mean " + " → ".join(fmt.number(mean) for mean in means if mean is not None)
+    caption = "mean " + " → ".join(fmt.numbers(mean for mean in means if mean is not None))
     grid = [Text(left, bottom - (bottom - top) * part, fmt.number(ceiling * part)) for part in (0, 0.5, 1)]
     ticks = [Text(left + (i + 0.5) * pitch, bottom + 14, str(i)) for i in _ticks(layers, pitch, 24)]
     links = [(before[layer], after[layer]) for layer in before if layer in after]

@@ -61,9 +61,10 @@ def conclusion(found: Facts) -> str:
         return ""
     worst, best = rows[-1], rows[0]
     factor = worst["kl"] / best["kl"] if best["kl"] > 0 else math.inf
+    most, least = fmt.numbers((worst["kl"], best["kl"]))
     said = (
         f"With {fmt.percent(level)} cut, layer {worst['layer']} ({worst['kind']}) costs most, "
-        f"{fmt.number(worst['kl'])} nats, and layer {best['layer']} ({best['kind']}) least, {fmt.number(best['kl'])}."
+        f"{most} nats, and layer {best['layer']} ({best['kind']}) least, {least}."
     )
     if factor < 2:
         return f"{said} They hardly differ: --allocate local is as good as any."
