@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from secateur.data import tokens
 from secateur.data.batches import calibration_batches
 from secateur.data.corpus import Corpus, from_texts
 from secateur.data.documents import load_corpus
@@ -90,3 +92,20 @@ def test_the_protocol_on_real_data_step_by_step(shared: Path) -> None:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     assert found.tokens.tolist() == [joined[512 * n : 512 * n + 512] for n in order[:128]]
     assert found.held_out.tolist() == [joined[512 * n : 512 * n + 512] for n in order[128:160]]
+
+
+def test_tokens_of_pythons_own_text_are_kept_and_the_draw_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, calls = from_texts("stdlib", [f"text {n} " * 9 for n in range(40)]), []
+    straight = calibration_batches(corpus, byte_tokenizer(), 8, 16)
+    shipped = replace(corpus, shipped=True)
+    real = tokens.tokenize
+    monkeypatch.setattr(tokens, "tokenize", lambda *given: calls.append(given) or real(*given))
+    for _ in range(2):
+        found = calibration_batches(shipped, byte_tokenizer(), 8, 16)
+        assert found.sha256 == straight.sha256
+        assert torch.equal(found.held_out, straight.held_out)
+    assert len(calls) == 1, "the second draw reads what the first has kept"
+    part = replace(shipped, documents=(corpus.documents or ())[:20])
+    assert calibration_batches(part, byte_tokenizer(), 8, 16).sha256 != straight.sha256
+    with pytest.raises(InputError, match="has token id"):
+        calibration_batches(shipped, byte_tokenizer(), 8, 16, vocab_size=100)

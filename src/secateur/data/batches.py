@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.data.cache import kept_bytes
 from secateur.data.corpus import Corpus
-from secateur.data.tokens import check_ids, tokenize, tokenize_counted
+from secateur.data.tokens import check_ids, joined_ids, key_of, tokenize, tokenize_counted
 from secateur.errors import InputError
 
 __all__ = ["Calibration", "calibration_batches", "tokenize"]
@@ -66,12 +67,8 @@ def calibration_batches(
     for flag, value in (("samples", samples), ("length", length)):
         if value < 1:
             raise InputError(f"--{flag} {value} is too small; give 1 or more")
-    counted = tokenize_counted(corpus, tokenizer)
-    documents = [ids for ids, _ in counted]
     limit = vocab_size if vocab_size is not None else len(tokenizer) if tokenizer is not None else None
-    if limit is not None:
-        check_ids(documents, limit, corpus.name)
-    joined = torch.tensor(list(chain.from_iterable(documents)), dtype=torch.int64)
+    joined, flags = _joined(corpus, tokenizer, limit)
     pieces = joined[: len(joined) // length * length].view(-1, length)
     if not len(pieces):
         raise InputError(
@@ -82,11 +79,28 @@ def calibration_batches(
     tokens = pieces[order[:samples]].contiguous()
     others = pieces[order[samples : samples + held_out]].contiguous()
     counts = None
-    if corpus.examples is not None:
-        flags = torch.tensor(list(chain.from_iterable(own or [] for _, own in counted)))
+    if flags is not None:
         counts = flags[: pieces.numel()].view(-1, length)[order[:samples]].contiguous()
     about = (digest(tokens, counts), corpus.name, corpus.sha256, _notes(corpus, tokens, samples))
     return Calibration(tokens, others, *about, counts)
+
+
+def _joined(corpus: Corpus, tokenizer: Any | None, limit: int | None) -> tuple[Tensor, Tensor | None]:
+    """All documents in a row, int64 (tokens,), checked; for examples also which tokens count."""
+    key = key_of(corpus, tokenizer)
+    if key is not None:
+        kept = kept_bytes("tokens", key, lambda: joined_ids(corpus, tokenizer).tobytes())
+        joined = torch.frombuffer(bytearray(kept), dtype=torch.int32).long()
+        if limit is None or not len(joined) or int(joined.max()) < limit:
+            return joined, None
+    counted = tokenize_counted(corpus, tokenizer)
+    documents = [ids for ids, _ in counted]
+    if limit is not None:
+        check_ids(documents, limit, corpus.name)
+    joined = torch.tensor(list(chain.from_iterable(documents)), dtype=torch.int64)
+    if corpus.examples is None:
+        return joined, None
+    return joined, torch.tensor(list(chain.from_iterable(own or [] for _, own in counted)))
 
 
 def _notes(corpus: Corpus, tokens: Tensor, samples: int) -> tuple[str, ...]:

@@ -29,28 +29,34 @@ def kept_pairs(
         key: a hash of everything that decides what is made.
         keep: whether what is made now is put there.
     """
-    folder = cache_folder(name)
-    file = folder / f"{key}.json"
-    found = _read(file)
+    file = cache_folder(name) / f"{key}.json"
+    found = _pairs(file)
     if found is not None:
         return found
     made = make()
-    if not keep:
-        return made
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(file, made)
+    if keep:
+        _write(file, json.dumps(made).encode())
     return made
 
 
-def _read(file: Path) -> list[tuple[str, str]] | None:
-    """The pairs in a file: a line with the hash of the rest, then JSON. None if it isn't there or isn't that."""
+def kept_bytes(name: str, key: str, make: Callable[[], bytes]) -> bytes:
+    """Bytes from the cache, or made and put there; see `kept_pairs`."""
+    file = cache_folder(name) / f"{key}.bin"
+    found = _read(file)
+    if found is None:
+        found = make()
+        _write(file, found)
+    return found
+
+
+def _pairs(file: Path) -> list[tuple[str, str]] | None:
+    """The pairs in a file, as JSON. None if it isn't there or isn't that."""
+    rest = _read(file)
+    if rest is None:
+        return None
     try:
-        digest, _, rest = file.read_bytes().partition(b"\n")
-        if hashlib.sha256(rest).hexdigest().encode() != digest:
-            return None
         pairs = json.loads(rest)
-    except (OSError, ValueError):
+    except ValueError:
         return None
     whole = isinstance(pairs, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs
@@ -58,14 +64,24 @@ def _read(file: Path) -> list[tuple[str, str]] | None:
     return [(first, second) for first, second in pairs] if whole else None
 
 
-def _write(file: Path, pairs: list[tuple[str, str]]) -> None:
-    """Whole or not at all."""
-    rest = json.dumps(pairs).encode()
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".making-")
+def _read(file: Path) -> bytes | None:
+    """What a file holds below a line with the hash of it. None if it isn't there or isn't whole."""
     try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        digest, _, rest = file.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return rest if hashlib.sha256(rest).hexdigest().encode() == digest else None
+
+
+def _write(file: Path, rest: bytes) -> None:
+    """Whole or not at all; not at all where nothing can be written."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".making-")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                out.write(hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
+            os.replace(temporary, file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise

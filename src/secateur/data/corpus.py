@@ -24,6 +24,7 @@ class Corpus:
     examples   conversations, or questions with their answers; only the answers count where a loss is taken
     stream     True when the source is one running text, without borders between documents
     notes      what a report should say about the reading, for example that only the first part was read
+    shipped    True for text that comes with Python: its tokens may be kept in the user's cache
     """
 
     name: str
@@ -33,6 +34,7 @@ class Corpus:
     examples: tuple[Example, ...] | None = None
     stream: bool = False
     notes: tuple[str, ...] = ()
+    shipped: bool = False
 
 
 def from_rows(

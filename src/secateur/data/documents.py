@@ -12,6 +12,7 @@ stdlib[:prose|:code]   text of the running Python installation; without a domain
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -86,7 +87,8 @@ def _stdlib(spec: str, split: Split) -> Corpus:
     if spec != "stdlib" and domain not in get_args(stdlib.Domain):
         raise InputError(f"{spec!r} names no domain of stdlib; use stdlib, stdlib:prose or stdlib:code")
     domains = [name for name in get_args(stdlib.Domain) if domain in ("", name)]
-    return from_texts(spec, [text for name in domains for text in stdlib.documents(name, split)])
+    corpus = from_texts(spec, [text for name in domains for text in stdlib.documents(name, split)])
+    return replace(corpus, shipped=True)
 
 
 def _file(spec: str, path: Path) -> Corpus:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import chain
 from typing import Any, TypedDict
 
 import numpy as np
@@ -55,6 +58,25 @@ def tokenize_counted(corpus: Corpus, tokenizer: Any | None) -> list[tuple[list[i
             raise InputError(f"{corpus.name} is text and the model has no tokenizer; give data with 'input_ids'")
         return [encode_example(example, tokenizer) for example in corpus.examples]
     return [(ids, None) for batch in _encoded(corpus, tokenizer) for ids in batch["input_ids"]]
+
+
+def joined_ids(corpus: Corpus, tokenizer: Any | None) -> NDArray[np.int32]:
+    """The ids of all documents in a row."""
+    return np.fromiter(chain.from_iterable(tokenize(corpus, tokenizer)), dtype="<i4")
+
+
+def key_of(corpus: Corpus, tokenizer: Any) -> str | None:
+    """A hash of what decides the ids of a corpus that comes with Python; None where they aren't to be kept.
+
+    Tokenising it takes seconds, of which a draw of a few sequences would need a thousandth.
+    """
+    rules = getattr(tokenizer, "backend_tokenizer", None)
+    if rules is None or not corpus.shipped or corpus.documents is None:
+        return None
+    total = hashlib.sha256(f"{tokenizer.bos_token_id} {version('tokenizers')} {rules.to_str()}".encode())
+    for text in corpus.documents:  # not the corpus's own hash, which a part of it has too
+        total.update(f"\0{text}".encode(errors="surrogatepass"))
+    return total.hexdigest()[:32]
 
 
 def tokenize_with_bytes(corpus: Corpus, tokenizer: Any | None) -> list[Tokens]:

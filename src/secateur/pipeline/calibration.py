@@ -74,7 +74,7 @@ def general_text(checkpoint: Checkpoint, samples: int, length: int, seed: int) -
     while missing > 0 and drawn:
         pieces.append(texts[drawn.pop()][:most])
         missing -= len(pieces[-1])
-    few = replace(corpus, documents=tuple(pieces))
+    few = replace(corpus, documents=tuple(pieces), shipped=False)
     vocabulary = int(checkpoint.config.vocab_size)
     found = calibration_batches(few, checkpoint.tokenizer(), samples, length, seed, 0, vocab_size=vocabulary)
     return _as_used(checkpoint, found)
