@@ -1,6 +1,6 @@
 """Whether `secateur inspect --forecast` is right: runs what can be run here, and puts both figures side by side.
 
-python benchmarks/forecast.py                      the embedded model, and Llamas of random weights
+python benchmarks/forecast.py                      the embedded model, and a Llama of random weights
 python benchmarks/forecast.py path/to/model ...    these too
 
 Writes benchmarks/results/forecast.json; scripts/expect_tables.py brings it into docs/expect.md.
@@ -25,12 +25,17 @@ from secateur.data.embedded import embedded_path
 from secateur.model.checkpoint import Checkpoint
 
 RESULT = Path(__file__).parent / "results" / "forecast.json"
-SIZES = {"random Llama, 4 x 13 M": (4, 1024), "random Llama, 3 x 50 M": (3, 2048)}  # layers, hidden
+SIZES = {"random Llama, 4 x 13 M": (4, 1024)}  # layers, hidden
 QUALITIES = {"weight": ("fast", "balanced"), "channel": ("balanced",)}
 SAMPLES, LENGTH = 32, 256
 
 
 def main(paths: list[str]) -> None:
+    about = {"processor": forecast.this_machine().name, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    found = {**about, "load": 0.0, "samples": SAMPLES, "length": LENGTH, "rows": []}
+    if RESULT.is_file():
+        found = json.loads(RESULT.read_text(encoding="utf-8"))
+    done = {(row["model"], row["cut"], row["quality"]) for row in found["rows"]}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         models = {"embedded": embedded_path(), **{Path(path).name: Path(path) for path in paths}}
@@ -40,15 +45,13 @@ def main(paths: list[str]) -> None:
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(0, 250, (4 * SAMPLES, LENGTH), generator=generator).tolist()
         text.write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in ids), encoding="utf-8")
-        rows = [
-            compared(name, path, cut, quality, text, work)
-            for name, path in models.items()
-            for cut, qualities in QUALITIES.items()
-            for quality in qualities
-        ]
-    about = {"processor": forecast.this_machine().name, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    found = {**about, "load": psutil.getloadavg()[0], "samples": SAMPLES, "length": LENGTH, "rows": rows}
-    RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        for name, path in models.items():
+            for cut, qualities in QUALITIES.items():
+                for quality in qualities:
+                    if (name, cut, quality) not in done:
+                        found["rows"].append(compared(name, path, cut, quality, text, work))
+                        found["load"] = max(found["load"], round(psutil.getloadavg()[0], 1))
+                        RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def random_llama(folder: Path, layers: int, hidden: int) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 from secateur.analysis.forecast import WAYS, Machine, Shape, llama, row
@@ -61,14 +62,19 @@ def checked() -> str:
     lines = [
         "### What was run",
         "",
-        f"`python benchmarks/forecast.py` on {found['processor']}, {fmt.threads(found['threads'])}, load "
-        f"{found['load']:.1f} at the end; {found['samples']} sequences of {found['length']} tokens.",
+        textwrap.fill(
+            f"`python benchmarks/forecast.py` on {found['processor']}, {fmt.threads(found['threads'])}, load "
+            f"{found['load']:.1f} at most on {found['cores']} cores; {found['samples']} sequences of "
+            f"{found['length']} tokens. A load above the cores means that other work ran beside it, and slowed both "
+            "the measuring of the machine's speed and the runs; the processor's own time hardly feels that.",
+            118,
+        ),
         "",
-        "| model | cut | quality | time: forecast | run | memory: forecast | run |",
-        "|---|---|---|---:|---:|---:|---:|",
+        "| model | cut | quality | time: forecast | run | of that on the processor | memory: forecast | run |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for each in found["rows"]:
-        times = f"{fmt.seconds(each['forecast_seconds'])} | {fmt.seconds(each['seconds'])}"
+        times = " | ".join(fmt.seconds(each[key]) for key in ("forecast_seconds", "seconds", "cpu_seconds"))
         sizes = f"{fmt.size(each['forecast_memory_bytes'])} | {fmt.size(each['peak_memory_bytes'])}"
         lines.append(f"| {each['model']} | {each['cut']} | `{each['quality']}` | {times} | {sizes} |")
     return "\n".join(lines)
