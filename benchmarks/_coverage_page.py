@@ -12,12 +12,13 @@ COLUMNS = ("weight", "channel", "query_head", "kv_group", "latent", "expert")
 HEADS = ("query_head", "kv_group")
 
 
-def write(files: Iterable[Path], further: Iterable[Path], record: Path, page: Path) -> None:
+def write(files: Iterable[Path], further: Iterable[Path], named: Iterable[str], record: Path, page: Path) -> None:
     """Writes both.
 
     Args:
         files: results of the types that people use.
         further: of others.
+        named: all of those others, also without a result.
     """
     import transformers
 
@@ -30,7 +31,7 @@ def write(files: Iterable[Path], further: Iterable[Path], record: Path, page: Pa
     whole = {"transformers": transformers.__version__, "counts": counts, "rows": rows}
     whole |= {"more_counts": others, "more": more}
     record.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    page.write_text(_page(rows, counts, transformers.__version__) + _more(more, others), encoding="utf-8")
+    page.write_text(_page(rows, counts, transformers.__version__) + _more(more, others, named), encoding="utf-8")
 
 
 def _rows(known: list[dict[str, Any]], files: Iterable[Path]) -> list[dict[str, Any]]:
@@ -46,7 +47,9 @@ def _slim(row: dict[str, Any]) -> dict[str, Any]:
     slim = {key: row[key] for key in keep if row.get(key) not in (None, "", [])}
     slim["kinds"] = {
         kind: {
-            k: v for k, v in result.items() if k in ("ok", "how", "why", "silently_wrong") and v not in (None, False)
+            k: re.sub(r"/\S*/", "", v) if k == "why" else v
+            for k, v in result.items()
+            if k in ("ok", "how", "why", "silently_wrong") and v not in (None, False)
         }
         for kind, result in (row.get("kinds") or {}).items()
     }
@@ -125,11 +128,13 @@ and of linear attention are KV groups here. Latents are those of multi-head late
     return head + _table(rows) + "\n## What could not be proved\n\n" + _notes(rows)
 
 
-def _more(rows: list[dict[str, Any]], counts: dict[str, int]) -> str:
+def _more(rows: list[dict[str, Any]], counts: dict[str, int], named: Iterable[str]) -> str:
     """The page's part about types that nobody has named."""
     if not rows:
         return ""
     unbuilt = ", ".join(f"`{row['type']}`" for row in rows if not row.get("built"))
+    missing = ", ".join(f"`{name}`" for name in sorted({*named} - {row["type"] for row in rows}))
+    missing = f" No result of this code yet: {missing}." if missing else ""
     head = f"""
 ## Further types
 
@@ -137,7 +142,7 @@ All others that transformers has a causal language model of, and more models tha
 {counts["types"]} small ones of {counts["built"]} can be built by the same rules. Of those {counts["inspect"]} open;
 single weights can be pruned of {counts["weight"]}, channels or the layer's own kind of inner width of
 {counts["channel"]}, both of {counts["both"]}, heads of {counts["heads"]}; {counts["silently_wrong"]} are silently
-wrong. Latents were not tried on most of them. Not built, and so not known: {unbuilt}.
+wrong. Latents were not tried on most of them. Not built, and so not known: {unbuilt}.{missing}
 
 """
     built = [row for row in rows if row.get("built")]

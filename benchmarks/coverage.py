@@ -256,7 +256,7 @@ def report(out: Path) -> None:
         [file for name in sorted({*names}) if (file := out / f"{name}.json").exists()]
         for names in ([*POPULAR, *WITH_VLM], others())
     )
-    write(files, further, HERE / "results" / "coverage.json", ROOT / "docs" / "architectures.md")
+    write(files, further, others(), HERE / "results" / "coverage.json", ROOT / "docs" / "architectures.md")
 
 
 if __name__ == "__main__":
