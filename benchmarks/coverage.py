@@ -19,7 +19,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def look_at(name: str, out: Path) -> dict[str, Any]:
 
     transformers.logging.set_verbosity_error()
     os.environ.setdefault("XDG_CACHE_HOME", str(out.resolve() / "cache"))
-    round_trip.subprocess = _Here  # type: ignore[attr-defined]  # the same comparison without a fresh interpreter
+    round_trip.run = _checked_here  # type: ignore[assignment]  # the same comparison without a fresh interpreter
     work = out / "work" / name
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -209,19 +208,17 @@ def _reads(layer: Any, cut: Any) -> bool:
     return isinstance(module, nn.Linear) and cut.parameter.endswith(".weight") and cut.axis == 1
 
 
-class _Here:
-    """Stands in for `subprocess` in the round-trip check."""
+def _checked_here(words: list[str], changes: Any = None) -> Any:
+    """Stands in for `run` in the round-trip check."""
+    from secateur.model.round_trip import check
+    from secateur.system.child import Ended
 
-    @staticmethod
-    def run(command: list[str], **_: Any) -> Any:
-        from secateur.model.round_trip import check
-
-        folder, probe, bound, source = command[command.index("secateur.model.round_trip") + 1 :]
-        try:
-            found = check(Path(folder), Path(probe), int(bound) if bound else None, Path(source) if source else None)
-        except Exception as error:
-            return subprocess.CompletedProcess(command, 1, "", _said(error))
-        return subprocess.CompletedProcess(command, 0, json.dumps(found), "")
+    folder, probe, bound, source = words[words.index("secateur.model.round_trip") + 1 :]
+    try:
+        found = check(Path(folder), Path(probe), int(bound) if bound else None, Path(source) if source else None)
+    except Exception as error:
+        return Ended(1, "", _said(error))
+    return Ended(0, json.dumps(found), "")
 
 
 def _sees(folder: Path) -> bool:
