@@ -240,15 +240,15 @@ def test_a_run_names_what_was_not_compiled(
 
 
 def test_without_a_compiler_nothing_is_begun(
-    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     (tmp_path / "recipe.yaml").write_text(
         json.dumps({key: str(v) if isinstance(v, Path) else v for key, v in asked.items()})
     )
-    with pytest.raises(SystemExit) as ended:
+    # Not by monkeypatch, which takes the setting away altogether afterwards.
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(SystemExit) as ended:
         cli.main(["prune", "--recipe", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out"), "--quiet"])
     assert ended.value.code == 2
     said = capsys.readouterr().err.strip()
