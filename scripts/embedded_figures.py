@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from _pages import keep
 from rich.terminal_theme import SVG_EXPORT_THEME
 
 from secateur.report import numbers as fmt
@@ -148,11 +149,7 @@ def main() -> None:
     if not {"--check", "--texts"} & set(sys.argv[1:]):
         RESULT.write_text(json.dumps(measured(), indent=1) + "\n", encoding="utf-8")
     wanted = texts(json.loads(RESULT.read_text(encoding="utf-8")))
-    if "--check" in sys.argv[1:]:
-        stale = [file.name for file, now in wanted.items() if not file.is_file() or file.read_text("utf-8") != now]
-        sys.exit(f"{', '.join(stale)}: not what {RESULT.name} says; run python {sys.argv[0]} --texts" if stale else 0)
-    for file, now in wanted.items():
-        file.write_text(now, encoding="utf-8")
+    keep(wanted, f"not what {RESULT.name} says; run python scripts/embedded_figures.py --texts")
 
 
 if __name__ == "__main__":

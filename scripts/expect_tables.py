@@ -8,9 +8,10 @@ python scripts/expect_tables.py --check    exit with 1 if the page isn't what fo
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
 from pathlib import Path
+
+from _pages import keep
 
 from secateur.analysis.forecast import WAYS, Machine, Shape, llama, row
 from secateur.report import numbers as fmt
@@ -85,9 +86,7 @@ def main() -> None:
     head, _, rest = page.partition(BEGIN)
     tail = rest.partition(END)[2]
     new = f"{head}{BEGIN}\n\n{tables()}\n\n{END}{tail}"
-    if "--check" in sys.argv:
-        sys.exit(None if new == page else f"{PAGE.name} isn't what the formulas say: python scripts/expect_tables.py")
-    PAGE.write_text(new, encoding="utf-8")
+    keep({PAGE: new}, "not what the formulas say; run python scripts/expect_tables.py")
 
 
 if __name__ == "__main__":

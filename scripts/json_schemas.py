@@ -6,9 +6,9 @@ python scripts/json_schemas.py [--check]
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
+from _pages import keep
 from pydantic import TypeAdapter
 
 from secateur.config.plan import VERSION as PLAN_VERSION
@@ -30,13 +30,8 @@ def schemas() -> dict[str, dict[str, object]]:
 
 
 def main() -> None:
-    for name, schema in schemas().items():
-        file, text = FOLDER / name, json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
-        if "--check" not in sys.argv[1:]:
-            FOLDER.mkdir(exist_ok=True)
-            file.write_text(text, encoding="utf-8")
-        elif not file.is_file() or file.read_text(encoding="utf-8") != text:
-            sys.exit(f"docs/schema/{name}: the types have changed; run python scripts/json_schemas.py")
+    texts = {FOLDER / name: json.dumps(one, indent=1, ensure_ascii=False) + "\n" for name, one in schemas().items()}
+    keep(texts, "the types have changed; run python scripts/json_schemas.py")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
+
+from _pages import keep
 
 ROOT = Path(__file__).resolve().parents[1]
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "results.svg"
@@ -109,13 +110,8 @@ def page(text: str) -> str:
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    wanted = {README: page(text), PICTURE: picture()}
-    if "--check" in sys.argv[1:]:
-        stale = [file.name for file, now in wanted.items() if not file.is_file() or file.read_text("utf-8") != now]
-        sys.exit(f"{', '.join(stale)}: not what the results say; run python {sys.argv[0]}" if stale else 0)
-    for file, now in wanted.items():
-        file.write_text(now, encoding="utf-8")
+    wanted = {README: page(README.read_text(encoding="utf-8")), PICTURE: picture()}
+    keep(wanted, "not what the results say; run python scripts/readme_figures.py")
 
 
 if __name__ == "__main__":

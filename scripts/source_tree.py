@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from pathlib import Path
+
+from _pages import keep
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
@@ -43,11 +44,7 @@ def page() -> str:
 
 
 def main() -> None:
-    now = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(now, encoding="utf-8")
-    elif now != PAGE.read_text(encoding="utf-8"):
-        sys.exit("docs/architecture.md: the source tree has changed; run python scripts/source_tree.py")
+    keep({PAGE: page()}, "the source tree has changed; run python scripts/source_tree.py")
 
 
 if __name__ == "__main__":
