@@ -6,7 +6,7 @@ import math
 
 from secateur.errors import InputError
 from secateur.model.clients import CLIENTS, notes_of, refusal
-from secateur.model.site_kinds import HEADS, SUB_BLOCKS
+from secateur.model.site_kinds import HEADS, KINDS, SUB_BLOCKS
 from secateur.report.schema.model import ClientFacts, Inspected, SiteRow
 
 
@@ -25,7 +25,7 @@ def for_client(found: Inspected, name: str, *, causal: bool, head_dim: int) -> I
     for row in found["sites"]:
         kind = row["kind"]
         whole = {part: kind == part for part in SUB_BLOCKS}
-        cut = {"heads": kind in HEADS, "latents": kind == "latent", "layers": kind == "layer", **whole}
+        cut = {"heads": kind in HEADS, "latents": KINDS[kind].normed, "layers": kind == "layer", **whole}
         told = refusal(name, model_type, causal=causal, **cut)
         if told is not None:
             refused[kind] = told

@@ -19,7 +19,7 @@ from secateur.model.flops import flops_per_token
 from secateur.model.hub import local_folder
 from secateur.model.linears import linears_of, submodule
 from secateur.model.rotation import dimension_multiple, norm_consumers, producers
-from secateur.model.site_kinds import HEADS, KINDS, SITE_KINDS
+from secateur.model.site_kinds import HEADS, KINDS, REFITTED, SITE_KINDS
 from secateur.model.sites import Site
 from secateur.model.uneven import LegalHeads, legal_heads
 from secateur.report.schema.model import Counts, Inspected, Part, SiteRow, SpeedRow
@@ -244,7 +244,7 @@ def _legal(own: list[Site], legal: LegalHeads, checkpoint: Checkpoint) -> tuple[
     """Counts that every layer may keep alike so that a stock class loads the result, as data and as text; and
     what hardware likes. Other counts, and layers that differ, load with the bundled modelling file."""
     kind, units = own[0].kind, max(site.units for site in own)
-    if kind in ("channel", "latent"):
+    if kind in REFITTED - HEADS:
         step = own[0].multiple
         text = f"1 to {units}" if step == 1 else f"{step} to {units} by {step}"
         hardware = f"multiples of {HARDWARE_TILE}" if units >= 2 * HARDWARE_TILE else "-"

@@ -65,10 +65,8 @@ def prune(
         told = {**_planned(replay, recipe, named), **told}
     chosen = load_recipe(recipe, told) if recipe is not None else make_recipe(told)
     check_texts(chosen)
-    with starting(quiet or as_json):
-        from secateur.pipeline.prune import (
-            prune as run,  # imports torch: whatever is wrong with the words is said by now
-        )
+    with starting(quiet or as_json):  # imports torch: whatever is wrong with the words is said by now
+        from secateur.pipeline.prune import prune as run
         from secateur.report.terminal.run import print_report
         from secateur.system.device import set_threads
         from secateur.workspace.folder import WORK

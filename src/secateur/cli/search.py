@@ -82,11 +82,9 @@ def search(
     check_tasks(settings.tasks)
     for wish in settings.wishes:
         check_tasks(wish.file or None)
-    with starting(quiet or as_json):
+    with starting(quiet or as_json):  # imports torch: whatever is wrong with the words is said by now
         from secateur.report.terminal.search import print_search
-        from secateur.search.search import (
-            search as run,  # imports torch: whatever is wrong with the words is said by now
-        )
+        from secateur.search.search import search as run
         from secateur.system.device import set_threads
         from secateur.workspace.folder import WORK
 

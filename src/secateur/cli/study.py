@@ -25,6 +25,7 @@ from secateur.cli.options import (
 )
 from secateur.errors import InputError
 from secateur.methods import METHODS
+from secateur.model.site_kinds import REFITTED, UNIT_KINDS
 from secateur.system.display import starting
 
 EXAMPLES = {
@@ -44,7 +45,7 @@ EXAMPLES = {
         "secateur sensitivity path/to/model --calibrate general.jsonl --page sensitivity.html",
     ),
 }
-LOOKED_AT = ("channel", "query_head", "kv_group", "latent")
+LOOKED_AT = tuple(kind for kind in UNIT_KINDS if kind in REFITTED)
 MEASURED = (*LOOKED_AT, "weight", "expert")
 
 
@@ -120,7 +121,7 @@ def explain(
     site: Annotated[
         str | None,
         typer.Option(
-            help="channel, query_head, kv_group or latent, where several were cut",
+            help=f"{', '.join(LOOKED_AT[:-1])} or {LOOKED_AT[-1]}, where several were cut",
             autocompletion=completer(LOOKED_AT),
         ),
     ] = None,

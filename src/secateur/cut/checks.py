@@ -14,7 +14,7 @@ from secateur.model.clients import refusal
 from secateur.model.heads import BODY, head_of
 from secateur.model.linears import linears_of
 from secateur.model.remote_code import brings_code
-from secateur.model.site_kinds import HEADS, SUB_BLOCKS
+from secateur.model.site_kinds import HEADS, KINDS, SUB_BLOCKS
 from secateur.model.sites import Site
 from secateur.numerics.patterns import Pattern
 
@@ -56,7 +56,7 @@ def check_client(config: Configuration, checkpoint: Checkpoint, unit_kinds: froz
         causal=checkpoint.family.causal,
         uneven=bool(unit_kinds) and (config.allocate != "local" or bool(config.protect)),
         heads=bool(unit_kinds & HEADS),
-        latents="latent" in unit_kinds,
+        latents=any(KINDS[kind].normed for kind in unit_kinds),
         layers="layer" in sites,
         attention="attention" in sites,
         ffn="ffn" in sites,
