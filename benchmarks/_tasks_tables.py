@@ -12,6 +12,11 @@ def percent(figures: dict[str, Any]) -> str:
     return f"{100 * figures['value']:.2f} ± {100 * (figures['stderr'] or 0):.2f}"
 
 
+def chance(p: float) -> str:
+    """That two models differ so by accident; it's kept with twelve places."""
+    return f"{p:.2g}" if p else "< 1e-12"
+
+
 def tables(rows: list[dict[str, Any]]) -> str:
     """Every part that has been measured."""
     drawn = {"dense": draw_dense, "time": draw_time, "recover": draw_recover, "aim": draw_aim, "chats": draw_chats}
@@ -63,7 +68,7 @@ def draw_recover(rows: list[dict[str, Any]]) -> str:
     lines, first, said = [["25 % of the channels", "dense", *columns]], rows[0]["tasks"], []
     for name, of in first.items():
         own = [row["tasks"][name] for row in rows]
-        after = [cell for one in own for cell in (percent(one["after"]), f"{one['p']:.2g}")]
+        after = [cell for one in own for cell in (percent(one["after"]), chance(one["p"]))]
         lines.append([name, percent(of["before"]), *after])
     after = [cell for row in rows for cell in (f"{100 * means(row['tasks']):.2f}", "")]
     lines.append(["mean", f"{100 * means(first, 'before'):.2f}", *after])
