@@ -54,7 +54,7 @@ def run(job: dict[str, Any]) -> None:
     """One recovery; if it is stopped, it goes on."""
     seen = watch(job["out"], job.get("stop"))
     told, how = secateur.make_recovery(job["told"]), {"evaluate": "none", "speed": False, "quiet": True}
-    how["dtype"] = job.get("dtype", "auto")
+    how["dtype"] = job["dtype"]
     try:
         secateur.recover(job["model"], job["out"], told, **how)
     except KeyboardInterrupt:

@@ -112,7 +112,8 @@ def recover(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     def call(folder: Path, text: Path, out: str, **values: Any) -> dict[str, Any]:
         told = secateur.make_recovery({"data": str(text), "learning_rate": 2e-3, **values})
-        report = secateur.recover(folder, tmp_path / out, told, evaluate="none", speed=False, quiet=True)
+        how: dict[str, Any] = {"evaluate": "none", "speed": False, "dtype": "float32", "quiet": True}
+        report = secateur.recover(folder, tmp_path / out, told, **how)
         found: dict[str, Any] = report["recovery"]
         return found
 

@@ -63,7 +63,7 @@ def jobs(source: Path, pruned: dict[str, Path], experts: tuple[Path, Path]) -> d
     for name, (model, changes, how) in JOBS.items():
         folder, data = experts if model == "experts" else (pruned[model], source / "text.jsonl")
         told = {"data": str(data), "steps": 6, "batch": 4, "length": LENGTH, "learning_rate": 3e-3}
-        found[name] = {"model": str(folder), "told": {**told, "evaluate_every": 3, **changes}, **how}
+        found[name] = {"model": str(folder), "told": {**told, "evaluate_every": 3, **changes}, "dtype": "float32", **how}
     return found
 
 
@@ -87,7 +87,7 @@ def done(jobs: dict[str, dict[str, Any]], sharded: Path) -> Callable[[str], Done
         job = jobs[name]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sequences, "HELD_OUT", HELD_OUT)
-            told, how = secateur.make_recovery(job["told"]), {"dtype": job.get("dtype", "auto"), "quiet": True}
+            told, how = secateur.make_recovery(job["told"]), {"dtype": job["dtype"], "quiet": True}
             one = secateur.recover(job["model"], sharded / "one" / name, told, evaluate="none", speed=False, **how)
         two = json.loads((sharded / name / "report.json").read_text())
         after, before = (load_file(folder / "model.safetensors") for folder in (sharded / name, Path(job["model"])))

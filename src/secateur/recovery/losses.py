@@ -11,11 +11,14 @@ the size of the teacher's state, so that layers of different scale count alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Numbers of logits that are compared at once: a CPU's cache holds them; elsewhere they are worth a launch.
+CACHED, LAUNCHED = 2**19, 2**26
 IGNORED = -100  # label of a token that isn't learned: a prompt, padding
 
 
@@ -33,11 +36,36 @@ def forward_kl(logits: Tensor, teacher: Tensor, temperature: float = 1.0) -> Ten
     """Sum of KL(teacher || student) of the softened distributions, times the squared temperature.
 
     Args:
-        logits, teacher: (n, vocabulary).
+        logits, teacher: (n, vocabulary). No gradient goes to the teacher.
     """
-    own = (logits.float() / temperature).log_softmax(-1)
-    other = (teacher.float() / temperature).log_softmax(-1)
-    return F.kl_div(own, other, reduction="sum", log_target=True) * temperature**2
+    found: Tensor = _ForwardKL.apply(logits, teacher, temperature)
+    return found
+
+
+class _ForwardKL(torch.autograd.Function):
+    """A few tokens at a time, each with its gradient, T (q - p), at once: nothing of the vocabulary's width is kept
+    but that, where autograd would keep five tensors in fp32, of which a large vocabulary's are most of a step's memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        slope = torch.empty_like(logits)
+        total = torch.zeros((), dtype=exact, device=logits.device)
+        at_once = max(1, (CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[-1])
+        for own, other, out in zip(*(x.split(at_once) for x in (logits, teacher, slope)), strict=True):
+            log_q = (own.to(exact) / temperature).log_softmax(-1)
+            log_p = (other.to(exact) / temperature).log_softmax(-1)
+            p = log_p.exp()
+            total += torch.dot(p.flatten(), log_p.sub_(log_q).flatten())
+            out.copy_(log_q.exp_().sub_(p).mul_(temperature))
+        ctx.save_for_backward(slope)
+        return total * temperature**2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradient.to(slope.dtype), None, None
 
 
 def top_logits(teacher: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

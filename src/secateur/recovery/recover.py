@@ -76,7 +76,8 @@ def recover(
         tasks: to judge the original, the pruned and the recovered model on, see `evaluate_tasks`.
         tasks_limit: only the first items of each task.
         device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda:1`, `mps`, or what torch has here.
-        dtype: of the products; weights and their updates are fp32.
+        dtype: of the products; `auto` is bf16 where the hardware multiplies it faster than fp32. Weights and their
+            updates are fp32.
         speed: measure tokens a second and memory.
         dry_run: forecast the cost, write nothing.
         overwrite: an earlier result in `out` may be replaced.

@@ -210,10 +210,10 @@ def teacher_dtype(recovery: Recovery, products: torch.dtype) -> str:
 
 
 def _products(dtype: str, device: torch.device, config: Any) -> torch.dtype:
-    """fp32 on a CPU; elsewhere bf16, which needs no loss scaling, where the hardware has it."""
-    if dtype == "auto" and device.type != "cpu":
-        return torch.bfloat16 if accelerator.has_bf16(device) else torch.float32
-    return resolve_dtype(dtype, device, config) if dtype != "auto" else torch.float32
+    """bf16, which needs no loss scaling, where the hardware multiplies it faster than fp32."""
+    if dtype == "auto":
+        return torch.bfloat16 if accelerator.multiplies_bf16(device) else torch.float32
+    return resolve_dtype(dtype, device, config)
 
 
 def _check_memory(

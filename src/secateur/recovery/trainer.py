@@ -69,6 +69,9 @@ class Recoverer(Trainer):
         self._teacher, self._layers, self._lowest = teacher, layers or [], start
         self._sharded, self._make_optimizer = shard.is_sharded(model), make_optimizer
         self._micro = MicroBatches(arguments.device)
+        self._bf16 = torch.autocast(arguments.device.type, torch.bfloat16, enabled=arguments.bf16)
+        if arguments.bf16:  # accelerate would hand back all logits in fp32, copies that no loss needs
+            self.accelerator.native_amp = False
         self._asking = asking
         # The loss is divided by the tokens of the whole step, which the labels' first column never adds to.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
@@ -88,7 +91,7 @@ class Recoverer(Trainer):
         """The mix of losses over this pass's tokens, divided by the tokens of the whole step."""
         passed = {name: tensor for name, tensor in inputs.items() if name not in TARGETS}
         mix = self._recovery.mix
-        outputs = self._asking.ask(model, passed, "hidden" in mix)
+        outputs = self._answer(model, passed, "hidden" in mix)
         target = ask(self._teacher, passed, "hidden" in mix, self._asking) if self._teacher is not None else None
         total = self._mixed(outputs, inputs, target)
         labels = self._asking.labels(inputs["labels"])
@@ -96,6 +99,11 @@ class Recoverer(Trainer):
         # The gradients of processes are averaged, so each gives its share times their number.
         loss = total / counted * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _answer(self, model: Any, inputs: dict[str, Tensor], hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What the trained model says, computed in the precision of the training."""
+        with self._bf16:
+            return self._asking.ask(model, inputs, hidden)
 
     def _mixed(
         self, outputs: tuple[Tensor, tuple[Tensor, ...]], inputs: dict[str, Tensor], target: TeacherTarget | None
@@ -177,8 +185,7 @@ class Recoverer(Trainer):
             row = self._held_out.part(slice(index, index + 1))
             inputs = {name: tensor.to(self.args.device) for name, tensor in row.inputs().items()}
             labels = self._asking.labels(inputs.pop("labels"))
-            with self.compute_loss_context_manager():
-                logits = self._asking.places(self._asking.ask(model, inputs, False)[0])
+            logits = self._asking.places(self._answer(model, inputs, False)[0])
             counted = (labels != IGNORED) & counts
             sums[0] += self._distance(logits[counted], labels[counted], inputs, counted).cpu().double()
             sums[1] += counted.sum().cpu()
