@@ -22,7 +22,9 @@ it in --work, so the dense model answers once; a stopped run goes on with the sa
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import lzma
 import os
 import platform
 import subprocess
@@ -44,6 +46,7 @@ RESULTS = HERE / "results"
 DOCS = HERE.parent / "docs" / "tasks.md"
 BEGIN, END = "<!-- tasks: begin -->", "<!-- tasks: end -->"
 GENERAL = (0.0, 0.3, 0.6)  # shares of general text in the runs that are aimed
+DOCUMENTS, DOCUMENT = 1500, 8000  # of the mixed text: how many, and characters of each at most
 SEQUENCES = "--samples 128 --length 256"
 CUT = "--sites channel --method obs --quality fast --no-speed --no-explain"
 
@@ -120,6 +123,17 @@ def general_text(bench: Bench) -> Path:
     return bench.general
 
 
+def training_text(bench: Bench) -> str:
+    """What a distillation reads: half of it that web text, half books, documentation, textbooks, web and stories."""
+    file = bench.work / "mixed.jsonl"
+    if not file.is_file():
+        with lzma.open(SHARED / "data" / "pretrain" / "train.jsonl.xz", "rt", encoding="utf-8") as lines:
+            rows = (row for row in map(json.loads, lines) if row["domain"] != "code")
+            texts = [row["text"][:DOCUMENT] for row in itertools.islice(rows, DOCUMENTS)]
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return f"{general_text(bench)}:0.5,{file}:0.5"
+
+
 def dense(bench: Bench) -> None:
     words = ("--tasks", ",".join(bench.files()), *bench.limits("--limit"), "--dtype", bench.told.dtype)
     if not bench.have("dense", "secateur"):
@@ -193,7 +207,7 @@ def recovered(bench: Bench) -> None:
     if not (out / "report.json").is_file():
         flags = [x for key, value in training.items() if value for x in (f"--{key.replace('_', '-')}", value)]
         flags += ["--dtype", bench.told.dtype, "--no-speed", "--evaluate", held_out, "--out", out, "-q"]
-        bench.secateur("recover", cut, "--how", "distill", "--data", text, *flags)
+        bench.secateur("recover", cut, "--how", "distill", "--data", training_text(bench), *flags)
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     texts = {state["state"]: state["sets"] for state in report["recovery"]["states"]}
     bench.keep("recover", "distilled", **training, tasks=bench.judged(out), states=texts)

@@ -63,7 +63,8 @@ def jobs(source: Path, pruned: dict[str, Path], experts: tuple[Path, Path]) -> d
     for name, (model, changes, how) in JOBS.items():
         folder, data = experts if model == "experts" else (pruned[model], source / "text.jsonl")
         told = {"data": str(data), "steps": 6, "batch": 4, "length": LENGTH, "learning_rate": 3e-3}
-        found[name] = {"model": str(folder), "told": {**told, "evaluate_every": 3, **changes}, "dtype": "float32", **how}
+        told |= {"evaluate_every": 3, **changes}
+        found[name] = {"model": str(folder), "told": told, "dtype": "float32", **how}
     return found
 
 

@@ -43,8 +43,9 @@ def forward_kl(logits: Tensor, teacher: Tensor, temperature: float = 1.0) -> Ten
 
 
 class _ForwardKL(torch.autograd.Function):
-    """A few tokens at a time, each with its gradient, T (q - p), at once: nothing of the vocabulary's width is kept
-    but that, where autograd would keep five tensors in fp32, of which a large vocabulary's are most of a step's memory.
+    """A few tokens at a time, and their gradient, T (q - p), at once: nothing else as wide as the vocabulary is kept.
+
+    Autograd would keep five such tensors in fp32, which are most of a step's memory where the vocabulary is large.
     """
 
     @staticmethod
