@@ -116,6 +116,18 @@ def test_text_is_split_into_three(tmp_path: Path) -> None:
         read_text(write(tmp_path / "b.jsonl", {"text": "a" * 20}), byte_tokenizer(), 10, 16, 0, 259)
 
 
+def test_text_of_several_sources(tmp_path: Path) -> None:
+    """By their shares, in all three parts; a recipe whose calibration is a mixture trains on it too."""
+    a, b = (write(tmp_path / f"{c}.jsonl", *({"text": c * 50} for _ in range(300))) for c in "ab")
+    text = read_text(f"{a}:3,{b}:1", byte_tokenizer(), 100, 16, 0, 259)
+    first = byte_tokenizer()("a", add_special_tokens=False)["input_ids"][0]
+    for rows in (text.train, text.held_out, text.reported):
+        of_a = float((rows.ids == first).any(1).float().mean())
+        assert 0.6 < of_a < 0.95
+    with pytest.raises(InputError, match="--data .* gives a share to some sources only"):
+        read_text(f"{a}:3,{b}", byte_tokenizer(), 100, 16, 0, 259)
+
+
 def test_a_draw_goes_through_all_sequences_before_any_comes_again() -> None:
     rows = Rows(torch.arange(5).view(5, 1), torch.arange(5).view(5, 1))
     order = [int(Draw(rows, 12, 0)[i]["input_ids"]) for i in range(12)]

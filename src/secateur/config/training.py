@@ -31,7 +31,7 @@ class Recovery(BaseModel):
         "distill", description="distill: all weights, from the teacher; full: all weights, from text; lora: adapters"
     )
     data: Annotated[str | None, Flag(LEARN, "-d", required=True)] = Field(
-        None, description="training text; default in a recipe: that of the calibration"
+        None, description="training text, several with shares; default in a recipe: that of the calibration"
     )
     steps: Annotated[int, Flag(TRAIN)] = Field(300, ge=1, le=100_000_000, description="steps of the optimiser")
     batch: Annotated[int, Flag(TRAIN)] = Field(

@@ -37,7 +37,13 @@ def counts_of(shares: list[float], samples: int) -> list[int]:
 
 
 def calibration_of(
-    spec: str, tokenizer: Callable[[], Any], samples: int, length: int, seed: int, vocab_size: int
+    spec: str,
+    tokenizer: Callable[[], Any],
+    samples: int,
+    length: int,
+    seed: int,
+    vocab_size: int,
+    flag: str = "--calibrate",
 ) -> Calibration:
     """Draws token sequences of one source or of several, by the protocol of `calibration_batches` for each.
 
@@ -50,11 +56,12 @@ def calibration_of(
         length: tokens of each.
         seed: of the draw and of the mixing.
         vocab_size: token ids at or above it are refused.
+        flag: by which the specification was given.
 
     Raises:
         InputError: see `shares_of` and `calibration_batches`; fewer samples than sources.
     """
-    shares = shares_of(spec)
+    shares = shares_of(spec, flag)
     if len(shares) > samples:
         raise InputError(f"--samples {samples} is less than one for each of {len(shares)} sources; give more")
     held_out = counts_of([share for _, share in shares], max(32, len(shares)))

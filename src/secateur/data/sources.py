@@ -22,7 +22,7 @@ def split_specs(data: str, flag: str = "--data") -> list[str]:
     return list(dict.fromkeys(specs))
 
 
-def shares_of(spec: str) -> list[tuple[str, float]]:
+def shares_of(spec: str, flag: str = "--calibrate") -> list[tuple[str, float]]:
     """(source, share) of each source of a specification; shares add up to 1.
 
     >>> shares_of("a.jsonl:3,b.jsonl:1")
@@ -34,18 +34,18 @@ def shares_of(spec: str) -> list[tuple[str, float]]:
     if _exists(spec):
         return [(spec, 1.0)]
     parts = [part.strip() for part in spec.split(",") if part.strip()]
-    split = [_share(part) for part in parts] or [(spec, None)]
+    split = [_share(part, flag) for part in parts] or [(spec, None)]
     given = [share for _, share in split if share is not None]
     if given and len(given) < len(split):
-        raise InputError(f"--calibrate {spec} gives a share to some sources only; give one to each, or to none")
+        raise InputError(f"{flag} {spec} gives a share to some sources only; give one to each, or to none")
     names = [name for name, _ in split]
     if len(set(names)) < len(names):
-        raise InputError(f"--calibrate {spec} names a source twice; give it one share")
+        raise InputError(f"{flag} {spec} names a source twice; give it one share")
     total = sum(given) or float(len(split))
     return [(name, (1.0 if share is None else share) / total) for name, share in split]
 
 
-def _share(part: str) -> tuple[str, float | None]:
+def _share(part: str, flag: str) -> tuple[str, float | None]:
     """A source, and the number behind its last colon if that is one: `stdlib:code` and hub ids have others."""
     name, colon, end = part.rpartition(":")
     if not colon or _exists(part):
@@ -55,7 +55,7 @@ def _share(part: str) -> tuple[str, float | None]:
     except ValueError:
         return part, None
     if not (share > 0 and math.isfinite(share)):
-        raise InputError(f"--calibrate: the share of {name} is {end}; give a number above 0")
+        raise InputError(f"{flag}: the share of {name} is {end}; give a number above 0")
     return name, share
 
 

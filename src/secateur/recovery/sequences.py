@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from secateur.data.batches import calibration_batches
-from secateur.data.documents import load_corpus
+from secateur.data.mixture import calibration_of
 from secateur.errors import InputError
 from secateur.recovery.examples import Example, is_task_data, read_examples
 from secateur.recovery.losses import IGNORED
@@ -110,7 +109,7 @@ def read_text(
     """Up to `wanted` sequences to train on, and the held-out ones.
 
     Args:
-        spec: what `load_corpus` reads, or task data (see `examples`).
+        spec: one source or several with their shares (see `data.mixture`), or task data (see `examples`).
         pack: task data: several examples a row. False where a model can't keep them apart.
 
     Raises:
@@ -123,11 +122,9 @@ def read_text(
         rows = rows.part(torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)))
         name = spec
     else:
-        corpus = load_corpus(spec)
-        drawn = calibration_batches(corpus, tokenizer, wanted + 2 * HELD_OUT, length, seed, 0, vocabulary)
+        drawn = calibration_of(spec, lambda: tokenizer, wanted + 2 * HELD_OUT, length, seed, vocabulary, "--data")
         labels = drawn.tokens if drawn.counts is None else drawn.tokens.masked_fill(~drawn.counts, IGNORED)
-        rows, name, digest = Rows(drawn.tokens, labels), drawn.source, drawn.source_sha256
-        notes = corpus.notes
+        rows, name, digest, notes = Rows(drawn.tokens, labels), drawn.source, drawn.source_sha256, drawn.notes
     return parted(rows, wanted, length, name, digest, notes)
 
 
@@ -145,10 +142,7 @@ def parted(rows: Rows, wanted: int, length: int, name: str, digest: str, notes: 
     held = max(1, min(HELD_OUT, len(rows) // SHARE))
     train = rows.part(slice(2 * held, 2 * held + wanted))
     if len(train) < wanted:
-        notes = (
-            *notes,
-            f"{name} gives {len(train)} sequences; each is seen {wanted / len(train):.1f} times",
-        )
+        notes = (f"{name} gives {len(train)} sequences; each is seen {wanted / len(train):.1f} times", *notes)
     sha256 = hashlib.sha256(train.ids.numpy().tobytes() + train.labels.numpy().tobytes()).hexdigest()
     return Text(train, rows.part(slice(held)), rows.part(slice(held, 2 * held)), name, digest, sha256, notes)
 
