@@ -54,6 +54,22 @@ def test_it_shows_what_was_won_back(run: Callable[..., Ended], words: list[objec
     assert one == two
 
 
+def test_several_sources(run: Callable[..., Ended], words: list[object], source: Path, tmp_path: Path) -> None:
+    file = source / "text.jsonl"
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(file.read_bytes())
+    at = words.index("--data") + 1
+    words[at] = f"{file}:3,{other}:1"
+    ended = run(*words)
+    assert ended.code == 0, ended.error
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["recovery"]["steps"] == 6
+    for wrong, said in (("3,no.jsonl:1", "'no.jsonl' does not exist"), ("0", "give a number above 0")):
+        words[at] = f"{file}:{wrong}"
+        ended = run(*words)
+        assert (ended.code, ended.error.count("\n")) == (2, 1)
+        assert said in ended.error
+
+
 def test_ctrl_c_keeps_the_best_state(run: Callable[..., Ended], words: list[object], tmp_path: Path) -> None:
     honest = Recoverer.training_step
 

@@ -124,7 +124,7 @@ def test_text_of_several_sources(tmp_path: Path) -> None:
     for rows in (text.train, text.held_out, text.reported):
         of_a = float((rows.ids == first).any(1).float().mean())
         assert 0.6 < of_a < 0.95
-    with pytest.raises(InputError, match="--data .* gives a share to some sources only"):
+    with pytest.raises(InputError, match=r"--data .* gives a share to some sources only"):
         read_text(f"{a}:3,{b}", byte_tokenizer(), 100, 16, 0, 259)
 
 

@@ -123,6 +123,15 @@ def check_data(*named: str | None) -> None:
             check_there(spec)
 
 
+def check_mixture(spec: str | None, flag: str) -> None:
+    """The same of sources with shares."""
+    from secateur.data.documents import check_there
+    from secateur.data.sources import shares_of
+
+    for source, _ in shares_of(spec, flag) if spec is not None else ():
+        check_there(source)
+
+
 def check_tasks(named: str | None) -> None:
     """Refuses task files that aren't there, before anything is imported to read them."""
     from secateur.data.sources import split_specs

@@ -22,6 +22,7 @@ from secateur.cli.options import (
     Trust,
     at_least,
     check_data,
+    check_mixture,
     check_tasks,
     flags,
     output,
@@ -59,7 +60,8 @@ def recover(
     from secateur.model.hub import at_revision, local_folder
 
     settings = make_recovery(given)
-    check_data(settings.data, None if evaluate == "none" else evaluate)
+    check_mixture(settings.data, "--data")
+    check_data(None if evaluate == "none" else evaluate)
     check_tasks(tasks)
     model = at_revision(model, revision)
     local_folder(model)  # what isn't there is said at once, not after torch has been imported

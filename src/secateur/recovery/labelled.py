@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.data.batches import calibration_batches, framed
-from secateur.data.documents import load_corpus
+from secateur.data.batches import framed
 from secateur.data.items import Labelled, Tagged
+from secateur.data.mixture import calibration_of
 from secateur.data.tasks import FORMS, TaskFile, read_task
 from secateur.errors import InputError
 from secateur.evaluation.loading import Loaded
@@ -52,15 +52,15 @@ def read_texts(spec: str, loaded: Loaded, head: Head, wanted: int, length: int, 
         rows, digest, notes = _labelled(spec, loaded, head, length)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
         return parted(rows.part(order), wanted, length, spec, digest, notes)
-    corpus, vocabulary = load_corpus(spec), int(loaded.model.config.get_text_config().vocab_size)
-    drawn = calibration_batches(corpus, loaded.tokenizer, wanted + 2 * HELD_OUT, length, seed, 0, vocabulary)
+    vocabulary = int(loaded.model.config.get_text_config().vocab_size)
+    drawn = calibration_of(spec, lambda: loaded.tokenizer, wanted + 2 * HELD_OUT, length, seed, vocabulary, "--data")
     if head is MASKED:
         rows = _masked(drawn.tokens, loaded, seed)
     else:
         drawn = drawn if loaded.tokenizer is None else framed(drawn, loaded.tokenizer)
         shape = drawn.tokens.shape if head is TOKEN else drawn.tokens.shape[:1]
         rows = Rows(drawn.tokens, torch.full(shape, UNKNOWN))
-    return parted(rows, wanted, length, drawn.source, drawn.source_sha256, corpus.notes)
+    return parted(rows, wanted, length, drawn.source, drawn.source_sha256, drawn.notes)
 
 
 def _labelled(spec: str, loaded: Loaded, head: Head, length: int) -> tuple[Rows, str, tuple[str, ...]]:
