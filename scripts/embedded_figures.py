@@ -61,7 +61,7 @@ def measured() -> Figures:
         report = json.loads((RUNS / "out" / name / "report.json").read_text(encoding="utf-8"))
         found[name] = {key: report[key] for key in SHOWN if key in report}
     search = json.loads((RUNS / "out" / "found" / "search.json").read_text(encoding="utf-8"))
-    kept = ("wishes", "layers", "perplexity", "hidden", "finalists", "rank_correlation", "limited_by")
+    kept = ("wishes", "layers", "perplexity", "hidden", "formats", "finalists", "rank_correlation", "limited_by")
     candidates = [{key: one[key] for key in ("pieces", "measured", "chosen")} for one in search["candidates"]]
     return {**found, "search": {**{key: search[key] for key in kept}, "candidates": candidates}}
 

@@ -16,7 +16,7 @@ from secateur.errors import InputError, UnsupportedModelError, VerificationError
 from secateur.export.gguf import export as writing
 from secateur.export.gguf import llama_cpp
 from secateur.export.gguf.export import modelfile
-from secateur.export.gguf.numbers import type_of
+from secateur.export.gguf.numbers import ALLOWED, encoded, error_of, type_of
 from secateur.export.gguf.tensors import in_pairs
 from secateur.export.gguf.vocabulary import Vocabulary
 from secateur.report.schema.export import Exported
@@ -87,6 +87,17 @@ def test_quantised_rows_are_whole_blocks(tmp_path: Path, no_client: None) -> Non
     assert types["blk.0.attn_norm.weight"] == "F32"
     assert values(reader, "llama.feed_forward_length") == 64
     assert type_of("blk.0.ffn_down.weight", torch.zeros(4, 44), "q4_0") == "f16"
+
+
+@pytest.mark.parametrize("numbers", ["q8_0", "q5_0", "q5_1", "q4_0", "q4_1"])
+def test_no_block_is_further_off_than_is_allowed(numbers: str) -> None:
+    """Blocks of a largest number and its opposite too, whose scale the file rounds: nothing goes beyond its end."""
+    torch.manual_seed(0)
+    scales = torch.rand(4000, 1) * 0.2 + 1e-3
+    value = torch.randn(4000, 32) * scales
+    value[:, 0], value[:, 1] = -scales[:, 0] * 5, scales[:, 0] * 5
+    array, kind = encoded(value, numbers)
+    assert error_of(value, gguf.quants.dequantize(array, kind), numbers) <= ALLOWED[numbers]
 
 
 def test_rows_of_queries_are_neighbours() -> None:

@@ -38,6 +38,27 @@ def test_a_recipe_ends_with_an_export(tmp_path: Path) -> None:
     assert not (out / "export").exists()
 
 
+def test_an_export_of_a_few_bits_is_judged_as_it_is(tmp_path: Path) -> None:
+    """Where layers are alike, transformers reads the file, and the same text has the same perplexity."""
+    gguf = pytest.importorskip("gguf", reason="the package gguf, of the extra gguf, isn't installed")
+    shape = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 128, "context": 64}
+    folder = with_tokenizer(save_tiny(tmp_path / "tiny", **shape))
+    text = tmp_path / "judge.txt"
+    text.write_text("Two rivers meet below the mill, and neither is in a hurry. " * 20, encoding="utf-8")
+    recipe = asked(folder, sparsity=0.5, evaluate=str(text), export={"to": "gguf", "type": "q4_0"}, speed=False)
+    report = secateur.prune(recipe, tmp_path / "out", quiet=True)
+    found = report["evaluation"]["exported"]
+    assert found["type"] == "q4_0"
+    assert found["perplexity"] != report["evaluation"]["after"]["perplexity"]
+    assert [stage["name"] for stage in report["stages"]][-1] == "evaluate the export"
+    [file] = (tmp_path / "out" / "export").glob("*.gguf")
+    assert any(tensor.tensor_type.name == "Q4_0" for tensor in gguf.GGUFReader(str(file)).tensors)
+    read = secateur.evaluate(file, str(text), speed=False, quiet=True)
+    assert found["perplexity"] == pytest.approx(read["perplexity"], rel=0.02)  # which transformers reads as bf16
+    floats = secateur.prune(asked(folder, evaluate=str(text), export={"to": "gguf"}), tmp_path / "f16", quiet=True)
+    assert "exported" not in floats["evaluation"]
+
+
 def test_what_can_not_be_exported_is_refused_before_the_run(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
     with pytest.raises(InputError, match="use secateur export OUT --to hub"):

@@ -59,6 +59,11 @@ class Export(BaseModel):
             raise ValueError(f"repo is for hub, and to is {self.to}; leave it out")
         return self
 
+    @property
+    def quantised(self) -> bool:
+        """Whether its matrices are rounded to a few bits."""
+        return self.type is not None and self.type not in FLOATS
+
 
 def make_export(values: Mapping[str, Any]) -> Export:
     """An export from plain values.

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from secateur.config.export import TYPES
 from secateur.config.fields import Settings
 from secateur.config.flags import CUT, Flag
 from secateur.config.parsing import read_mapping
@@ -38,7 +39,9 @@ class SearchSettings(Settings):
     minutes: Annotated[float | None, Flag(CUT)] = Field(
         None, gt=0, le=1e6, description="end the search after this long; the prune that follows isn't in it"
     )
-
+    precision: Annotated[tuple[str, ...], Flag(CUT, choices=TYPES)] = Field(
+        (), description="number formats that an export to GGUF may have, such as f16,q8_0,q4_0; one is chosen"
+    )
     finalists: Annotated[int | None, Flag(CUT)] = Field(
         None, ge=1, le=64, description="the best so many are made and compared; default 1, with recover_steps 3"
     )
@@ -46,11 +49,19 @@ class SearchSettings(Settings):
         None, ge=1, le=100_000_000, description="train the finalists for so many steps before they are compared"
     )
 
-    @field_validator("want", mode="before")
+    @field_validator("want", "precision", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
         parts = [value] if isinstance(value, str) else list(value or ())
         return tuple(part.strip() for text in parts for part in str(text).split(",") if part.strip())
+
+    @field_validator("precision")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in value:
+            if kind not in TYPES:
+                raise ValueError(f"precision '{kind}' is unknown{nearest(kind, TYPES)}; GGUF has {', '.join(TYPES)}")
+        return tuple(dict.fromkeys(value))
 
     @field_validator("sites")
     @classmethod
@@ -77,6 +88,7 @@ class SearchSettings(Settings):
             raise ValueError(
                 "hidden dimensions go for wishes about params, size, memory or flops alone; give such ones"
             )
+        self._exported()
         if self.rivals > 1 and not any(wish.of_cost for wish in self.wishes):
             raise ValueError("finalists are of a choice by what the model takes; add a wish such as params=0.75x")
         if self.rivals > 1 and self.evaluate == "none":
@@ -84,6 +96,22 @@ class SearchSettings(Settings):
         if self.recover_steps is not None and self.rivals == 1:
             raise ValueError("recover_steps is for comparing finalists, and finalists is 1; give 2 or more")
         return self
+
+    def _exported(self) -> None:
+        """Refuses formats of an export that nothing asks for, or beside what isn't searched with them."""
+        if not self.precision:
+            return
+        about = {wish.about for wish in self.wishes}
+        if not about & {"size", "memory"} or about & {*SECONDS}:
+            raise ValueError("precision is for wishes about size or memory, none about seconds; give such ones")
+        if HIDDEN in self.sites:
+            raise ValueError("precision and hidden dimensions aren't searched together; leave one out")
+        if self.export is not None:
+            raise ValueError("precision is of an export to GGUF, which the search adds; leave export out")
+
+    def of_each_format(self) -> SearchSettings:
+        """The same with a format's share of the trials."""
+        return self.model_copy(update={"trials": max(1, self.trials // max(1, len(self.precision)))})
 
     @property
     def rivals(self) -> int:

@@ -100,7 +100,7 @@ class StreamedModel:
             leaf,
             nn.ModuleList(_Probe(layer, checkpoint.family.returns) for layer in layers.children()),
         )
-        return model.to(self.device)
+        return self.changed(model.to(self.device))
 
     @property
     def _probes(self) -> list[Any]:
@@ -126,14 +126,19 @@ class StreamedModel:
         assert isinstance(layers, nn.ModuleList)
         return layers
 
+    def changed(self, module: nn.Module, index: int | None = None) -> nn.Module:
+        """What computes instead of a layer, or of what surrounds the layers (None): here that itself, as it was read.
+        A subclass may change its weights in place."""
+        return module
+
     def template(self, index: int) -> nn.Module:
         """Makes a copy of layer `index` without weights (meta device)."""
         own = self._loader.config
         configs = (own, text_config(own))
         return copy.deepcopy(self._slots()[index], {id(config): config for config in configs})
 
-    def load(self, index: int) -> nn.Module:
-        """Reads layer `index` from disk, in the compute dtype, onto the device."""
+    def load(self, index: int, plain: bool = False) -> nn.Module:
+        """Reads layer `index` from disk, in the compute dtype, onto the device; plain: without `changed`."""
         give_back()  # of the layer before
         with self._reading:
             slots, empty = self._slots(), self.template(index)
@@ -143,7 +148,7 @@ class StreamedModel:
                 self._fill_shared(layer, index)
             finally:
                 slots[index] = empty
-        return layer.to(self.device)
+        return layer.to(self.device) if plain else self.changed(layer.to(self.device), index)
 
     def _fill_shared(self, layer: nn.Module, index: int) -> None:
         """Reads what a layer has in common with one before it, under whose names it's stored."""

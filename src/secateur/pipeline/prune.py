@@ -150,7 +150,9 @@ def planned_stages(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str
         names += [f"step {number}, {name}" if len(every) > 1 else name for name in own]
     names += [] if dry_run or recipe.evaluate == "none" else ["evaluate"]
     names += ["tasks"] if tasks_of_run(recipe) is not None and not dry_run else []
-    return names + ([] if dry_run or recipe.export is None else STAGES)
+    if dry_run or recipe.export is None:
+        return names
+    return names + STAGES + (["evaluate the export"] if recipe.export.quantised and recipe.evaluate != "none" else [])
 
 
 def planned_pass(recipe: Recipe, plan: Plan | None, dry_run: bool) -> list[str]:

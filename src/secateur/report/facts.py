@@ -128,6 +128,10 @@ def comparison(report: Report) -> list[Row]:
     if kl is not None:
         label = "KL from the original, nats/token"
         rows.append(Row("kl", label, fmt.MISSING, fmt.number(kl), fmt.MISSING, fmt.MISSING, "unknown"))
+    exported = section(report, "evaluation", "exported")
+    if exported:
+        metric = Metric("exported", f"Perplexity of the export, {exported.get('type')}", fmt.number, -1)
+        rows.append(judged(metric, sides[0].get("perplexity"), exported.get("perplexity")))
     return rows + agreement(report)
 
 

@@ -16,13 +16,14 @@ from secateur.search.finalists import finalists
 from secateur.search.found import Found, Narrow, TimedCandidate
 from secateur.search.latency import OFF, TIMES, Seconds, Timings, time_of, timed, timed_pieces
 from secateur.search.levels import bytes_of_pieces, write_pieces
+from secateur.search.precision import best_format, check_reachable, measures_by_format
 from secateur.search.predict import Costs, costs_of, measured_pieces
-from secateur.search.prepared import Remembered, clock, job_of, one_by_one
+from secateur.search.prepared import Remembered, beyond, clock, job_of, one_by_one
 from secateur.search.programme import Limit
 from secateur.search.refine import Tried, refined
 from secateur.search.space import Candidate, Space, space_of
 from secateur.search.tasks import AT_ONCE, as_tasks
-from secateur.search.trial import Evaluate, Trials
+from secateur.search.trial import Against, Evaluate, Trials
 from secateur.search.wanted import Measures, limits_of, measures_of, narrowed, timed_measures
 from secateur.system.monitor import Monitor
 from secateur.system.on_ray import OnRay
@@ -95,7 +96,8 @@ def find(
     measures = measures_of(space, inputs.streamed)
     measures = measures if narrow is None else narrowed(measures, narrow.untouched)
     by_shape = [wish for wish in settings.wishes if wish.about in measures.whole]
-    limits_of(by_shape, measures, space)  # what can't be is said before anything is measured
+    formats = measures_by_format(settings.precision, measures, job, space)
+    check_reachable(by_shape, [*formats.values()] or [measures], space)  # said before anything is measured
     need = bytes_of_pieces(job, space) + (1 + settings.rivals) * inputs.checkpoint.bytes_on_disk
     check_room(workspace.out, need, sum(file.stat().st_size for file in levels.glob("*/*")))
     with monitor.stage("cut levels", inputs.checkpoint.layers) as step:
@@ -110,23 +112,30 @@ def find(
             each, at_once = one_by_one(trials.evaluate), 1
         evaluate: Evaluate = Remembered.of(each, journal, key)
         [alone] = evaluate([()]) if narrow is not None else [0.0]
-        evaluate = evaluate if narrow is None else partial(_beyond, evaluate, alone)
+        evaluate = evaluate if narrow is None else partial(beyond, evaluate, alone)
         with monitor.stage("each piece alone", len(measured_pieces(space))) as step:
             costs = costs_of(space, evaluate, step, at_once)
         timings = _timings(job, space, monitor, journal) if times(settings) else None
         with monitor.stage("candidates", settings.trials) as step:
             ready = Ready(job, settings, space, costs, evaluate, over, step, at_once)
             wishes = [wish for wish in settings.wishes if wish.of_cost]
+            if formats:
+                each_one = replace(ready, settings=settings.of_each_format())
+                untouched = Against(inputs.streamed, trials.before[-1])
+                return best_format(
+                    job,
+                    wishes,
+                    formats,
+                    untouched,
+                    (levels, workspace.work),
+                    journal,
+                    lambda own, cost: _within(replace(each_one, evaluate=cost), wishes, own, None, journal),
+                )
             if wishes:
                 found = _within(ready, wishes, measures, timings, journal)
                 tried = (Tried(one, a + alone, b + alone) for one, a, b in found.tried)
                 return replace(found, tried=tuple(tried), narrow=narrow)
             return _front(ready, measures, timings)
-
-
-def _beyond(evaluate: Evaluate, alone: float, candidates: Sequence[Candidate]) -> list[float]:
-    """What candidates lose beyond what the model does in which they are looked for."""
-    return [max(cost - alone, 0.0) for cost in evaluate(candidates)]
 
 
 def _timings(job: Job, space: Space, monitor: Monitor, journal: Journal) -> Timings:
@@ -149,6 +158,8 @@ def _within(
     for round_ in range(3):
         now = measures if timings is None else timed_measures(measures, timings, ready.space, factors)
         limits = limits_of(wishes, now, ready.space)
+        if not limits:
+            return Found(ready.space, now, ready.costs, (Tried((), 0.0, 0.0),), ())
         tried += ready.rounds(limits, ready.settings.trials if round_ == 0 else ready.settings.trials // 2, tried)
         kept = [
             one for one in tried if all(w.held(now.left(w.about, one.candidate), now.whole[w.about]) for w in wishes)

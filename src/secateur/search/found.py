@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from secateur.pipeline.inputs import Inputs
+from secateur.report.schema.search import FormatFacts
 from secateur.search.latency import TIMES, Seconds
 from secateur.search.predict import Costs
 from secateur.search.refine import Tried
@@ -58,6 +59,7 @@ class Found:
         timed: the candidates that were timed, in order.
         finalists: those that are to be compared as models, the best one first; empty where it is the choice.
         narrow: the model that the candidates are of, where it has fewer hidden dimensions.
+        format, formats: the number format that its export has, and what came of each that was looked at.
     """
 
     space: Space
@@ -68,6 +70,8 @@ class Found:
     timed: tuple[TimedCandidate, ...] = ()
     finalists: tuple[Candidate, ...] = ()
     narrow: Narrow | None = None
+    format: str | None = None
+    formats: tuple[FormatFacts, ...] = ()
 
     @property
     def divergence(self) -> float:

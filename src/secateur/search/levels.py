@@ -68,7 +68,7 @@ def file_of(folder: Path, piece: Piece) -> Path:
 def put_together(job: Job, folder: Path, index: int, candidate: Candidate) -> nn.Module:
     """Layer `index` as a candidate leaves it: narrower, refitted, without the sub-blocks that go."""
     streamed, checkpoint = job.streamed, job.streamed.checkpoint
-    layer = streamed.load(index)
+    layer = streamed.load(index, plain=True)
     for piece in (piece for piece in candidate if piece.layer == index):
         sites = [site for site in checkpoint.sites[index] if site.kind == piece.kind]
         if piece.kind in SUB_BLOCKS:
@@ -79,7 +79,7 @@ def put_together(job: Job, folder: Path, index: int, candidate: Candidate) -> nn
         else:
             remove(layer, put_values(layer, sites, load_file(file_of(folder, piece))))
             update_heads(layer, checkpoint.family, checkpoint.head_dim)
-    return layer.to(streamed.device)
+    return streamed.changed(layer.to(streamed.device), index)
 
 
 def masks_of(folder: Path, piece: Piece) -> dict[str, Tensor]:

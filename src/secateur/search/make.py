@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from secateur.config.export import make_export
 from secateur.config.plan import Plan
 from secateur.config.recipe import Recipe
 from secateur.config.searching import HIDDEN, SearchSettings
@@ -83,7 +84,8 @@ def smallest(found: Found, limits: Sequence[Wish], made: Callable[[Candidate], M
 
 
 def judged(wish: Wish, report: Report | None) -> tuple[float | None, float | None]:
-    """(before, after) of what a wish about quality is about, as a report has it."""
+    """(before, after) of what a wish about quality is about, as a report has it; after: of an export of a few bits,
+    where there is one."""
     if report is None:
         return None, None
     if wish.about == TASK:
@@ -91,7 +93,8 @@ def judged(wish: Wish, report: Report | None) -> tuple[float | None, float | Non
         values = [_right(sides.get(side) or {}, wish.file) for side in ("before", "after")]
         return values[0], values[1]
     found: Any = report.get("evaluation") or {}
-    before, after = ((found.get(side) or {}).get("perplexity") for side in ("before", "after"))
+    result = "exported" if "exported" in found else "after"
+    before, after = ((found.get(side) or {}).get("perplexity") for side in ("before", result))
     return before, after
 
 
@@ -121,6 +124,8 @@ def pruned(
         sites, sparsities = (HIDDEN, *sites), {HIDDEN: found.narrow.share, **sparsities}
     for streamed in (inputs.streamed, own.streamed):
         streamed.release()
+    if found.format is not None:
+        settings = settings.model_copy(update={"export": make_export({"to": "gguf", "type": found.format})})
     recipe = settings.replaying(sites, sparsities)
     folder = workspace.work / MADE / _key(candidate, recipe) / workspace.out.resolve().name
     return Made(candidate, folder, _finished(folder) or _made(recipe, folder, plan, workspace, quiet))

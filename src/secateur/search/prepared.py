@@ -57,7 +57,7 @@ def opened(settings: SearchSettings, device: torch.device, monitor: Monitor) -> 
 
 def fingerprint(settings: SearchSettings, inputs: Inputs) -> dict[str, object]:
     """Everything that decides what a measurement says. Wishes don't: another search may use what one has measured."""
-    same = {"want", "trials", "minutes", "memory", "export", "prompts", "finalists", "recover_steps"}
+    same = {"want", "trials", "minutes", "memory", "precision", "export", "prompts", "finalists", "recover_steps"}
     return {
         **settings.model_dump(mode="json", exclude=same),
         "calibration data": inputs.calibration.sha256,
@@ -110,6 +110,11 @@ class Remembered:
 def one_by_one(evaluate: Evaluate) -> Callable[[Sequence[Candidate]], Iterator[tuple[int, float]]]:
     """Measures in this process, and gives each as it is done."""
     return lambda candidates: ((place, evaluate([one])[0]) for place, one in enumerate(candidates))
+
+
+def beyond(evaluate: Evaluate, alone: float, candidates: Sequence[Candidate]) -> list[float]:
+    """What candidates lose beyond what the model does in which they are looked for."""
+    return [max(cost - alone, 0.0) for cost in evaluate(candidates)]
 
 
 def candidate_of(pieces: Sequence[Sequence[Any]]) -> Candidate:

@@ -69,6 +69,7 @@ def told(
         "pieces": pieces_of(found.space, found.measures, found.costs),
         "candidates": [_candidate(one, found, chosen, one.candidate in front, plans) for one in found.tried],
         "hidden": list(hidden),
+        "formats": list(found.formats),
         "finalists": [_finalist(one, compared[one], found, chosen) for one in compared],
         "timed": [_timed(one) for one in found.timed],
         "rank_correlation": rank_correlation([t.predicted for t in found.tried], [t.measured for t in found.tried]),
@@ -155,7 +156,12 @@ def _values(wish: Wish, found: Found, made: Made | None) -> tuple[float | None, 
     whole = found.measures.whole[wish.about]
     if wish.about == "params" and made is not None:
         return whole, float(made.report["parameters"]["after"])
-    return whole, None if made is None else found.measures.left(wish.about, made.candidate)
+    if made is None:
+        return whole, None
+    left = found.measures.left(wish.about, made.candidate)
+    if found.format is not None and wish.about in ("size", "memory"):  # the file is there, so its bytes are known
+        left += made.report["export"]["bytes_after"] - found.measures.left("size", made.candidate)
+    return whole, left
 
 
 def _perplexity(report: Report | None) -> dict[str, float] | None:

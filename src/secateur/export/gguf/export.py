@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from secateur._version import __version__
 from secateur.errors import InputError, VerificationError, install
@@ -20,6 +21,8 @@ from secateur.export.result import Job, Made
 from secateur.model.checkpoint import Checkpoint
 from secateur.report.schema.export import TensorProof
 
+TENSOR_INFO = 100  # bytes of a tensor's name, shape and place, and of what fills up to the next one, about
+
 
 def export(job: Job) -> Made:
     """Writes `NAME-TYPE.gguf` and `Modelfile`, reads every tensor back, and runs the file where llama.cpp is.
@@ -30,19 +33,14 @@ def export(job: Job) -> Made:
         VerificationError: the file doesn't say what the model does.
     """
     checkpoint, folder, told, monitor = job.checkpoint, job.folder, job.told, job.monitor
-    gguf = package()
-    row = row_of(checkpoint)
+    gguf, tokenizer = package(), checkpoint.tokenizer()
     numbers = told.type or STORED[checkpoint.dtype]
-    multiple = max(told.multiple, BLOCK) if numbers.startswith("q") else told.multiple
-    stock = stock_of(checkpoint, multiple, row.square)
-    layout = layout_of(checkpoint, row, stock, multiple)
-    tokenizer = checkpoint.tokenizer()
-    size, ends = int(checkpoint.config.vocab_size), getattr(checkpoint.config, "eos_token_id", None)
-    vocabulary = vocabulary_of(tokenizer, size, probe_texts(), ends)
+    parts = _parts(checkpoint, numbers, told.multiple)
+    row, layout, vocabulary, stock = parts
     title = _plain(job.name)
     name = f"{title}-{numbers}.gguf"
     with monitor.stage("write"):
-        written, notes = _write(gguf, folder / name, title, checkpoint, (row, layout, vocabulary), numbers)
+        written, notes = _write(gguf, folder / name, title, checkpoint, parts, numbers)
         (folder / "Modelfile").write_text(modelfile(name, vocabulary), encoding="utf-8")
     with monitor.stage("prove"):
         proof = _read_back(gguf, folder / name, checkpoint, row, layout)
@@ -52,6 +50,40 @@ def export(job: Job) -> Made:
     notes += [*vocabulary.notes, *_widened(checkpoint, row, layout, stock), *_odd(written, numbers)]
     entries = sum(entries for _, entries in written.values())
     return Made(layout.architecture, entries, numbers, proof, client, notes)
+
+
+class Parts(NamedTuple):
+    """What a file is made of, beside the weights."""
+
+    row: Row
+    layout: Layout
+    vocabulary: Vocabulary
+    stock: Stock
+
+
+def _parts(checkpoint: Checkpoint, numbers: str, multiple: int) -> Parts:
+    row = row_of(checkpoint)
+    multiple = max(multiple, BLOCK) if numbers.startswith("q") else multiple
+    stock = stock_of(checkpoint, multiple, row.square)
+    size, ends = int(checkpoint.config.vocab_size), getattr(checkpoint.config, "eos_token_id", None)
+    vocabulary = vocabulary_of(checkpoint.tokenizer(), size, probe_texts(), ends)
+    return Parts(row, layout_of(checkpoint, row, stock, multiple), vocabulary, stock)
+
+
+def header_bytes(checkpoint: Checkpoint, numbers: str) -> int:
+    """What a file takes beside its tensors: configuration, vocabulary, the tensors' names.
+
+    Raises:
+        InputError, UnsupportedModelError: as `export`.
+    """
+    gguf = package()
+    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+        file = Path(folder) / "header.gguf"
+        writer, _ = _begun(gguf, file, "model", checkpoint, _parts(checkpoint, numbers, 1), numbers)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        return file.stat().st_size + TENSOR_INFO * len(checkpoint.targets)
 
 
 def package() -> Any:
@@ -78,22 +110,16 @@ def _write(
     file: Path,
     title: str,
     checkpoint: Checkpoint,
-    parts: tuple[Row, Layout, Vocabulary],
+    parts: Parts,
     numbers: str,
 ) -> tuple[dict[str, tuple[str, int]], list[str]]:
     """Writes the file; returns each tensor's type and entries, and notes.
 
     Tensors wait in a temporary file until the header is known, so memory holds one layer.
     """
-    row, layout, vocabulary = parts
-    writer = gguf.GGUFWriter(str(file), layout.architecture, use_temp_file=True)
-    writer.add_name(title)
-    writer.add_description(f"pruned with Secateur {__version__}")
-    writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[numbers]])
-    notes = add_model(writer, checkpoint, row, layout)
-    add_vocabulary(writer, vocabulary)
+    writer, notes = _begun(gguf, file, title, checkpoint, parts, numbers)
     written: dict[str, tuple[str, int]] = {}
-    for name, value in _all_tensors(gguf, checkpoint, row, layout):
+    for name, value in _all_tensors(gguf, checkpoint, parts.row, parts.layout):
         kind = type_of(name, value, numbers)
         array, stored = encoded(value, kind)
         writer.add_tensor(name, array, raw_dtype=stored)
@@ -103,6 +129,19 @@ def _write(
     writer.write_tensors_to_file()
     writer.close()
     return written, notes
+
+
+def _begun(
+    gguf: Any, file: Path, title: str, checkpoint: Checkpoint, parts: Parts, numbers: str
+) -> tuple[Any, list[str]]:
+    """The writer of a file that has all but tensors, and notes."""
+    writer = gguf.GGUFWriter(str(file), parts.layout.architecture, use_temp_file=True)
+    writer.add_name(title)
+    writer.add_description(f"pruned with Secateur {__version__}")
+    writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[numbers]])
+    notes = add_model(writer, checkpoint, parts.row, parts.layout)
+    add_vocabulary(writer, parts.vocabulary)
+    return writer, notes
 
 
 def _all_tensors(gguf: Any, checkpoint: Checkpoint, row: Row, layout: Layout) -> Any:

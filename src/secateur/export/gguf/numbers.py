@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 BLOCK = 32  # entries of a row that are quantised together
+SCALE = 2**-10  # a block's scale is rounded to f16
 # Largest error of an entry, of the largest one in its block (or of itself, for floats).
 ALLOWED = {
-    "f32": 0.0, "f16": 2**-10, "bf16": 2**-7, "q8_0": 1 / 254 + 2**-10, "q5_0": 1 / 16, "q5_1": 1 / 31,
-    "q4_0": 1 / 8, "q4_1": 1 / 15,
+    "f32": 0.0, "f16": 2**-10, "bf16": 2**-7, "q8_0": 1 / 254 + SCALE, "q5_0": 1 / 16 + SCALE, "q5_1": 1 / 31,
+    "q4_0": 1 / 8 + SCALE, "q4_1": 1 / 15,
 }  # fmt: skip
 FILE_TYPES = {
     "f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0",

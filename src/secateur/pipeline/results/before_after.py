@@ -18,16 +18,18 @@ from secateur.evaluation.generate import generate, opening_of
 from secateur.evaluation.loading import load_tokenizer
 from secateur.evaluation.streamed import evaluate_streamed
 from secateur.evaluation.windows import context_length
+from secateur.export.gguf.rounded import Rounded
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.result import PassResult
 from secateur.report.schema.figures import LossFigures
 from secateur.report.schema.recovery import ModelState
-from secateur.report.schema.report import Evaluation, Measured, Sample
+from secateur.report.schema.report import Evaluation, ExportedFigures, Measured, Sample
 from secateur.system.memory import fits_in_memory
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import PRUNED, UNTRAINED, Area, Workspace
+from secateur.workspace.ownership import EXPORT
 
 SAMPLES = 2
 NOT_WANTED = "evaluate is none"
@@ -121,8 +123,12 @@ def before_and_after(
     # Paths of the work area mean nothing once it's gone.
     evaluation = found["evaluation"]
     assert evaluation is not None
-    sides: tuple[tuple[LossFigures, str], ...]
-    sides = ((evaluation["before"], recipe.model), (evaluation["after"], str(workspace.out)))
+    exported = _exported(inputs, workspace, data, monitor, memory)
+    sides: list[tuple[LossFigures, str]]
+    sides = [(evaluation["before"], recipe.model), (evaluation["after"], str(workspace.out))]
+    if exported is not None:
+        evaluation["exported"] = exported
+        sides.append((exported, f"{workspace.out}/{EXPORT}"))
     for figures, model in sides:
         figures["model"] = model
         if recipe.evaluate is None:
@@ -168,6 +174,20 @@ def _evaluated_in_blocks(
     with monitor.stage("evaluate", layers) as step:
         found = [evaluate_streamed(one, text[0], memory, workspace.work, step) for one in (inputs.streamed, after)]
     return {"evaluation": {"before": found[0], "after": found[1], "data": text[1]}}
+
+
+def _exported(
+    inputs: Inputs, workspace: Workspace, data: str, monitor: Monitor, memory: MemoryBudget
+) -> ExportedFigures | None:
+    """The result as its export rounds it; None where that has floats."""
+    told = inputs.recipe.export
+    if told is None or not told.quantised:
+        return None
+    kind, checkpoint = str(told.type), Checkpoint.open(workspace.final)
+    streamed = Rounded(checkpoint, inputs.streamed.device, inputs.streamed.dtype, kind)
+    with monitor.stage("evaluate the export", checkpoint.layers) as step:
+        found = evaluate_streamed(streamed, data, memory, workspace.work, step)
+    return {**found, "type": kind}
 
 
 def _held_out(calibration: Calibration, area: Area) -> Path:

@@ -209,6 +209,13 @@ class Evaluation(TypedDict):
     after: Figures | LossFigures
     kl: NotRequired[float | None]
     ratios: NotRequired[Ratios | None]
+    exported: NotRequired[ExportedFigures]
+
+
+class ExportedFigures(LossFigures):
+    """Of the result with its matrices rounded to a type of GGUF's, as its export has them."""
+
+    type: str
 
 
 class Environment(TypedDict):

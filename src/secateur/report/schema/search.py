@@ -59,6 +59,19 @@ class HiddenFacts(TypedDict):
     chosen: bool
 
 
+class FormatFacts(TypedDict):
+    """A number format of the export: bytes of the file with nothing gone, KL of it alone and of its best candidate.
+
+    `best` is null where none was looked for, as the format alone lost more than the best so far, or none was found.
+    """
+
+    type: str
+    bytes: float
+    kl: float
+    best: float | None
+    chosen: bool
+
+
 class FinalistFacts(TypedDict):
     """A candidate that was made and compared: KL before the repair, perplexity after it and the training, if any."""
 
@@ -94,6 +107,7 @@ class SearchReport(TypedDict):
     pieces: list[PieceFacts]
     candidates: list[CandidateFacts]
     hidden: list[HiddenFacts]
+    formats: list[FormatFacts]
     finalists: list[FinalistFacts]
     timed: list[TimedFacts]
     rank_correlation: float | None

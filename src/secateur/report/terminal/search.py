@@ -35,6 +35,14 @@ def print_search(found: SearchReport, out: Path, console: Console | None = None)
             f"{level['kept']} of {level['units']}: KL {fmt.number(level['kl'])} alone, of the best candidate {best}"
         )
         console.print(f"hidden      {words}{', chosen' if level['chosen'] else ''}", soft_wrap=True)
+    for form in found["formats"]:
+        best = "not looked for" if form["best"] is None else fmt.number(form["best"])
+        words = (
+            f"{form['type']}: {fmt.size(form['bytes'])} with nothing gone, KL {fmt.number(form['kl'])} alone, of the"
+        )
+        console.print(
+            f"format      {words} best candidate {best}{', chosen' if form['chosen'] else ''}", soft_wrap=True
+        )
     for n, one in enumerate(found["finalists"], 1):
         told = f"KL {fmt.number(one['kl'])} before the repair, perplexity {fmt.number(one['perplexity'])}"
         console.print(f"finalist {n:<3}{told}{', chosen' if one['chosen'] else ''}", soft_wrap=True)
