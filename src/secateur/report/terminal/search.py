@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from secateur.report import numbers as fmt
-from secateur.report.schema.search import SearchReport, WishFacts
+from secateur.report.schema.search import FormatFacts, HiddenFacts, SearchReport, WishFacts
 from secateur.report.terminal.console import Console
 from secateur.report.terminal.table import Column, Table
 
@@ -28,29 +28,41 @@ def print_search(found: SearchReport, out: Path, console: Console | None = None)
     if found["perplexity"] is not None:
         before, after = found["perplexity"]["before"], found["perplexity"]["after"]
         was, now = fmt.numbers((before, after))
-        console.print(f"perplexity  {was} → {now} ({fmt.ratio(after / before)})")
-    for level in found["hidden"]:
-        best = "not looked for" if level["best"] is None else fmt.number(level["best"])
-        words = (
-            f"{level['kept']} of {level['units']}: KL {fmt.number(level['kl'])} alone, of the best candidate {best}"
-        )
-        console.print(f"hidden      {words}{', chosen' if level['chosen'] else ''}", soft_wrap=True)
-    for form in found["formats"]:
-        best = "not looked for" if form["best"] is None else fmt.number(form["best"])
-        words = (
-            f"{form['type']}: {fmt.size(form['bytes'])} with nothing gone, KL {fmt.number(form['kl'])} alone, of the"
-        )
-        console.print(
-            f"format      {words} best candidate {best}{', chosen' if form['chosen'] else ''}", soft_wrap=True
-        )
-    for n, one in enumerate(found["finalists"], 1):
-        told = f"KL {fmt.number(one['kl'])} before the repair, perplexity {fmt.number(one['perplexity'])}"
-        console.print(f"finalist {n:<3}{told}{', chosen' if one['chosen'] else ''}", soft_wrap=True)
+        kind = next((f", as {one['type']}" for one in found["formats"] if one["chosen"]), "")
+        console.print(f"perplexity  {was} → {now} ({fmt.ratio(after / before)}{kind})")
+    for line in looked_at(found):
+        console.print(line, soft_wrap=True)
     tried = len(found["candidates"])
     rank = found["rank_correlation"]
     ranked = "" if rank is None else f"; predicted and measured agree in rank by {rank:.2f}"
     console.print(f"\n{tried} candidates were measured{ranked}; limited by {found['limited_by']}", soft_wrap=True)
     console.print(f"{out} is ready", soft_wrap=True)
+
+
+def looked_at(found: SearchReport) -> list[str]:
+    """What came of hidden dimensions, of number formats, and of the finalists, a line for each."""
+
+    def line(name: str, said: str, chosen: bool) -> str:
+        return f"{name:<11} {said}{', chosen' if chosen else ''}"
+
+    def best(one: HiddenFacts | FormatFacts) -> str:
+        kl = "not looked for" if one["best"] is None else fmt.number(one["best"])
+        return f"KL {fmt.number(one['kl'])} alone, of the best candidate {kl}"
+
+    hidden = [line("hidden", f"{x['kept']} of {x['units']}: {best(x)}", x["chosen"]) for x in found["hidden"]]
+    formats = [
+        line("format", f"{x['type']}: {fmt.size(x['bytes'])} with nothing gone, {best(x)}", x["chosen"])
+        for x in found["formats"]
+    ]
+    models = [
+        line(
+            f"finalist {n}",
+            f"KL {fmt.number(x['kl'])} before the repair, perplexity {fmt.number(x['perplexity'])}",
+            x["chosen"],
+        )
+        for n, x in enumerate(found["finalists"], 1)
+    ]
+    return hidden + formats + models
 
 
 def _print_front(found: SearchReport, console: Console) -> None:
