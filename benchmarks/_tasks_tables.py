@@ -19,7 +19,8 @@ def chance(p: float) -> str:
 
 def tables(rows: list[dict[str, Any]]) -> str:
     """Every part that has been measured."""
-    drawn = {"dense": draw_dense, "time": draw_time, "recover": draw_recover, "aim": draw_aim, "chats": draw_chats}
+    drawn = {"dense": draw_dense, "time": draw_time, "recover": draw_recover, "in use": draw_recover}
+    drawn |= {"aim": draw_aim, "chats": draw_chats}
     parts = []
     for part, draw in drawn.items():
         own = [row for row in rows if row["part"] == part]
@@ -77,7 +78,10 @@ def draw_recover(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         own = means(row["tasks"])
         lost = 100 * (dense - own) / lead
-        said.append(f"{row['case']}: {100 * own / dense:.1f} % of dense, {lost:.1f} % of the lead over chance gone")
+        web = f", perplexity of web text {row['web']['recovered']:.4g}" if "web" in row else ""
+        said.append(
+            f"{row['case']}: {100 * own / dense:.1f} % of dense, {lost:.1f} % of the lead over chance gone{web}"
+        )
     return f"{grid(lines)}\n\n{'; '.join(said)}."
 
 

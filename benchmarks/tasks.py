@@ -11,6 +11,7 @@ The parts, each a row or more of results/tasks.json, written at once; what is th
     time     seconds of this, of lm-eval (one option a row, batches of 16) and of bare batched forward passes over the
              same tokens, in turns on the same items
     recover  25 % of the FFN channels, alone and with a distillation after it
+    in use   the same where half of the distillation's text is half of each task's questions; judged on the others
     aim      40 % of the channels, calibrated on general text and aimed at one task, with several --keep-general; that
              task on all items of the half that is held out
     chats    25 % of the channels, calibrated on conversations and on plain text of the same length
@@ -194,23 +195,55 @@ def bare(model: Any, groups: list[Any]) -> None:
 
 
 def recovered(bench: Bench) -> None:
-    if bench.have("recover", "distilled"):
-        return
-    text = general_text(bench)
-    held_out = bench.work / "held_out.jsonl"
-    words = ("--sparsity", 0.25, "--calibrate", text, "--evaluate", held_out)
-    cut, found = bench.pruned("quarter", *words)
+    text, held_out = general_text(bench), bench.work / "held_out.jsonl"
+    cut, found = bench.pruned("quarter", "--sparsity", 0.25, "--calibrate", text, "--evaluate", held_out)
     if not bench.have("recover", "cut"):
         bench.keep("recover", "cut", tasks=bench.judged(cut), **found)
+    if not bench.have("recover", "distilled"):
+        out, how = distilled(bench, cut, "recovered", training_text(bench))
+        bench.keep("recover", "distilled", **how, tasks=bench.judged(out))
+
+
+def in_use(bench: Bench) -> None:
+    """A distillation that also reads text as it will be used: the other half of each task's questions, answered."""
+    text, held_out = general_text(bench), bench.work / "held_out.jsonl"
+    cut, found = bench.pruned("quarter", "--sparsity", 0.25, "--calibrate", text, "--evaluate", held_out)
+    halves = tuple(f"{file}@odd" for file in bench.files())
+    judge = bench.judge(bench.told.limit)
+    if not bench.have("in use", "cut"):
+        bench.keep("in use", "cut", tasks=judge.compared(bench.model, cut, halves), **found)
+    if not bench.have("in use", "distilled"):
+        out, how = distilled(bench, cut, "in-use", f"{text}:0.5,{answered(bench)}:0.5")
+        bench.keep("in use", "distilled", **how, tasks=judge.compared(bench.model, out, halves))
+
+
+def answered(bench: Bench) -> Path:
+    """The questions of the even halves with their right answers, as plain text."""
+    file = bench.work / "answered.jsonl"
+    rows = (json.loads(x) for name in bench.files() for x in Path(name).read_text().splitlines()[::2])
+    file.write_text("".join(json.dumps({"text": whole(row)}) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def whole(row: dict[str, Any]) -> str:
+    """A row of a task with what is right."""
+    if "query" in row:
+        return f"{row['query']} {row['choices'][row['gold']]}"
+    context = row["context_options"][row["gold"]] if "context_options" in row else row["context"]
+    return f"{context} {row['continuation']}"
+
+
+def distilled(bench: Bench, cut: Path, name: str, text: str) -> tuple[Path, dict[str, Any]]:
+    """A distillation, unless it was done before; the result, and how it was trained, with its figures on web text."""
     training = {key: getattr(bench.told, key) for key in ("steps", "batch", "length", "optimizer", "learning_rate")}
-    out = bench.work / "recovered"
+    out = bench.work / name
     if not (out / "report.json").is_file():
         flags = [x for key, value in training.items() if value for x in (f"--{key.replace('_', '-')}", value)]
-        flags += ["--dtype", bench.told.dtype, "--no-speed", "--evaluate", held_out, "--out", out, "-q"]
-        bench.secateur("recover", cut, "--how", "distill", "--data", training_text(bench), *flags)
+        flags += ["--dtype", bench.told.dtype, "--no-speed", "--evaluate", bench.work / "held_out.jsonl"]
+        bench.secateur("recover", cut, "--how", "distill", "--data", text, *flags, "--out", out, "-q")
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    texts = {state["state"]: state["sets"] for state in report["recovery"]["states"]}
-    bench.keep("recover", "distilled", **training, tasks=bench.judged(out), states=texts)
+    texts = {state["state"]: state["perplexity"] for state in report["recovery"]["states"]}
+    return out, {**training, "learning_rate": report["recovery"]["learning_rate"], "web": texts}
 
 
 def aimed(bench: Bench) -> None:
@@ -264,6 +297,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "aim": aimed,
     "chats": chats,
     "recover": recovered,
+    "in use": in_use,
 }
 
 
