@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from secateur.allocation.job import Job
 from secateur.config.searching import SearchSettings
@@ -120,22 +121,30 @@ def find(
             ready = Ready(job, settings, space, costs, evaluate, over, step, at_once)
             wishes = [wish for wish in settings.wishes if wish.of_cost]
             if formats:
-                each_one = replace(ready, settings=settings.of_each_format())
-                untouched = Against(inputs.streamed, trials.before[-1])
-                return best_format(
-                    job,
-                    wishes,
-                    formats,
-                    untouched,
-                    (levels, workspace.work),
-                    journal,
-                    lambda own, cost: _within(replace(each_one, evaluate=cost), wishes, own, None, journal),
-                )
+                folders, untouched = (levels, workspace.work), Against(inputs.streamed, trials.before[-1])
+                return _by_format(ready, wishes, formats, untouched, folders, journal)
             if wishes:
                 found = _within(ready, wishes, measures, timings, journal)
                 tried = (Tried(one, a + alone, b + alone) for one, a, b in found.tried)
                 return replace(found, tried=tuple(tried), narrow=narrow)
             return _front(ready, measures, timings)
+
+
+def _by_format(
+    ready: Ready,
+    wishes: Sequence[Wish],
+    formats: Mapping[str, Measures],
+    against: Against,
+    folders: tuple[Path, Path],
+    journal: Journal,
+) -> Found:
+    """The best candidate in the best number format; each has an equal part of the trials."""
+    each = replace(ready, settings=ready.settings.of_each_format())
+
+    def within(measures: Measures, evaluate: Evaluate) -> Found:
+        return _within(replace(each, evaluate=evaluate), wishes, measures, None, journal)
+
+    return best_format(ready.job, wishes, formats, against, folders, journal, within)
 
 
 def _timings(job: Job, space: Space, monitor: Monitor, journal: Journal) -> Timings:
