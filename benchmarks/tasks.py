@@ -23,9 +23,7 @@ it in --work, so the dense model answers once; a stopped run goes on with the sa
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import lzma
 import os
 import platform
 import subprocess
@@ -40,6 +38,7 @@ from _docs import between_marks
 from _tasks_judge import Judge
 from _tasks_lm_eval import lm_eval
 from _tasks_tables import TASKS, tables
+from _tasks_texts import general_text, in_use_text, training_text
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
@@ -47,7 +46,6 @@ RESULTS = HERE / "results"
 DOCS = HERE.parent / "docs" / "tasks.md"
 BEGIN, END = "<!-- tasks: begin -->", "<!-- tasks: end -->"
 GENERAL = (0.0, 0.3, 0.6)  # shares of general text in the runs that are aimed
-DOCUMENTS, DOCUMENT = 1500, 8000  # of the mixed text: how many, and characters of each at most
 SEQUENCES = "--samples 128 --length 256"
 CUT = "--sites channel --method obs --quality fast --no-speed --no-explain"
 
@@ -58,7 +56,6 @@ class Bench:
     def __init__(self, told: argparse.Namespace, work: Path) -> None:
         self.model, self.work, self.told = told.model, work, told
         self.rows: list[dict[str, Any]] = read()
-        self.general = work / "general.jsonl"
 
     def about(self) -> dict[str, Any]:
         """What every row says of its circumstances."""
@@ -113,26 +110,6 @@ class Bench:
 
     def files(self, *names: str) -> tuple[str, ...]:
         return tuple(str(SHARED / "data" / "tasks" / f"{name}.jsonl") for name in names or TASKS)
-
-
-def general_text(bench: Bench) -> Path:
-    """Web text, every second document; the others are for evaluating."""
-    if not bench.general.is_file():
-        lines = (SHARED / "data" / "web" / "c4.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-        bench.general.write_text("".join(lines[::2]), encoding="utf-8")
-        (bench.work / "held_out.jsonl").write_text("".join(lines[1::2][:60]), encoding="utf-8")
-    return bench.general
-
-
-def training_text(bench: Bench) -> str:
-    """What a distillation reads: half of it that web text, half books, documentation, textbooks, web and stories."""
-    file = bench.work / "mixed.jsonl"
-    if not file.is_file():
-        with lzma.open(SHARED / "data" / "pretrain" / "train.jsonl.xz", "rt", encoding="utf-8") as lines:
-            rows = (row for row in map(json.loads, lines) if row["domain"] != "code")
-            texts = [row["text"][:DOCUMENT] for row in itertools.islice(rows, DOCUMENTS)]
-        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return f"{general_text(bench)}:0.5,{file}:0.5"
 
 
 def dense(bench: Bench) -> None:
@@ -195,42 +172,24 @@ def bare(model: Any, groups: list[Any]) -> None:
 
 
 def recovered(bench: Bench) -> None:
-    text, held_out = general_text(bench), bench.work / "held_out.jsonl"
-    cut, found = bench.pruned("quarter", "--sparsity", 0.25, "--calibrate", text, "--evaluate", held_out)
-    if not bench.have("recover", "cut"):
-        bench.keep("recover", "cut", tasks=bench.judged(cut), **found)
-    if not bench.have("recover", "distilled"):
-        out, how = distilled(bench, cut, "recovered", training_text(bench))
-        bench.keep("recover", "distilled", **how, tasks=bench.judged(out))
+    _recovered(bench, "recover", training_text, "recovered", "")
 
 
 def in_use(bench: Bench) -> None:
     """A distillation that also reads text as it will be used: the other half of each task's questions, answered."""
-    text, held_out = general_text(bench), bench.work / "held_out.jsonl"
+    _recovered(bench, "in use", in_use_text, "in-use", "@odd")
+
+
+def _recovered(bench: Bench, part: str, text_of: Callable[..., str], name: str, half: str) -> None:
+    """A quarter of the channels gone, and a distillation after it; judged on the tasks, or on a half of each."""
+    text, held_out = general_text(bench.work, SHARED), bench.work / "held_out.jsonl"
     cut, found = bench.pruned("quarter", "--sparsity", 0.25, "--calibrate", text, "--evaluate", held_out)
-    halves = tuple(f"{file}@odd" for file in bench.files())
-    judge = bench.judge(bench.told.limit)
-    if not bench.have("in use", "cut"):
-        bench.keep("in use", "cut", tasks=judge.compared(bench.model, cut, halves), **found)
-    if not bench.have("in use", "distilled"):
-        out, how = distilled(bench, cut, "in-use", f"{text}:0.5,{answered(bench)}:0.5")
-        bench.keep("in use", "distilled", **how, tasks=judge.compared(bench.model, out, halves))
-
-
-def answered(bench: Bench) -> Path:
-    """The questions of the even halves with their right answers, as plain text."""
-    file = bench.work / "answered.jsonl"
-    rows = (json.loads(x) for name in bench.files() for x in Path(name).read_text().splitlines()[::2])
-    file.write_text("".join(json.dumps({"text": whole(row)}) + "\n" for row in rows), encoding="utf-8")
-    return file
-
-
-def whole(row: dict[str, Any]) -> str:
-    """A row of a task with what is right."""
-    if "query" in row:
-        return f"{row['query']} {row['choices'][row['gold']]}"
-    context = row["context_options"][row["gold"]] if "context_options" in row else row["context"]
-    return f"{context} {row['continuation']}"
+    specs, judge = tuple(file + half for file in bench.files()), bench.judge(bench.told.limit)
+    if not bench.have(part, "cut"):
+        bench.keep(part, "cut", tasks=judge.compared(bench.model, cut, specs), **found)
+    if not bench.have(part, "distilled"):
+        out, how = distilled(bench, cut, name, text_of(text, bench.work, SHARED))
+        bench.keep(part, "distilled", **how, tasks=judge.compared(bench.model, out, specs))
 
 
 def distilled(bench: Bench, cut: Path, name: str, text: str) -> tuple[Path, dict[str, Any]]:
@@ -247,7 +206,7 @@ def distilled(bench: Bench, cut: Path, name: str, text: str) -> tuple[Path, dict
 
 
 def aimed(bench: Bench) -> None:
-    text, name = general_text(bench), bench.told.aim
+    text, name = general_text(bench.work, SHARED), bench.told.aim
     (task,) = bench.files(name)
     half = (f"{task}@odd",)
     shared = ("--sparsity", 0.4, "--calibrate", text, "--evaluate", bench.work / "held_out.jsonl")
@@ -281,7 +240,7 @@ def chats(bench: Bench) -> None:
     files = {"calibrate": made[::2], "held_out": made[1::2]}
     for name, own in files.items():
         (bench.work / f"chats-{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in own), encoding="utf-8")
-    texts = {"conversations": bench.work / "chats-calibrate.jsonl", "plain text": general_text(bench)}
+    texts = {"conversations": bench.work / "chats-calibrate.jsonl", "plain text": general_text(bench.work, SHARED)}
     for case, text in texts.items():
         if bench.have("chats", case):
             continue
