@@ -13,11 +13,11 @@ from secateur.config.plan import Plan
 from secateur.config.searching import SearchSettings, make_search
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
-from secateur.search import search as room
 from secateur.search.prepared import opened
 from secateur.search.search import search
-from secateur.search.trial import Trials, evaluated
+from secateur.search.trial import evaluated
 from secateur.system.monitor import Monitor
+from tests.search.interrupted import interrupted
 from tests.search.text import write_text
 from tests.small import save_tiny
 
@@ -46,17 +46,7 @@ def test_fewer_dimensions_and_channels_are_found_made_and_replayed(
     settings: SearchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Embeddings are most of this model, so channels alone can't keep the wish."""
-
-    def dies(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(room, "_write", dies)
-        with pytest.raises(KeyboardInterrupt):
-            search(settings, tmp_path / "out", quiet=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trials, "evaluate", dies)  # nothing is measured twice
-        found = search(settings, tmp_path / "out", resume=True, quiet=True)
+    found = interrupted(settings, tmp_path / "out", monkeypatch)
     first, second = found["hidden"]
     assert (first["kept"], second["kept"], first["units"]) == (56, 48, 64)
     assert first["kl"] == pytest.approx(0, abs=1e-5)

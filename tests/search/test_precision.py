@@ -14,12 +14,12 @@ from secateur.config.searching import SearchSettings, make_search
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
-from secateur.search import search as room
 from secateur.search.prepared import opened
 from secateur.search.search import search
-from secateur.search.trial import Trials, evaluated
+from secateur.search.trial import evaluated
 from secateur.system.monitor import Monitor
 from tests.export.cases import with_tokenizer
+from tests.search.interrupted import interrupted
 from tests.search.text import write_text
 from tests.small import save_tiny
 
@@ -53,16 +53,7 @@ def logits(streamed: StreamedModel, ids: torch.Tensor) -> torch.Tensor:
 def test_a_format_and_channels_are_found_made_and_measured(
     settings: SearchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(room, "_write", dies)
-        with pytest.raises(KeyboardInterrupt):
-            search(settings, tmp_path / "out", quiet=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trials, "evaluate", dies)  # nothing is measured twice
-        found = search(settings, tmp_path / "out", resume=True, quiet=True)
+    found = interrupted(settings, tmp_path / "out", monkeypatch)
     assert [form["type"] for form in found["formats"]] == ["f16", "q8_0", "q4_0"]
     [form] = (form for form in found["formats"] if form["chosen"])
     [wish] = found["wishes"]

@@ -125,8 +125,7 @@ def find(
                 return _by_format(ready, wishes, formats, untouched, folders, journal)
             if wishes:
                 found = _within(ready, wishes, measures, timings, journal)
-                tried = (Tried(one, a + alone, b + alone) for one, a, b in found.tried)
-                return replace(found, tried=tuple(tried), narrow=narrow)
+                return replace(found.above(alone), narrow=narrow)
             return _front(ready, measures, timings)
 
 

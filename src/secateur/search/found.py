@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secateur.pipeline.inputs import Inputs
 from secateur.report.schema.search import FormatFacts
@@ -72,6 +72,10 @@ class Found:
     narrow: Narrow | None = None
     format: str | None = None
     formats: tuple[FormatFacts, ...] = ()
+
+    def above(self, alone: float) -> Found:
+        """The same where the model that the candidates are of loses so much before anything goes."""
+        return replace(self, tried=tuple(Tried(one, a + alone, b + alone) for one, a, b in self.tried))
 
     @property
     def divergence(self) -> float:

@@ -24,7 +24,6 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.report.schema.search import FormatFacts
 from secateur.search.found import Found
 from secateur.search.prepared import Remembered, beyond, one_by_one
-from secateur.search.refine import Tried
 from secateur.search.space import LAYER, Piece, Space, cut_shape
 from secateur.search.trial import Against, Evaluate, Trials
 from secateur.search.wanted import Measures, limits_of, narrowed
@@ -125,8 +124,7 @@ def best_format(
             except InputError as error:  # nothing keeps the wishes in this one
                 refused = error
                 continue
-        tried = tuple(Tried(one, a + alone, b + alone) for one, a, b in other.tried)
-        other = replace(other, tried=tried, format=kind)
+        other = replace(other.above(alone), format=kind)
         facts[-1]["best"] = other.divergence
         best = other if best is None or other.divergence < best.divergence else best
     if best is None:
