@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.numerics.divergence import forward_kl
 from secateur.recovery import losses
 
 N, V, K = 7, 11, 4
@@ -31,43 +32,6 @@ def test_language_modelling(logits: tuple[Tensor, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_forward_kl(temperature: float, logits: tuple[Tensor, Tensor]) -> None:
-    expected = 0.0
-    for own, other in zip(*logits, strict=True):
-        for q, p in zip(softmax(own, temperature), softmax(other, temperature), strict=True):
-            expected += p * math.log(p / q) * temperature**2
-    assert float(losses.forward_kl(*logits, temperature)) == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("at_once", [1, 3, 100])
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_gradient_of_forward_kl(
-    temperature: float, at_once: int, logits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many tokens are taken at once, it is autograd's, of plain sums over the distributions."""
-    monkeypatch.setattr(losses, "CACHED", at_once * V)
-    own, other = (x.double() for x in logits)
-    found = own.clone().requires_grad_()
-    (3 * losses.forward_kl(found, other, temperature)).backward()
-
-    plain = own.clone().requires_grad_()
-    p, q = ((x / temperature).exp() / (x / temperature).exp().sum(-1, keepdim=True) for x in (other, plain))
-    (3 * temperature**2 * (p * (p / q).log()).sum()).backward()
-    torch.testing.assert_close(found.grad, plain.grad, rtol=1e-10, atol=1e-12)
-
-
-def test_forward_kl_of_half_precision(logits: tuple[Tensor, Tensor]) -> None:
-    """Nothing but the logits and their gradient is rounded."""
-    own, other = (x.bfloat16() for x in logits)
-    exact = losses.forward_kl(own.double(), other.double())
-    found = losses.forward_kl(own.requires_grad_(), other)
-    assert float(found) == pytest.approx(float(exact), rel=1e-5)
-    found.backward()
-    assert own.grad is not None
-    assert own.grad.dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_top_forward_kl(temperature: float, logits: tuple[Tensor, Tensor]) -> None:
     expected = 0.0
     for own, other in zip(*logits, strict=True):
@@ -78,12 +42,12 @@ def test_top_forward_kl(temperature: float, logits: tuple[Tensor, Tensor]) -> No
         expected += rest_p * math.log(rest_p / rest_q)
     found = losses.top_forward_kl(logits[0], *losses.top_logits(logits[1], K, temperature), temperature)
     assert float(found) == pytest.approx(expected * temperature**2, rel=1e-4)
-    assert float(found) <= float(losses.forward_kl(*logits, temperature)) + 1e-6
+    assert float(found) <= float(forward_kl(*logits, temperature)) + 1e-6
 
 
 def test_all_tokens_are_the_whole_divergence(logits: tuple[Tensor, Tensor]) -> None:
     whole = losses.top_forward_kl(logits[0], *losses.top_logits(logits[1], 10 * V))
-    torch.testing.assert_close(whole, losses.forward_kl(*logits), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(whole, forward_kl(*logits), rtol=1e-5, atol=1e-5)
 
 
 def test_top_forward_kl_leads_to_the_teacher(logits: tuple[Tensor, Tensor]) -> None:

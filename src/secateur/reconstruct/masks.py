@@ -120,7 +120,7 @@ class GradualWeights(Gradual):
     @torch.no_grad()
     def _choose(self, share: float, block: Block) -> None:
         own, device = replace(block, layer=self.layer), block.streamed.device
-        half = block.streamed.dtype != torch.float32 or accelerator.has_bf16(device)
+        half = block.streamed.dtype != torch.float32 or accelerator.multiplies_bf16(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             every = -(-len(block.stream.batches) // LOOK_AT) or 1
             linears = [linear for linear in own.linears if linear.parameter_name in self._names]

@@ -21,6 +21,7 @@ from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.loss_weights import LossWeights
 from secateur.calibration.walk import Block
 from secateur.config.presets import Window
+from secateur.numerics.divergence import forward_kl
 from secateur.numerics.linalg import wide_dtype
 from secateur.reconstruct.sequences import SequenceBatch
 from secateur.reconstruct.window import ahead
@@ -43,8 +44,8 @@ class BlockObjective:
 
     def _both(self, layer: nn.Module, part: SequenceBatch) -> tuple[Tensor, Tensor]:
         """(output, target) of some sequences, fp32."""
-        block, device, half = self.block, self.block.streamed.device, self.block.streamed.dtype != torch.float32
-        with torch.autocast(device.type, torch.bfloat16, enabled=half or accelerator.has_bf16(device)):
+        block, device = self.block, self.block.streamed.device
+        with self._products():
             given = layer, block.index, part.batch
             if part.whole is not None:
                 out = block.stream.part(*given, part.rows, device, torch.float32, self.behind)
@@ -54,6 +55,13 @@ class BlockObjective:
             else:
                 out = block.stream.forward(*given, device, torch.float32, self.behind)[part.rows]
         return out.float(), self.targets[part.batch][part.rows].to(device).float()
+
+    def _products(self) -> torch.autocast:
+        """Products are taken in bf16 where the model computes in half precision, those of a step also where the
+        hardware is faster at them; what is measured without a gradient is as exact as the model."""
+        device, half = self.block.streamed.device, self.block.streamed.dtype != torch.float32
+        half = half or (torch.is_grad_enabled() and accelerator.multiplies_bf16(device))
+        return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
     def _roots(self, part: SequenceBatch) -> Tensor | float:
         """Of the weights of some sequences."""
@@ -113,13 +121,15 @@ class Predictions(BlockObjective):
         with torch.enable_grad():
             for rows, ids in self._pieces(part, out):
                 hidden = out.detach()[rows].requires_grad_(True)
-                slopes[rows] = torch.autograd.grad(self._divergence(ids, hidden, target[rows]), hidden)[0]
+                with self._products():
+                    divergence = self._divergence(ids, hidden, target[rows])
+                slopes[rows] = torch.autograd.grad(divergence, hidden)[0]
         # The first term's value means nothing; its gradient is that of the mean divergence.
-        divergence, lost = (out * slopes).sum(), (out - target).square()
+        downwards, lost = (out * slopes).sum(), (out - target).square()
         if part.whole is not None:
             tokens = out[..., 0].numel() // part.size * part.whole.size
-            return divergence / tokens + GUARD * lost.sum() / self._size(part.whole, lambda one: 1.0)
-        return divergence / out[..., 0].numel() + GUARD * lost.mean() / target.square().mean()
+            return downwards / tokens + GUARD * lost.sum() / self._size(part.whole, lambda one: 1.0)
+        return downwards / out[..., 0].numel() + GUARD * lost.mean() / target.square().mean()
 
     def _sums(self, layer: nn.Module, part: SequenceBatch) -> Tensor:
         out, target = self._both(layer, part)
@@ -143,9 +153,8 @@ class Predictions(BlockObjective):
         """KL(p ‖ q) in nats, over all tokens together; hidden states (sequences, tokens, hidden)."""
         streamed = self.block.streamed
         with torch.no_grad():
-            p = streamed.lm_head(ids, target).float().log_softmax(-1)
-        q = streamed.lm_head(ids, hidden).float().log_softmax(-1)
-        return nn.functional.kl_div(q, p, reduction="sum", log_target=True)
+            teacher = streamed.lm_head(ids, target).flatten(0, -2)
+        return forward_kl(streamed.lm_head(ids, hidden).flatten(0, -2), teacher)
 
 
 @contextmanager

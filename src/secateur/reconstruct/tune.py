@@ -3,8 +3,8 @@
 Zeros stay zeros, or come bit by bit (`reconstruct.masks`). The inputs are those of the pruned model so far,
 the targets are the outputs of the untouched model's block on the untouched model's stream, so the block also makes
 up for the drift before it. One block at a time (or half of one, see `reconstruct.window`), a few hundred Adam steps
-in fp32 (products in bf16 on a GPU); sequences that it isn't tuned on decide when to stop, and if it never gets better
-on them, the block stays as it was, bit by bit (compare "A free lunch in LLM compression",
+in fp32 (their products in bf16 where that is faster); sequences that it isn't tuned on decide when to stop, and if it
+never gets better on them, the block stays as it was, bit by bit (compare "A free lunch in LLM compression",
 https://arxiv.org/abs/2510.14444).
 """
 

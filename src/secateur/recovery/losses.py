@@ -1,24 +1,21 @@
-"""What a recovery minimises: sums over the predicted tokens, so that parts of a batch add up.
+"""What a recovery minimises, with `numerics.divergence`: sums over predicted tokens, so that parts of a batch add up.
 
 The caller divides by the number of tokens of the whole batch, which makes the gradient the same however the
 batch is split over processes and passes.
 
-Sources: distillation by the forward KL at a temperature, Hinton et al. 2015 (https://arxiv.org/abs/1503.02531,
-sec. 2); hidden states layer by layer, Jiao et al. 2020 (https://arxiv.org/abs/1909.10351, eq. 8), here relative to
-the size of the teacher's state, so that layers of different scale count alike.
+Sources: distillation at a temperature, Hinton et al. 2015 (https://arxiv.org/abs/1503.02531, sec. 2); hidden states
+layer by layer, Jiao et al. 2020 (https://arxiv.org/abs/1909.10351, eq. 8), here relative to the size of the teacher's
+state, so that layers of different scale count alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Numbers of logits that are compared at once: a CPU's cache holds them; elsewhere they are worth a launch.
-CACHED, LAUNCHED = 2**19, 2**26
 IGNORED = -100  # label of a token that isn't learned: a prompt, padding
 
 
@@ -30,43 +27,6 @@ def language_modelling(logits: Tensor, targets: Tensor) -> Tensor:
         targets: token ids (n,).
     """
     return F.cross_entropy(logits.float(), targets, reduction="sum")
-
-
-def forward_kl(logits: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Sum of KL(teacher || student) of the softened distributions, times the squared temperature.
-
-    Args:
-        logits, teacher: (n, vocabulary). No gradient goes to the teacher.
-    """
-    found: Tensor = _ForwardKL.apply(logits, teacher, temperature)
-    return found
-
-
-class _ForwardKL(torch.autograd.Function):
-    """A few tokens at a time, and their gradient, T (q - p), at once: nothing else as wide as the vocabulary is kept.
-
-    Autograd would keep five such tensors in fp32, which are most of a step's memory where the vocabulary is large.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        slope = torch.empty_like(logits)
-        total = torch.zeros((), dtype=exact, device=logits.device)
-        at_once = max(1, (CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[-1])
-        for own, other, out in zip(*(x.split(at_once) for x in (logits, teacher, slope)), strict=True):
-            log_q = (own.to(exact) / temperature).log_softmax(-1)
-            log_p = (other.to(exact) / temperature).log_softmax(-1)
-            p = log_p.exp()
-            total += torch.dot(p.flatten(), log_p.sub_(log_q).flatten())
-            out.copy_(log_q.exp_().sub_(p).mul_(temperature))
-        ctx.save_for_backward(slope)
-        return total * temperature**2
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return slope * gradient.to(slope.dtype), None, None
 
 
 def top_logits(teacher: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

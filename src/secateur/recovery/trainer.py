@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from secateur.config.training import Recovery
 from secateur.model.heads import BODY
+from secateur.numerics.divergence import forward_kl
 from secateur.recovery import losses, shard
 from secateur.recovery.answers import NEXT_TOKEN, Asking
 from secateur.recovery.losses import IGNORED
@@ -142,7 +143,7 @@ class Recoverer(Trainer):
                         logits, *losses.top_logits(other_logits, self._recovery.top_k, temperature), temperature
                     )
                 else:
-                    part = losses.forward_kl(logits, other_logits, temperature)
+                    part = forward_kl(logits, other_logits, temperature)
             total = total + weight * part
         return total
 
@@ -203,7 +204,7 @@ class Recoverer(Trainer):
             return losses.language_modelling(answer, labels)
         assert self._teacher is not None  # see `answers.with_losses`
         other = ask(self._teacher, inputs, False, self._asking).logits[counted]
-        compare = losses.cosine_distance if self._asking.head is BODY else losses.forward_kl
+        compare = losses.cosine_distance if self._asking.head is BODY else forward_kl
         return compare(answer, other)
 
     def _turns(self) -> list[tuple[int, bool]]:

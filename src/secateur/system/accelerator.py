@@ -113,16 +113,11 @@ def event(device: torch.device) -> Any:
     return found
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device's hardware multiplies in bf16; where torch doesn't tell, it is believed not to."""
-    return bool(_ask(device, "is_bf16_supported", default=False))
-
-
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether products in bf16 are faster than in fp32: `has_bf16`; on a CPU, whether it has instructions for them
-    (AVX-512 BF16, AMX, Arm's), without which it takes several times as long."""
+    """Whether products in bf16 are faster than in fp32: whether the hardware has them; where torch doesn't tell, it
+    is believed not to. A CPU without instructions for them (AVX-512 BF16, AMX, Arm's) takes several times as long."""
     if device.type != "cpu":
-        return has_bf16(device)
+        return bool(_ask(device, "is_bf16_supported", default=False))
     told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 and later
     return any(there is True for name, there in told.items() if "bf16" in name)
 

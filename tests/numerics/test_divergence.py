@@ -1,0 +1,62 @@
+"""The divergence of predictions against a slow one in double precision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from secateur.numerics import divergence
+from secateur.numerics.divergence import forward_kl
+
+N, V = 7, 11
+
+
+def softmax(row: Tensor, temperature: float) -> list[float]:
+    powers = [math.exp(float(x) / temperature) for x in row.double()]
+    return [p / sum(powers) for p in powers]
+
+
+@pytest.fixture
+def logits() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(N, V) * 2, torch.randn(N, V) * 2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_forward_kl(temperature: float, logits: tuple[Tensor, Tensor]) -> None:
+    expected = 0.0
+    for own, other in zip(*logits, strict=True):
+        for q, p in zip(softmax(own, temperature), softmax(other, temperature), strict=True):
+            expected += p * math.log(p / q) * temperature**2
+    assert float(forward_kl(*logits, temperature)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_gradient_of_forward_kl(
+    temperature: float, at_once: int, logits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tokens are taken at once, it is autograd's, of plain sums over the distributions."""
+    monkeypatch.setattr(divergence, "CACHED", at_once * V)
+    own, other = (x.double() for x in logits)
+    found = own.clone().requires_grad_()
+    (3 * forward_kl(found, other, temperature)).backward()
+
+    plain = own.clone().requires_grad_()
+    p, q = ((x / temperature).exp() / (x / temperature).exp().sum(-1, keepdim=True) for x in (other, plain))
+    (3 * temperature**2 * (p * (p / q).log()).sum()).backward()
+    torch.testing.assert_close(found.grad, plain.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_forward_kl_of_half_precision(logits: tuple[Tensor, Tensor]) -> None:
+    """Nothing but the logits and their gradient is rounded."""
+    own, other = (x.bfloat16() for x in logits)
+    exact = forward_kl(own.double(), other.double())
+    found = forward_kl(own.requires_grad_(), other)
+    assert found.item() == pytest.approx(float(exact), rel=1e-5)
+    found.backward()
+    assert own.grad is not None
+    assert own.grad.dtype == torch.bfloat16
