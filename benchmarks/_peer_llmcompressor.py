@@ -3,9 +3,9 @@
     python _peer_llmcompressor.py MODEL CALIBRATION OUT --method sparsegpt --sparsity 0.5 --pattern 0:0
 
 MODEL is a checkpoint folder, CALIBRATION a JSONL file with `input_ids` of one length in each line. The pruned model
-is saved as a dense checkpoint in OUT, in fp32. The last line on stdout is JSON: seconds per stage, and the moments
-(system-wide monotonic clock) between which the model was pruned, so that the parent, which samples the memory
-of this process, knows which samples belong to the pruning. Nothing of Secateur is imported here.
+is saved as a dense checkpoint in OUT, in the dtype that it was computed in. The last line on stdout is JSON: seconds
+per stage, and the moments (system-wide monotonic clock) between which the model was pruned, so that the parent, which
+samples the memory of this process, knows which samples belong to the pruning. Nothing of Secateur is imported here.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--pattern", default="0:0", help="N:M, N of M removed; 0:0 is unstructured")
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
     begun = time.monotonic()
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
     loader = batches(args.calibration, args.batch_size)
     modifier = MODIFIERS[args.method](
         sparsity=args.sparsity, mask_structure=args.pattern, targets=["Linear"], ignore=["re:.*lm_head"]

@@ -32,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--importance", choices=sorted(IMPORTANCE), required=True)
     parser.add_argument("--sparsity", type=float, default=0.25)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser.parse_args()
 
 
@@ -64,7 +65,9 @@ def prune(model: torch.nn.Module, importance: object, sparsity: float) -> None:
 def main() -> None:
     args = arguments()
     begun = time.monotonic()
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model, dtype=getattr(torch, args.dtype), attn_implementation="eager"
+    )
     rows = [json.loads(line)["input_ids"] for line in args.calibration.read_text().splitlines()]
     loaded = time.monotonic()
     if args.importance == "taylor":

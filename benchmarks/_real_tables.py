@@ -13,6 +13,7 @@ from _plot import bar_chart
 PARTS = {"weights": "50 % of the weights", "pattern": "2:4", "channels": "25 % of the FFN channels"}
 SETS = ("WikiText-2", "C4", "stories", "code", "plays")
 MEBI = 2**20
+SHORT = {"bfloat16": "bf16"}
 HEAD = ["tool", "method", *SETS, "nats above dense, WikiText-2", "share", "pruning, s", "CPU, s", "above, MiB"]
 RULE = ["---", "---", *("---:" for _ in HEAD[2:])]
 
@@ -28,6 +29,7 @@ class Row:
             took more than pruning it.
         load: the machine's load average before the start.
         perplexity: of each text.
+        dtype: in which the model was computed; the judge's is always fp32.
     """
 
     part: str
@@ -42,6 +44,12 @@ class Row:
     perplexity: dict[str, float]
     zeros: float
     decoder_numbers: int
+    dtype: str = "float32"
+
+    @property
+    def method(self) -> str:
+        """With its number format, where that isn't fp32."""
+        return self.name if self.dtype == "float32" else f"{self.name}, {SHORT[self.dtype]}"
 
     def nats(self, dense: Row, text: str = SETS[0]) -> float:
         """Loss above the dense model's, in nats a token."""
@@ -53,14 +61,14 @@ def reference(rows: Sequence[Row]) -> Row | None:
     if rows[0].part == "channels":
         refitted = [row for row in rows if row.name.endswith("our refit")]
         return min(refitted, key=lambda row: row.perplexity[SETS[0]], default=None)
-    return next((row for row in rows if (row.tool, row.name) == ("llm-compressor", "sparsegpt")), None)
+    return next((row for row in rows if (row.tool, row.method) == ("llm-compressor", "sparsegpt")), None)
 
 
 def line(row: Row, dense: Row, against: Row | None) -> list[str]:
     share = "" if against is None else f"{row.nats(dense) / against.nats(dense):.2f}"
     figures = [f"{row.perplexity[name]:.2f}" for name in SETS]
     cost = [f"{row.seconds:.0f}", f"{row.cpu:.0f}", f"{max(row.above, 0) / MEBI:.0f}"]
-    return [row.tool, row.name, *figures, f"{row.nats(dense):.3f}", share, *cost]
+    return [row.tool, row.method, *figures, f"{row.nats(dense):.3f}", share, *cost]
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -115,7 +123,7 @@ def picture(rows: Sequence[Row], file: Path) -> None:
     counts = [row.samples for row in own]
     samples = max(set(counts), key=lambda count: (counts.count(count), count))
     series = {
-        f"{row.tool} {row.name}": [row.nats(dense, text) for text in SETS] for row in own if row.samples == samples
+        f"{row.tool} {row.method}": [row.nats(dense, text) for text in SETS] for row in own if row.samples == samples
     }
     title = f"SmolLM2-135M, half of its weights zero, {samples} x 512 tokens of C4"
     bar_chart(file, title, SETS, series, "loss above dense, nats a token")

@@ -7,7 +7,8 @@
 
 Parts: `weights` (50 %), `pattern` (2:4), `channels` (25 % of the FFN channels, no training). Calibration: --samples
 sequences of 512 tokens of C4, drawn once and read by every tool from one file; the last 40 documents of that file are
-held out. Each run is a process of its own, in fp32; what it saved is judged by this benchmark and not by a party.
+held out. Each run is a process of its own, in fp32 or, with --dtype bfloat16, in bf16, which some CPUs multiply
+faster, and then rows of their own. What it saved is judged, in fp32, by this benchmark and not by a party.
 A row goes to results/real.json at once, and what is there isn't measured again. The tables also go into
 docs/quality.md, and into docs/runtime.md what `secateur bench` has measured of this model at 50 %, in results/
 real-bench-*.json.
@@ -45,13 +46,14 @@ PRESETS = ("fast", "balanced", "best")
 
 class Place(NamedTuple):
     """What a run is given: the model, a file of calibration tokens and how many sequences it has, where the result
-    goes, and a folder that outlives the run."""
+    goes, a folder that outlives the run, and the number format."""
 
     model: Path
     calibration: Path
     samples: int
     out: Path
     work: Path
+    dtype: str
 
 
 Command = Callable[[Place], list[str]]
@@ -67,14 +69,18 @@ class Run(NamedTuple):
 def ours(*flags: str) -> Command:
     def command(at: Place) -> list[str]:
         told = [sys.executable, "-m", "secateur", "prune", str(at.model), *flags, "--calibrate", str(at.calibration)]
-        told += ["--length", str(LENGTH), "--samples", str(at.samples), "--dtype", "float32", "--evaluate", "none"]
+        told += ["--length", str(LENGTH), "--samples", str(at.samples), "--dtype", at.dtype, "--evaluate", "none"]
         return [*told, "--no-explain", "--no-speed", "--quiet", "--out", str(at.out), "--overwrite"]
 
     return command
 
 
 def peer(script: str, *flags: str) -> Command:
-    return lambda at: [str(PEER_PYTHON), str(HERE / script), str(at.model), str(at.calibration), str(at.out), *flags]
+    def command(at: Place) -> list[str]:
+        told = [str(at.model), str(at.calibration), str(at.out), *flags, "--dtype", at.dtype]
+        return [str(PEER_PYTHON), str(HERE / script), *told]
+
+    return command
 
 
 def refitted(importance: str) -> Command:
@@ -112,8 +118,8 @@ def runs() -> Iterator[Run]:
             yield Run(part, "secateur", method, ours("--method", method, *how))
         yield from (Run(part, "secateur", quality, ours("--quality", quality, *how)) for quality in PRESETS[1:])
     for importance in ("magnitude", "taylor"):
-        given = ("--importance", importance, "--sparsity", "0.25")
-        yield Run("channels", "torch-pruning", importance, peer("_peer_torch_pruning.py", *given))
+        asked = ("--importance", importance, "--sparsity", "0.25")
+        yield Run("channels", "torch-pruning", importance, peer("_peer_torch_pruning.py", *asked))
         yield Run("channels", "torch-pruning", f"{importance} + our refit", refitted(importance))
     for quality in PRESETS:
         yield Run(
@@ -163,7 +169,19 @@ def measure(run: Run, at: Place, threads: int, texts: dict[str, str]) -> Row:
     if (at.out / "kept.json").is_file():
         (at.work / f"kept-{run.name}.json").write_text((at.out / "kept.json").read_text())
     found = judge(at.out, at.model, texts, command[0] == sys.executable)
-    return Row(run.part, run.tool, run.name, at.samples, threads, seconds, watched.cpu, above, watched.load, **found)
+    return Row(
+        run.part,
+        run.tool,
+        run.name,
+        at.samples,
+        threads,
+        seconds,
+        watched.cpu,
+        above,
+        watched.load,
+        dtype=at.dtype,
+        **found,
+    )
 
 
 def read() -> list[Row]:
@@ -187,6 +205,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--names", nargs="+", help="only these methods or presets, as the table names them")
     parser.add_argument("--tools", nargs="+", default=["secateur", "llm-compressor", "torch-pruning"])
     parser.add_argument("--samples", type=int, default=32, help="sequences of 512 tokens to calibrate on")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "real", help="for what later runs need")
     told = parser.parse_args()
@@ -197,10 +216,10 @@ def arguments() -> argparse.Namespace:
 
 def wanted(told: argparse.Namespace, rows: list[Row]) -> Iterator[Run]:
     """The runs that were asked for and aren't there."""
-    there = {(row.part, row.tool, row.name, row.samples) for row in rows}
+    there = {(row.part, row.tool, row.name, row.samples, row.dtype) for row in rows}
     for run in runs():
         asked = run.part in told.parts and run.tool in told.tools and (not told.names or run.name in told.names)
-        if asked and (run.part, run.tool, run.name, told.samples) not in there:
+        if asked and (run.part, run.tool, run.name, told.samples, told.dtype) not in there:
             yield run
 
 
@@ -222,7 +241,7 @@ def main() -> None:
             write(rows)
         for run in wanted(told, rows):
             with tempfile.TemporaryDirectory() as folder:
-                at = Place(told.model, calibration, told.samples, Path(folder) / "out", told.work)
+                at = Place(told.model, calibration, told.samples, Path(folder) / "out", told.work, told.dtype)
                 row = measure(run, at, told.threads, texts)
             rows = [*read(), row]  # another part may have been measured meanwhile
             write(rows)
