@@ -32,6 +32,7 @@ def test_time_is_counted() -> None:
     assert f.flops_of(shape, FAST) == 2 * forward + 2 * 32 * 20**2 + 2 * 2 * 20**3 + 30 * 20**2
     assert f.flops_of(replace(shape, layers=3), FAST) == 3 * f.flops_of(shape, FAST)
     assert f.flops_of(shape, FAST, processes=4) < f.flops_of(shape, FAST)
+    assert f.flops_of(shape, FAST, halves=4) == f.flops_of(shape, FAST) - 0.75 * 2 * forward
 
 
 def test_better_takes_longer_and_less_memory_puts_more_on_disk() -> None:

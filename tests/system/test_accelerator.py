@@ -146,3 +146,19 @@ def test_whether_a_cpu_multiplies_bf16(told: dict[str, bool], fast: bool, monkey
     assert accelerator.multiplies_bf16(torch.device("cpu")) == fast
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert not accelerator.multiplies_bf16(torch.device("cpu")), "a torch that doesn't tell"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_products_of_bf16_numbers_stay_exact(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the processor multiplies them as such or as fp32; and afterwards fp32 is fp32 again."""
+    real = accelerator.multiplies_bf16(torch.device("cpu"))
+    monkeypatch.setattr(accelerator, "multiplies_bf16", lambda _: fast and real)
+    torch.manual_seed(0)
+    x = torch.randn(700, 300).bfloat16()
+    gram, wide = x.double().T @ x.double(), x.float()
+    with accelerator.exact_products_of(x, None):
+        torch.testing.assert_close((wide.T @ wide).double(), gram, rtol=0, atol=2e-6 * float(gram.max()))
+    y = torch.randn(700, 300)
+    with accelerator.exact_products_of(x, y):  # one isn't in bf16
+        torch.testing.assert_close((y.T @ y).double(), y.double().T @ y.double(), rtol=0, atol=1e-3)
+    torch.testing.assert_close((y.T @ y).double(), y.double().T @ y.double(), rtol=0, atol=1e-3)

@@ -19,7 +19,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.linears import linears_of
 from secateur.report.schema.model import Forecast, ForecastRow
 from secateur.system import accelerator
-from secateur.system.device import device_name, resolve_device
+from secateur.system.device import device_name, pruning_dtype, resolve_device
 
 LIBRARIES = 650_000_000  # bytes of Python, torch and transformers
 FREE_SHARE = 0.6  # of what is free, for hidden states
@@ -70,13 +70,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run has: fp32 FLOP a second of large products, free memory and free disk in bytes, and processes."""
+    """What a run has: fp32 FLOP a second of large products, free memory and free disk in bytes, processes, and how
+    many times as fast the products are that it takes in bf16."""
 
     name: str
     flops: float
     memory: int
     disk: int
     processes: int = 1
+    halves: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,14 @@ WAYS = (Way("weight", "fast"), Way("weight", "balanced"), Way("weight", "best"),
 
 def forecast(checkpoint: Checkpoint, samples: int = 128, length: int = 512) -> Forecast:
     """What pruning a checkpoint takes here, for each of `WAYS`."""
-    shape, machine = shape_of(checkpoint, samples, length), this_machine()
+    shape, machine, device = shape_of(checkpoint, samples, length), this_machine(), resolve_device("auto")
+    times = _probe(device, torch.bfloat16) / machine.flops
+    if pruning_dtype("auto", device, checkpoint.config) is torch.bfloat16:
+        machine = replace(machine, halves=times)
     return {
         "machine": machine.name,
         "flops_per_second": machine.flops,
-        "bf16_times_as_fast": _probe(resolve_device("auto"), torch.bfloat16) / machine.flops,
+        "bf16_times_as_fast": times,
         "free_memory_bytes": machine.memory,
         "free_disk_bytes": machine.disk,
         "samples": samples,
@@ -133,7 +138,7 @@ def this_machine() -> Machine:
 def row(shape: Shape, machine: Machine, way: Way) -> ForecastRow:
     """One kind of run on one machine."""
     shape = replace(shape, samples=round(shape.samples * (1 + PRESETS[way.quality].general)))
-    seconds = flops_of(shape, way, machine.processes) / (machine.flops * EFFICIENCY)
+    seconds = flops_of(shape, way, machine.processes, machine.halves) / (machine.flops * EFFICIENCY)
     states = hidden_bytes(shape, way)
     budget = int(FREE_SHARE * machine.memory)
     memory = working_bytes(shape, way) + min(states, budget)
@@ -149,10 +154,12 @@ def row(shape: Shape, machine: Machine, way: Way) -> ForecastRow:
     }
 
 
-def flops_of(shape: Shape, way: Way, processes: int = 1) -> float:
+def flops_of(shape: Shape, way: Way, processes: int = 1, halves: float = 1.0) -> float:
     """FLOP of the prune stage, as one of so many processes has them: forward passes are shared, solves by Linear, and
-    what goes of a structured site is decided by all."""
-    shared = shape.layers * (_passes(way) * _forward(shape) + _grams(shape, way) + _tuning(shape, way))
+    what goes of a structured site is decided by all. Those of passes and steps count less by how much faster they
+    are."""
+    quick = _passes(way) * _forward(shape) + _tuning(shape, way)
+    shared = shape.layers * (quick / halves + _grams(shape, way))
     solved = shape.layers * _solves(shape, way)
     return shared / processes + solved / (min(processes, len(shape.linears)) if way.cut == "weight" else 1)
 

@@ -32,7 +32,7 @@ from secateur.model.streamed import StreamedModel
 from secateur.numerics.moments import Moments
 from secateur.numerics.routing import Routing
 from secateur.numerics.token_samples import TokenSamples
-from secateur.system import distributed
+from secateur.system import accelerator, distributed
 from secateur.system.halving import piecewise
 
 
@@ -143,7 +143,8 @@ class Block:
         found, widths = dict(waiting), {name: moments.features for name, moments in waiting.items()}
 
         def see(name: str, x: Tensor, _residual: Tensor | None) -> None:
-            found[name].update(x)
+            with accelerator.exact_products_of(x):
+                found[name].update(x)
             waiting.pop(name, None)
 
         watch(self.layer, widths, self.stream, self.index, batch, self.streamed.device, see, rows=rows)
@@ -176,7 +177,8 @@ class Block:
             if self.basis is not None and wanted is not None:
                 wanted = wanted @ self.basis.to(wanted)
             lacks = None if residual is None or wanted is None else wanted - residual
-            waiting[name].update(x, target, lacks)
+            with accelerator.exact_products_of(x, target, lacks):
+                waiting[name].update(x, target, lacks)
             del waiting[name]
 
     def _residual_writers(self) -> frozenset[str]:

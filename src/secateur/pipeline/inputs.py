@@ -19,6 +19,7 @@ from secateur.model.streamed import StreamedModel
 from secateur.pipeline.lineage import Lineage
 from secateur.pipeline.store import Store
 from secateur.system import accelerator, distributed
+from secateur.system.device import dtype_name, resolve_dtype
 from secateur.system.monitor import Monitor
 
 FREE_SHARE = 0.6
@@ -45,10 +46,16 @@ class Inputs:
     dry_run: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def judged_in(self) -> torch.dtype:
+        """What both models are evaluated in; on a CPU wider than what the run computes in may be."""
+        return resolve_dtype(self.recipe.dtype, self.streamed.device, self.checkpoint.config)
+
     def fingerprint(self, step: int) -> dict[str, object]:
         """Everything that decides the result of a step; an interrupted run goes on only if it was told the same."""
         return {
             **self.recipe.model_dump(mode="json", exclude={"memory", "export", "prompts"}),
+            "dtype": dtype_name(self.streamed.dtype),
             "calibration data": self.calibration.sha256,
             "checkpoint": self.checkpoint.digest,
             "plan": self.rules.plan.to_json() if self.rules.plan is not None else None,

@@ -54,7 +54,7 @@ from secateur.pipeline.store import Store
 from secateur.reconstruct.compiled import check_compiler
 from secateur.report.schema.report import Report, no_report
 from secateur.system import distributed
-from secateur.system.device import dtype_name, resolve_device, resolve_dtype
+from secateur.system.device import dtype_name, pruning_dtype, resolve_device, resolve_dtype
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import EVENTS, WORK, Area, Workspace
 from secateur.workspace.journal import Found, Journal, found_before
@@ -219,7 +219,7 @@ def prepare(
 
     Args:
         found: what an interrupted run has found for its target.
-        counted: the recipe says how much goes; otherwise only which kinds may.
+        counted: the recipe says how much goes; otherwise only which kinds may, and what that costs is measured.
     """
     check_steps(recipe, plan is not None, dry_run)
     checkpoint = Checkpoint.open(local_folder(recipe.model))
@@ -248,7 +248,8 @@ def prepare(
                 load_corpus(spec, split="held_out")
         distributed.on_first(lambda: check_tasks(recipe, checkpoint))
         distributed.on_first(lambda: check_prompts(recipe, checkpoint))
-    dtype = resolve_dtype(recipe.dtype, device, checkpoint.config)
+    # Differences of predictions may be smaller than what bf16 rounds.
+    dtype = (pruning_dtype if counted else resolve_dtype)(recipe.dtype, device, checkpoint.config)
     with monitor.stage("open"):
         distributed.on_first(lambda: check_source(checkpoint, config.memory))
         streamed = StreamedModel(checkpoint, device, dtype)

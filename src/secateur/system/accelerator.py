@@ -123,6 +123,28 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 @contextmanager
+def exact_products_of(*given: torch.Tensor | None) -> Iterator[None]:
+    """In here a CPU that multiplies bf16 faster does so with fp32 copies of these, where all are in bf16: products of
+    such numbers are exact in fp32, and summed in it. Other fp32 matrices would be rounded.
+
+    Args:
+        given: tensors on one device; those that are None don't count.
+    """
+    there = [x for x in given if x is not None]
+    products = getattr(torch.backends.mkldnn, "matmul", None)  # torch 2.9 and later
+    own = getattr(products, "fp32_precision", None)
+    halves = all(x.dtype == torch.bfloat16 for x in there) and there[0].device.type == "cpu"
+    if not halves or own is None or not multiplies_bf16(there[0].device):
+        yield
+        return
+    products.fp32_precision = "bf16"  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        products.fp32_precision = own  # type: ignore[union-attr]
+
+
+@contextmanager
 def forked_rng(device: torch.device) -> Iterator[None]:
     """Random numbers that are drawn in here, on the CPU or on a device, leave those drawn afterwards as they were."""
     own = [] if device.type == "cpu" else [device]

@@ -56,6 +56,15 @@ def resolve_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
     return _DTYPES[SHORT.get(name, name)]
 
 
+def pruning_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
+    """The same, but that `auto` is bf16 on a CPU too, where the checkpoint holds that and it is multiplied faster than
+    fp32: statistics and solves are wider anyway."""
+    found = resolve_dtype(name, device, config)
+    stored = getattr(config, "dtype", None)
+    halves = name == "auto" and stored is torch.bfloat16 and accelerator.multiplies_bf16(device)
+    return torch.bfloat16 if halves else found
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 

@@ -22,7 +22,7 @@ def agreed(
     text = None if checkpoint.family.causal else held_out_text(inputs, result, workspace)
     if text is None:
         return {}, ()
-    if not fits_in_memory(2 * checkpoint.parameters, inputs.streamed.dtype, inputs.config.memory):
+    if not fits_in_memory(2 * checkpoint.parameters, inputs.judged_in, inputs.config.memory):
         return {}, (TOO_LARGE,)
     data, name = text
     with monitor.stage("evaluate"):

@@ -95,7 +95,7 @@ def perplexities(inputs: Inputs, result: PassResult, services: Services) -> dict
     isn't evaluated, or doesn't fit in memory."""
     area, recipe = services.store.area, inputs.recipe
     text = text_of(inputs, result, area)
-    if text is None or not fits_in_memory(inputs.checkpoint.parameters, inputs.streamed.dtype, inputs.config.memory):
+    if text is None or not fits_in_memory(inputs.checkpoint.parameters, inputs.judged_in, inputs.config.memory):
         return {}
     states = {"pruned": area.final}
     if result.recovery is not None:
@@ -114,7 +114,7 @@ def before_and_after(
         return BeforeAfter({}, [], _why_not(inputs))
     data, name = text
     notes: tuple[str, ...]
-    if fits_in_memory(2 * inputs.checkpoint.parameters, inputs.streamed.dtype, inputs.config.memory):
+    if fits_in_memory(2 * inputs.checkpoint.parameters, inputs.judged_in, inputs.config.memory):
         with monitor.stage("evaluate"):
             found, notes = _evaluated(inputs, result, workspace, text)
     else:
@@ -143,7 +143,7 @@ def _states(inputs: Inputs, workspace: Workspace, evaluation: Evaluation, data: 
     """The original, the pruned and the recovered model on the same text."""
     recipe = inputs.recipe
     rows: list[tuple[str, LossFigures]] = [("original", evaluation["before"]), ("recovered", evaluation["after"])]
-    if fits_in_memory(inputs.checkpoint.parameters, inputs.streamed.dtype, inputs.config.memory):
+    if fits_in_memory(inputs.checkpoint.parameters, inputs.judged_in, inputs.config.memory):
         pruned = evaluate(workspace.work / PRUNED, data, device=recipe.device, dtype=recipe.dtype, speed=False)
         pruned["sets"] = dict(zip(evaluation["after"]["sets"], pruned["sets"].values(), strict=True))
         rows.insert(1, ("pruned", pruned))
@@ -169,10 +169,10 @@ def _evaluated_in_blocks(
     inputs: Inputs, workspace: Workspace, text: tuple[str, str], monitor: Monitor, memory: MemoryBudget
 ) -> Measured:
     """One model after the other, block by block."""
-    after = StreamedModel(Checkpoint.open(workspace.final), inputs.streamed.device, inputs.streamed.dtype)
-    layers = inputs.checkpoint.layers + after.checkpoint.layers
-    with monitor.stage("evaluate", layers) as step:
-        found = [evaluate_streamed(one, text[0], memory, workspace.work, step) for one in (inputs.streamed, after)]
+    both = inputs.checkpoint, Checkpoint.open(workspace.final)
+    opened = [StreamedModel(one, inputs.streamed.device, inputs.judged_in) for one in both]
+    with monitor.stage("evaluate", sum(one.layers for one in both)) as step:
+        found = [evaluate_streamed(one, text[0], memory, workspace.work, step) for one in opened]
     return {"evaluation": {"before": found[0], "after": found[1], "data": text[1]}}
 
 
@@ -184,7 +184,7 @@ def _exported(
     if told is None or not told.quantised:
         return None
     kind, checkpoint = str(told.type), Checkpoint.open(workspace.final)
-    streamed = Rounded(checkpoint, inputs.streamed.device, inputs.streamed.dtype, kind)
+    streamed = Rounded(checkpoint, inputs.streamed.device, inputs.judged_in, kind)
     with monitor.stage("evaluate the export", checkpoint.layers) as step:
         found = evaluate_streamed(streamed, data, memory, workspace.work, step)
     return {**found, "type": kind}

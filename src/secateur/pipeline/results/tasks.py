@@ -55,7 +55,7 @@ def judged_on_tasks(
     asked = asked_of(inputs.recipe)
     if asked is None:
         return {}, ()
-    if not fits_in_memory(inputs.checkpoint.parameters, inputs.streamed.dtype, inputs.config.memory):
+    if not fits_in_memory(inputs.checkpoint.parameters, inputs.judged_in, inputs.config.memory):
         return {}, (TOO_LARGE,)
     states = {BEFORE: inputs.lineage.path, AFTER: workspace.final}
     if result.recovery is not None:
