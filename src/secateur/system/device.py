@@ -57,8 +57,8 @@ def resolve_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
 
 
 def pruning_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
-    """The same, but that `auto` is bf16 on a CPU too, where the checkpoint holds that and it is multiplied faster than
-    fp32: statistics and solves are wider anyway."""
+    """The same, but that `auto` is bf16 on a CPU too where the checkpoint holds that and it is multiplied faster:
+    statistics and solves are wider anyway."""
     found = resolve_dtype(name, device, config)
     stored = getattr(config, "dtype", None)
     halves = name == "auto" and stored is torch.bfloat16 and accelerator.multiplies_bf16(device)
