@@ -20,7 +20,7 @@ def chance(p: float) -> str:
 def tables(rows: list[dict[str, Any]]) -> str:
     """Every part that has been measured."""
     drawn = {"dense": draw_dense, "time": draw_time, "recover": draw_recover, "in use": draw_recover}
-    drawn |= {"aim": draw_aim, "chats": draw_chats}
+    drawn |= {"best": draw_recover, "aim": draw_aim, "chats": draw_chats}
     parts = []
     for part, draw in drawn.items():
         own = [row for row in rows if row["part"] == part]

@@ -12,6 +12,7 @@ The parts, each a row or more of results/tasks.json, written at once; what is th
              same tokens, in turns on the same items
     recover  25 % of the FFN channels, alone and with a distillation after it
     in use   the same where half of the distillation's text is half of each task's questions; judged on the others
+    best     the same, cut by the preset of that name, on that text
     aim      40 % of the channels, calibrated on general text and aimed at one task, with several --keep-general; that
              task on all items of the half that is held out
     chats    25 % of the channels, calibrated on conversations and on plain text of the same length
@@ -31,8 +32,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from _docs import between_marks
 from _tasks_judge import Judge
@@ -171,25 +173,40 @@ def bare(model: Any, groups: list[Any]) -> None:
             model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
 
-def recovered(bench: Bench) -> None:
-    _recovered(bench, "recover", training_text, "recovered", "")
+class Recovery(NamedTuple):
+    """A quarter of the channels gone, and a distillation after it.
+
+    text_of     the text of the distillation
+    half        of each task that it is judged on; empty for all of it
+    cut         folder of the cut model, and the preset that cuts it; `best` is calibrated on the distillation's text
+    """
+
+    part: str
+    text_of: Callable[..., str]
+    half: str
+    cut: tuple[str, str] = ("quarter", "fast")
 
 
-def in_use(bench: Bench) -> None:
-    """A distillation that also reads text as it will be used: the other half of each task's questions, answered."""
-    _recovered(bench, "in use", in_use_text, "in-use", "@odd")
+RECOVERIES = (
+    Recovery("recover", training_text, ""),
+    Recovery("in use", in_use_text, "@odd"),
+    Recovery("best", in_use_text, "@odd", ("best-quarter", "best")),
+)
 
 
-def _recovered(bench: Bench, part: str, text_of: Callable[..., str], name: str, half: str) -> None:
-    """A quarter of the channels gone, and a distillation after it; judged on the tasks, or on a half of each."""
-    text, held_out = general_text(bench.work, SHARED), bench.work / "held_out.jsonl"
-    cut, found = bench.pruned("quarter", "--sparsity", 0.25, "--calibrate", text, "--evaluate", held_out)
-    specs, judge = tuple(file + half for file in bench.files()), bench.judge(bench.told.limit)
-    if not bench.have(part, "cut"):
-        bench.keep(part, "cut", tasks=judge.compared(bench.model, cut, specs), **found)
-    if not bench.have(part, "distilled"):
-        out, how = distilled(bench, cut, name, text_of(text, bench.work, SHARED))
-        bench.keep(part, "distilled", **how, tasks=judge.compared(bench.model, out, specs))
+def recovered(how: Recovery, bench: Bench) -> None:
+    """Judged on the tasks, or on a half of each, after the cut and after the distillation."""
+    general, held_out = general_text(bench.work, SHARED), bench.work / "held_out.jsonl"
+    text, (folder, quality) = how.text_of(general, bench.work, SHARED), how.cut
+    calibrate = text if quality == "best" else general
+    told = ("--sparsity", 0.25, "--quality", quality, "--calibrate", calibrate, "--evaluate", held_out)
+    cut, found = bench.pruned(folder, *told)
+    specs, judge = tuple(file + how.half for file in bench.files()), bench.judge(bench.told.limit)
+    if not bench.have(how.part, "cut"):
+        bench.keep(how.part, "cut", tasks=judge.compared(bench.model, cut, specs), **found)
+    if not bench.have(how.part, "distilled"):
+        out, training = distilled(bench, cut, how.part.replace(" ", "-"), text)
+        bench.keep(how.part, "distilled", **training, tasks=judge.compared(bench.model, out, specs))
 
 
 def distilled(bench: Bench, cut: Path, name: str, text: str) -> tuple[Path, dict[str, Any]]:
@@ -255,8 +272,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "time": timed,
     "aim": aimed,
     "chats": chats,
-    "recover": recovered,
-    "in use": in_use,
+    **{how.part: partial(recovered, how) for how in RECOVERIES},
 }
 
 
