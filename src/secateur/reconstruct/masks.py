@@ -28,7 +28,7 @@ from secateur.model.linears import Linear, linears_of
 from secateur.model.sites import Site
 from secateur.model.surgery import remove, update_heads, zero
 from secateur.numerics.patterns import Pattern
-from secateur.numerics.support import support_of
+from secateur.numerics.support import keep_only, support_of
 from secateur.system import accelerator
 
 RAMP = 0.6  # of all steps, after which everything has gone that should
@@ -47,7 +47,7 @@ class Kept:
     def __init__(self, block: Block) -> None:
         self.layer = in_fp32(block.layer)
         linears = linears_of(self.layer, block.streamed.checkpoint.family)
-        self._gone = [(linear, linear.stored == 0) for linear in linears]
+        self._kept = [(linear, linear.stored != 0) for linear in linears]
 
     settled = True
 
@@ -60,8 +60,8 @@ class Kept:
     @torch.no_grad()
     def hold(self) -> None:
         """Zeroes what should be zero."""
-        for linear, gone in self._gone:
-            linear.stored.masked_fill_(gone, 0)
+        for linear, kept in self._kept:
+            keep_only(linear.stored, kept)
 
     def finish(self) -> None:
         """Gives the layer the shape that the cut block has."""
@@ -115,7 +115,7 @@ class GradualWeights(Gradual):
     def __init__(self, block: Block, pattern: Pattern, sparsity: Callable[[str], float]) -> None:
         super().__init__(block)
         self._pattern, self._sparsity = pattern, sparsity
-        self._gone: dict[str, tuple[Linear, Tensor]] = {}
+        self._kept: dict[str, tuple[Linear, Tensor]] = {}
 
     @torch.no_grad()
     def _choose(self, share: float, block: Block) -> None:
@@ -127,12 +127,12 @@ class GradualWeights(Gradual):
             found = own.moments([linear.source for linear in linears], frozenset({"rms"}), every)
         for linear in linears:
             scores = linear.weight.abs() * found[linear.source].rms
-            self._gone[linear.name] = linear, ~self._pattern.partial(scores, self._sparsity(linear.name), share)
+            self._kept[linear.name] = linear, self._pattern.partial(scores, self._sparsity(linear.name), share)
 
     @torch.no_grad()
     def hold(self) -> None:
-        for linear, gone in self._gone.values():
-            linear.stored.masked_fill_(gone, 0)
+        for linear, kept in self._kept.values():
+            keep_only(linear.stored, kept)
 
     def finish(self) -> None:
         """Zeros stay where they are."""
@@ -171,7 +171,7 @@ class GradualUnits(Gradual):
             zero(self.layer, site, mask)
         with torch.no_grad():
             for linear, mask in self._zeros:  # of an earlier pruning
-                linear.stored.masked_fill_(~mask, 0.0)
+                keep_only(linear.stored, mask)
 
     def finish(self) -> None:
         self._zeros = []

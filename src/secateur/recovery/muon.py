@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.numerics.support import keep_only
 from secateur.recovery.shard import local, own
 from secateur.system import accelerator
 
@@ -57,7 +58,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for part in self._parts:
             part.step()
         for parameter, mask in self._held:
-            local(parameter).masked_fill_(~mask, 0)
+            keep_only(local(parameter), mask)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
