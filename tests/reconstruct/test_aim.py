@@ -99,7 +99,7 @@ def test_its_slope_is_that_of_the_mean_divergence_and_the_guard(
         p = block.streamed.logits(ids, objective.targets[0]).double().log_softmax(-1)
         target = objective.targets[0].double()
     mean = (p.exp() * (p - q)).sum(-1).mean()
-    mean = mean + module.GUARD * (out.double() - target).square().sum() / target.square().sum()
+    mean = mean + module.GUARD * ((out.double() - target).square().sum(-1) / target.square().sum(-1)).mean()
     for got, want in zip(found, torch.autograd.grad(mean, weights), strict=True):
         if bf16:  # eight bits of precision
             assert float((got - want).norm()) < 0.05 * float(want.norm())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from secateur.calibration import stream as streaming
 from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.walk import Block, walk
+from secateur.config.presets import Masks
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.sites import Site, sites_of
 from secateur.model.streamed import StreamedModel
@@ -23,7 +24,7 @@ from secateur.numerics.patterns import Pattern
 from secateur.reconstruct import tune as module
 from secateur.reconstruct.masks import GradualUnits, GradualWeights
 from secateur.reconstruct.sequences import SequenceBatch, in_turn, split
-from secateur.reconstruct.tune import Tuned, Tuning, reconstruct
+from secateur.reconstruct.tune import Tuned, Tuning, rate_of, reconstruct
 from secateur.reconstruct.window import parts
 from tests.model import tiny
 
@@ -96,14 +97,18 @@ def tuned(streamed: StreamedModel, cut: Callable[[Block], None], tuning: Tuning 
 
 
 def error_of(block: Block, sequences: Sequence[int]) -> float:
-    """By hand: both layers on both streams."""
+    """By hand: both layers on both streams, relative to each token, the mean of them."""
     assert block.dense is not None
     pairs = []
     for layer, stream in ((block.layer, block.stream), block.dense):
         with torch.no_grad():
             outs = [stream.forward(layer, block.index, i, torch.device("cpu")) for i in range(len(stream.batches))]
         pairs.append(torch.cat(outs)[list(sequences)].double())
-    return float((pairs[0] - pairs[1]).square().sum() / pairs[1].square().sum())
+    return relative(*pairs)
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    return float(((ours - theirs).square().sum(-1) / theirs.square().sum(-1)).mean())
 
 
 @pytest.mark.parametrize("case", ["llama", "gpt2", "opt", "neox", "gemma2", "mixtral", "qwen3-moe"])
@@ -425,7 +430,7 @@ def test_a_window_of_two_is_judged_behind_the_next_block(opened: Callable[..., S
         half = len(outs) // 2
         held = [i for i in range(half) if i == 7]
         ours, theirs = torch.cat([outs[i] for i in held]), torch.cat([outs[half + i] for i in held])
-        return float((ours - theirs).square().sum() / theirs.square().sum())
+        return relative(ours, theirs)
 
     for block in second_block(opened("llama"), masked()):
         cut = behind(block)
@@ -434,3 +439,11 @@ def test_a_window_of_two_is_judged_behind_the_next_block(opened: Callable[..., S
         assert outcome.held_out_before == pytest.approx(cut, rel=1e-5)
         assert outcome.held_out_after == pytest.approx(behind(block), rel=1e-5)
         assert outcome.held_out_after < 0.95 * cut
+
+
+@pytest.mark.parametrize(
+    ("masks", "hidden", "rate"), [("kept", 32, 0.04), ("kept", 256, 0.01), ("kept", 4096, 0.005)]
+)
+def test_a_wide_model_moves_less_from_what_was_solved(masks: Masks, hidden: int, rate: float) -> None:
+    assert rate_of(masks, hidden) == pytest.approx(rate)
+    assert rate_of("gradual", hidden) == 0.04

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 import secateur
 from secateur.config.recipe import make_recipe
 from secateur.cut import rules
-from secateur.reconstruct.tune import Tuning
 
 LAYERS = 5
 
@@ -58,7 +57,7 @@ def test_the_report_says_what_every_block_gained(asked: dict[str, Any], shared: 
 
 def test_a_loss_is_undone_and_said(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prune(shared, tmp_path / "without", reconstruct=0)
-    monkeypatch.setattr(rules, "Tuning", lambda steps, **more: Tuning(steps, rate=1e4, **more))
+    monkeypatch.setattr(rules, "rate_of", lambda masks, hidden: 1e4)
     report = prune(shared, tmp_path / "undone", reconstruct=5)
     assert [block["steps"] for block in report["reconstruction"]] == [0] * LAYERS
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("without", "undone"))

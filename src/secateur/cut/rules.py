@@ -25,7 +25,7 @@ from secateur.model.uneven import KV_HEADS, with_heads
 from secateur.numerics.keep_counts import keep_count
 from secateur.numerics.patterns import Pattern
 from secateur.numerics.targets import Target
-from secateur.reconstruct.tune import Tuning
+from secateur.reconstruct.tune import Tuning, rate_of
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,7 @@ class Rules:
         flags, notes = _flags(config, checkpoint, unit_kinds, heads)
         tuning = Tuning(
             config.steps,
+            rate_of(config.masks, int(checkpoint.config.hidden_size)),
             seed=config.seed,
             window=config.window,
             predictions=config.objective == "predictions",
