@@ -90,8 +90,8 @@ class Selection:
     def kept(self, model: torch.nn.Module) -> list[list[int]]:
         found = []
         for before, layer in zip(self.rows, model.model.layers, strict=True):
-            place = {row.numpy().tobytes(): index for index, row in enumerate(before)}
-            found.append([place[row.numpy().tobytes()] for row in layer.mlp.gate_proj.weight.detach()])
+            place = {row.float().numpy().tobytes(): index for index, row in enumerate(before)}
+            found.append([place[row.float().numpy().tobytes()] for row in layer.mlp.gate_proj.weight.detach()])
         return found
 
 
