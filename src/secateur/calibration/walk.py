@@ -245,8 +245,7 @@ def walk(
             again, or None.
         edited: called with each block when its edits are done and its weights are rounded as they'll be saved.
         at_end: called with the hidden states that leave the last block.
-        budget: bytes of hidden states that may stay in memory; None = all.
-        work: folder for those that may not.
+        budget: bytes of hidden states that may stay in memory, None = all; `work`: folder for those that may not.
     """
     budget = budget or MemoryBudget(None)
     batches = batches_of(tokens)

@@ -55,7 +55,7 @@ class Inputs:
         """Everything that decides the result of a step; an interrupted run goes on only if it was told the same."""
         return {
             **self.recipe.model_dump(mode="json", exclude={"memory", "export", "prompts"}),
-            "dtype": dtype_name(self.streamed.dtype),
+            "computed in": dtype_name(self.streamed.dtype),
             "calibration data": self.calibration.sha256,
             "checkpoint": self.checkpoint.digest,
             "plan": self.rules.plan.to_json() if self.rules.plan is not None else None,
