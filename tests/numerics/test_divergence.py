@@ -10,19 +10,12 @@ from torch import Tensor
 
 from secateur.numerics import divergence
 from secateur.numerics.divergence import forward_kl
-
-N, V = 7, 11
-
-
-def softmax(row: Tensor, temperature: float) -> list[float]:
-    powers = [math.exp(float(x) / temperature) for x in row.double()]
-    return [p / sum(powers) for p in powers]
+from tests.predictions import VOCABULARY, softmax, two_logits
 
 
 @pytest.fixture
 def logits() -> tuple[Tensor, Tensor]:
-    torch.manual_seed(0)
-    return torch.randn(N, V) * 2, torch.randn(N, V) * 2
+    return two_logits()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -40,7 +33,7 @@ def test_gradient_of_forward_kl(
     temperature: float, at_once: int, logits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many tokens are taken at once, it is autograd's, of plain sums over the distributions."""
-    monkeypatch.setattr(divergence, "CACHED", at_once * V)
+    monkeypatch.setattr(divergence, "CACHED", at_once * VOCABULARY)
     own, other = (x.double() for x in logits)
     found = own.clone().requires_grad_()
     (3 * forward_kl(found, other, temperature)).backward()

@@ -10,19 +10,14 @@ from torch import Tensor
 
 from secateur.numerics.divergence import forward_kl
 from secateur.recovery import losses
+from tests.predictions import TOKENS, VOCABULARY, softmax, two_logits
 
-N, V, K = 7, 11, 4
-
-
-def softmax(row: Tensor, temperature: float) -> list[float]:
-    powers = [math.exp(float(x) / temperature) for x in row.double()]
-    return [p / sum(powers) for p in powers]
+N, V, K = TOKENS, VOCABULARY, 4
 
 
 @pytest.fixture
 def logits() -> tuple[Tensor, Tensor]:
-    torch.manual_seed(0)
-    return torch.randn(N, V) * 2, torch.randn(N, V) * 2
+    return two_logits()
 
 
 def test_language_modelling(logits: tuple[Tensor, Tensor]) -> None:
