@@ -30,7 +30,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,6 +38,7 @@ from typing import Any, NamedTuple
 from _docs import between_marks
 from _tasks_judge import Judge
 from _tasks_lm_eval import lm_eval
+from _tasks_seconds import seconds_of
 from _tasks_tables import TASKS, tables
 from _tasks_texts import general_text, in_use_text, training_text
 
@@ -135,42 +135,15 @@ def timed(bench: Bench) -> None:
 
     from secateur.data.tasks import read_task
     from secateur.evaluation.loading import load
-    from secateur.evaluation.tasks.run import encoded, outcome_of
 
     torch.set_num_threads(bench.told.threads)
     loaded = load(bench.model, "cpu", bench.told.dtype)
     for name in TASKS:
-        if bench.have("time", name):
-            continue
-        limit = min(bench.told.limit or 200, 200)
-        task = read_task(str(SHARED / "data" / "tasks" / f"{name}.jsonl")).first(limit)
-        groups = encoded(loaded, task)
-        ways: dict[str, Callable[[], Any]] = {
-            "secateur": lambda task=task: outcome_of(loaded, task),
-            "bare": lambda groups=groups: bare(loaded.model, groups),
-            "lm-eval": lambda name=name, limit=limit: lm_eval(*bench.harness()[:3], limit, (name,)),
-        }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(2):
-            for way, go in ways.items():
-                begin = time.perf_counter()
-                found = go()
-                own = found.get(name, {}).get("seconds") if way == "lm-eval" else time.perf_counter() - begin
-                seconds[way] += [own] if own is not None else []
-        bench.keep("time", name, items=limit, seconds=seconds)
-
-
-def bare(model: Any, groups: list[Any]) -> None:
-    """Nothing but forward passes in padded batches over the same rows, all logits computed."""
-    import torch
-
-    from secateur.evaluation.tasks.rows import padded, shared_row, together
-
-    rows = [shared_row(group) for group in groups]
-    with torch.no_grad():
-        for batch in together(rows, 2048, 2**30):
-            ids = padded([rows[index].ids for index in batch])
-            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        if not bench.have("time", name):
+            limit = min(bench.told.limit or 200, 200)
+            task = read_task(str(SHARED / "data" / "tasks" / f"{name}.jsonl")).first(limit)
+            theirs = partial(lm_eval, *bench.harness()[:3], limit, (name,))
+            bench.keep("time", name, items=limit, seconds=seconds_of(loaded, task, theirs))
 
 
 class Recovery(NamedTuple):

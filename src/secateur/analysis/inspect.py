@@ -23,6 +23,7 @@ from secateur.model.site_kinds import HEADS, KINDS, REFITTED, SITE_KINDS
 from secateur.model.sites import Site
 from secateur.model.uneven import LegalHeads, legal_heads
 from secateur.report.schema.model import Counts, Inspected, Part, SiteRow, SpeedRow
+from secateur.system.device import dtype_name
 
 # Matrix units work on tiles of this many entries; a width that is a multiple of it wastes nothing.
 HARDWARE_TILE = 64
@@ -62,7 +63,7 @@ def inspect(path: str | Path, client: str | None = None, forecast: bool = False)
         "model": str(path),
         "architecture": checkpoint.family.name,
         "model_type": checkpoint.config.model_type,
-        "dtype": str(checkpoint.dtype).removeprefix("torch."),
+        "dtype": dtype_name(checkpoint.dtype),
         "layers": checkpoint.layers,
         "hidden_size": checkpoint.config.hidden_size,
         "context": getattr(checkpoint.config, "max_position_embeddings", None),

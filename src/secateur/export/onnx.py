@@ -23,6 +23,7 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.side_files import copy_side_files
 from secateur.report.schema.export import ClientProof
 from secateur.report.terminal.listening import tell
+from secateur.system.device import dtype_name
 from secateur.system.memory import fits_in_memory
 
 FILE = "model.onnx"
@@ -78,7 +79,7 @@ def in_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """
     if not fits_in_memory(3 * checkpoint.parameters, dtype):
         raise ResourceError(f"{checkpoint.path}: is too large; a graph needs three times the model in memory")
-    return load(checkpoint.path, "cpu", str(dtype).removeprefix("torch.")).model
+    return load(checkpoint.path, "cpu", dtype_name(dtype)).model
 
 
 def beside(checkpoint: Checkpoint, folder: Path) -> None:

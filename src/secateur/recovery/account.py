@@ -23,7 +23,7 @@ from secateur.recovery.task import Task
 from secateur.recovery.train import TrainingResult
 from secateur.report.schema.recovery import RecoveryFacts, Teacher
 from secateur.report.schema.report import VERSION, Cut, Environment, ModelFacts, ResultFacts, Sample
-from secateur.system.device import device_name
+from secateur.system.device import device_name, dtype_name
 from secateur.system.monitor import Monitor
 
 SAMPLES = 2
@@ -118,7 +118,7 @@ def base_report(folder: Path, checkpoint: Checkpoint) -> Base:
         "digest": checkpoint.digest,
         "architecture": architecture,
         "model_type": config.model_type,
-        "dtype": str(checkpoint.dtype).removeprefix("torch."),
+        "dtype": dtype_name(checkpoint.dtype),
         "layers": checkpoint.layers,
     }
     auto_map = getattr(config, "auto_map", None)
@@ -145,7 +145,7 @@ def environment(device: torch.device, dtype: torch.dtype, monitor: Monitor) -> S
             "device": str(device),
             "name": device_name(device),
             "threads": torch.get_num_threads(),
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": dtype_name(dtype),
         },
         "stages": monitor.facts(),
     }

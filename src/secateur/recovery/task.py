@@ -31,7 +31,7 @@ from secateur.recovery.masks import find_masks
 from secateur.recovery.sequences import Text, keeps_apart, read_text
 from secateur.recovery.teacher import Layers, kept_layers, layer_map
 from secateur.system import accelerator, distributed
-from secateur.system.device import resolve_dtype
+from secateur.system.device import dtype_name, resolve_dtype
 
 CLASSIFIERS = (SEQUENCE, TOKEN)
 
@@ -206,7 +206,7 @@ def _same_head(checkpoint: Checkpoint, teacher: Checkpoint) -> None:
 
 def teacher_dtype(recovery: Recovery, products: torch.dtype) -> str:
     """The teacher's precision by its name in torch."""
-    return str(products).removeprefix("torch.") if recovery.teacher_dtype == "auto" else recovery.teacher_dtype
+    return dtype_name(products) if recovery.teacher_dtype == "auto" else recovery.teacher_dtype
 
 
 def _products(dtype: str, device: torch.device, config: Any) -> torch.dtype:

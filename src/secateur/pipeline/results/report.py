@@ -40,7 +40,7 @@ from secateur.report.schema.report import (
     SparsityFacts,
     TunedBlock,
 )
-from secateur.system.device import device_name
+from secateur.system.device import device_name, dtype_name
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import Workspace
 
@@ -192,7 +192,7 @@ def _environment(inputs: Inputs, monitor: Monitor) -> Environment:
             "device": str(inputs.streamed.device),
             "name": device_name(inputs.streamed.device),
             "threads": torch.get_num_threads(),
-            "dtype": str(inputs.streamed.dtype).removeprefix("torch."),
+            "dtype": dtype_name(inputs.streamed.dtype),
         },
         "stages": monitor.facts(),
     }
@@ -230,7 +230,7 @@ def _model(inputs: Inputs) -> ModelFacts:
         "digest": inputs.checkpoint.digest,
         "architecture": (config.architectures or [type(config).__name__])[0],
         "model_type": config.model_type,
-        "dtype": str(inputs.checkpoint.dtype).removeprefix("torch."),
+        "dtype": dtype_name(inputs.checkpoint.dtype),
         "layers": inputs.checkpoint.layers,
     }
     stored_as = origin_of(inputs.lineage.path)
