@@ -65,6 +65,7 @@ def bar_chart(
         up: what the height of a bar shows.
         base: where bars begin.
     """
+    assert len(series) <= len(COLOURS), "two series would have one colour"
     y = _Axis([base, *(value for values in series.values() for value in values)], False, HEIGHT - BOTTOM, TOP)
     longest = max(len(name) for name in series)
     parts = [*_frame(title, "", up, max(0, 7 * longest + 32 - RIGHT)), *_ruled(y)]

@@ -13,7 +13,7 @@ from _plot import bar_chart
 PARTS = {"weights": "50 % of the weights", "pattern": "2:4", "channels": "25 % of the FFN channels"}
 SETS = ("WikiText-2", "C4", "stories", "code", "plays")
 MEBI = 2**20
-SHORT = {"bfloat16": "bf16"}
+SHORT = {"float32": "fp32", "bfloat16": "bf16"}
 HEAD = ["tool", "method", *SETS, "nats above dense, WikiText-2", "share", "pruning, s", "CPU, s", "above, MiB"]
 RULE = ["---", "---", *("---:" for _ in HEAD[2:])]
 
@@ -115,15 +115,17 @@ def bench_table(folder: Path) -> str:
 
 
 def picture(rows: Sequence[Row], file: Path) -> None:
-    """Loss above dense by text, weights at 50 %, of the number of sequences that most runs have."""
+    """Loss above dense by text, weights at 50 %, with the sequences and the number format that most runs have."""
     dense = next(row for row in rows if row.part == "dense")
     own = [row for row in rows if row.part == "weights"]
     if not own:
         return
-    counts = [row.samples for row in own]
-    samples = max(set(counts), key=lambda count: (counts.count(count), count))
+    kinds = [(row.samples, row.dtype) for row in own]
+    samples, dtype = shown = max(set(kinds), key=lambda kind: (kinds.count(kind), kind))
     series = {
-        f"{row.tool} {row.method}": [row.nats(dense, text) for text in SETS] for row in own if row.samples == samples
+        f"{row.tool} {row.name}": [row.nats(dense, text) for text in SETS]
+        for row in own
+        if (row.samples, row.dtype) == shown
     }
-    title = f"SmolLM2-135M, half of its weights zero, {samples} x 512 tokens of C4"
+    title = f"SmolLM2-135M, half of its weights zero, {samples} x 512 tokens of C4, {SHORT[dtype]}"
     bar_chart(file, title, SETS, series, "loss above dense, nats a token")
