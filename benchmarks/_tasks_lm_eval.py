@@ -14,7 +14,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def lm_eval(
     model: Path, dtype: str, threads: int, limit: int | None, names: tuple[str, ...] = TASKS
 ) -> dict[str, Any]:
-    """lm-eval's own figures of the same files, with its own model class; nothing where it isn't installed."""
+    """By task lm-eval's own figures of the same files, with its own model class: how many items, its metrics, and the
+    seconds that it took. Nothing where it isn't installed."""
     try:
         from lm_eval.evaluator import simple_evaluate
         from lm_eval.models.huggingface import HFLM
@@ -30,11 +31,10 @@ def lm_eval(
         begin = time.perf_counter()
         task = yaml_of(name)
         told = {"limit": limit, "bootstrap_iters": 0, "log_samples": False}
-        results = simple_evaluate(wrapped, tasks=[task], **told)["results"][name]
-        seconds = time.perf_counter() - begin
-        found[name] = {m["metric"]: results[f"{m['metric']},none"] for m in task["metric_list"]} | {
-            "seconds": seconds
-        }
+        given = simple_evaluate(wrapped, tasks=[task], **told)
+        seconds, results = time.perf_counter() - begin, given["results"][name]
+        metrics = {m["metric"]: results[f"{m['metric']},none"] for m in task["metric_list"]}
+        found[name] = {"items": given["n-samples"][name]["effective"], "metrics": metrics, "seconds": seconds}
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 TASKS = ("copa", "arc_easy", "piqa", "boolq", "winogrande", "lambada_openai")
+TOOLS = ("secateur", "lm-eval")
 
 
 def percent(figures: dict[str, Any]) -> str:
@@ -30,7 +31,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
 
 
 def circumstances(rows: list[dict[str, Any]]) -> str:
-    asked = [r for r in rows if r["part"] != "chats"]  # that's judged on texts
+    asked = [r for r in rows if r["part"] not in ("chats", "dense")]  # judged on texts; says how many items it had
     limits = {"all items" if r["limit"] is None else f"the first {r['limit']} items of each task" for r in asked}
     loads = [row["load_before"] for row in rows]
     threads = ", ".join(sorted({f"{n} thread" + "s" * (n > 1) for n in (row["threads"] for row in rows)}))
@@ -44,13 +45,18 @@ def grid(lines: list[list[str]]) -> str:
 
 
 def draw_dense(rows: list[dict[str, Any]]) -> str:
-    lines = [["dense", *(row["case"] for row in rows)]]
+    """Of each task what most items say."""
+    lines = [["dense", "items", *TOOLS]]
     for name in TASKS:
+        own = {(row["items"], row["tool"]): row["metrics"] for row in rows if row["case"] == name}
+        items = max((items for items, _ in own), default=0)
+        figures = [own.get((items, tool), {}) for tool in TOOLS]
         for metric in ("acc", "acc_norm", "perplexity"):
-            values = [row["tasks"].get(name, {}).get(metric) for row in rows]
-            if values[0] is not None:
+            values = [of.get(metric) for of in figures]
+            if any(value is not None for value in values):
                 scale = 1 if metric == "perplexity" else 100
-                lines.append([f"{name}, {metric}", *("" if v is None else f"{scale * v:.2f}" for v in values)])
+                shown = ["" if value is None else f"{scale * value:.2f}" for value in values]
+                lines.append([f"{name}, {metric}", str(items), *shown])
     return grid(lines)
 
 

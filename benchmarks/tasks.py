@@ -69,8 +69,9 @@ class Bench:
             "dtype": self.told.dtype,
         }
 
-    def have(self, part: str, case: str) -> bool:
-        return any(r["part"] == part and r["case"] == case and r["limit"] == self.told.limit for r in self.rows)
+    def have(self, part: str, case: str, **about: str) -> bool:
+        asked = {"part": part, "case": case, "limit": self.told.limit, **about}
+        return any(asked.items() <= row.items() for row in self.rows)
 
     def keep(self, part: str, case: str, **found: Any) -> None:
         self.rows.append({"part": part, "case": case, **self.about(), **found})
@@ -115,18 +116,17 @@ class Bench:
 
 
 def dense(bench: Bench) -> None:
-    words = ("--tasks", ",".join(bench.files()), *bench.limits("--limit"), "--dtype", bench.told.dtype)
-    if not bench.have("dense", "secateur"):
-        found = json.loads(bench.secateur("eval", bench.model, *words, "--json"))
-        bench.keep("dense", "secateur", tasks={n: metrics(t) for n, t in found["tasks"].items()})
-    if not bench.have("dense", "lm-eval"):
-        found = lm_eval(*bench.harness())
-        if found:
-            bench.keep("dense", "lm-eval", tasks=found)
-
-
-def metrics(task: dict[str, Any]) -> dict[str, float]:
-    return {name: figures["value"] for name, figures in task["metrics"].items()} | {"seconds": task["seconds"]}
+    """Task by task, each of the two tools in its turn, as all items take hours."""
+    for name in TASKS:
+        if not bench.have("dense", name, tool="secateur"):
+            words = ("--tasks", *bench.files(name), *bench.limits("--limit"), "--dtype", bench.told.dtype)
+            (task,) = json.loads(bench.secateur("eval", bench.model, *words, "--json"))["tasks"].values()
+            own = {metric: figures["value"] for metric, figures in task["metrics"].items()}
+            bench.keep("dense", name, tool="secateur", items=task["items"], metrics=own, seconds=task["seconds"])
+        if not bench.have("dense", name, tool="lm-eval"):
+            found = lm_eval(*bench.harness(), (name,))
+            if found:
+                bench.keep("dense", name, tool="lm-eval", **found[name])
 
 
 def timed(bench: Bench) -> None:
