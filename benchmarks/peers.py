@@ -78,10 +78,12 @@ def peer_figures(run: Watched, out: Path) -> tuple[float, int]:
 
 
 def our_figures(run: Watched, out: Path) -> tuple[float, int]:
-    """The same two figures, from the stages between opening and saving that Secateur's own report lists."""
+    """The same two figures, from the stages between opening and saving that Secateur's own report lists; those of a
+    training count."""
     stages = json.loads((out / "report.json").read_text())["stages"]
     names = [stage["name"] for stage in stages]
-    first, last = names.index("open") + 1, names.index("save")
+    saved = "save the trained model" if "save the trained model" in names else "save"
+    first, last = names.index("open") + 1, names.index(saved)
     before, during = ([stage["peak_memory_bytes"] for stage in part] for part in (stages[:first], stages[first:last]))
     return sum(stage["seconds"] for stage in stages[first:last]), max(during) - max(before)
 

@@ -5,13 +5,13 @@
     python benchmarks/real.py --model MODEL --samples 128 --parts weights --names fast balanced
     python benchmarks/real.py --draw                   only the tables and the picture, from what is there
 
-Parts: `weights` (50 %), `pattern` (2:4), `channels` (25 % of the FFN channels, no training). Calibration: --samples
-sequences of 512 tokens of C4, drawn once and read by every tool from one file; the last 40 documents of that file are
-held out. Each run is a process of its own, in fp32 or, with --dtype bfloat16, in bf16, which some CPUs multiply
-faster, and then rows of their own. What it saved is judged, in fp32, by this benchmark and not by a party.
-A row goes to results/real.json at once, and what is there isn't measured again. The tables also go into
-docs/quality.md, and into docs/runtime.md what `secateur bench` has measured of this model at 50 %, in results/
-real-bench-*.json.
+Parts: `weights` (50 %), `pattern` (2:4), `channels` (25 % of the FFN channels). Calibration: --samples sequences of
+512 tokens of C4, drawn once and read by every tool from one file; the last 40 documents of that file are held out. A
+run called 'balanced, trained' is followed by 300 steps of distillation on the other documents. Each run is a process
+of its own, in fp32 or, with --dtype bfloat16, in bf16, which some CPUs multiply faster, and then rows of their own.
+What it saved is judged, in fp32, by this benchmark and not by a party. A row goes to results/real.json at once, and
+what is there isn't measured again. The tables also go into docs/quality.md, and into docs/runtime.md what `secateur
+bench` has measured of this model at 50 %, in results/real-bench-*.json.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ BEGIN, END = "<!-- real: begin -->", "<!-- real: end -->"
 LENGTH, HELD_OUT = 512, 40
 WINDOWS = 20  # of each text at most
 PRESETS = ("fast", "balanced", "best")
+TRAINED = "balanced, trained"
+TRAINING_LENGTH = 256
 
 
 class Place(NamedTuple):
@@ -75,6 +77,20 @@ def ours(*flags: str) -> Command:
     return command
 
 
+def trained(quality: str, *flags: str) -> Command:
+    """Pruned, then trained with what `recover` does unless told otherwise, but for the length of a sequence."""
+
+    def command(at: Place) -> list[str]:
+        recipe, documents = at.work / "trained.yaml", at.work / "documents.jsonl"
+        documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in calibration_documents()))
+        recipe.write_text(
+            f"recover: {{how: distill, length: {TRAINING_LENGTH}, data: {json.dumps(str(documents))}}}\n"
+        )
+        return ours("--quality", quality, *flags, "--recipe", str(recipe))(at)
+
+    return command
+
+
 def peer(script: str, *flags: str) -> Command:
     def command(at: Place) -> list[str]:
         told = [str(at.model), str(at.calibration), str(at.out), *flags, "--dtype", at.dtype]
@@ -94,6 +110,11 @@ def refitted(importance: str) -> Command:
         return ours("--plan", str(plan), "--quality", "fast")(at)
 
     return command
+
+
+def calibration_documents() -> list[str]:
+    """All of C4 but the documents that are judged on."""
+    return read_texts(DATA / "web" / "c4.jsonl")[:-HELD_OUT]
 
 
 def plan_of(model: Path, kept: list[list[int]]) -> dict[str, Any]:
@@ -117,14 +138,15 @@ def runs() -> Iterator[Run]:
             yield Run(part, "llm-compressor", method, peer("_peer_llmcompressor.py", *given))
             yield Run(part, "secateur", method, ours("--method", method, *how))
         yield from (Run(part, "secateur", quality, ours("--quality", quality, *how)) for quality in PRESETS[1:])
+        yield Run(part, "secateur", TRAINED, trained("balanced", *how))
     for importance in ("magnitude", "taylor"):
         asked = ("--importance", importance, "--sparsity", "0.25")
         yield Run("channels", "torch-pruning", importance, peer("_peer_torch_pruning.py", *asked))
         yield Run("channels", "torch-pruning", f"{importance} + our refit", refitted(importance))
+    channels = ("--sites", "channel", "--sparsity", "0.25")
     for quality in PRESETS:
-        yield Run(
-            "channels", "secateur", quality, ours("--sites", "channel", "--sparsity", "0.25", "--quality", quality)
-        )
+        yield Run("channels", "secateur", quality, ours("--quality", quality, *channels))
+    yield Run("channels", "secateur", TRAINED, trained("balanced", *channels))
 
 
 def evaluation_texts() -> dict[str, str]:
@@ -231,8 +253,7 @@ def main() -> None:
     if not told.draw:
         told.work.mkdir(parents=True, exist_ok=True)
         calibration, texts = told.work / f"calibration-{told.samples}.jsonl", evaluation_texts()
-        documents = read_texts(DATA / "web" / "c4.jsonl")[:-HELD_OUT]
-        write_calibration(calibration_ids(told.model, documents, told.samples), calibration)
+        write_calibration(calibration_ids(told.model, calibration_documents(), told.samples), calibration)
         torch.set_num_threads(told.threads)
         rows = read()
         if not any(row.part == "dense" for row in rows):
