@@ -9,15 +9,17 @@ from secateur.model.checkpoint import Checkpoint
 from secateur.model.extras import uncounted
 from secateur.model.tied import stored_twice
 
+AT_ONCE = 32  # tensors; what of a file has been read stays mapped until it's closed
+
 
 def count_nonzero(checkpoint: Checkpoint) -> int:
     """Of all tensors that are used; what is stored twice and tied counts once."""
     copies, total = {*stored_twice(checkpoint), *uncounted(checkpoint)}, 0
     for file in sorted(set(checkpoint.files.values())):
-        with safe_open(file, framework="pt") as handle:
-            for name in handle.keys():  # noqa: SIM118 - a handle is not a mapping
-                if checkpoint.files.get(name) == file and name not in copies:
-                    total += int(torch.count_nonzero(handle.get_tensor(name)))
+        names = [name for name, own in checkpoint.files.items() if own == file and name not in copies]
+        for first in range(0, len(names), AT_ONCE):
+            with safe_open(file, framework="pt") as handle:
+                total += sum(int(torch.count_nonzero(handle.get_tensor(n))) for n in names[first : first + AT_ONCE])
     return total
 
 

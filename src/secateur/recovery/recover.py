@@ -38,6 +38,7 @@ from secateur.report.schema.report import Measured, Report, no_report
 from secateur.system import distributed
 from secateur.system.decisions import Decisions
 from secateur.system.device import resolve_device
+from secateur.system.malloc import reusing_all
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import EVENTS, MARK, TRAINING, WORK, Workspace
 from secateur.workspace.journal import Journal
@@ -147,13 +148,15 @@ def _stages(recovery: Recovery, dry_run: bool, evaluate: str | None, tasks: str 
 def accelerated(device: torch.device) -> Iterator[None]:
     """Tells accelerate which accelerator was named, and lets it forget device and process group at the end.
 
-    It remembers both for good otherwise, and the next run of this process may have others.
+    It remembers both for good otherwise, and the next run of this process may have others. Meanwhile memory is handed
+    from step to step.
     """
     named = os.environ.get(DEVICE)
     if device.type != "cpu" and device.index is not None:
         os.environ[DEVICE] = str(device)
     try:
-        yield
+        with reusing_all():
+            yield
     finally:
         from accelerate.state import AcceleratorState
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secateur.report.terminal.listening import heard
+from secateur.system.malloc import give_back
 
 
 class Ended(NamedTuple):
@@ -32,6 +33,7 @@ def run(arguments: Sequence[str], changes: Mapping[str, str] | None = None) -> E
         changes: of its environment.
     """
     answer = ""
+    give_back()  # what is free here, the other one may need
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
