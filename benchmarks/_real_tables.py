@@ -61,7 +61,8 @@ def reference(rows: Sequence[Row]) -> Row | None:
     if rows[0].part == "channels":
         refitted = [row for row in rows if row.name.endswith("our refit")]
         return min(refitted, key=lambda row: row.perplexity[SETS[0]], default=None)
-    return next((row for row in rows if (row.tool, row.method) == ("llm-compressor", "sparsegpt")), None)
+    theirs = [row for row in rows if (row.tool, row.name) == ("llm-compressor", "sparsegpt")]
+    return min(theirs, key=lambda row: row.dtype != "float32", default=None)
 
 
 def line(row: Row, dense: Row, against: Row | None) -> list[str]:

@@ -71,7 +71,7 @@ def sensitivity(
     recipe = make_recipe({**given, **text, "reconstruct": 0, "device": device, "dtype": dtype})
     where = resolve_device(device)
     with Monitor(where, quiet, ["calibration text", "open", "sensitivity"]) as monitor:
-        inputs = prepare(recipe, None, where, monitor, counted=False)
+        inputs = prepare(recipe, None, where, monitor, cutting=False)
         check_comparable(inputs.checkpoint)
         tokens, loss = inputs.calibration.tokens, inputs.rules.gradient_needs
         check_gradients(inputs.streamed, loss)

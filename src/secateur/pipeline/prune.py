@@ -213,13 +213,14 @@ def prepare(
     monitor: Monitor,
     dry_run: bool = False,
     found: Found | None = None,
-    counted: bool = True,
+    cutting: bool = True,
 ) -> Inputs:
     """Opens everything that the run reads and refuses what can't work, before anything is written.
 
     Args:
         found: what an interrupted run has found for its target.
-        counted: the recipe says how much goes; otherwise only which kinds may, and what that costs is measured.
+        cutting: the recipe says how much goes; otherwise only which kinds may, and what that costs is measured, in
+            no less than the dtype that is asked for.
     """
     check_steps(recipe, plan is not None, dry_run)
     checkpoint = Checkpoint.open(local_folder(recipe.model))
@@ -235,7 +236,7 @@ def prepare(
     if config.allocate in ("sensitivity", "evolve"):
         check_comparable(checkpoint)
     if plan is None:
-        rules = Rules.from_recipe(config, checkpoint, counted=counted)
+        rules = Rules.from_recipe(config, checkpoint, counted=cutting)
     else:
         rules = Rules.from_plan(plan, config, checkpoint)
     check_stage(recipe, checkpoint)
@@ -249,7 +250,7 @@ def prepare(
         distributed.on_first(lambda: check_tasks(recipe, checkpoint))
         distributed.on_first(lambda: check_prompts(recipe, checkpoint))
     # Differences of predictions may be smaller than what bf16 rounds.
-    dtype = (pruning_dtype if counted else resolve_dtype)(recipe.dtype, device, checkpoint.config)
+    dtype = (pruning_dtype if cutting else resolve_dtype)(recipe.dtype, device, checkpoint.config)
     with monitor.stage("open"):
         distributed.on_first(lambda: check_source(checkpoint, config.memory))
         streamed = StreamedModel(checkpoint, device, dtype)

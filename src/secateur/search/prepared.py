@@ -49,7 +49,7 @@ def opened(settings: SearchSettings, device: torch.device, monitor: Monitor) -> 
         )
     recipe = settings.recipe(asked, dict.fromkeys(asked, 0.5))
     # Layers will differ: what refuses that shall do so now.
-    inputs = prepare(recipe.model_copy(update={"allocate": "sensitivity"}), None, device, monitor, counted=False)
+    inputs = prepare(recipe.model_copy(update={"allocate": "sensitivity"}), None, device, monitor, cutting=False)
     check_comparable(inputs.checkpoint)
     check_gradients(inputs.streamed, inputs.rules.gradient_needs)
     return inputs, inputs.rules.unit_kinds | ({*asked} - {*UNIT_KINDS})
