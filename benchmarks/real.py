@@ -211,6 +211,8 @@ def read() -> list[Row]:
 
 
 def write(rows: list[Row]) -> None:
+    order = {(run.part, run.tool, run.name): place for place, run in enumerate(runs())}
+    rows.sort(key=lambda r: (r.samples, r.dtype != "float32", order.get((r.part, r.tool, r.name), -1)))
     about = {"length": LENGTH, "texts": list(SETS), **machine()}
     (RESULTS / "real.json").write_text(
         json.dumps({"measured_on": about, "rows": [asdict(r) for r in rows]}, indent=1)
