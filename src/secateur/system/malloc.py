@@ -44,7 +44,7 @@ def keep_large_apart() -> None:
 def reusing_all() -> Iterator[None]:
     """Tensors of any size take the place of freed ones, as each step of a training has those of the one before.
 
-    In a process of our own (`keep_large_apart`). SmolLM2-135M is trained 1.5 times as fast.
+    In a process of our own (`keep_large_apart`). `benchmarks/memory.py` measures what that saves.
     """
     if _ours:
         _set(MMAP_MAX, 0)
