@@ -24,6 +24,7 @@ from secateur.recovery.task import Task, check, prepare
 from secateur.recovery.train import TrainingResult, train
 from secateur.report.schema.report import GateFacts
 from secateur.system import distributed
+from secateur.system.malloc import reusing_all
 from secateur.workspace.folder import PRUNED, TRAINING
 
 
@@ -70,7 +71,7 @@ def recover_stage(inputs: Inputs, services: Services, result: PassResult) -> Pas
     recovery = recipe.recover
     assert recovery is not None
     folder, work = services.store.final, services.store.folder(TRAINING)
-    with accelerated(device):
+    with accelerated(device), reusing_all():
         with distributed.in_step(), monitor.stage("open the pruned model"):
             task = prepare(
                 folder,

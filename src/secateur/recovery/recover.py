@@ -94,7 +94,7 @@ def recover(
     """
     adapters.check_installed(recovery)
     where = distributed.own_device(resolve_device(device))
-    with distributed.group(where), ExitStack() as stack, accelerated(where):
+    with distributed.group(where), ExitStack() as stack, accelerated(where), reusing_all():
         with distributed.in_step():
             _check(recovery, evaluate, resume, finish)
             asked = None if tasks is None else ask(tasks, tasks_limit)
@@ -148,15 +148,13 @@ def _stages(recovery: Recovery, dry_run: bool, evaluate: str | None, tasks: str 
 def accelerated(device: torch.device) -> Iterator[None]:
     """Tells accelerate which accelerator was named, and lets it forget device and process group at the end.
 
-    It remembers both for good otherwise, and the next run of this process may have others. Meanwhile memory is handed
-    from step to step.
+    It remembers both for good otherwise, and the next run of this process may have others.
     """
     named = os.environ.get(DEVICE)
     if device.type != "cpu" and device.index is not None:
         os.environ[DEVICE] = str(device)
     try:
-        with reusing_all():
-            yield
+        yield
     finally:
         from accelerate.state import AcceleratorState
 
