@@ -3,13 +3,15 @@
     python benchmarks/search.py quality --model stories3M-fp16 --share 0.8,0.6
     python benchmarks/search.py quality --model path/to/SmolLM2-135M --share 0.8 --how search --also "--samples 32"
     python benchmarks/search.py latency --model path/to/model
+    python benchmarks/search.py size --model stories3M-fp16 --share 0.6
     python benchmarks/search.py table
 
 `quality`: models with this share of the parameters left, calibrated and repaired alike (`balanced`), and the
 perplexity of `eval.jsonl` by the judge of `_protocol`. One kind of site cut alike in every layer, channels and heads
 with each allocation, and the search. A rival that comes out more than a hundredth smaller or larger than asked for is
 run again for so much more or less, twice at most; the nearest counts, and all runs are in its row. `latency`: a wish
-for decoding and one for prefill, and what the result takes, timed as it is. Each row is written as it comes, and rows
+for decoding and one for prefill, and what the result takes, timed as it is. `size`: a wish for bytes, kept with units
+alone and with zeros of single weights beside them. Each row is written as it comes, and rows
 that are there aren't measured again; `--how` picks some of them. `--also` is said to every run. Times are of one
 thread, with the load of the machine beside them. Results: results/search.json and .md, and docs/search.md.
 """
@@ -33,6 +35,7 @@ from transformers import AutoTokenizer
 import secateur
 
 LATENCIES = ["latency", "prefill"]
+SIZES = {"units": [], "units and zeros": ["--zeros", "0.3,0.4,0.5,0.6"]}
 RESULTS = Path(__file__).parent / "results" / "search.json"
 PAGE = Path(__file__).parents[1] / "docs" / "search.md"
 TOGETHER = "channel,kv_group"
@@ -110,6 +113,33 @@ def latency_row(model: Path, stories: Path, share: float, about: str, also: list
         return row
 
 
+def size_row(model: Path, stories: Path, share: float, how: str, also: list[str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as work:
+        out = Path(work) / "out"
+        row = {"model": model.name, "share": share, "how": how, "also": " ".join(also)}
+        words = ["search", "--want", f"size={share}x", *SIZES[how]]
+        row |= ran(model, stories / "calibrate.jsonl", words, out, also)
+        if "refused" not in row:
+            found = json.loads((out / "search.json").read_text())
+            row |= {"size": found["wishes"][0], "forms": found["formats"], "perplexity": judged(out, model, stories)}
+        return row
+
+
+def sizes(rows: list[dict[str, Any]]) -> list[str]:
+    """What a wish for bytes comes to, with zeros beside units and without."""
+    lines = [
+        "",
+        "| model | size | what may go | stored as | bytes | perplexity | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        form = next((one["type"] for one in row["forms"] if one["chosen"]), "it is")
+        got = row["size"]["got"] / row["size"]["whole"]
+        cells = (row["model"], f"{row['share']:g}x", row["how"], form, f"{got:.3f}x", f"{row['perplexity']:.2f}")
+        lines.append(f"| {' | '.join(cells)} | {row['seconds']:.0f} |")
+    return lines if rows else []
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     lines = ["Perplexity of eval.jsonl after the same repair; behind it the parameters that are left.", ""]
     lines += ["| model | share | " + " | ".join(HOW) + " |", "|---|---|" + "---|" * len(HOW)]
@@ -129,6 +159,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     busy = max((row["load"] for row in rows if "load" in row), default=0.0)
     lines.append(f"Load of the machine while it ran: up to {busy:.1f}; times are told with that in mind.")
+    lines += sizes([row for row in rows if "size" in row])
     timed = [row for row in rows if "wish" in row]
     if timed:
         lines += ["", "| model | wish | untouched | limit | measured | off by |", "|---|---|---|---|---|---|"]
@@ -160,12 +191,15 @@ def cell(row: dict[str, Any] | None) -> str:
     return "refused" if "refused" in row else f"{row['perplexity']:.2f}, {row['parameters'] / row['before']:.3f}"
 
 
+PARTS = {"quality": (quality_row, HOW), "latency": (latency_row, LATENCIES), "size": (size_row, tuple(SIZES))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("quality", "latency", "table"))
+    parser.add_argument("part", choices=("quality", "latency", "size", "table"))
     parser.add_argument("--model", default="stories3M-fp16", help="in shared/models, or a folder")
     parser.add_argument("--share", default="0.8,0.6")
-    parser.add_argument("--how", default=",".join(HOW))
+    parser.add_argument("--how", help="some of the rows, such as channel,search")
     parser.add_argument("--also", default="", help="more words for every run, such as '--samples 32 --length 512'")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
@@ -173,16 +207,15 @@ def main() -> None:
     rows = json.loads(given.results.read_text()) if given.results.exists() else []
     stories = given.shared / "data" / "tinystories"
     model = next(path for path in (given.shared / "models" / given.model, Path(given.model)) if path.is_dir())
-    if strange := {*given.how.split(",")} - {*HOW, *LATENCIES}:
-        parser.error(f"--how {strange.pop()} is none of {', '.join((*HOW, *LATENCIES))}")
-    hows = given.how.split(",") if given.part == "quality" else LATENCIES
-    hows = [how for how in hows if how in given.how.split(",")] or hows
-    shares = [float(share) for share in given.share.split(",")]
-    for share in shares if given.part == "quality" else [0.7] if given.part == "latency" else []:
-        for how in hows:
+    judge, every = PARTS.get(given.part, (quality_row, ()))
+    asked = given.how.split(",") if given.how else every
+    if strange := {*asked} - {*every}:
+        parser.error(f"--how {strange.pop()} is none of {', '.join(every)}")
+    shares = [0.7] if given.part == "latency" else [float(share) for share in given.share.split(",")]
+    for share in shares:
+        for how in asked:
             if any((row["model"], row["share"], row["how"]) == (model.name, share, how) for row in rows):
                 continue
-            judge = quality_row if given.part == "quality" else latency_row
             rows.append(judge(model, stories, share, how, given.also.split()))
             given.results.write_text(json.dumps(rows, indent=1) + "\n")
             print(rows[-1], flush=True)

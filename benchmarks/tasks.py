@@ -11,8 +11,8 @@ The parts, each a row or more of results/tasks.json, written at once; what is th
     time     seconds of this, of lm-eval (one option a row, batches of 16) and of bare batched forward passes over the
              same tokens, in turns on the same items
     recover  25 % of the FFN channels, alone and with a distillation after it
-    in use   the same where half of the distillation's text is half of each task's questions; judged on the others
-    best     the same, cut by the preset of that name, on that text
+    in use   the same, cut and distilled on text half of which is half of each task's questions; judged on the others
+    best     the same, cut by the preset of that name
     aim      40 % of the channels, calibrated on general text and aimed at one task, with several --keep-general; that
              task on all items of the half that is held out
     chats    25 % of the channels, calibrated on conversations and on plain text of the same length
@@ -151,19 +151,21 @@ class Recovery(NamedTuple):
 
     text_of     the text of the distillation
     half        of each task that it is judged on; empty for all of it
-    cut         folder of the cut model, and the preset that cuts it; `best` is calibrated on the distillation's text
+    cut         folder of the cut model, and the preset that cuts it
+    alike       whether the cut is calibrated on the distillation's text, too; otherwise on web text alone
     """
 
     part: str
     text_of: Callable[..., str]
     half: str
     cut: tuple[str, str] = ("quarter", "fast")
+    alike: bool = False
 
 
 RECOVERIES = (
     Recovery("recover", training_text, ""),
-    Recovery("in use", in_use_text, "@odd"),
-    Recovery("best", in_use_text, "@odd", ("best-quarter", "best")),
+    Recovery("in use", in_use_text, "@odd", ("in-use-quarter", "fast"), alike=True),
+    Recovery("best", in_use_text, "@odd", ("best-quarter", "best"), alike=True),
 )
 
 
@@ -171,7 +173,7 @@ def recovered(how: Recovery, bench: Bench) -> None:
     """Judged on the tasks, or on a half of each, after the cut and after the distillation."""
     general, held_out = general_text(bench.work, SHARED), bench.work / "held_out.jsonl"
     text, (folder, quality) = how.text_of(general, bench.work, SHARED), how.cut
-    calibrate = text if quality == "best" else general
+    calibrate = text if how.alike else general
     told = ("--sparsity", 0.25, "--quality", quality, "--calibrate", calibrate, "--evaluate", held_out)
     cut, found = bench.pruned(folder, *told)
     specs, judge = tuple(file + how.half for file in bench.files()), bench.judge(bench.told.limit)

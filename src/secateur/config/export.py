@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,7 +15,8 @@ from secateur.config.flags import FORM, OUTPUT, Flag
 from secateur.config.suggestions import complaint, nearest
 from secateur.errors import InputError
 
-FORMATS = ("padded", "gguf", "onnx", "openvino", "hub")
+To = Literal["padded", "gguf", "onnx", "openvino", "compressed", "hub"]
+FORMATS: tuple[str, ...] = get_args(To)
 # Of GGUF, as the package `gguf` makes them.
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
 FLOATS = ("f32", "f16", "bf16")
@@ -28,8 +29,9 @@ class Export(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
 
-    to: Annotated[Literal["padded", "gguf", "onnx", "openvino", "hub"] | None, Flag(FORM, required=True)] = Field(
-        None, description="padded: the stock class, with zeros up to the widest layer; gguf: llama.cpp, ollama; hub"
+    to: Annotated[To | None, Flag(FORM, required=True)] = Field(
+        None,
+        description="padded: stock class, zeros up to the widest layer; gguf: llama.cpp, ollama; compressed; hub",
     )
     type: Annotated[Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] | None, Flag(FORM)] = Field(
         None, description="number format of the matrices; default as stored, of onnx and openvino f32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from secateur.config.wishes import PERPLEXITY, SECONDS, TASK, Wish, parse_wishes
 from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.model.site_kinds import KINDS, SITE_KINDS
+from secateur.numerics.patterns import Pattern
 
 # What the search decides, and what has no place in a plan.
 DECIDED = ("sparsity", "params", "size", "flops", "latency", "allocate", "search", "steps", "schedule", "pattern")
@@ -42,6 +44,9 @@ class SearchSettings(Settings):
     precision: Annotated[tuple[str, ...], Flag(CUT, choices=TYPES)] = Field(
         (), description="number formats that an export to GGUF may have, such as f16,q8_0,q4_0; one is chosen"
     )
+    zeros: Annotated[tuple[str, ...], Flag(CUT)] = Field(
+        (), description="zeros of single weights, left out of what is stored, such as 0.5,2:4; one or none is chosen"
+    )
     finalists: Annotated[int | None, Flag(CUT)] = Field(
         None, ge=1, le=64, description="the best so many are made and compared; default 1, with recover_steps 3"
     )
@@ -49,7 +54,7 @@ class SearchSettings(Settings):
         None, ge=1, le=100_000_000, description="train the finalists for so many steps before they are compared"
     )
 
-    @field_validator("want", "precision", mode="before")
+    @field_validator("want", "precision", "zeros", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
         parts = [value] if isinstance(value, str) else list(value or ())
@@ -61,6 +66,16 @@ class SearchSettings(Settings):
         for kind in value:
             if kind not in TYPES:
                 raise ValueError(f"precision '{kind}' is unknown{nearest(kind, TYPES)}; GGUF has {', '.join(TYPES)}")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("zeros")
+    @classmethod
+    def _shares(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for told in value:
+            if ":" in told:
+                Pattern.parse(told)
+            elif re.fullmatch(r"0?\.\d+", told) is None or not 0 < float(told) < 1:
+                raise ValueError(f"zeros '{told}' isn't understood; give shares of the weights or N:M: 0.5,0.6,2:4")
         return tuple(dict.fromkeys(value))
 
     @field_validator("sites")
@@ -88,7 +103,7 @@ class SearchSettings(Settings):
             raise ValueError(
                 "hidden dimensions go for wishes about params, size, memory or flops alone; give such ones"
             )
-        self._exported()
+        self._stored()
         if self.rivals > 1 and not any(wish.of_cost for wish in self.wishes):
             raise ValueError("finalists are of a choice by what the model takes; add a wish such as params=0.75x")
         if self.rivals > 1 and self.evaluate == "none":
@@ -97,21 +112,29 @@ class SearchSettings(Settings):
             raise ValueError("recover_steps is for comparing finalists, and finalists is 1; give 2 or more")
         return self
 
-    def _exported(self) -> None:
-        """Refuses formats of an export that nothing asks for, or beside what isn't searched with them."""
-        if not self.precision:
+    def _stored(self) -> None:
+        """Refuses forms of the whole model that nothing asks for, or beside what isn't searched with them."""
+        if not self.form:
             return
         about = {wish.about for wish in self.wishes}
+        if self.precision and self.zeros:
+            raise ValueError("precision and zeros aren't searched together; leave one out")
         if not about & {"size", "memory"} or about & {*SECONDS}:
-            raise ValueError("precision is for wishes about size or memory, none about seconds; give such ones")
+            raise ValueError(f"{self.form} is for wishes about size or memory, none about seconds; give such ones")
         if HIDDEN in self.sites:
-            raise ValueError("precision and hidden dimensions aren't searched together; leave one out")
+            raise ValueError(f"{self.form} and hidden dimensions aren't searched together; leave one out")
         if self.export is not None:
-            raise ValueError("precision is of an export to GGUF, which the search adds; leave export out")
+            raise ValueError(f"{self.form} ends with an export, which the search adds; leave export out")
 
-    def of_each_format(self) -> SearchSettings:
-        """The same with a format's share of the trials."""
-        return self.model_copy(update={"trials": max(1, self.trials // max(1, len(self.precision)))})
+    @property
+    def form(self) -> str:
+        """The key that says in which forms the whole model may be stored; empty where none does."""
+        return "precision" if self.precision else "zeros" if self.zeros else ""
+
+    def of_each_form(self) -> SearchSettings:
+        """The same with a form's share of the trials."""
+        count = len(self.precision) or 1 + len(self.zeros)
+        return self.model_copy(update={"trials": max(1, self.trials // count)})
 
     @property
     def rivals(self) -> int:
@@ -122,23 +145,24 @@ class SearchSettings(Settings):
     def wishes(self) -> tuple[Wish, ...]:
         return parse_wishes(self.want)
 
-    def recipe(self, sites: tuple[str, ...], sparsity: Mapping[str, float]) -> Recipe:
-        """The recipe of a prune with these settings, of these kinds of sites."""
+    def recipe(self, sites: tuple[str, ...], sparsity: Mapping[str, float], pattern: str = "") -> Recipe:
+        """The recipe of a prune with these settings, of these kinds of sites, and of zeros in a pattern."""
         own = {key: getattr(self, key) for key in self.model_fields_set if key in Recipe.model_fields}
         judges = [wish.file for wish in self.wishes if wish.about == TASK]
         tasks = ",".join(dict.fromkeys([*([] if self.tasks is None else self.tasks.split(",")), *judges]))
-        return make_recipe({**own, "sites": sites, "sparsity": dict(sparsity), **({"tasks": tasks} if tasks else {})})
+        more = {name: value for name, value in (("tasks", tasks), ("pattern", pattern)) if value}
+        return make_recipe({**own, "sites": sites, "sparsity": dict(sparsity), **more})
 
-    def replaying(self, sites: tuple[str, ...], sparsity: Mapping[str, float]) -> Recipe:
+    def replaying(self, sites: tuple[str, ...], sparsity: Mapping[str, float], pattern: str = "") -> Recipe:
         """The recipe that a plan is replayed with: methods have chosen already, they only say which quality is meant.
 
         Args:
-            sites, sparsity: those of the plan.
+            sites, sparsity, pattern: those of the plan.
         """
         quality = self.quality or ("fast" if self.method else "balanced")
         bases = METHODS.able(KINDS[HIDDEN].ability) if HIDDEN in sites else ()
         method = tuple(name for name in self.method if name in bases)
-        return self.model_copy(update={"method": method, "quality": quality}).recipe(sites, sparsity)
+        return self.model_copy(update={"method": method, "quality": quality}).recipe(sites, sparsity, pattern)
 
 
 def make_search(values: Mapping[str, Any]) -> SearchSettings:

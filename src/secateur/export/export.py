@@ -35,6 +35,7 @@ from secateur.workspace.room import check_room
 
 # What a pruning has written that belongs to the model wherever it goes.
 BESIDE = ("README.md", "plan.json", "recipe.yaml")
+ANY = ("padded", "compressed", "hub")  # what is made of models, too, that predict no next token
 SUFFIXES = (".safetensors", ".gguf", ".onnx", ".onnx.data", ".data", ".bin")
 
 
@@ -59,7 +60,7 @@ def export(
     source = local_folder(model)
     checkpoint = Checkpoint.open(source)
     check_extras(checkpoint)
-    if not checkpoint.family.causal and told.to not in ("padded", "hub"):
+    if not checkpoint.family.causal and told.to not in ANY:
         raise UnsupportedModelError(f"{source}: {checkpoint.family.name} predicts no next token; nothing to export")
     refuse_detected(checkpoint, told)
     workspace = Workspace(out, overwrite, inputs=[source])
@@ -112,7 +113,7 @@ def refuse_detected(checkpoint: Checkpoint, told: Export) -> None:
     Raises:
         UnsupportedModelError: in one line.
     """
-    if checkpoint.family.anatomies and told.to != "hub":
+    if checkpoint.family.anatomies and told.to not in ("compressed", "hub"):
         raise UnsupportedModelError(
             f"{checkpoint.path}: {checkpoint.family.name} is no architecture of the table but was detected, and of "
             f"those no {told.to} is made; transformers runs the folder"
@@ -234,4 +235,16 @@ def _openvino(job: Job) -> Made:
     return run(job)
 
 
-_MAKERS: dict[str, Maker] = {"padded": _padded, "gguf": _gguf, "onnx": _onnx, "openvino": _openvino}
+def _compressed(job: Job) -> Made:
+    from secateur.export.compressed import export as run
+
+    return run(job)
+
+
+_MAKERS: dict[str, Maker] = {
+    "padded": _padded,
+    "gguf": _gguf,
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "compressed": _compressed,
+}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,17 @@ def code_files(folder: Path) -> list[str]:
 
     found = [path for path in sorted(folder.glob("*.py")) if path.is_file() and path.stem != OURS]
     return [path.name for path in found if within(path, folder) and path.stat().st_size <= MOST_BYTES]
+
+
+def copy_code(source: Path, folder: Path, config: Json) -> None:
+    """Gives a folder the code that its configuration names: what `source` has of it, or our own modelling file."""
+    if brings_code(config.get("auto_map")):
+        for name in code_files(source):
+            shutil.copyfile(source / name, folder / name)
+    elif config.get("auto_map"):
+        from secateur.model import modeling_secateur
+
+        shutil.copyfile(Path(modeling_secateur.__file__), folder / f"{OURS}.py")
 
 
 def hashes(folder: Path) -> dict[str, str]:

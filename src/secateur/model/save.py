@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,13 +19,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from secateur.model import modeling_secateur
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.extras import read_extras, unused
 from secateur.model.json_files import Json
 from secateur.model.old_keys import with_old_keys
 from secateur.model.placeholders import placeholders
-from secateur.model.remote_code import brings_code, code_files
+from secateur.model.remote_code import copy_code
 from secateur.model.shards import TensorSource, write_file, write_weights
 from secateur.model.side_files import copy_side_files
 from secateur.model.skeleton import empty_model
@@ -140,11 +138,7 @@ def write_rest(folder: Path, checkpoint: Checkpoint, config: Json) -> None:
     shown = {key: value for key, value in with_old_keys(config).items() if key != "_name_or_path"}
     (folder / "config.json").write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     copy_side_files(checkpoint.path, folder)
-    if brings_code(config.get("auto_map")):
-        for name in code_files(checkpoint.path):
-            shutil.copyfile(checkpoint.path / name, folder / name)
-    elif "auto_map" in config:
-        shutil.copyfile(Path(modeling_secateur.__file__), folder / "modeling_secateur.py")
+    copy_code(checkpoint.path, folder, config)
 
 
 def _parts(

@@ -19,7 +19,8 @@ SAFE = ".safetensors"  # weights that modules of sentence-transformers may have
 # What a run of ours writes itself, or has written into a source that is a result.
 OURS = frozenset((
     "config.json", "modeling_secateur.py", "compressed.json", "plan.json", "report.json", "events.jsonl",
-    "evidence.json", "recipe.yaml", "report.html", "bench.json", "bench.html", "export", "dequantised.json",
+    "evidence.json", "recipe.yaml", "report.html", "bench.json", "bench.html", "search.json", "search.html", "export",
+    "dequantised.json",
 ))
 CARD = "readme.md"  # of the source; a result has its own
 WEIGHTS = frozenset((

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from secateur.config.recipe import Recipe
 from secateur.errors import InputError, UnsupportedModelError
-from secateur.export.export import make, ready, told_of
+from secateur.export.export import ANY, make, ready, told_of
 from secateur.model.checkpoint import Checkpoint
 from secateur.report.schema.export import Exported
 from secateur.system.monitor import Monitor
@@ -26,7 +26,11 @@ def check_export(recipe: Recipe, checkpoint: Checkpoint) -> None:
         return
     if told.to == "hub":
         raise InputError("export: a result goes to the hub once it's there; use secateur export OUT --to hub")
-    if not checkpoint.family.causal and told.to != "padded":
+    if told.to == "compressed" and "weight" not in recipe.sites:
+        raise InputError(
+            f"export: compressed leaves zeros out, and sites {', '.join(recipe.sites)} make none; add site weight"
+        )
+    if not checkpoint.family.causal and told.to not in ANY:
         raise UnsupportedModelError(f"export: {checkpoint.family.name} predicts no next token; leave it out")
     ready(checkpoint, told)
 

@@ -83,25 +83,21 @@ def compress(
     if layout.is_compressed(source):
         raise InputError(f"{source}: is compressed already; secateur decompress gives the dense checkpoint back")
     read_config(source)
-    files = read_index(source)
     workspace = Workspace(out, overwrite, inputs=[source])
     with Monitor(torch.device("cpu"), quiet, ["look", "compress", "verify"]) as monitor:
-        with monitor.stage("look", len(files)) as step:
-            plain = Entry("", "", torch.float32, (), True, values == "int8", group)
-            entries = [_look(files[name], name, dtype, plain, exact_bits, step) for name, dtype in _all(files)]
-        if not any(entry.packed for entry in entries):
-            raise InputError(f"{source}: no matrix has enough zeros to get smaller; prune weights first")
+        with monitor.stage("look", len(read_index(source))) as step:
+            form = Entry("", "", torch.float32, (), True, values == "int8", group)
+            entries = looked_at(source, form, exact_bits, step)
         check_room(workspace.out, sum(entry.nbytes for entry in entries))
         with workspace.open():
             with monitor.stage("compress", len(entries)) as step:
-                _write_compressed(workspace.final, entries, files, exact_bits, step)
+                write_packed(source, workspace.final, entries, exact_bits, step)
             with monitor.stage("verify", len(entries)) as step:
-                count, negative = compare(Reader(workspace.final), files, step, exact_bits)
-            copy_beside(source, workspace.final)
+                figures, negative = proved(source, workspace.final, exact_bits, step)
             found: Compressed = {
                 "model": str(source),
                 "out": str(out),
-                **_figures(entries, count, Reader(workspace.final), values, group),
+                **figures,
                 "exact_bits": exact_bits,
                 "negative_zeros": negative,
                 "seconds": round(sum(stage.seconds for stage in monitor.stages), 3),
@@ -111,6 +107,54 @@ def compress(
             write_mark(workspace.final, found)
             workspace.deliver()
     return found
+
+
+KEPT = Entry("", "", torch.float32, (), True)  # values as they are
+
+
+def looked_at(source: Path, form: Entry, exact: bool, step: ProgressStep) -> list[Entry]:
+    """Every tensor of a checkpoint, and whether it gets smaller packed, with the values and the group of `form`.
+
+    Raises:
+        InputError: none does.
+    """
+    files = read_index(source)
+    entries = [_look(files[name], name, dtype, form, exact, step) for name, dtype in _all(files)]
+    if not any(entry.packed for entry in entries):
+        raise InputError(f"{source}: no matrix has enough zeros to get smaller; prune weights first")
+    return entries
+
+
+def write_packed(source: Path, folder: Path, entries: list[Entry], exact: bool, step: ProgressStep) -> None:
+    """Writes the tensors of a checkpoint as `looked_at` has found, and copies what goes with them."""
+    files = read_index(source)
+
+    def part(entry: Entry, empty: bool) -> dict[str, Tensor]:
+        if empty:
+            step(entry.name)
+        tensors = (
+            _packed(entry, files[entry.name], exact)
+            if entry.packed
+            else {entry.name: read_tensor(files[entry.name], entry.name)}
+        )
+        return {name: tensor.to("meta") for name, tensor in tensors.items()} if empty else tensors
+
+    for file in sorted({entry.file for entry in entries}):
+        parts = [partial(part, entry) for entry in entries if entry.file == file]
+        write_parts(folder / compressed_name(file), parts)
+    write_manifest(folder, entries)
+    copy_beside(source, folder)
+
+
+def proved(source: Path, folder: Path, exact: bool, step: ProgressStep) -> tuple[PackedFigures, int]:
+    """What a folder came to, every tensor of it compared with the checkpoint's; and how many -0.0 came back as 0.0.
+
+    Raises:
+        VerificationError: one doesn't read back as it was.
+    """
+    reader = Reader(folder)
+    count, negative = compare(reader, read_index(source), step, exact)
+    return _figures(reader, count), negative
 
 
 def _all(files: dict[str, Path]) -> list[tuple[str, torch.dtype]]:
@@ -151,34 +195,20 @@ def _packed(entry: Entry, file: Path, exact: bool) -> dict[str, Tensor]:
     return {f"{entry.name}.{part}": tensor for part, tensor in parts.items()}
 
 
-def _write_compressed(
-    folder: Path, entries: list[Entry], files: dict[str, Path], exact: bool, step: ProgressStep
-) -> None:
-    def part(entry: Entry, empty: bool) -> dict[str, Tensor]:
-        if empty:
-            step(entry.name)
-        tensors = (
-            _packed(entry, files[entry.name], exact)
-            if entry.packed
-            else {entry.name: read_tensor(files[entry.name], entry.name)}
-        )
-        return {name: tensor.to("meta") for name, tensor in tensors.items()} if empty else tensors
+def _figures(reader: Reader, count: int) -> PackedFigures:
+    """What is said of a folder.
 
-    for file in sorted({entry.file for entry in entries}):
-        parts = [partial(part, entry) for entry in entries if entry.file == file]
-        write_parts(folder / compressed_name(file), parts)
-    write_manifest(folder, entries)
-
-
-def _figures(entries: list[Entry], count: int, reader: Reader, values: str, group: int | None) -> PackedFigures:
-    packed = [entry for entry in entries if entry.packed]
-    before, dense = sum(e.nbytes for e in packed), sum(e.nbytes for e in entries if not e.packed)
+    Args:
+        count: entries that its packed matrices keep.
+    """
+    packed = [entry for entry in reader if entry.packed]
+    before, dense = sum(e.nbytes for e in packed), sum(e.nbytes for e in reader if not e.packed)
     entries_in_all = sum(entry.size for entry in packed)
     after = sum(stored_bytes(reader, entry) for entry in packed)
     return {
-        "values": values,
-        "group": group,
-        "tensors": len(entries),
+        "values": "int8" if packed[0].int8 else "keep",
+        "group": packed[0].group,
+        "tensors": len(reader.entries),
         "compressed": len(packed),
         "bytes_before": before + dense,
         "bytes_after": after + dense,

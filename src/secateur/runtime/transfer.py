@@ -14,7 +14,9 @@ from torch import Tensor
 
 from secateur._version import __version__
 from secateur.errors import VerificationError
+from secateur.model.json_files import read_object
 from secateur.model.licence import CARD, header_of
+from secateur.model.remote_code import copy_code
 from secateur.model.side_files import copy_side_files, is_plain
 from secateur.report.schema.model import Compressed, CompressionMark, Decompressed
 from secateur.runtime.entries import DTYPES, Entry
@@ -22,7 +24,7 @@ from secateur.runtime.folder import Reader
 from secateur.workspace.ownership import MARK, names_for_report
 
 # What a pruning has written that belongs to the model, not to its report.
-BESIDE = ("README.md", "modeling_secateur.py", "plan.json", "recipe.yaml")
+BESIDE = ("README.md", "plan.json", "recipe.yaml")
 ProgressStep = Callable[..., None]
 
 
@@ -81,6 +83,7 @@ def stored_bytes(reader: Reader, entry: Entry) -> int:
 def copy_beside(source: Path, target: Path) -> None:
     shutil.copyfile(source / "config.json", target / "config.json")  # read before, so it is what it's called
     copy_side_files(source, target, BESIDE)
+    copy_code(source, target, read_object(source / "config.json"))
 
 
 def write_card(folder: Path, source: Path, card: Callable[[dict[str, Any], str], str]) -> None:

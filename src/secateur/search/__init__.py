@@ -30,6 +30,6 @@ from the seed; measured seconds are the only thing that another machine, or anot
 
 One piece for each sub-block: query heads, KV groups or (`heads`) both, experts or their channels. What each saves
 then adds up exactly, which is what makes the programme linear. Hidden dimensions (`hidden`) are a level of the whole
-model instead, each with a search of its own. Zeros of single weights and number formats aren't in it: they are
-factors on what everything else saves.
+model instead, each with a search of its own. So are number formats (`precision`) and zeros of single weights
+(`zeros`), which are factors on what everything else saves (`form`, and `forms` for the best of them).
 """

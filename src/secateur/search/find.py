@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +14,12 @@ from secateur.config.wishes import Wish
 from secateur.errors import InputError
 from secateur.pipeline.inputs import Inputs, memory_for
 from secateur.search.finalists import finalists
+from secateur.search.form import Form
+from secateur.search.forms import best_form, check_reachable
 from secateur.search.found import Found, Narrow, TimedCandidate
 from secateur.search.latency import OFF, TIMES, Seconds, Timings, time_of, timed, timed_pieces
 from secateur.search.levels import bytes_of_pieces, write_pieces
-from secateur.search.precision import best_format, check_reachable, measures_by_format
+from secateur.search.precision import number_formats
 from secateur.search.predict import Costs, costs_of, measured_pieces
 from secateur.search.prepared import Remembered, beyond, clock, job_of, one_by_one
 from secateur.search.programme import Limit
@@ -26,6 +28,7 @@ from secateur.search.space import Candidate, Space, space_of
 from secateur.search.tasks import AT_ONCE, as_tasks
 from secateur.search.trial import Against, Evaluate, Trials
 from secateur.search.wanted import Measures, limits_of, measures_of, narrowed, timed_measures
+from secateur.search.zeros import zero_forms
 from secateur.system.monitor import Monitor
 from secateur.system.on_ray import OnRay
 from secateur.workspace.folder import LEVELS, Workspace
@@ -97,8 +100,9 @@ def find(
     measures = measures_of(space, inputs.streamed)
     measures = measures if narrow is None else narrowed(measures, narrow.untouched)
     by_shape = [wish for wish in settings.wishes if wish.about in measures.whole]
-    formats = measures_by_format(settings.precision, measures, job, space)
-    check_reachable(by_shape, [*formats.values()] or [measures], space)  # said before anything is measured
+    forms = forms_of(settings, measures, job, space)
+    reachable = [(form.measures, form.space) for form in forms] or [(measures, space)]
+    check_reachable(by_shape, reachable)  # said before anything is measured
     need = bytes_of_pieces(job, space) + (1 + settings.rivals) * inputs.checkpoint.bytes_on_disk
     check_room(workspace.out, need, sum(file.stat().st_size for file in levels.glob("*/*")))
     with monitor.stage("cut levels", inputs.checkpoint.layers) as step:
@@ -120,30 +124,43 @@ def find(
         with monitor.stage("candidates", settings.trials) as step:
             ready = Ready(job, settings, space, costs, evaluate, over, step, at_once)
             wishes = [wish for wish in settings.wishes if wish.of_cost]
-            if formats:
+            if forms:
                 folders, untouched = (levels, workspace.work), Against(inputs.streamed, trials.before[-1])
-                return _by_format(ready, wishes, formats, untouched, folders, journal)
+                return _by_form(ready, wishes, forms, untouched, folders, journal)
             if wishes:
                 found = _within(ready, wishes, measures, timings, journal)
                 return replace(found.above(alone), narrow=narrow)
             return _front(ready, measures, timings)
 
 
-def _by_format(
+def forms_of(settings: SearchSettings, measures: Measures, job: Job, space: Space) -> list[Form]:
+    """The forms in which the whole model may be stored, that which takes most first; none where nothing is said.
+
+    Raises:
+        InputError, UnsupportedModelError: the model can't be stored so.
+    """
+    if settings.precision:
+        return number_formats(settings.precision, measures, job, space)
+    return zero_forms(settings.zeros, measures, job, space) if settings.zeros else []
+
+
+def _by_form(
     ready: Ready,
     wishes: Sequence[Wish],
-    formats: Mapping[str, Measures],
+    forms: Sequence[Form],
     against: Against,
     folders: tuple[Path, Path],
     journal: Journal,
 ) -> Found:
-    """The best candidate in the best number format; each has an equal part of the trials."""
-    each = replace(ready, settings=ready.settings.of_each_format())
+    """The best candidate in the best form; each has an equal part of the trials."""
+    each = replace(ready, settings=ready.settings.of_each_form())
 
-    def within(measures: Measures, evaluate: Evaluate) -> Found:
-        return _within(replace(each, evaluate=evaluate), wishes, measures, None, journal)
+    def within(form: Form, evaluate: Evaluate) -> Found:
+        costs = {piece: ready.costs[piece] for piece in form.space.saves}
+        own = replace(each, space=form.space, costs=costs, evaluate=evaluate)
+        return _within(own, wishes, form.measures, None, journal)
 
-    return best_format(ready.job, wishes, formats, against, folders, journal, within)
+    return best_form(wishes, forms, against, folders, journal, within)
 
 
 def _timings(job: Job, space: Space, monitor: Monitor, journal: Journal) -> Timings:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from secateur.pipeline.inputs import Inputs
 from secateur.report.schema.search import FormatFacts
+from secateur.search.form import Form
 from secateur.search.latency import TIMES, Seconds
 from secateur.search.predict import Costs
 from secateur.search.refine import Tried
@@ -59,7 +60,7 @@ class Found:
         timed: the candidates that were timed, in order.
         finalists: those that are to be compared as models, the best one first; empty where it is the choice.
         narrow: the model that the candidates are of, where it has fewer hidden dimensions.
-        format, formats: the number format that its export has, and what came of each that was looked at.
+        form, formats: in which the whole model is stored, and what came of each that was looked at.
     """
 
     space: Space
@@ -70,7 +71,7 @@ class Found:
     timed: tuple[TimedCandidate, ...] = ()
     finalists: tuple[Candidate, ...] = ()
     narrow: Narrow | None = None
-    format: str | None = None
+    form: Form | None = None
     formats: tuple[FormatFacts, ...] = ()
 
     def above(self, alone: float) -> Found:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from secateur.config.export import make_export
+from secateur.config.configuration import resolve
 from secateur.config.plan import Plan
 from secateur.config.recipe import Recipe
 from secateur.config.searching import HIDDEN, SearchSettings
@@ -117,6 +117,13 @@ def pruned(
 ) -> Made:
     """A candidate as `prune` makes it of its plan; one that an interrupted search had made isn't made again."""
     own = inputs if found.narrow is None else found.narrow.inputs
+    zeros, pattern = None, ""
+    if found.form is not None:
+        settings, zeros = settings.model_copy(update={"export": found.form.export}), found.form.zeros
+    if zeros is not None:
+        pattern = str(zeros.pattern)
+        method = resolve(settings.replaying(("weight",), {"weight": zeros.share}, pattern)).method("weight")
+        own = replace(own, rules=zeros.rules(own.rules, method))
     plan = plan_of(own, candidate, workspace.work / found.levels)
     plan = replace(plan, model={**plan.model, "digest": inputs.checkpoint.digest})
     sites, sparsities = plan.sites, plan.sparsities
@@ -124,9 +131,7 @@ def pruned(
         sites, sparsities = (HIDDEN, *sites), {HIDDEN: found.narrow.share, **sparsities}
     for streamed in (inputs.streamed, own.streamed):
         streamed.release()
-    if found.format is not None:
-        settings = settings.model_copy(update={"export": make_export({"to": "gguf", "type": found.format})})
-    recipe = settings.replaying(sites, sparsities)
+    recipe = settings.replaying(sites, sparsities, pattern)
     folder = workspace.work / MADE / _key(candidate, recipe) / workspace.out.resolve().name
     return Made(candidate, folder, _finished(folder) or _made(recipe, folder, plan, workspace, quiet))
 

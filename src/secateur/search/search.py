@@ -75,8 +75,8 @@ def search(
         raise InputError(f"ray_address {ray_address} is for a search on ray; say so, or leave it out")
     if on == RAY and HIDDEN in settings.sites:
         raise InputError("hidden dimensions are searched in one process; leave out ray, or site hidden")
-    if on == RAY and settings.precision:
-        raise InputError("number formats are searched in one process; leave out ray, or precision")
+    if on == RAY and settings.form:
+        raise InputError(f"{settings.form} is searched in one process; leave out ray, or {settings.form}")
     device = resolve_device(settings.device)
     cluster = OnRay(ray_address, torch.get_num_threads(), float(device.type == "cuda")) if on == RAY else None
     with ExitStack() as stack:

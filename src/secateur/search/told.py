@@ -159,7 +159,9 @@ def _values(wish: Wish, found: Found, made: Made | None) -> tuple[float | None, 
     if made is None:
         return whole, None
     left = found.measures.left(wish.about, made.candidate)
-    if found.format is not None and wish.about in ("size", "memory"):  # the file is there, so its bytes are known
+    if (
+        found.form is not None and found.form.export and wish.about in ("size", "memory")
+    ):  # the file is there, so its bytes are known
         left += made.report["export"]["bytes_after"] - found.measures.left("size", made.candidate)
     return whole, left
 

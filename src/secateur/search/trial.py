@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from secateur.search.space import LAYER, Candidate
 from secateur.system.memory import fits_in_memory
 
 TOKENS = 4096  # of the calibration text that a candidate is measured on
+Finish = Callable[[nn.Module, int, Stream], None]
 Evaluate = Callable[[Sequence[Candidate]], list[float]]
 
 
@@ -41,6 +42,8 @@ class Trials:
         start: batches, what enters the first layer, and how layers are called.
         before: layer -> what enters it in the job's model; one more for what leaves the last.
         against: None: the job's model is the untouched one.
+        finish: what is done to each layer, in place, given its place and what enters it of some batches.
+        beside: so many batches, the first, are for that alone; nothing is measured on them.
     """
 
     job: Job
@@ -48,27 +51,33 @@ class Trials:
     start: Stream
     before: list[Activations]
     against: Against | None = None
+    finish: Finish | None = None
+    beside: int = 0
     _layers: dict[tuple[int, Candidate], nn.Module] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
-    def of(cls, job: Job, folder: Path, scratch: Path, against: Against | None = None) -> Iterator[Trials]:
+    def of(
+        cls, job: Job, folder: Path, scratch: Path, against: Against | None = None, finish: Finish | None = None
+    ) -> Iterator[Trials]:
         """Runs the job's model once; its hidden states are in memory, or in `scratch` beyond the budget."""
-        budget = job.budget or MemoryBudget(None)
-        streamed, tokens = job.streamed, evaluated(job.tokens)
+        budget, streamed = job.budget or MemoryBudget(None), job.streamed
+        beside = [] if finish is None else batches_of(looked_at(job.tokens))
+        batches = [*beside, *batches_of(evaluated(job.tokens))]
         name = "trial" if against is None else "narrow"
-        start = Stream.start(streamed, batches_of(tokens), budget, scratch / f"{name}-0.bin")
+        start = Stream.start(streamed, batches, budget, scratch / f"{name}-0.bin")
         before = [start.states]
+        trials = cls(job, folder, start, before, against, finish, len(beside))
         try:
             for index in range(streamed.checkpoint.layers):
-                layer, stream = streamed.load(index), start.with_states(before[-1])
+                layer, stream = trials.finished(streamed.load(index), index), start.with_states(before[-1])
                 following = Activations(budget, scratch / f"{name}-{index + 1}.bin")
                 before.append(following)
                 with torch.no_grad():
                     for i in range(len(start.batches)):
                         following[i] = stream.forward(layer, index, i, streamed.device)
                 job.step(f"layer {index}")
-            yield cls(job, folder, start, before, against)
+            yield trials
         finally:
             for states in before:
                 states.close()
@@ -85,22 +94,31 @@ class Trials:
             return 0.0
         first = min((piece.layer for piece in candidate), default=streamed.checkpoint.layers)
         gone = {piece.layer for piece in candidate if piece.kind == LAYER}
-        hidden = {i: self.before[first][i].to(streamed.device) for i in range(len(start.batches))}
+        batches = dict(enumerate(start.batches[self.beside :], self.beside))
+        hidden = {i: self.before[first][i].to(streamed.device) for i in batches}
         for index in range(first, streamed.checkpoint.layers):
             if index not in gone:
                 layer = self._layer(index, tuple(piece for piece in candidate if piece.layer == index))
                 hidden = {i: start.calls_of(i)[index](layer, hidden[i]) for i in hidden}
         own = Key(0, "candidate", 0.0)
         untouched, states = self.against or (streamed, self.before[-1])
-        batches = dict(enumerate(start.batches))
-        return compare(streamed, batches, {None: states, own: hidden}, counts, untouched)[own]
+        ids = {i - self.beside: some for i, some in batches.items()}
+        cut = {i - self.beside: some for i, some in hidden.items()}
+        return compare(streamed, ids, {None: states, own: cut}, counts, untouched)[own]
+
+    def finished(self, layer: nn.Module, index: int) -> nn.Module:
+        """A layer as candidates have it: what enters it is that of the model with nothing gone."""
+        if self.finish is not None:
+            entering = replace(self.start, batches=self.start.batches[: self.beside], states=self.before[index])
+            self.finish(layer, index, entering)
+        return layer
 
     def _layer(self, index: int, pieces: Candidate) -> nn.Module:
         """A layer without these pieces; those that were used last are kept where memory allows."""
         key = (index, pieces)
         layer = self._layers.pop(key, None)
         if layer is None:
-            layer = put_together(self.job, self.folder, index, pieces)
+            layer = self.finished(put_together(self.job, self.folder, index, pieces), index)
         checkpoint = self.job.streamed.checkpoint
         if fits_in_memory(4 * checkpoint.parameters, bound=self.job.config.memory):
             self._layers[key] = layer
@@ -112,3 +130,10 @@ class Trials:
 def evaluated(tokens: Tensor) -> Tensor:
     """Those of the calibration sequences that candidates are measured on: the first ones, about `TOKENS` tokens."""
     return tokens[: max(1, TOKENS // tokens.shape[1])]
+
+
+def looked_at(tokens: Tensor) -> Tensor:
+    """Sequences that candidates aren't measured on, twice as many; where there are no others, those."""
+    count = len(evaluated(tokens))
+    others = tokens[count : 3 * count]
+    return others if len(others) else tokens

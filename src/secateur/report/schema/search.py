@@ -60,9 +60,10 @@ class HiddenFacts(TypedDict):
 
 
 class FormatFacts(TypedDict):
-    """A number format of the export: bytes of the file with nothing gone, KL of it alone and of its best candidate.
+    """A form of the whole model, a number format or zeros of single weights: bytes of its files with nothing gone, KL
+    of it alone and of its best candidate.
 
-    `best` is null where none was looked for, as the format alone lost more than the best so far, or none was found.
+    `best` is null where none was looked for, as the form alone lost more than the best so far, or none was found.
     """
 
     type: str

@@ -28,7 +28,7 @@ def print_search(found: SearchReport, out: Path, console: Console | None = None)
     if found["perplexity"] is not None:
         before, after = found["perplexity"]["before"], found["perplexity"]["after"]
         was, now = fmt.numbers((before, after))
-        kind = next((f", as {one['type']}" for one in found["formats"] if one["chosen"]), "")
+        kind = next((f", {stored(one['type'])}" for one in found["formats"] if one["chosen"]), "")
         console.print(f"perplexity  {was} → {now} ({fmt.ratio(after / before)}{kind})")
     for line in looked_at(found):
         console.print(line, soft_wrap=True)
@@ -39,8 +39,17 @@ def print_search(found: SearchReport, out: Path, console: Console | None = None)
     console.print(f"{out} is ready", soft_wrap=True)
 
 
+def stored(form: str) -> str:
+    """A form of the whole model in words, behind a comma.
+
+    >>> stored("q8_0"), stored("zeros 2:4")
+    ('as q8_0', 'zeros 2:4')
+    """
+    return form if "zeros" in form else f"as {form}"
+
+
 def looked_at(found: SearchReport) -> list[str]:
-    """What came of hidden dimensions, of number formats, and of the finalists, a line for each."""
+    """What came of hidden dimensions, of forms of the whole model, and of the finalists, a line for each."""
 
     def line(name: str, said: str, chosen: bool) -> str:
         return f"{name:<11} {said}{', chosen' if chosen else ''}"
@@ -51,7 +60,7 @@ def looked_at(found: SearchReport) -> list[str]:
 
     hidden = [line("hidden", f"{x['kept']} of {x['units']}: {best(x)}", x["chosen"]) for x in found["hidden"]]
     formats = [
-        line("format", f"{x['type']}: {fmt.size(x['bytes'])} with nothing gone, {best(x)}", x["chosen"])
+        line("form", f"{x['type']}: {fmt.size(x['bytes'])} with nothing gone, {best(x)}", x["chosen"])
         for x in found["formats"]
     ]
     models = [

@@ -1,0 +1,94 @@
+"""How the whole model is stored: one choice for all of it, so each form has candidates of its own.
+
+A form (a number format, zeros of single weights) saves bytes of everything that is left, in proportion, and loses
+something before anything goes. So pieces and what each costs alone are those of the model as it is, and what they
+save are bytes in that form; candidates are put together, changed as the form would have them, and measured against
+the untouched model. The form that takes most comes first; one that loses more alone than the best candidate so far is
+passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from secateur.config.wishes import Wish
+from secateur.errors import InputError
+from secateur.report.schema.search import FormatFacts
+from secateur.search.form import Form
+from secateur.search.found import Found
+from secateur.search.prepared import Remembered, beyond, one_by_one
+from secateur.search.space import Space
+from secateur.search.trial import Against, Evaluate
+from secateur.search.wanted import Measures, limits_of
+from secateur.workspace.journal import Journal
+
+
+def check_reachable(wishes: Sequence[Wish], every: Sequence[tuple[Measures, Space]]) -> None:
+    """Refuses wishes that can't be kept in any form.
+
+    Raises:
+        InputError: as `limits_of`, of the last one.
+    """
+    for place, (measures, space) in enumerate(every):
+        try:
+            limits_of(wishes, measures, space)
+        except InputError:
+            if place == len(every) - 1:
+                raise
+        else:
+            return
+
+
+def best_form(
+    wishes: Sequence[Wish],
+    forms: Sequence[Form],
+    against: Against,
+    folders: tuple[Path, Path],
+    journal: Journal,
+    within: Callable[[Form, Evaluate], Found],
+) -> Found:
+    """What is found in the form in which the best candidate loses least.
+
+    Args:
+        forms: those that take most first.
+        against: the untouched model.
+        folders: of the pieces, and for hidden states that exceed the memory.
+        within: gives what is found in a form with candidates measured so.
+
+    Raises:
+        InputError: no form has a candidate that keeps the wishes, or an export of the model as it is does.
+    """
+    best: Found | None = None
+    facts: list[FormatFacts] = []
+    refused: InputError | None = None
+    for form in forms:
+        with form.trials(*folders, against) as trials:
+            evaluate: Evaluate = Remembered.of(one_by_one(trials.evaluate), journal, f"-{form.name}")
+            [alone] = evaluate([()])
+            size = form.measures.left("size", ())
+            facts.append({"type": form.name, "bytes": size, "kl": alone, "best": None, "chosen": False})
+            if best is not None and alone >= best.divergence:
+                continue
+            try:
+                other = within(form, partial(beyond, evaluate, alone))
+            except InputError as error:  # nothing keeps the wishes in this one
+                refused = error
+                continue
+        other = replace(other.above(alone), form=form)
+        facts[-1]["best"] = other.divergence
+        best = other if best is None or other.divergence < best.divergence else best
+    if best is None or best.form is None:
+        assert refused is not None
+        raise refused
+    if not best.best and best.form.zeros is None:
+        told = ", ".join(wish.text for wish in wishes)
+        raise InputError(
+            f"wishes {told}: kept as {best.form.name} with nothing gone, at a KL of {best.divergence:.2g}; use "
+            f"secateur export MODEL --to gguf --type {best.form.name}"
+        )
+    for fact in facts:
+        fact["chosen"] = fact["type"] == best.form.name
+    return replace(best, formats=tuple(facts))

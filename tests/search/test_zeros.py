@@ -1,0 +1,191 @@
+"""Zeros of single weights beside everything else that may go: bytes are those of the files without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import secateur
+from secateur.allocation.job import Job
+from secateur.calibration.activations import MemoryBudget
+from secateur.calibration.walk import walk
+from secateur.config.plan import Plan
+from secateur.config.searching import SearchSettings, make_search
+from secateur.cut.weights import cut_weights
+from secateur.errors import InputError
+from secateur.methods import METHODS
+from secateur.model.streamed import StreamedModel
+from secateur.pipeline.inputs import Inputs
+from secateur.search.levels import put_together, write_pieces
+from secateur.search.prepared import job_of, opened
+from secateur.search.search import search
+from secateur.search.space import Candidate, Piece, space_of
+from secateur.search.trial import Against, Trials, evaluated, looked_at
+from secateur.search.wanted import measures_of
+from secateur.search.zeros import zero_forms
+from secateur.system.monitor import Monitor
+from tests.search.interrupted import interrupted
+from tests.search.text import write_text
+from tests.small import save_tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> SearchSettings:
+    folder = tmp_path_factory.mktemp("zeros")
+    shape: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    save_tiny(folder / "model", context=64, num_hidden_layers=3, **shape)
+    write_text(folder, 100)
+    told = {"model": str(folder / "model"), "calibrate": str(folder / "text.jsonl"), "samples": 8, "length": 32}
+    told |= {"evaluate": "none", "speed": False, "general_text": 0, "explain": False, "device": "cpu", "trials": 8}
+    told |= {"sites": "channel,query_head", "quality": "fast", "refit": False, "zeros": "0.25,0.5,2:4"}
+    return make_search({**told, "want": "size=0.7x"})
+
+
+def other(settings: SearchSettings, **changes: Any) -> SearchSettings:
+    return make_search({**settings.model_dump(exclude_unset=True), **changes})
+
+
+def test_zeros_and_units_are_found_together_made_and_left_out(
+    settings: SearchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = interrupted(settings, tmp_path / "out", monkeypatch)
+    assert [form["type"] for form in found["formats"]] == ["no zeros", "zeros 0.25", "zeros 0.5", "zeros 2:4"]
+    [form] = (form for form in found["formats"] if form["chosen"])
+    [wish], [chosen] = found["wishes"], [one for one in found["candidates"] if one["chosen"]]
+    [file] = (tmp_path / "out" / "export").glob("*.safetensors")
+    assert form["best"] == chosen["measured"]
+    assert wish["held"]
+    assert wish["got"] == sum(path.stat().st_size for path in file.parent.glob("*.safetensors"))
+    assert chosen["takes"]["size"] == pytest.approx(file.stat().st_size, rel=0.02)
+
+    # What is stored without its zeros is the model beside it; the plan says what went.
+    plan = Plan.read(tmp_path / "out" / "plan.json")
+    weights = [entry for entry in plan.entries if entry.kind == "weight"]
+    assert {entry.pattern for entry in weights} == {"2:4" if "2:4" in form["type"] else "free"}
+    assert len(weights) == 3 * 7
+    ids = torch.arange(20)[None]
+    stored, beside = (secateur.load(tmp_path / "out" / name, device="cpu") for name in ("export", ""))
+    torch.testing.assert_close(stored(ids).logits, beside(ids).logits, atol=1e-5, rtol=1e-5)
+    for entry in weights:
+        weight = beside.get_parameter(f"model.{entry.site}.weight")
+        assert float((weight == 0).float().mean()) == pytest.approx(entry.sparsity, abs=0.02)
+        assert weight.numel() == entry.units
+    again = secateur.prune(secateur.load_recipe(tmp_path / "out" / "recipe.yaml"), tmp_path / "again", plan=plan)
+    assert again["parameters"]["after"] == sum(p.numel() for p in beside.parameters())
+
+
+def test_zeros_alone_may_be_all_that_goes(settings: SearchSettings, tmp_path: Path) -> None:
+    easy = other(settings, want="size=0.75x", zeros="0.5", sites="query_head")
+    found = search(easy, tmp_path / "out", quiet=True)
+    [chosen] = (one for one in found["candidates"] if one["chosen"])
+    assert chosen["pieces"] == []
+    assert chosen["measured"] == found["formats"][1]["kl"] > 0
+    assert found["wishes"][0]["held"]
+    assert {entry.kind for entry in Plan.read(tmp_path / "out" / "plan.json").entries} == {"weight"}
+    with pytest.raises(InputError, match="with all gone that may go there are still"):
+        search(other(settings, want="size=0.01x"), tmp_path / "hard", quiet=True)
+    assert not (tmp_path / "hard").exists()
+
+
+def opened_job(settings: SearchSettings) -> tuple[Inputs, Job, frozenset[str]]:
+    inputs, kinds = opened(settings, CPU, Monitor(CPU, True))
+    return inputs, job_of(inputs, Monitor(CPU, True), MemoryBudget(None), Path()), kinds
+
+
+def logits(streamed: StreamedModel, ids: torch.Tensor, layer_of: Callable[[int], nn.Module]) -> torch.Tensor:
+    hidden, calls = streamed.embed(ids)
+    for index in range(streamed.checkpoint.layers):
+        hidden = calls[index](layer_of(index), hidden)
+    return streamed.logits(ids, hidden).double().log_softmax(-1)
+
+
+@torch.no_grad()
+def test_a_candidate_is_measured_with_zeros_that_suit_what_is_left_of_it(
+    settings: SearchSettings, tmp_path: Path
+) -> None:
+    """Beside a walk by hand: zeros solved for what leaves the layers before it, on other text than is measured."""
+    inputs, job, kinds = opened_job(other(settings, samples=200))
+    space, tokens = space_of(job, kinds), inputs.calibration.tokens
+    assert not {*map(tuple, looked_at(tokens).tolist())} & {*map(tuple, evaluated(tokens).tolist())}
+    write_pieces(job, space, tmp_path / "levels")
+    [form] = (form for form in zero_forms(["0.5"], measures_of(space, inputs.streamed), job, space) if form.zeros)
+    assert form.zeros is not None
+    pattern, candidate = form.zeros.pattern, (Piece(1, "channel", 3),)
+    with Trials.of(job, tmp_path / "levels", tmp_path) as plain:
+        against = Against(inputs.streamed, plain.before[-1])
+        with form.trials(tmp_path / "levels", tmp_path, against) as trials:
+            alone, cut = trials.evaluate([(), candidate])
+
+    def solved(pieces: Candidate) -> dict[int, nn.Module]:
+        layers = {}
+        for block in walk(inputs.streamed, looked_at(tokens)):
+            own = block
+            if any(piece.layer == block.index for piece in pieces):
+                own = type(block)(
+                    block.index,
+                    put_together(job, tmp_path / "levels", block.index, pieces),
+                    block.streamed,
+                    block.stream,
+                )
+            for one in {id(own): own, id(block): block}.values():
+                cut_weights(one, METHODS["sparsegpt"], pattern, lambda name: 0.5)
+            layers[block.index] = own.layer
+        return layers
+
+    ids = evaluated(tokens)
+    whole = logits(inputs.streamed, ids, inputs.streamed.load)
+    for pieces, measured in (((), alone), (candidate, cut)):
+        own = logits(inputs.streamed, ids, solved(pieces).__getitem__)
+        assert measured == pytest.approx(float((whole.exp() * (whole - own)).sum(-1).mean()), rel=1e-3)
+    assert cut != alone
+
+
+def test_units_go_only_where_the_pattern_still_fits(settings: SearchSettings, tmp_path: Path) -> None:
+    shape: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    save_tiny(tmp_path / "model", context=64, num_hidden_layers=2, **shape)
+    inputs, job, kinds = opened_job(other(settings, model=str(tmp_path / "model")))
+    space = space_of(job, kinds)
+    measures = measures_of(space, inputs.streamed)
+    free, two = (partial(zero_forms, [told], measures, job, space)()[1] for told in ("0.5", "2:4"))
+    assert free.space.saves == space.saves
+    kept = {piece.level for piece in two.space.saves if piece.kind == "channel"}
+    assert kept == {2, 4, 6}  # of 48 channels 36, 24 and 12 are left; others leave no multiple of 4
+    assert {*two.measures.saves["size"]} == {*two.space.saves}
+    with pytest.raises(InputError, match="pattern 3:7 does not fit"):
+        zero_forms(["3:7"], measures, job, space)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"zeros": "1.5"}, "zeros '1.5' isn't understood"),
+        ({"zeros": "0"}, "zeros '0' isn't understood"),
+        ({"zeros": "4:2"}, "pattern '4:2' is unknown"),
+        ({"want": "params=0.5x"}, "zeros is for wishes about size or memory"),
+        ({"want": "size=0.5x,latency=0.5x"}, "none about seconds"),
+        ({"sites": "channel,hidden"}, "aren't searched together"),
+        ({"precision": "q8_0"}, "precision and zeros aren't searched together"),
+        ({"export": {"to": "padded"}}, "leave export out"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        make_search({"model": "m", "want": "size=0.5x", "zeros": "0.5,2:4", **changes})
