@@ -115,8 +115,8 @@ def searched(layers: int) -> Any:
             {"kept": 432, "units": 576, "kl": 0.4, "best": None, "chosen": False},
         ],
         "formats": [
-            {"type": "q8_0", "bytes": 1.45e8, "kl": 0.0002, "best": 0.31, "chosen": False},
-            {"type": "q4_0", "bytes": 7.6e7, "kl": 0.04, "best": 0.057, "chosen": True},
+            {"type": "q8_0", "bytes": 1.45e8, "kl": 0.0002, "best": 0.31, "perplexity": None, "chosen": False},
+            {"type": "q4_0", "bytes": 7.6e7, "kl": 0.04, "best": 0.057, "perplexity": 21.3, "chosen": True},
         ],
         "finalists": [
             {"pieces": [("layers.0.channel", 0.5)], "kl": 0.02, "perplexity": 21.3, "chosen": True},

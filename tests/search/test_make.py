@@ -116,7 +116,12 @@ def test_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     print_search(told, Path("out"))
     shown = capsys.readouterr().out
     words = ("latency=0.7x", "NOT held", "35.2 ms", "ffn         ", "agree in rank by 0.93")
-    for word in (*words, "as q4_0)", "q4_0: 76 MB with nothing gone", "candidate 0.057, chosen"):
+    for word in (
+        *words,
+        "as q4_0)",
+        "q4_0: 76 MB with nothing gone",
+        "candidate 0.057, perplexity 21.3 after the repair, chosen",
+    ):
         assert word in shown
     print_search({**told, "wishes": []}, Path("out"))
     assert "secateur prune MODEL --plan FILE" in capsys.readouterr().out

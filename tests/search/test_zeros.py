@@ -22,6 +22,7 @@ from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.inputs import Inputs
+from secateur.report.terminal.search import looked_at as looked
 from secateur.search.levels import put_together, write_pieces
 from secateur.search.prepared import job_of, opened
 from secateur.search.search import search
@@ -98,6 +99,21 @@ def test_zeros_alone_may_be_all_that_goes(settings: SearchSettings, tmp_path: Pa
     with pytest.raises(InputError, match="with all gone that may go there are still"):
         search(other(settings, want="size=0.01x"), tmp_path / "hard", quiet=True)
     assert not (tmp_path / "hard").exists()
+
+
+def test_what_is_best_as_a_model_is_the_result(settings: SearchSettings, tmp_path: Path) -> None:
+    told = other(settings, evaluate=settings.calibrate, trials=6, want="size=0.65x", zeros="0.25,0.5,0.75")
+    found = search(told, tmp_path / "out", quiet=True)
+    made = {form["type"]: form["perplexity"] for form in found["formats"] if form["perplexity"] is not None}
+    [form] = (form for form in found["formats"] if form["chosen"])
+    assert found["perplexity"] is not None
+    assert len(made) > 1
+    assert made[form["type"]] == min(made.values()) == pytest.approx(found["perplexity"]["after"])
+    least = min(one["best"] for one in found["formats"] if one["best"] is not None)
+    assert next(iter(made)) == next(one["type"] for one in found["formats"] if one["best"] == least)
+    lines = [line for line in looked(found) if "after the repair" in line]
+    assert len(lines) == len(made)
+    assert [line.endswith(", chosen") for line in lines] == [name == form["type"] for name in made]
 
 
 def opened_job(settings: SearchSettings) -> tuple[Inputs, Job, frozenset[str]]:
@@ -184,6 +200,7 @@ def test_units_go_only_where_the_pattern_still_fits(settings: SearchSettings, tm
         ({"sites": "channel,hidden"}, "aren't searched together"),
         ({"precision": "q8_0"}, "precision and zeros aren't searched together"),
         ({"export": {"to": "padded"}}, "leave export out"),
+        ({"finalists": 2}, "leave finalists out"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], said: str) -> None:

@@ -119,6 +119,8 @@ class SearchSettings(Settings):
         about = {wish.about for wish in self.wishes}
         if self.precision and self.zeros:
             raise ValueError("precision and zeros aren't searched together; leave one out")
+        if self.zeros and self.rivals > 1:
+            raise ValueError("the best with and without zeros are compared as models already; leave finalists out")
         if not about & {"size", "memory"} or about & {*SECONDS}:
             raise ValueError(f"{self.form} is for wishes about size or memory, none about seconds; give such ones")
         if HIDDEN in self.sites:

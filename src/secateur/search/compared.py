@@ -1,12 +1,15 @@
-"""The finalists as models: each is made, perhaps trained for a while, and judged; the best is the result."""
+"""Candidates as models: each is made, perhaps trained for a while, and judged; the best is the result."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from secateur.config.searching import SearchSettings
 from secateur.config.training import make_recovery
 from secateur.config.wishes import PERPLEXITY, Wish
 from secateur.errors import InputError
 from secateur.pipeline.inputs import Inputs
+from secateur.search.forms import chosen
 from secateur.search.found import Found
 from secateur.search.make import Made, judged, pruned
 from secateur.search.space import Candidate
@@ -46,3 +49,23 @@ def best_of(
     again = settings.recover_steps is not None and settings.recover is not None
     made = pruned(settings, inputs, found, best, workspace, quiet) if again else done[best]
     return made, perplexities
+
+
+def best_of_forms(
+    settings: SearchSettings, inputs: Inputs, found: Found, workspace: Workspace, quiet: bool
+) -> tuple[Found, Made]:
+    """What is found in the form whose best candidate has the least perplexity as a model, and that model.
+
+    Where models have none, or it isn't measured, divergences decide.
+    """
+    made, perplexities = dict[str, tuple[Found, Made]](), dict[str, float | None]()
+    for one in (found, *found.others):
+        assert one.form is not None
+        assert one.best is not None
+        own = pruned(settings, inputs, one, one.best, workspace, quiet)
+        made[one.form.name], perplexities[one.form.name] = (one, own), judged(_JUDGE, own.report)[1]
+        if perplexities[one.form.name] is None:
+            break
+    best = min(made, key=lambda name: perplexities[name] or 0.0)
+    other, own = made[best]
+    return replace(other, formats=chosen(found.formats, best, perplexities), others=()), own

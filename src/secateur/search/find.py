@@ -103,7 +103,10 @@ def find(
     forms = forms_of(settings, measures, job, space)
     reachable = [(form.measures, form.space) for form in forms] or [(measures, space)]
     check_reachable(by_shape, reachable)  # said before anything is measured
-    need = bytes_of_pieces(job, space) + (1 + settings.rivals) * inputs.checkpoint.bytes_on_disk
+    need = (
+        bytes_of_pieces(job, space)
+        + (1 + max(settings.rivals, len(settings.zeros))) * inputs.checkpoint.bytes_on_disk
+    )
     check_room(workspace.out, need, sum(file.stat().st_size for file in levels.glob("*/*")))
     with monitor.stage("cut levels", inputs.checkpoint.layers) as step:
         write_pieces(job._replace(step=step), space, levels)

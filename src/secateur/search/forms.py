@@ -9,7 +9,7 @@ passed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,10 @@ def best_form(
     journal: Journal,
     within: Callable[[Form, Evaluate], Found],
 ) -> Found:
-    """What is found in the form in which the best candidate loses least.
+    """What is found in the form in which the best candidate loses least, and in those that may turn out better.
+
+    A repair makes up for more of what zeros lose than of what units do. So a form with more zeros than the best one's
+    may be better as a model, unless one that keeps the wishes by itself has fewer.
 
     Args:
         forms: those that take most first.
@@ -61,34 +64,52 @@ def best_form(
     Raises:
         InputError: no form has a candidate that keeps the wishes, or an export of the model as it is does.
     """
-    best: Found | None = None
+    every: list[Found] = []
     facts: list[FormatFacts] = []
     refused: InputError | None = None
     for form in forms:
+        least = min((one.divergence for one in every), default=float("inf"))
         with form.trials(*folders, against) as trials:
             evaluate: Evaluate = Remembered.of(one_by_one(trials.evaluate), journal, f"-{form.name}")
             [alone] = evaluate([()])
             size = form.measures.left("size", ())
-            facts.append({"type": form.name, "bytes": size, "kl": alone, "best": None, "chosen": False})
-            if best is not None and alone >= best.divergence:
+            facts.append(_fact(form.name, size, alone))
+            enough = form.zeros is not None and any(one.best == () for one in every)
+            if enough or (form.zeros is None and alone >= least):
                 continue
             try:
                 other = within(form, partial(beyond, evaluate, alone))
             except InputError as error:  # nothing keeps the wishes in this one
                 refused = error
                 continue
-        other = replace(other.above(alone), form=form)
-        facts[-1]["best"] = other.divergence
-        best = other if best is None or other.divergence < best.divergence else best
-    if best is None or best.form is None:
+        every.append(replace(other.above(alone), form=form))
+        facts[-1]["best"] = every[-1].divergence
+    if not every:
         assert refused is not None
         raise refused
+    best = min(every, key=lambda one: one.divergence)
+    assert best.form is not None
     if not best.best and best.form.zeros is None:
         told = ", ".join(wish.text for wish in wishes)
         raise InputError(
             f"wishes {told}: kept as {best.form.name} with nothing gone, at a KL of {best.divergence:.2g}; use "
             f"secateur export MODEL --to gguf --type {best.form.name}"
         )
-    for fact in facts:
-        fact["chosen"] = fact["type"] == best.form.name
-    return replace(best, formats=tuple(facts))
+    zeros = [one for one in every[every.index(best) + 1 :] if one.form is not None and one.form.zeros is not None]
+    return replace(best, formats=chosen(facts, best.form.name), others=tuple(zeros))
+
+
+def _fact(name: str, size: float, alone: float) -> FormatFacts:
+    return {"type": name, "bytes": size, "kl": alone, "best": None, "perplexity": None, "chosen": False}
+
+
+def chosen(
+    facts: Sequence[FormatFacts], name: str, perplexities: Mapping[str, float | None] | None = None
+) -> tuple[FormatFacts, ...]:
+    """The same where the form of that name is the result's.
+
+    Args:
+        perplexities: by name, of the models that were made.
+    """
+    known = perplexities or {}
+    return tuple({**fact, "chosen": fact["type"] == name, "perplexity": known.get(fact["type"])} for fact in facts)

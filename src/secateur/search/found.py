@@ -61,6 +61,7 @@ class Found:
         finalists: those that are to be compared as models, the best one first; empty where it is the choice.
         narrow: the model that the candidates are of, where it has fewer hidden dimensions.
         form, formats: in which the whole model is stored, and what came of each that was looked at.
+        others: what is found in other forms that may turn out better as models.
     """
 
     space: Space
@@ -73,6 +74,7 @@ class Found:
     narrow: Narrow | None = None
     form: Form | None = None
     formats: tuple[FormatFacts, ...] = ()
+    others: tuple[Found, ...] = ()
 
     def above(self, alone: float) -> Found:
         """The same where the model that the candidates are of loses so much before anything goes."""

@@ -14,7 +14,7 @@ from secateur.errors import InputError
 from secateur.model.hub import local_folder
 from secateur.report.html.search import search_page
 from secateur.report.schema.search import HiddenFacts, SearchReport
-from secateur.search.compared import best_of
+from secateur.search.compared import best_of, best_of_forms
 from secateur.search.find import find, stages
 from secateur.search.hidden import check, with_hidden
 from secateur.search.make import Made, make
@@ -97,6 +97,8 @@ def search(
         made, compared = None, dict[Candidate, float]()
         if found.finalists:
             made, compared = best_of(settings, inputs, found, workspace, quiet)
+        elif found.others:
+            found, made = best_of_forms(settings, inputs, found, workspace, quiet)
         elif settings.wishes:
             made = make(settings, inputs, found, workspace, quiet)
         front = () if made is not None else sorted(found.front, key=lambda one: -found.measures.left("params", one))

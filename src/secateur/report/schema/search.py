@@ -63,13 +63,15 @@ class FormatFacts(TypedDict):
     """A form of the whole model, a number format or zeros of single weights: bytes of its files with nothing gone, KL
     of it alone and of its best candidate.
 
-    `best` is null where none was looked for, as the form alone lost more than the best so far, or none was found.
+    `best` is null where none was looked for, as nothing could be gained, or none was found; `perplexity`, of that
+    candidate as a model, where it wasn't made to be compared.
     """
 
     type: str
     bytes: float
     kl: float
     best: float | None
+    perplexity: float | None
     chosen: bool
 
 

@@ -58,9 +58,12 @@ def looked_at(found: SearchReport) -> list[str]:
         kl = "not looked for" if one["best"] is None else fmt.number(one["best"])
         return f"KL {fmt.number(one['kl'])} alone, of the best candidate {kl}"
 
+    def model(one: FormatFacts) -> str:
+        return "" if one["perplexity"] is None else f", perplexity {fmt.number(one['perplexity'])} after the repair"
+
     hidden = [line("hidden", f"{x['kept']} of {x['units']}: {best(x)}", x["chosen"]) for x in found["hidden"]]
     formats = [
-        line("form", f"{x['type']}: {fmt.size(x['bytes'])} with nothing gone, {best(x)}", x["chosen"])
+        line("form", f"{x['type']}: {fmt.size(x['bytes'])} with nothing gone, {best(x)}{model(x)}", x["chosen"])
         for x in found["formats"]
     ]
     models = [
