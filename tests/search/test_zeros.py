@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,14 +24,18 @@ from secateur.methods import METHODS
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.inputs import Inputs
 from secateur.report.terminal.search import looked_at as looked
+from secateur.runtime.in_memory import without_zeros
+from secateur.search import latency
 from secateur.search.levels import put_together, write_pieces
 from secateur.search.prepared import job_of, opened
 from secateur.search.search import search
 from secateur.search.space import Candidate, Piece, space_of
 from secateur.search.trial import Against, Trials, evaluated, looked_at
 from secateur.search.wanted import measures_of
-from secateur.search.zeros import zero_forms
+from secateur.search.zero_forms import zero_forms
+from secateur.search.zeros import Zeros, zeros_of
 from secateur.system.monitor import Monitor
+from tests.runtime.pruned import prune_copy
 from tests.search.interrupted import interrupted
 from tests.search.text import write_text
 from tests.small import save_tiny
@@ -116,6 +121,59 @@ def test_what_is_best_as_a_model_is_the_result(settings: SearchSettings, tmp_pat
     assert [line.endswith(", chosen") for line in lines] == [name == form["type"] for name in made]
 
 
+def test_seconds_are_those_of_models_without_their_zeros(
+    settings: SearchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that knows the shapes, and half of the zeros."""
+
+    class Clock:
+        answer = 4
+
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def run(self) -> tuple[float, float]:
+            return self.value, 4 * self.value
+
+    def trial(job: Any, shape: Any, zeros: Zeros | None = None) -> Clock:
+        value = sum(p.numel() for layer in shape.layers for p in layer.parameters()) / 1000
+        return Clock(value * (1 if zeros is None else 1 - 0.5 * zeros.share))
+
+    monkeypatch.setattr(latency, "_trial", trial)
+    monkeypatch.setattr(latency, "enough", lambda runs, seconds: runs >= 1)
+    found = search(other(settings, want="latency=0.7x", sites="query_head"), tmp_path / "out", quiet=True)
+    [wish], [form] = found["wishes"], [one for one in found["formats"] if one["chosen"]]
+    assert wish["held"]
+    assert form["type"] != "no zeros"
+    share = zeros_of(form["type"].removeprefix("zeros ")).share
+    assert wish["got"] == pytest.approx(found["timed"][-1]["measured"]["latency"])
+    [chosen] = (one for one in found["candidates"] if one["chosen"])
+    assert chosen["takes"]["latency"] == pytest.approx(wish["got"], rel=0.05)
+    assert chosen["pieces"]
+    assert wish["got"] is not None
+    assert wish["got"] < found["whole"]["latency"] * (1 - 0.5 * share)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["export"]["to"] == "compressed"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_in_memory_runs_as_its_compressed_folder(tmp_path: Path, dtype: str) -> None:
+    folder = prune_copy(save_tiny(tmp_path / "tiny"), tmp_path / "half")
+    secateur.compress(folder, tmp_path / "packed", quiet=True)
+    model, stored = (secateur.load(tmp_path / name, device="cpu", dtype=dtype) for name in ("half", "packed"))
+    names = [
+        name
+        for name, module in model.named_modules()
+        if name.startswith("model.layers") and hasattr(module, "weight")
+    ]
+    without_zeros(model, names)
+    ids = torch.arange(16)[None]
+    torch.testing.assert_close(
+        model(ids).logits, stored(ids).logits, atol=2e-2 if dtype == "bfloat16" else 1e-5, rtol=0
+    )
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert kinds == {type(module).__name__ for module in stored.modules()}
+
+
 def opened_job(settings: SearchSettings) -> tuple[Inputs, Job, frozenset[str]]:
     inputs, kinds = opened(settings, CPU, Monitor(CPU, True))
     return inputs, job_of(inputs, Monitor(CPU, True), MemoryBudget(None), Path()), kinds
@@ -195,8 +253,7 @@ def test_units_go_only_where_the_pattern_still_fits(settings: SearchSettings, tm
         ({"zeros": "1.5"}, "zeros '1.5' isn't understood"),
         ({"zeros": "0"}, "zeros '0' isn't understood"),
         ({"zeros": "4:2"}, "pattern '4:2' is unknown"),
-        ({"want": "params=0.5x"}, "zeros is for wishes about size or memory"),
-        ({"want": "size=0.5x,latency=0.5x"}, "none about seconds"),
+        ({"want": "params=0.5x"}, "zeros is for wishes about size, memory, latency or prefill"),
         ({"sites": "channel,hidden"}, "aren't searched together"),
         ({"precision": "q8_0"}, "precision and zeros aren't searched together"),
         ({"export": {"to": "padded"}}, "leave export out"),

@@ -45,7 +45,8 @@ class SearchSettings(Settings):
         (), description="number formats that an export to GGUF may have, such as f16,q8_0,q4_0; one is chosen"
     )
     zeros: Annotated[tuple[str, ...], Flag(CUT)] = Field(
-        (), description="zeros of single weights, left out of what is stored, such as 0.5,2:4; one or none is chosen"
+        (),
+        description="zeros of single weights, left out where it is stored and run, such as 0.5,2:4; one is chosen",
     )
     finalists: Annotated[int | None, Flag(CUT)] = Field(
         None, ge=1, le=64, description="the best so many are made and compared; default 1, with recover_steps 3"
@@ -121,8 +122,10 @@ class SearchSettings(Settings):
             raise ValueError("precision and zeros aren't searched together; leave one out")
         if self.zeros and self.rivals > 1:
             raise ValueError("the best with and without zeros are compared as models already; leave finalists out")
-        if not about & {"size", "memory"} or about & {*SECONDS}:
-            raise ValueError(f"{self.form} is for wishes about size or memory, none about seconds; give such ones")
+        if self.precision and (not about & {"size", "memory"} or about & {*SECONDS}):
+            raise ValueError("precision is for wishes about size or memory, none about seconds; give such ones")
+        if self.zeros and not about & {"size", "memory", *SECONDS}:
+            raise ValueError("zeros is for wishes about size, memory, latency or prefill; give such ones")
         if HIDDEN in self.sites:
             raise ValueError(f"{self.form} and hidden dimensions aren't searched together; leave one out")
         if self.export is not None:

@@ -128,7 +128,7 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
         if isinstance(model.get_submodule(module), Conv1D):
             W = pack(unpack(W).T.contiguous())
         choice = gpu.choose(W, dtype, device) if runtime == "gpu" else choose(W, dtype, runtime == "compressed")
-        _replace(model, module, W, choice, dtype, device)
+        put_matrix(model, module, W, choice, dtype, device)
         ran[W.rows, W.columns, choice] += 1
         del W
         give_back()
@@ -137,16 +137,23 @@ def load_compressed(folder: Path, device: torch.device, dtype: torch.dtype, runt
     if lost is not None:
         raise InputError(f"{folder}: lacks the tensor '{lost}', which its config.json asks for")
     plain: Counter[tuple[int, int, Limit]] = Counter()
-    if device.type == "cpu":
+    if device.type == "cpu" and runtime not in ("dense", "gpu"):
+        plain = speed_up_rest(model, dtype)
+    elif device.type == "cpu":
         move_large(model)
-        if runtime not in ("dense", "gpu"):
-            plain = speed_up(model)
-            if dtype == torch.bfloat16:
-                speed_up_attention(model)
     if (folder / "generation_config.json").is_file():
         model.generation_config = _generation_config(folder)
     model.secateur_runtime = _facts(ran, plain, TRITON if runtime == "gpu" else next(iter(variants()), None))
     return model.to(device).eval().requires_grad_(False)
+
+
+def speed_up_rest(model: Any, dtype: torch.dtype) -> Counter[tuple[int, int, Limit]]:
+    """Speeds up what isn't packed, in place, on a CPU; (rows, columns, limit) -> how many have a kernel of ours."""
+    move_large(model)
+    plain = speed_up(model)
+    if dtype == torch.bfloat16:
+        speed_up_attention(model)
+    return plain
 
 
 def _checkpoint(folder: Path, reader: Reader) -> Checkpoint:
@@ -194,10 +201,10 @@ def _packable(checkpoint: Checkpoint, model: nn.Module, reader: Reader) -> dict[
     return found
 
 
-def _replace(
+def put_matrix(
     model: nn.Module, path: str, packed: Packed, choice: Choice, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Puts a matrix where the model has nothing yet, packed or dense."""
+    """Puts a matrix in the place of a Linear, packed or dense."""
     old = model.get_submodule(path)
     transposed = isinstance(old, Conv1D)
     if choice.packed:

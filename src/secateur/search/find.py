@@ -17,7 +17,7 @@ from secateur.search.finalists import finalists
 from secateur.search.form import Form
 from secateur.search.forms import best_form, check_reachable
 from secateur.search.found import Found, Narrow, TimedCandidate
-from secateur.search.latency import OFF, TIMES, Seconds, Timings, time_of, timed, timed_pieces
+from secateur.search.latency import TIMES
 from secateur.search.levels import bytes_of_pieces, write_pieces
 from secateur.search.precision import number_formats
 from secateur.search.predict import Costs, costs_of, measured_pieces
@@ -25,10 +25,11 @@ from secateur.search.prepared import Remembered, beyond, clock, job_of, one_by_o
 from secateur.search.programme import Limit
 from secateur.search.refine import Tried, refined
 from secateur.search.space import Candidate, Space, space_of
+from secateur.search.stopwatch import Stopwatch, fast_enough, times
 from secateur.search.tasks import AT_ONCE, as_tasks
 from secateur.search.trial import Against, Evaluate, Trials
-from secateur.search.wanted import Measures, limits_of, measures_of, narrowed, timed_measures
-from secateur.search.zeros import zero_forms
+from secateur.search.wanted import Measures, limits_of, measures_of, narrowed
+from secateur.search.zero_forms import zero_forms
 from secateur.system.monitor import Monitor
 from secateur.system.on_ray import OnRay
 from secateur.workspace.folder import LEVELS, Workspace
@@ -36,7 +37,6 @@ from secateur.workspace.journal import Journal
 from secateur.workspace.room import check_room
 
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)  # shares that the points of the front are looked for at
-TIMINGS, TIMED = "timings", "timed"  # in the journal
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Ready:
     over: Callable[[], bool]
     step: Callable[[str], None]
     at_once: int = 1
+    watch: Stopwatch | None = None
 
     def rounds(self, limits: Sequence[Limit], trials: int, known: Sequence[Tried] = ()) -> list[Tried]:
         """Candidates within these limits, measured."""
@@ -66,11 +67,6 @@ def stages(settings: SearchSettings, cluster: OnRay | None = None) -> list[str]:
     """Names of the stages that a search goes through."""
     names = ["calibration text", "open", "cut levels", *(["untouched model"] if cluster is None else [])]
     return [*names, "each piece alone", *(["time shapes"] if times(settings) else []), "candidates"]
-
-
-def times(settings: SearchSettings) -> bool:
-    """Whether seconds are of interest: somebody asked for some, or for the whole front."""
-    return not settings.wishes or any(wish.about in TIMES for wish in settings.wishes)
 
 
 def find(
@@ -123,17 +119,17 @@ def find(
         evaluate = evaluate if narrow is None else partial(beyond, evaluate, alone)
         with monitor.stage("each piece alone", len(measured_pieces(space))) as step:
             costs = costs_of(space, evaluate, step, at_once)
-        timings = _timings(job, space, monitor, journal) if times(settings) else None
+        watch = Stopwatch.of(job, space, monitor, journal) if times(settings) else None
         with monitor.stage("candidates", settings.trials) as step:
-            ready = Ready(job, settings, space, costs, evaluate, over, step, at_once)
+            ready = Ready(job, settings, space, costs, evaluate, over, step, at_once, watch)
             wishes = [wish for wish in settings.wishes if wish.of_cost]
             if forms:
                 folders, untouched = (levels, workspace.work), Against(inputs.streamed, trials.before[-1])
                 return _by_form(ready, wishes, forms, untouched, folders, journal)
             if wishes:
-                found = _within(ready, wishes, measures, timings, journal)
+                found = _within(ready, wishes, measures)
                 return replace(found.above(alone), narrow=narrow)
-            return _front(ready, measures, timings)
+            return _front(ready, measures)
 
 
 def forms_of(settings: SearchSettings, measures: Measures, job: Job, space: Space) -> list[Form]:
@@ -160,31 +156,20 @@ def _by_form(
 
     def within(form: Form, evaluate: Evaluate) -> Found:
         costs = {piece: ready.costs[piece] for piece in form.space.saves}
-        own = replace(each, space=form.space, costs=costs, evaluate=evaluate)
-        return _within(own, wishes, form.measures, None, journal)
+        watch = None if ready.watch is None else ready.watch.without(form.zeros)
+        own = replace(each, space=form.space, costs=costs, evaluate=evaluate, watch=watch)
+        return _within(own, wishes, form.measures)
 
     return best_form(wishes, forms, against, folders, journal, within)
 
 
-def _timings(job: Job, space: Space, monitor: Monitor, journal: Journal) -> Timings:
-    """Seconds of the shapes; those of an interrupted search are used again."""
-    known = journal.noted(TIMINGS)
-    with monitor.stage("time shapes", len(timed_pieces(space))) as step:
-        found = Timings.from_json(known) if known is not None else timed(job, space, step)
-    if known is None:
-        journal.note(TIMINGS, found.to_json())
-    return found
-
-
-def _within(
-    ready: Ready, wishes: Sequence[Wish], measures: Measures, timings: Timings | None, journal: Journal
-) -> Found:
+def _within(ready: Ready, wishes: Sequence[Wish], measures: Measures) -> Found:
     """The best candidate that keeps the wishes; where they are about time, timed as it is and corrected once."""
-    factors = dict.fromkeys(TIMES, 1.0)
+    factors, watch = dict.fromkeys(TIMES, 1.0), ready.watch
     tried: list[Tried] = []
     looked: list[TimedCandidate] = []
     for round_ in range(3):
-        now = measures if timings is None else timed_measures(measures, timings, ready.space, factors)
+        now = measures if watch is None else watch.measures(measures, ready.space, factors)
         limits = limits_of(wishes, now, ready.space)
         if not limits:
             return Found(ready.space, now, ready.costs, (Tried((), 0.0, 0.0),), ())
@@ -197,63 +182,30 @@ def _within(
         best = min(kept, key=lambda one: one.measured).candidate
         found = Found(ready.space, now, ready.costs, tuple(tried), best, tuple(looked))
         rivals = finalists(kept, ready.space, ready.settings.rivals) if ready.settings.rivals > 1 else []
-        if timings is None:
+        if watch is None:
             return replace(found, finalists=tuple(rivals))
-        looked.append(_looked_at(ready, best, now, journal))
+        looked.append(watch.look_at(best, now))
         found = replace(found, timed=tuple(looked))
-        if round_ == 2 or ready.over() or not _corrected(factors, looked[-1], wishes):
-            return _timed_finalists(ready, found, rivals, wishes, journal)
+        if round_ == 2 or ready.over() or not watch.corrected(factors, looked[-1], wishes):
+            return _timed_finalists(watch, found, rivals, wishes)
     raise AssertionError("the last round returns")
 
 
-def _timed_finalists(
-    ready: Ready, found: Found, rivals: Sequence[Candidate], wishes: Sequence[Wish], journal: Journal
-) -> Found:
+def _timed_finalists(watch: Stopwatch, found: Found, rivals: Sequence[Candidate], wishes: Sequence[Wish]) -> Found:
     """With those finalists that are as fast as was wished for; the best candidate is one whatever it is."""
     looked, fast = list(found.timed), list(rivals[:1])
     for candidate in rivals[1:]:
-        looked.append(_looked_at(ready, candidate, found.measures, journal))
-        last, known = looked[-1], [wish for wish in wishes if wish.about in TIMES]
-        if all(_near(getattr(last.measured, w.about), w.limit(getattr(last.whole, w.about))) for w in known):
+        looked.append(watch.look_at(candidate, found.measures))
+        if fast_enough(looked[-1], wishes):
             fast.append(candidate)
     return replace(found, timed=tuple(looked), finalists=tuple(fast))
 
 
-def _near(seconds: float, limit: float) -> bool:
-    return seconds <= (1 + OFF) * limit
-
-
-def _looked_at(ready: Ready, candidate: Candidate, measures: Measures, journal: Journal) -> TimedCandidate:
-    """A candidate timed as it is."""
-    told = [list(piece) for piece in candidate]
-    known = next((seconds for pieces, seconds in journal.every(TIMED) if pieces == told), None)
-    if known is None:
-        known = [list(seconds) for seconds in time_of(ready.job, candidate)]
-        journal.note(TIMED, [told, known])
-    predicted = Seconds(*(measures.left(about, candidate) for about in TIMES))
-    whole, measured = (Seconds(*seconds) for seconds in known)
-    return TimedCandidate(candidate, whole, predicted, measured)
-
-
-def _corrected(factors: dict[str, float], looked: TimedCandidate, wishes: Sequence[Wish]) -> bool:
-    """Corrects the factors by what was measured, in place; whether any limit is missed by so much that it matters."""
-    matters = False
-    for place, about in enumerate(TIMES):
-        whole, predicted, measured = (seconds[place] for seconds in (looked.whole, looked.predicted, looked.measured))
-        for wish in (wish for wish in wishes if wish.about == about):
-            matters |= abs(measured / wish.limit(whole) - 1) > OFF
-        # Of seconds as shares of the untouched model's, as it was then and now.
-        saved = 1 - measured / whole
-        believed = 1 - predicted / whole
-        if believed > 0 and saved > 0:
-            factors[about] *= min(2.0, max(0.5, saved / believed))
-    return matters
-
-
-def _front(ready: Ready, measures: Measures, timings: Timings | None) -> Found:
+def _front(ready: Ready, measures: Measures) -> Found:
     """Candidates at several sizes, and at several speeds where those are known."""
-    now = measures if timings is None else timed_measures(measures, timings, ready.space, dict.fromkeys(TIMES, 1.0))
-    abouts = ["params"] if timings is None else ["params", TIMES[0]]
+    watch = ready.watch
+    now = measures if watch is None else watch.measures(measures, ready.space, dict.fromkeys(TIMES, 1.0))
+    abouts = ["params"] if watch is None else ["params", TIMES[0]]
     each = max(2, ready.settings.trials // (len(FRONT) * len(abouts)))
     tried: list[Tried] = []
     for share in FRONT:

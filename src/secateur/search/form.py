@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.config.export import Export
-from secateur.cut.rules import Rules
-from secateur.methods import Method
-from secateur.numerics.patterns import Pattern
 from secateur.search.space import Piece, Space
 from secateur.search.trial import Against, Trials
 from secateur.search.wanted import Measures
-
-
-@dataclass(frozen=True)
-class Zeros:
-    """Zeros of single weights in every Linear: their pattern, and the fraction that goes."""
-
-    pattern: Pattern
-    share: float
-
-    def rules(self, rules: Rules, method: Method) -> Rules:
-        """Rules that put such zeros, found by a method, into what they leave."""
-        return replace(
-            rules,
-            weight_method=method,
-            pattern=self.pattern,
-            weight_sparsity=lambda layer: lambda linear: self.share,
-        )
+from secateur.search.zeros import Zeros
 
 
 @dataclass(frozen=True)

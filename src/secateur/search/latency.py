@@ -17,10 +17,13 @@ import torch
 
 from secateur.allocation.job import Job
 from secateur.evaluation.speed import Trial, enough
+from secateur.model.linears import linears_of
 from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.pipeline.limits import Shape, filled, shape_of
+from secateur.runtime.in_memory import without_zeros
 from secateur.search.predict import MEASURED
 from secateur.search.space import BOTH, LAYER, Candidate, Piece, Space, cut_shape
+from secateur.search.zeros import Zeros
 
 TIMES = ("latency", "prefill")  # of a decoding step at batch 1, and of a prompt
 OFF = 0.05  # of a limit: what a timed candidate is off by more than this is corrected
@@ -31,6 +34,9 @@ class Seconds(NamedTuple):
 
     latency: float
     prefill: float
+
+
+ALL = Seconds(1.0, 1.0)
 
 
 class Timings(NamedTuple):
@@ -88,6 +94,11 @@ def timed(job: Job, space: Space, step: Callable[[str], None] = lambda text: Non
     return Timings(whole.seconds, saves)
 
 
+def without_them(job: Job, zeros: Zeros) -> Seconds:
+    """Seconds of the untouched model without such zeros, as fractions of its own."""
+    return _Rival.of(job).against(shape_for(job, ()), zeros)
+
+
 def timed_pieces(space: Space) -> list[tuple[str, int]]:
     """(kind, level) of the shapes that are timed."""
     found = []
@@ -113,10 +124,10 @@ def shape_for(job: Job, candidate: Candidate) -> Shape:
     return shape_of(checkpoint, [i for i in range(checkpoint.layers) if i not in gone], layers, {})
 
 
-def time_of(job: Job, candidate: Candidate) -> tuple[Seconds, Seconds]:
-    """The untouched model's seconds and a candidate's, as it is."""
+def time_of(job: Job, candidate: Candidate, zeros: Zeros | None = None) -> tuple[Seconds, Seconds]:
+    """The untouched model's seconds and a candidate's, as it is, without its zeros where it has some."""
     whole = _Rival.of(job)
-    ratio = whole.against(shape_for(job, candidate))
+    ratio = whole.against(shape_for(job, candidate), zeros)
     return whole.seconds, Seconds(*(r * t for r, t in zip(ratio, whole.seconds, strict=True)))
 
 
@@ -138,9 +149,9 @@ class _Rival:
         prefill, decode = (statistics.median(times) for times in zip(*self._runs, strict=True))
         return Seconds(decode / self._trial.answer, prefill)
 
-    def against(self, shape: Shape) -> Seconds:
+    def against(self, shape: Shape, zeros: Zeros | None = None) -> Seconds:
         """A shape's seconds as fractions of the untouched one's: medians over runs that took turns."""
-        other, ratios, begin = _trial(self._job, shape), list[Sequence[float]](), time.perf_counter()
+        other, ratios, begin = _trial(self._job, shape, zeros), list[Sequence[float]](), time.perf_counter()
         while not enough(len(ratios), time.perf_counter() - begin):
             (own, mine), (theirs, its) = self._trial.run(), other.run()
             self._runs.append((own, mine))
@@ -148,9 +159,18 @@ class _Rival:
         return Seconds(*(statistics.median(values) for values in zip(*ratios, strict=True)))
 
 
-def _trial(job: Job, shape: Shape) -> Trial:
-    with torch.no_grad():
-        return Trial(filled(shape, job.streamed.device, job.streamed.dtype))
+@torch.no_grad()
+def _trial(job: Job, shape: Shape, zeros: Zeros | None = None) -> Trial:
+    model = filled(shape, job.streamed.device, job.streamed.dtype)
+    if zeros is None:
+        return Trial(model)
+    family, names = shape.family, list[str]()
+    for index, layer in enumerate(model.get_submodule(family.layers).children()):
+        for linear in linears_of(layer, family):
+            scores = torch.rand(linear.shape)
+            linear.weight = linear.weight * zeros.pattern.mask(scores, zeros.share)
+            names.append(f"{family.layers}.{index}.{linear.name}")
+    return Trial(without_zeros(model, names))
 
 
 def _share(space: Space, kind: str, level: int) -> float | None:

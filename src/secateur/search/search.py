@@ -10,6 +10,7 @@ import torch
 
 from secateur._version import __version__
 from secateur.config.searching import HIDDEN, SearchSettings
+from secateur.config.wishes import SECONDS
 from secateur.errors import InputError
 from secateur.model.hub import local_folder
 from secateur.report.html.search import search_page
@@ -78,6 +79,8 @@ def search(
     if on == RAY and settings.form:
         raise InputError(f"{settings.form} is searched in one process; leave out ray, or {settings.form}")
     device = resolve_device(settings.device)
+    if settings.zeros and device.type != "cpu" and any(wish.about in SECONDS for wish in settings.wishes):
+        raise InputError(f"seconds without zeros are of a CPU, and device is {device}; give --device cpu")
     cluster = OnRay(ray_address, torch.get_num_threads(), float(device.type == "cuda")) if on == RAY else None
     with ExitStack() as stack:
         workspace = Workspace(out, overwrite, resume, [local_folder(settings.model)])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from secateur.config.wishes import Wish
 from secateur.errors import InputError
 from secateur.model.streamed import StreamedModel
-from secateur.search.latency import TIMES, Timings
+from secateur.search.latency import ALL, TIMES, Seconds, Timings
 from secateur.search.programme import Limit
 from secateur.search.space import LAYER, Amounts, Candidate, Piece, Space, bytes_of, part_of
 
@@ -57,15 +57,21 @@ def measures_of(space: Space, streamed: StreamedModel) -> Measures:
     )
 
 
-def timed_measures(measures: Measures, timings: Timings, space: Space, factors: Mapping[str, float]) -> Measures:
+def timed_measures(
+    measures: Measures, timings: Timings, space: Space, factors: Mapping[str, float], form: Seconds = ALL
+) -> Measures:
     """The same with seconds.
 
     Args:
         factors: by what is meant, what the table's savings are multiplied by.
+        form: the untouched model's in the form that models are in, as fractions; so much of what pieces save is left.
     """
-    whole = {about: timings.whole[place] for place, about in enumerate(TIMES)}
-    saves = {about: timings.of_pieces(space, about, factors[about]) for about in TIMES}
-    return Measures({**measures.whole, **whole}, {**measures.saves, **saves})
+    whole, gone = dict[str, float](), dict[str, float]()
+    saves: dict[str, Mapping[Piece, float]] = {}
+    for about, seconds, share in zip(TIMES, timings.whole, form, strict=True):
+        whole[about], gone[about] = seconds, (1 - share) * seconds
+        saves[about] = timings.of_pieces(space, about, share * factors[about])
+    return Measures({**measures.whole, **whole}, {**measures.saves, **saves}, {**measures.gone, **gone})
 
 
 def narrowed(own: Measures, untouched: Measures) -> Measures:
