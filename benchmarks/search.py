@@ -130,11 +130,11 @@ def sizes(rows: list[dict[str, Any]]) -> list[str]:
     """What a wish for bytes comes to, with zeros beside units and without."""
     lines = [
         "",
-        "| model | size | what may go | stored as | bytes | perplexity | seconds |",
+        "| model | size | what may go | stored | bytes | perplexity | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        form = next((one["type"] for one in row["forms"] if one["chosen"]), "it is")
+        form = next((one["type"] for one in row["forms"] if one["chosen"]), "as it is")
         got = row["size"]["got"] / row["size"]["whole"]
         cells = (row["model"], f"{row['share']:g}x", row["how"], form, f"{got:.3f}x", f"{row['perplexity']:.2f}")
         lines.append(f"| {' | '.join(cells)} | {row['seconds']:.0f} |")
