@@ -200,7 +200,7 @@ def test_a_candidate_is_measured_with_zeros_that_suit_what_is_left_of_it(
     pattern, candidate = form.zeros.pattern, (Piece(1, "channel", 3),)
     with Trials.of(job, tmp_path / "levels", tmp_path) as plain:
         against = Against(inputs.streamed, plain.before[-1])
-        with form.trials(tmp_path / "levels", tmp_path, against) as trials:
+        with form.trials(tmp_path / "levels", tmp_path, against, lambda text: None) as trials:
             alone, cut = trials.evaluate([(), candidate])
 
     def solved(pieces: Candidate) -> dict[int, nn.Module]:

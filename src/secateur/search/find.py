@@ -13,6 +13,7 @@ from secateur.config.searching import SearchSettings
 from secateur.config.wishes import Wish
 from secateur.errors import InputError
 from secateur.pipeline.inputs import Inputs, memory_for
+from secateur.report.terminal.search import stored
 from secateur.search.finalists import finalists
 from secateur.search.form import Form
 from secateur.search.forms import best_form, check_reachable
@@ -49,7 +50,7 @@ class Ready:
     costs: Costs
     evaluate: Evaluate
     over: Callable[[], bool]
-    step: Callable[[str], None]
+    step: Callable[[str], None] = lambda text: None
     at_once: int = 1
     watch: Stopwatch | None = None
 
@@ -66,7 +67,9 @@ class Ready:
 def stages(settings: SearchSettings, cluster: OnRay | None = None) -> list[str]:
     """Names of the stages that a search goes through."""
     names = ["calibration text", "open", "cut levels", *(["untouched model"] if cluster is None else [])]
-    return [*names, "each piece alone", *(["time shapes"] if times(settings) else []), "candidates"]
+    names += ["each piece alone", *(["time shapes"] if times(settings) else [])]
+    forms = len(settings.precision) + len(settings.zeros) + bool(settings.zeros)  # and the one without zeros
+    return [*names, *(["model", "candidates"] * forms or ["candidates"])]
 
 
 def find(
@@ -120,12 +123,13 @@ def find(
         with monitor.stage("each piece alone", len(measured_pieces(space))) as step:
             costs = costs_of(space, evaluate, step, at_once)
         watch = Stopwatch.of(job, space, monitor, journal) if times(settings) else None
+        ready = Ready(job, settings, space, costs, evaluate, over, at_once=at_once, watch=watch)
+        wishes = [wish for wish in settings.wishes if wish.of_cost]
+        if forms:
+            folders, untouched = (levels, workspace.work), Against(inputs.streamed, trials.before[-1])
+            return _by_form(ready, wishes, forms, untouched, folders, journal, monitor)
         with monitor.stage("candidates", settings.trials) as step:
-            ready = Ready(job, settings, space, costs, evaluate, over, step, at_once, watch)
-            wishes = [wish for wish in settings.wishes if wish.of_cost]
-            if forms:
-                folders, untouched = (levels, workspace.work), Against(inputs.streamed, trials.before[-1])
-                return _by_form(ready, wishes, forms, untouched, folders, journal)
+            ready = replace(ready, step=step)
             if wishes:
                 found = _within(ready, wishes, measures)
                 return replace(found.above(alone), narrow=narrow)
@@ -150,6 +154,7 @@ def _by_form(
     against: Against,
     folders: tuple[Path, Path],
     journal: Journal,
+    monitor: Monitor,
 ) -> Found:
     """The best candidate in the best form; each has an equal part of the trials."""
     each = replace(ready, settings=ready.settings.of_each_form())
@@ -158,9 +163,10 @@ def _by_form(
         costs = {piece: ready.costs[piece] for piece in form.space.saves}
         watch = None if ready.watch is None else ready.watch.without(form.zeros)
         own = replace(each, space=form.space, costs=costs, evaluate=evaluate, watch=watch)
-        return _within(own, wishes, form.measures)
+        with monitor.stage(f"candidates, {stored(form.name)}", each.settings.trials) as step:
+            return _within(replace(own, step=step), wishes, form.measures)
 
-    return best_form(wishes, forms, against, folders, journal, within)
+    return best_form(wishes, forms, against, folders, journal, monitor, within)
 
 
 def _within(ready: Ready, wishes: Sequence[Wish], measures: Measures) -> Found:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from secateur.allocation.job import ProgressStep
 from secateur.config.export import Export
 from secateur.search.space import Piece, Space
 from secateur.search.trial import Against, Trials
@@ -23,7 +24,7 @@ class Form:
         measures: what models take in it.
         space: the pieces that may go from a model in it.
         trials: what measures candidates as they'd be in it, from the files of their pieces, a folder for hidden
-            states that exceed the memory, and the untouched model.
+            states that exceed the memory, the untouched model, and what is called after each layer.
         export: what the result ends with.
         zeros: what its weights get.
     """
@@ -31,7 +32,7 @@ class Form:
     name: str
     measures: Measures
     space: Space
-    trials: Callable[[Path, Path, Against], AbstractContextManager[Trials]]
+    trials: Callable[[Path, Path, Against, ProgressStep], AbstractContextManager[Trials]]
     export: Export | None = None
     zeros: Zeros | None = None
 

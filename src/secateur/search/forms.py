@@ -10,6 +10,7 @@ passed over.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,14 @@ from pathlib import Path
 from secateur.config.wishes import Wish
 from secateur.errors import InputError
 from secateur.report.schema.search import FormatFacts
+from secateur.report.terminal.search import stored
 from secateur.search.form import Form
 from secateur.search.found import Found
 from secateur.search.prepared import Remembered, beyond, one_by_one
 from secateur.search.space import Space
 from secateur.search.trial import Against, Evaluate
 from secateur.search.wanted import Measures, limits_of
+from secateur.system.monitor import Monitor
 from secateur.workspace.journal import Journal
 
 
@@ -48,6 +51,7 @@ def best_form(
     against: Against,
     folders: tuple[Path, Path],
     journal: Journal,
+    monitor: Monitor,
     within: Callable[[Form, Evaluate], Found],
 ) -> Found:
     """What is found in the form in which the best candidate loses least, and in those that may turn out better.
@@ -69,7 +73,9 @@ def best_form(
     refused: InputError | None = None
     for form in forms:
         least = min((one.divergence for one in every), default=float("inf"))
-        with form.trials(*folders, against) as trials:
+        with ExitStack() as stack:
+            with monitor.stage(f"model, {stored(form.name)}", against.streamed.checkpoint.layers) as step:
+                trials = stack.enter_context(form.trials(*folders, against, step))
             evaluate: Evaluate = Remembered.of(one_by_one(trials.evaluate), journal, f"-{form.name}")
             [alone] = evaluate([()])
             size = form.measures.left("size", ())

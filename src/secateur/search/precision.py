@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from secateur.allocation.job import Job
+from secateur.allocation.job import Job, ProgressStep
 from secateur.config.export import make_export
 from secateur.export.gguf.export import header_bytes
 from secateur.export.gguf.rounded import Rounded, entry_bytes, stored_bytes
@@ -35,9 +35,11 @@ def number_formats(kinds: Sequence[str], measures: Measures, job: Job, space: Sp
     return found
 
 
-def _trials(job: Job, kind: str, folder: Path, scratch: Path, against: Against) -> AbstractContextManager[Trials]:
+def _trials(
+    job: Job, kind: str, folder: Path, scratch: Path, against: Against, step: ProgressStep
+) -> AbstractContextManager[Trials]:
     rounded = Rounded(job.streamed.checkpoint, job.streamed.device, job.streamed.dtype, kind)
-    return Trials.of(job._replace(streamed=rounded, step=lambda text: None), folder, scratch, against)
+    return Trials.of(job._replace(streamed=rounded, step=step), folder, scratch, against)
 
 
 def _bytes(kind: str, job: Job, space: Space) -> tuple[float, dict[Piece, float]]:

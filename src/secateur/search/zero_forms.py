@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateur.allocation.job import Job
+from secateur.allocation.job import Job, ProgressStep
 from secateur.calibration.stream import Stream
 from secateur.calibration.walk import Block
 from secateur.config.export import make_export
@@ -58,10 +58,10 @@ def zero_forms(told: Sequence[str], measures: Measures, job: Job, space: Space) 
 
 
 def _trials(
-    job: Job, zeros: Zeros | None, folder: Path, scratch: Path, against: Against
+    job: Job, zeros: Zeros | None, folder: Path, scratch: Path, against: Against, step: ProgressStep
 ) -> AbstractContextManager[Trials]:
     finish = None if zeros is None else partial(with_zeros, job, zeros)
-    return Trials.of(job._replace(step=lambda text: None), folder, scratch, against, finish)
+    return Trials.of(job._replace(step=step), folder, scratch, against, finish)
 
 
 @torch.no_grad()
