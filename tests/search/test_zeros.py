@@ -243,8 +243,12 @@ def test_units_go_only_where_the_pattern_still_fits(settings: SearchSettings, tm
     kept = {piece.level for piece in two.space.saves if piece.kind == "channel"}
     assert kept == {2, 4, 6}  # of 48 channels 36, 24 and 12 are left; others leave no multiple of 4
     assert {*two.measures.saves["size"]} == {*two.space.saves}
-    with pytest.raises(InputError, match="pattern 3:7 does not fit"):
-        zero_forms(["3:7"], measures, job, space)
+    for told, said in (
+        ("3:7", "pattern 3:7 does not fit"),
+        ("0.02", "zeros 0.02: leaving out so few saves no bytes"),
+    ):
+        with pytest.raises(InputError, match=said):
+            zero_forms([told], measures, job, space)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from secateur.calibration.walk import Block
 from secateur.config.export import make_export
 from secateur.cut.checks import check_pattern
 from secateur.cut.weights import cut_weights
+from secateur.errors import InputError
 from secateur.methods import METHODS
 from secateur.model.linears import linears_of
 from secateur.numerics.patterns import removed_count
@@ -42,13 +43,15 @@ def zero_forms(told: Sequence[str], measures: Measures, job: Job, space: Space) 
     """The model without zeros, and a form for each share or pattern, the fewest zeros first.
 
     Raises:
-        InputError: a pattern that doesn't fit the model.
+        InputError: a pattern that doesn't fit the model, or so few zeros that nothing is saved.
     """
     found = [Form(NONE, measures, space, partial(_trials, job, None))]
     for one in sorted(told, key=lambda text: zeros_of(text).share):
         zeros = zeros_of(one)
         check_pattern(zeros.pattern, job.streamed.checkpoint)
         zeros_take, pieces_take = _left_out(zeros, job, space)
+        if zeros_take <= 0:
+            raise InputError(f"zeros {one}: leaving out so few saves no bytes; give more, such as 0.3")
         sizes = {piece: measures.saves["size"][piece] - taken for piece, taken in pieces_take.items()}
         own = size_measures(measures, measures.whole["size"] - zeros_take, sizes)
         fitting = replace(space, saves={piece: space.saves[piece] for piece in sizes})
