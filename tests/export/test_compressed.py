@@ -31,16 +31,19 @@ def test_a_recipe_ends_without_zeros(tmp_path: Path) -> None:
     ids = torch.arange(16)[None]
     stored, beside = (secateur.load(tmp_path / "out" / name, device="cpu") for name in ("export", ""))
     torch.testing.assert_close(stored(ids).logits, beside(ids).logits, atol=1e-5, rtol=1e-5)
-    with pytest.raises(InputError, match="compressed leaves zeros out, and sites channel make none"):
-        secateur.prune(secateur.make_recipe({**told, "sites": "channel"}), tmp_path / "other", quiet=True)
-    assert not (tmp_path / "other").exists()
+    for changes in ({"sites": "channel"}, {"sites": "weight", "sparsity": 0.02}):
+        with pytest.raises(InputError, match="this makes none, or so few that nothing is saved"):
+            secateur.prune(secateur.make_recipe({**told, **changes}), tmp_path / "other", quiet=True)
+        assert not (tmp_path / "other").exists()
 
 
 def test_a_result_is_stored_without_zeros_and_its_card_says_how_to_load_it(tmp_path: Path) -> None:
     model = prune_copy(save_tiny(tmp_path / "tiny"), tmp_path / "half")
+    (model / "README.md").write_text("---\nlicense: mit\n---\n\n# Half a model\n", encoding="utf-8")
     found = secateur.export(model, tmp_path / "out", COMPRESSED, quiet=True)
     assert found["architecture"] == "secateur.load"
-    assert "secateur.load" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert all(words in card for words in ("secateur.load(", "license: mit", "Half a model"))
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["export"] == found
     with pytest.raises(InputError, match="no matrix has enough zeros"):
         secateur.export(save_tiny(tmp_path / "dense"), tmp_path / "other", COMPRESSED, quiet=True)

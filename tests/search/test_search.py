@@ -223,7 +223,7 @@ def test_seconds_are_tabled_checked_and_corrected(
 
     whole: list[float] = []
 
-    def trial(job: Any, shape: Any, zeros: None = None) -> Clock:
+    def trial(job: Any, shape: Any, *_: Any) -> Clock:
         value = seconds(job, shape)
         whole.append(value)
         # What the sum doesn't know: layers that differ run a fifth slower than a table of like ones says.

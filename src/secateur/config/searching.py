@@ -58,7 +58,7 @@ class SearchSettings(Settings):
     @field_validator("want", "precision", "zeros", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
-        parts = [value] if isinstance(value, str) else list(value or ())
+        parts = list(value or ()) if isinstance(value, list | tuple | None) else [value]
         return tuple(part.strip() for text in parts for part in str(text).split(",") if part.strip())
 
     @field_validator("precision")
@@ -72,12 +72,16 @@ class SearchSettings(Settings):
     @field_validator("zeros")
     @classmethod
     def _shares(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        found = dict[str, None]()
         for told in value:
             if ":" in told:
-                Pattern.parse(told)
-            elif re.fullmatch(r"0?\.\d+", told) is None or not 0 < float(told) < 1:
-                raise ValueError(f"zeros '{told}' isn't understood; give shares of the weights or N:M: 0.5,0.6,2:4")
-        return tuple(dict.fromkeys(value))
+                found[str(Pattern.parse(told))] = None
+            elif re.fullmatch(r"0?\.\d+", told) is not None and float(told) > 0:
+                found[f"{float(told):g}"] = None
+            else:  # YAML 1.1 takes 2:4 for a number in base 60
+                quoted = "; in YAML put N:M in quotes" if told.isdecimal() else ""
+                raise ValueError(f"zeros '{told}' isn't understood; give shares or N:M, such as 0.5,'2:4'{quoted}")
+        return tuple(found)
 
     @field_validator("sites")
     @classmethod
@@ -121,7 +125,8 @@ class SearchSettings(Settings):
         if self.precision and self.zeros:
             raise ValueError("precision and zeros aren't searched together; leave one out")
         if self.zeros and self.rivals > 1:
-            raise ValueError("the best with and without zeros are compared as models already; leave finalists out")
+            key = "recover_steps" if self.finalists is None else "finalists"
+            raise ValueError(f"the best with and without zeros are compared as models already; leave {key} out")
         if self.precision and (not about & {"size", "memory"} or about & {*SECONDS}):
             raise ValueError("precision is for wishes about size or memory, none about seconds; give such ones")
         if self.zeros and not about & {"size", "memory", *SECONDS}:

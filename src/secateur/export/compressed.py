@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from secateur.export.result import Job, Made
-from secateur.report.derived_card import compressed_card
-from secateur.report.schema.model import Compressed
-from secateur.runtime.compress import KEPT, looked_at, proved, write_packed
-from secateur.runtime.transfer import write_card
+from secateur.runtime.compress import KEPT, entries_of, proved, write_packed
 
 
 def export(job: Job) -> Made:
-    """Writes and proves it, with its card.
+    """Writes and proves it.
 
     Raises:
         InputError: nothing in the checkpoint is sparse enough to get smaller.
@@ -20,19 +15,9 @@ def export(job: Job) -> Made:
     """
     checkpoint, folder = job.checkpoint, job.folder
     with job.monitor.stage("write"):
-        write_packed(checkpoint.path, folder, looked_at(checkpoint.path, KEPT, False, _quiet), False, _quiet)
+        write_packed(checkpoint.path, folder, entries_of(checkpoint.path, KEPT, False, _quiet), False, _quiet)
     with job.monitor.stage("prove"):
-        figures, negative = proved(checkpoint.path, folder, False, _quiet)
-    found: Compressed = {
-        "model": job.name,
-        "out": str(folder),
-        **figures,
-        "exact_bits": False,
-        "negative_zeros": negative,
-        "seconds": 0.0,
-        "warnings": [],
-    }
-    write_card(folder, checkpoint.path, partial(compressed_card, found))
+        figures, _ = proved(checkpoint.path, folder, False, _quiet)
     return Made(
         "secateur.load",
         checkpoint.parameters,

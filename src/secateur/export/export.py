@@ -210,7 +210,7 @@ def told_of(checkpoint: Checkpoint, folder: Path, model: str, out: str, told: Ex
 
 def write_export_card(folder: Path, source: Path, found: Exported) -> None:
     """The card of an export, which `told_first` has written already where it came along."""
-    if not (folder / CARD).exists():
+    if found["to"] != "padded" or not (folder / CARD).exists():
         write_card(folder, source, partial(exported_card, found))
 
 

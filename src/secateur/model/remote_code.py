@@ -44,12 +44,16 @@ def code_files(folder: Path) -> list[str]:
     return [path.name for path in found if within(path, folder) and path.stat().st_size <= MOST_BYTES]
 
 
+def carried(source: Path, auto_map: Any) -> list[str]:
+    """Names of the files of code that go with a model's weights, where its configuration names such."""
+    return code_files(source) if brings_code(auto_map) else []
+
+
 def copy_code(source: Path, folder: Path, config: Json) -> None:
     """Gives a folder the code that its configuration names: what `source` has of it, or our own modelling file."""
-    if brings_code(config.get("auto_map")):
-        for name in code_files(source):
-            shutil.copyfile(source / name, folder / name)
-    elif config.get("auto_map"):
+    for name in carried(source, config.get("auto_map")):
+        shutil.copyfile(source / name, folder / name)
+    if config.get("auto_map") and not brings_code(config["auto_map"]):
         from secateur.model import modeling_secateur
 
         shutil.copyfile(Path(modeling_secateur.__file__), folder / f"{OURS}.py")

@@ -77,9 +77,13 @@ def is_plain(path: Path, folder: Path) -> bool:
     return within(path, folder) and stat.S_ISREG(path.stat().st_mode) and os.access(path, os.R_OK)
 
 
-def left_behind(folder: Path, ours: Collection[str] = ()) -> list[str]:
-    """A note for a report on what doesn't go with the weights; empty where everything does."""
-    left = side_files(folder, ours)[1]
+def left_behind(folder: Path, ours: Collection[str] = (), code: Collection[str] = ()) -> list[str]:
+    """A note for a report on what doesn't go with the weights; empty where everything does.
+
+    Args:
+        code: names of files of code that goes along.
+    """
+    left = [one for one in side_files(folder, ours)[1] if one not in {f"{name} (code)" for name in code}]
     if not left:
         return []
     more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""

@@ -31,6 +31,7 @@ from secateur.model.extras import check_extras, left_out
 from secateur.model.files import attention_named
 from secateur.model.heads import unused_positions
 from secateur.model.hub import local_folder
+from secateur.model.remote_code import carried
 from secateur.model.side_files import left_behind
 from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.model.source_check import check_source
@@ -240,7 +241,7 @@ def prepare(
     else:
         rules = Rules.from_plan(plan, config, checkpoint)
     check_stage(recipe, checkpoint)
-    check_export(recipe, checkpoint)
+    check_export(recipe, rules, checkpoint)
     with monitor.stage("calibration text"):
         calibration = _calibration(recipe, checkpoint)
         if recipe.evaluate not in (None, "none"):
@@ -255,7 +256,8 @@ def prepare(
         distributed.on_first(lambda: check_source(checkpoint, config.memory))
         streamed = StreamedModel(checkpoint, device, dtype)
     check_gradients(streamed, rules.gradient_needs)
-    notes = [*calibration.notes, *rules.notes, *left_behind(checkpoint.path)]
+    code = carried(checkpoint.path, getattr(checkpoint.config, "auto_map", None))
+    notes = [*calibration.notes, *rules.notes, *left_behind(checkpoint.path, code=code)]
     notes += [*left_out(checkpoint), *attention_named(checkpoint.path)]
     if device.type != "cpu":
         notes += [f"{part} of this model: no fused kernel, so slow on {device.type}" for part in streamed.eager]

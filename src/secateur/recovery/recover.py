@@ -23,6 +23,7 @@ from secateur.errors import InputError
 from secateur.evaluation.tasks.run import ask
 from secateur.model.hub import local_folder
 from secateur.model.licence import licence_of
+from secateur.model.remote_code import carried
 from secateur.model.side_files import copy_regular, left_behind
 from secateur.recovery import account, adapters
 from secateur.recovery.forecast import as_dict
@@ -207,7 +208,8 @@ def _deliver(
     outcome.model = task.model = None  # what is measured next shall have the machine's memory
     base, seconds = account.base_report(folder, task.checkpoint), monitor.stages[-1].seconds
     section = account.recovery_facts(task, outcome)
-    notes = [*account.warnings_of(task, outcome), *left_behind(folder)]
+    code = carried(folder, getattr(task.checkpoint.config, "auto_map", None))
+    notes = [*account.warnings_of(task, outcome), *left_behind(folder, code=code)]
     found: Measured = {"evaluation": None, "not_evaluated": "evaluate is none"}
     if wanted.evaluate != "none":
         with monitor.stage("evaluate"):

@@ -21,6 +21,7 @@ _PROGRAMS = {
     "gguf": ("GGUF", "llama.cpp and what is built on it", "sh", "llama-cli -m {file}"),
     "onnx": ("ONNX", "ONNX Runtime", "python", 'session = onnxruntime.InferenceSession("{file}")'),
     "openvino": ("OpenVINO", "OpenVINO", "python", 'model = openvino.Core().compile_model("{file}", "CPU")'),
+    "compressed": ("compressed", "Secateur", "python", 'model = secateur.load("path/to/this/folder")'),
     "padded": ("stock class", "transformers and whatever else takes the class", "", ""),
 }
 _HEADER = re.compile(r"\A---\r?\n(.*?)\n---\r?\n", re.DOTALL)
@@ -68,7 +69,7 @@ def exported_card(found: Exported, header: dict[str, Any], parent: str) -> str:
     files = [file["name"] for file in found["files"]]
     main = next((name for name in files if name.endswith((".gguf", ".onnx", ".xml"))), "")
     lines = [f"For {programs}, as {found['architecture']}, written by `secateur export --to {found['to']}`.", ""]
-    if how and main:
+    if how and (main or "{file}" not in how):
         lines += ["## Run", "", f"```{language}", how.format(file=main), "```", ""]
     parameters = (found["parameters_before"], found["parameters_after"])
     lines += [
@@ -83,7 +84,7 @@ def exported_card(found: Exported, header: dict[str, Any], parent: str) -> str:
         *_proofs(found),
     ]
     tags = [kind.lower()] if found["to"] != "padded" else []
-    library = "transformers" if found["to"] == "padded" else found["to"]
+    library = {"padded": "transformers", "compressed": "secateur"}.get(found["to"], found["to"])
     return _card(kind, library, tags, header, parent, lines, found["warnings"])
 
 

@@ -17,7 +17,6 @@ from secateur.errors import InputError
 from secateur.model.files import read_config, read_header, read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
-from secateur.model.side_files import left_behind
 from secateur.report.derived_card import compressed_card
 from secateur.report.schema.model import Compressed, PackedFigures
 from secateur.runtime import folder as layout
@@ -25,10 +24,10 @@ from secateur.runtime.entries import DTYPES, Entry, write_manifest
 from secateur.runtime.folder import Reader, compressed_name
 from secateur.runtime.format import FLOATS, check_group, kept, pack, packed_bytes, quantise
 from secateur.runtime.transfer import (
-    BESIDE,
     ProgressStep,
     compare,
     copy_beside,
+    not_taken,
     read_tensor,
     stored_bytes,
     write_card,
@@ -87,7 +86,7 @@ def compress(
     with Monitor(torch.device("cpu"), quiet, ["look", "compress", "verify"]) as monitor:
         with monitor.stage("look", len(read_index(source))) as step:
             form = Entry("", "", torch.float32, (), True, values == "int8", group)
-            entries = looked_at(source, form, exact_bits, step)
+            entries = entries_of(source, form, exact_bits, step)
         check_room(workspace.out, sum(entry.nbytes for entry in entries))
         with workspace.open():
             with monitor.stage("compress", len(entries)) as step:
@@ -101,7 +100,7 @@ def compress(
                 "exact_bits": exact_bits,
                 "negative_zeros": negative,
                 "seconds": round(sum(stage.seconds for stage in monitor.stages), 3),
-                "warnings": left_behind(source, BESIDE),
+                "warnings": not_taken(source),
             }
             write_card(workspace.final, source, partial(compressed_card, found))
             write_mark(workspace.final, found)
@@ -112,7 +111,7 @@ def compress(
 KEPT = Entry("", "", torch.float32, (), True)  # values as they are
 
 
-def looked_at(source: Path, form: Entry, exact: bool, step: ProgressStep) -> list[Entry]:
+def entries_of(source: Path, form: Entry, exact: bool, step: ProgressStep) -> list[Entry]:
     """Every tensor of a checkpoint, and whether it gets smaller packed, with the values and the group of `form`.
 
     Raises:
@@ -126,7 +125,7 @@ def looked_at(source: Path, form: Entry, exact: bool, step: ProgressStep) -> lis
 
 
 def write_packed(source: Path, folder: Path, entries: list[Entry], exact: bool, step: ProgressStep) -> None:
-    """Writes the tensors of a checkpoint as `looked_at` has found, and copies what goes with them."""
+    """Writes the tensors of a checkpoint as `entries_of` has found, and copies what goes with them."""
     files = read_index(source)
 
     def part(entry: Entry, empty: bool) -> dict[str, Tensor]:

@@ -12,12 +12,11 @@ from torch import Tensor
 from secateur.model.files import read_index
 from secateur.model.hub import local_folder
 from secateur.model.shards import write_parts
-from secateur.model.side_files import left_behind
 from secateur.report.derived_card import original_of
 from secateur.report.schema.model import Decompressed
 from secateur.runtime.entries import Entry
 from secateur.runtime.folder import Reader
-from secateur.runtime.transfer import BESIDE, ProgressStep, compare, copy_beside, write_card, write_mark
+from secateur.runtime.transfer import ProgressStep, compare, copy_beside, not_taken, write_card, write_mark
 from secateur.system.monitor import Monitor
 from secateur.workspace.folder import Workspace
 from secateur.workspace.room import check_room
@@ -63,7 +62,7 @@ def decompress(model: str | Path, out: str | Path, *, overwrite: bool = False, q
             "bytes_before": reader.bytes_on_disk,
             "bytes_after": sum(file.stat().st_size for file in workspace.final.glob("*.safetensors")),
             "seconds": round(sum(stage.seconds for stage in monitor.stages), 3),
-            "warnings": left_behind(source, BESIDE),
+            "warnings": not_taken(source),
         }
         write_card(workspace.final, source, original_of)
         write_mark(workspace.final, found)

@@ -16,8 +16,8 @@ from secateur._version import __version__
 from secateur.errors import VerificationError
 from secateur.model.json_files import read_object
 from secateur.model.licence import CARD, header_of
-from secateur.model.remote_code import copy_code
-from secateur.model.side_files import copy_side_files, is_plain
+from secateur.model.remote_code import carried, copy_code
+from secateur.model.side_files import copy_side_files, is_plain, left_behind
 from secateur.report.schema.model import Compressed, CompressionMark, Decompressed
 from secateur.runtime.entries import DTYPES, Entry
 from secateur.runtime.folder import Reader
@@ -84,6 +84,11 @@ def copy_beside(source: Path, target: Path) -> None:
     shutil.copyfile(source / "config.json", target / "config.json")  # read before, so it is what it's called
     copy_side_files(source, target, BESIDE)
     copy_code(source, target, read_object(source / "config.json"))
+
+
+def not_taken(source: Path) -> list[str]:
+    """A note on what `copy_beside` leaves behind; empty where that is nothing."""
+    return left_behind(source, BESIDE, carried(source, read_object(source / "config.json").get("auto_map")))
 
 
 def write_card(folder: Path, source: Path, card: Callable[[dict[str, Any], str], str]) -> None:

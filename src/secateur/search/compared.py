@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from secateur.config.searching import SearchSettings
 from secateur.config.training import make_recovery
-from secateur.config.wishes import PERPLEXITY, Wish
+from secateur.config.wishes import PERPLEXITY, TASK, Wish
 from secateur.errors import InputError
 from secateur.pipeline.inputs import Inputs
 from secateur.search.forms import chosen
@@ -56,16 +56,27 @@ def best_of_forms(
 ) -> tuple[Found, Made]:
     """What is found in the form whose best candidate has the least perplexity as a model, and that model.
 
-    Where models have none, or it isn't measured, divergences decide.
+    They are compared without a training, and before it. Where models have no perplexity, or it isn't measured,
+    divergences decide.
     """
-    made, perplexities = dict[str, tuple[Found, Made]](), dict[str, float | None]()
+    untrained = settings.model_copy(
+        update={
+            "want": tuple(wish.text for wish in settings.wishes if wish.about != TASK),
+            **dict.fromkeys(("recover", "tasks", "prompts")),
+        }
+    )
+    perplexities, best = dict[str, float | None](), found
     for one in (found, *found.others):
         assert one.form is not None
         assert one.best is not None
-        own = pruned(settings, inputs, one, one.best, workspace, quiet)
-        made[one.form.name], perplexities[one.form.name] = (one, own), judged(_JUDGE, own.report)[1]
-        if perplexities[one.form.name] is None:
+        value = judged(_JUDGE, pruned(untrained, inputs, one, one.best, workspace, quiet).report)[1]
+        least = min((known for known in perplexities.values() if known is not None), default=float("inf"))
+        perplexities[one.form.name] = value
+        if value is None:
+            best = found
             break
-    best = min(made, key=lambda name: perplexities[name] or 0.0)
-    other, own = made[best]
-    return replace(other, formats=chosen(found.formats, best, perplexities), others=()), own
+        best = one if value < least else best
+    assert best.form is not None
+    assert best.best is not None
+    best = replace(best, formats=chosen(found.formats, best.form.name, perplexities), others=())
+    return best, pruned(settings, inputs, best, best.best or (), workspace, quiet)

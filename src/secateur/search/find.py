@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -68,8 +68,9 @@ def stages(settings: SearchSettings, cluster: OnRay | None = None) -> list[str]:
     """Names of the stages that a search goes through."""
     names = ["calibration text", "open", "cut levels", *(["untouched model"] if cluster is None else [])]
     names += ["each piece alone", *(["time shapes"] if times(settings) else [])]
-    forms = len(settings.precision) + len(settings.zeros) + bool(settings.zeros)  # and the one without zeros
-    return [*names, *(["model", "candidates"] * forms or ["candidates"])]
+    forms = len(settings.precision) or len(settings.zeros)
+    without = ["candidates"] * (not settings.precision)  # no form, or no zeros
+    return [*names, *without, *["model", "candidates"] * forms]
 
 
 def find(
@@ -102,10 +103,8 @@ def find(
     forms = forms_of(settings, measures, job, space)
     reachable = [(form.measures, form.space) for form in forms] or [(measures, space)]
     check_reachable(by_shape, reachable)  # said before anything is measured
-    need = (
-        bytes_of_pieces(job, space)
-        + (1 + max(settings.rivals, len(settings.zeros))) * inputs.checkpoint.bytes_on_disk
-    )
+    made = 1 + max(settings.rivals, 2 * len(settings.zeros))  # with zeros as they are, and without them
+    need = bytes_of_pieces(job, space) + made * inputs.checkpoint.bytes_on_disk
     check_room(workspace.out, need, sum(file.stat().st_size for file in levels.glob("*/*")))
     with monitor.stage("cut levels", inputs.checkpoint.layers) as step:
         write_pieces(job._replace(step=step), space, levels)
@@ -142,6 +141,9 @@ def forms_of(settings: SearchSettings, measures: Measures, job: Job, space: Spac
     Raises:
         InputError, UnsupportedModelError: the model can't be stored so.
     """
+    experts = job.streamed.checkpoint.family.experts is not None
+    if settings.zeros and experts and any(wish.about == "memory" for wish in settings.wishes):
+        raise InputError("experts run with their zeros in memory; wish for size instead, or leave zeros out")
     if settings.precision:
         return number_formats(settings.precision, measures, job, space)
     return zero_forms(settings.zeros, measures, job, space) if settings.zeros else []
@@ -159,6 +161,16 @@ def _by_form(
     """The best candidate in the best form; each has an equal part of the trials."""
     each = replace(ready, settings=ready.settings.of_each_form())
 
+    @contextmanager
+    def measured_in(form: Form) -> Iterator[Evaluate]:
+        if form.trials is None:
+            yield ready.evaluate
+            return
+        with ExitStack() as stack:
+            with monitor.stage(f"model, {stored(form.name)}", against.streamed.checkpoint.layers) as step:
+                trials = stack.enter_context(form.trials(*folders, against, step))
+            yield Remembered.of(one_by_one(trials.evaluate), journal, f"-{form.name}")
+
     def within(form: Form, evaluate: Evaluate) -> Found:
         costs = {piece: ready.costs[piece] for piece in form.space.saves}
         watch = None if ready.watch is None else ready.watch.without(form.zeros)
@@ -166,7 +178,7 @@ def _by_form(
         with monitor.stage(f"candidates, {stored(form.name)}", each.settings.trials) as step:
             return _within(replace(own, step=step), wishes, form.measures)
 
-    return best_form(wishes, forms, against, folders, journal, monitor, within)
+    return best_form(wishes, forms, measured_in, within, ready.over)
 
 
 def _within(ready: Ready, wishes: Sequence[Wish], measures: Measures) -> Found:
@@ -178,7 +190,8 @@ def _within(ready: Ready, wishes: Sequence[Wish], measures: Measures) -> Found:
         now = measures if watch is None else watch.measures(measures, ready.space, factors)
         limits = limits_of(wishes, now, ready.space)
         if not limits:
-            return Found(ready.space, now, ready.costs, (Tried((), 0.0, 0.0),), ())
+            timed = () if watch is None else (watch.look_at((), now),)
+            return Found(ready.space, now, ready.costs, (Tried((), 0.0, 0.0),), (), timed)
         tried += ready.rounds(limits, ready.settings.trials if round_ == 0 else ready.settings.trials // 2, tried)
         kept = [
             one for one in tried if all(w.held(now.left(w.about, one.candidate), now.whole[w.about]) for w in wishes)

@@ -24,7 +24,8 @@ class Form:
         measures: what models take in it.
         space: the pieces that may go from a model in it.
         trials: what measures candidates as they'd be in it, from the files of their pieces, a folder for hidden
-            states that exceed the memory, the untouched model, and what is called after each layer.
+            states that exceed the memory, the untouched model, and what is called after each layer. None: they are as
+            without a form.
         export: what the result ends with.
         zeros: what its weights get.
     """
@@ -32,7 +33,7 @@ class Form:
     name: str
     measures: Measures
     space: Space
-    trials: Callable[[Path, Path, Against, ProgressStep], AbstractContextManager[Trials]]
+    trials: Callable[[Path, Path, Against, ProgressStep], AbstractContextManager[Trials]] | None
     export: Export | None = None
     zeros: Zeros | None = None
 

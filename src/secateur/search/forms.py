@@ -3,30 +3,27 @@
 A form (a number format, zeros of single weights) saves bytes of everything that is left, in proportion, and loses
 something before anything goes. So pieces and what each costs alone are those of the model as it is, and what they
 save are bytes in that form; candidates are put together, changed as the form would have them, and measured against
-the untouched model. The form that takes most comes first; one that loses more alone than the best candidate so far is
-passed over.
+the untouched model. The form that takes most comes first. A number format that loses more alone than the best
+candidate so far is passed over; so are more zeros where fewer suffice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from secateur.config.wishes import Wish
 from secateur.errors import InputError
 from secateur.report.schema.search import FormatFacts
-from secateur.report.terminal.search import stored
 from secateur.search.form import Form
 from secateur.search.found import Found
-from secateur.search.prepared import Remembered, beyond, one_by_one
+from secateur.search.prepared import beyond
 from secateur.search.space import Space
-from secateur.search.trial import Against, Evaluate
+from secateur.search.stopwatch import fast_enough
+from secateur.search.trial import Evaluate
 from secateur.search.wanted import Measures, limits_of
-from secateur.system.monitor import Monitor
-from secateur.workspace.journal import Journal
 
 
 def check_reachable(wishes: Sequence[Wish], every: Sequence[tuple[Measures, Space]]) -> None:
@@ -48,11 +45,9 @@ def check_reachable(wishes: Sequence[Wish], every: Sequence[tuple[Measures, Spac
 def best_form(
     wishes: Sequence[Wish],
     forms: Sequence[Form],
-    against: Against,
-    folders: tuple[Path, Path],
-    journal: Journal,
-    monitor: Monitor,
+    measured_in: Callable[[Form], AbstractContextManager[Evaluate]],
     within: Callable[[Form, Evaluate], Found],
+    over: Callable[[], bool],
 ) -> Found:
     """What is found in the form in which the best candidate loses least, and in those that may turn out better.
 
@@ -61,9 +56,9 @@ def best_form(
 
     Args:
         forms: those that take most first.
-        against: the untouched model.
-        folders: of the pieces, and for hidden states that exceed the memory.
+        measured_in: gives what measures candidates as they'd be in a form.
         within: gives what is found in a form with candidates measured so.
+        over: whether time is up; then what has been found is all.
 
     Raises:
         InputError: no form has a candidate that keeps the wishes, or an export of the model as it is does.
@@ -72,16 +67,13 @@ def best_form(
     facts: list[FormatFacts] = []
     refused: InputError | None = None
     for form in forms:
-        least = min((one.divergence for one in every), default=float("inf"))
-        with ExitStack() as stack:
-            with monitor.stage(f"model, {stored(form.name)}", against.streamed.checkpoint.layers) as step:
-                trials = stack.enter_context(form.trials(*folders, against, step))
-            evaluate: Evaluate = Remembered.of(one_by_one(trials.evaluate), journal, f"-{form.name}")
+        facts.append(_fact(form))
+        if (every and over()) or any(_suffices(one, wishes) for one in every):
+            continue
+        with measured_in(form) as evaluate:
             [alone] = evaluate([()])
-            size = form.measures.left("size", ())
-            facts.append(_fact(form.name, size, alone))
-            enough = form.zeros is not None and any(one.best == () for one in every)
-            if enough or (form.zeros is None and alone >= least):
+            facts[-1]["kl"] = alone
+            if form.zeros is None and any(alone >= one.divergence for one in every):
                 continue
             try:
                 other = within(form, partial(beyond, evaluate, alone))
@@ -93,7 +85,8 @@ def best_form(
     if not every:
         assert refused is not None
         raise refused
-    best = min(every, key=lambda one: one.divergence)
+    quick = [one for one in every if _quick(one, wishes)] or every
+    best = min(quick, key=lambda one: one.divergence)
     assert best.form is not None
     if not best.best and best.form.zeros is None:
         told = ", ".join(wish.text for wish in wishes)
@@ -101,12 +94,23 @@ def best_form(
             f"wishes {told}: kept as {best.form.name} with nothing gone, at a KL of {best.divergence:.2g}; use "
             f"secateur export MODEL --to gguf --type {best.form.name}"
         )
-    zeros = [one for one in every[every.index(best) + 1 :] if one.form is not None and one.form.zeros is not None]
-    return replace(best, formats=chosen(facts, best.form.name), others=tuple(zeros))
+    others = [one for one in quick[quick.index(best) + 1 :] if one.form is not None and one.form.zeros is not None]
+    return replace(best, formats=chosen(facts, best.form.name), others=tuple(others))
 
 
-def _fact(name: str, size: float, alone: float) -> FormatFacts:
-    return {"type": name, "bytes": size, "kl": alone, "best": None, "perplexity": None, "chosen": False}
+def _suffices(found: Found, wishes: Sequence[Wish]) -> bool:
+    """Whether zeros keep the wishes with nothing else gone."""
+    return found.form is not None and found.form.zeros is not None and found.best == () and _quick(found, wishes)
+
+
+def _quick(found: Found, wishes: Sequence[Wish]) -> bool:
+    """Whether the best candidate is as fast as was wished for, as it was timed last."""
+    return not found.timed or fast_enough(found.timed[-1], wishes)
+
+
+def _fact(form: Form) -> FormatFacts:
+    size = form.measures.left("size", ())
+    return {"type": form.name, "bytes": size, "kl": None, "best": None, "perplexity": None, "chosen": False}
 
 
 def chosen(

@@ -96,7 +96,7 @@ def timed(job: Job, space: Space, step: Callable[[str], None] = lambda text: Non
 
 def without_them(job: Job, zeros: Zeros) -> Seconds:
     """Seconds of the untouched model without such zeros, as fractions of its own."""
-    return _Rival.of(job).against(shape_for(job, ()), zeros)
+    return _Rival.of(job).against(shape_for(job, ()), zeros, sparse_places(job, ()))
 
 
 def timed_pieces(space: Space) -> list[tuple[str, int]]:
@@ -124,10 +124,17 @@ def shape_for(job: Job, candidate: Candidate) -> Shape:
     return shape_of(checkpoint, [i for i in range(checkpoint.layers) if i not in gone], layers, {})
 
 
+def sparse_places(job: Job, candidate: Candidate) -> list[int]:
+    """Those of the layers that a candidate leaves, counted anew, which zeros may go into: the ones not protected."""
+    gone = {piece.layer for piece in candidate if piece.kind == LAYER}
+    left = [index for index in range(job.streamed.checkpoint.layers) if index not in gone]
+    return [place for place, index in enumerate(left) if index not in job.rules.protected]
+
+
 def time_of(job: Job, candidate: Candidate, zeros: Zeros | None = None) -> tuple[Seconds, Seconds]:
     """The untouched model's seconds and a candidate's, as it is, without its zeros where it has some."""
     whole = _Rival.of(job)
-    ratio = whole.against(shape_for(job, candidate), zeros)
+    ratio = whole.against(shape_for(job, candidate), zeros, sparse_places(job, candidate))
     return whole.seconds, Seconds(*(r * t for r, t in zip(ratio, whole.seconds, strict=True)))
 
 
@@ -149,9 +156,13 @@ class _Rival:
         prefill, decode = (statistics.median(times) for times in zip(*self._runs, strict=True))
         return Seconds(decode / self._trial.answer, prefill)
 
-    def against(self, shape: Shape, zeros: Zeros | None = None) -> Seconds:
-        """A shape's seconds as fractions of the untouched one's: medians over runs that took turns."""
-        other, ratios, begin = _trial(self._job, shape, zeros), list[Sequence[float]](), time.perf_counter()
+    def against(self, shape: Shape, zeros: Zeros | None = None, places: Sequence[int] = ()) -> Seconds:
+        """A shape's seconds as fractions of the untouched one's: medians over runs that took turns.
+
+        Args:
+            zeros, places: that some of its layers, by their places, run without.
+        """
+        other, ratios, begin = _trial(self._job, shape, zeros, places), list[Sequence[float]](), time.perf_counter()
         while not enough(len(ratios), time.perf_counter() - begin):
             (own, mine), (theirs, its) = self._trial.run(), other.run()
             self._runs.append((own, mine))
@@ -160,17 +171,17 @@ class _Rival:
 
 
 @torch.no_grad()
-def _trial(job: Job, shape: Shape, zeros: Zeros | None = None) -> Trial:
+def _trial(job: Job, shape: Shape, zeros: Zeros | None = None, places: Sequence[int] = ()) -> Trial:
     model = filled(shape, job.streamed.device, job.streamed.dtype)
     if zeros is None:
         return Trial(model)
     family, names = shape.family, list[str]()
-    for index, layer in enumerate(model.get_submodule(family.layers).children()):
-        for linear in linears_of(layer, family):
+    for place, layer in enumerate(model.get_submodule(family.layers).children()):
+        for linear in linears_of(layer, family) if place in places else ():
             scores = torch.rand(linear.shape)
             linear.weight = linear.weight * zeros.pattern.mask(scores, zeros.share)
-            names.append(f"{family.layers}.{index}.{linear.name}")
-    return Trial(without_zeros(model, names))
+            names.append(f"{family.layers}.{place}.{linear.name}")
+    return Trial(without_zeros(model, names, job.streamed.checkpoint.dtype))
 
 
 def _share(space: Space, kind: str, level: int) -> float | None:

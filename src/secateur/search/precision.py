@@ -14,9 +14,8 @@ from secateur.allocation.job import Job, ProgressStep
 from secateur.config.export import make_export
 from secateur.export.gguf.export import header_bytes
 from secateur.export.gguf.rounded import Rounded, entry_bytes, stored_bytes
-from secateur.model.checkpoint import Checkpoint
 from secateur.search.form import Form, size_measures
-from secateur.search.space import LAYER, Piece, Space, cut_shape
+from secateur.search.space import Piece, Space, by_piece
 from secateur.search.trial import Against, Trials
 from secateur.search.wanted import Measures
 
@@ -46,18 +45,9 @@ def _bytes(kind: str, job: Job, space: Space) -> tuple[float, dict[Piece, float]
     """Of the file of the untouched model, and what each piece saves of them."""
     streamed, checkpoint = job.streamed, job.streamed.checkpoint
     whole = header_bytes(checkpoint, kind) + stored_bytes(streamed.surroundings(empty=True).items(), kind, None)
-    saves: dict[Piece, float] = {}
-    for index in range(checkpoint.layers):
-        before = _layer_bytes(streamed.template(index), kind, checkpoint)
-        whole += before
-        for piece in (piece for piece in space.saves if piece.layer == index):
-            layer, left = streamed.template(index), 0.0
-            if piece.kind != LAYER:
-                cut_shape(job, layer, piece)
-                left = _layer_bytes(layer, kind, checkpoint)
-            saves[piece] = before - left
-    return whole, saves
 
+    def of_layer(layer: nn.Module, index: int) -> float:
+        return stored_bytes(layer.named_parameters(), kind, checkpoint.family)
 
-def _layer_bytes(layer: nn.Module, kind: str, checkpoint: Checkpoint) -> float:
-    return stored_bytes(layer.named_parameters(), kind, checkpoint.family)
+    layers, saves = by_piece(job, space, of_layer)
+    return whole + layers, saves

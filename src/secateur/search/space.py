@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -193,6 +193,35 @@ def cut_shape(job: Job, layer: nn.Module, piece: Piece) -> None:
         masks.append((site, mask_of(kept, site.units)))
     remove(layer, masks)
     update_heads(layer, checkpoint.family, checkpoint.head_dim)
+
+
+def by_piece(
+    job: Job,
+    space: Space,
+    of_layer: Callable[[nn.Module, int], float | None],
+    without: Collection[int] = (),
+) -> tuple[float, dict[Piece, float]]:
+    """A sum over the untouched model's layers, and what goes of it with each piece.
+
+    Args:
+        of_layer: a term, from a layer's shapes and its place; None: of such a layer there is none, and pieces that
+            leave one are left out.
+        without: layers that don't count.
+    """
+    streamed, pieces, whole = job.streamed, dict[Piece, float](), 0.0
+    for index in (index for index in range(streamed.checkpoint.layers) if index not in without):
+        before = of_layer(streamed.template(index), index)
+        if before is None:
+            continue
+        whole += before
+        for piece in (piece for piece in space.saves if piece.layer == index):
+            layer, left = streamed.template(index), 0.0 if piece.kind == LAYER else None
+            if piece.kind != LAYER:
+                cut_shape(job, layer, piece)
+                left = of_layer(layer, index)
+            if left is not None:
+                pieces[piece] = before - left
+    return whole, pieces
 
 
 def levels_of(job: Job, piece: Piece) -> int:

@@ -61,8 +61,9 @@ class Trials:
         cls, job: Job, folder: Path, scratch: Path, against: Against | None = None, finish: Finish | None = None
     ) -> Iterator[Trials]:
         """Runs the job's model once; its hidden states are in memory, or in `scratch` beyond the budget."""
+        assert finish is None or against is not None, "the untouched states have no other batches"
         budget, streamed = job.budget or MemoryBudget(None), job.streamed
-        beside = [] if finish is None else batches_of(looked_at(job.tokens))
+        beside = [] if finish is None else batches_of(fitted_on(job.tokens))
         batches = [*beside, *batches_of(evaluated(job.tokens))]
         name = "trial" if against is None else "narrow"
         start = Stream.start(streamed, batches, budget, scratch / f"{name}-0.bin")
@@ -132,8 +133,8 @@ def evaluated(tokens: Tensor) -> Tensor:
     return tokens[: max(1, TOKENS // tokens.shape[1])]
 
 
-def looked_at(tokens: Tensor) -> Tensor:
-    """Sequences that candidates aren't measured on, twice as many; where there are no others, those."""
+def fitted_on(tokens: Tensor) -> Tensor:
+    """Sequences that candidates aren't measured on, twice as many; where there aren't even as many, all of them."""
     count = len(evaluated(tokens))
     others = tokens[count : 3 * count]
-    return others if len(others) else tokens
+    return others if len(others) >= count else tokens

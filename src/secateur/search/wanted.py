@@ -91,10 +91,10 @@ def limits_of(wishes: Sequence[Wish], measures: Measures, space: Space) -> list[
         whole = measures.whole[wish.about]
         gone = measures.gone.get(wish.about, 0.0)
         need = whole - wish.limit(whole) - gone
-        if need <= 0 and gone > 0:
-            continue
-        if need <= 0:
+        if wish.limit(whole) >= whole:
             raise InputError(f"wish '{wish.text}': the model has {said(wish.about, whole)} already; ask for less")
+        if need <= 0:
+            continue
         saves = measures.saves[wish.about]
         most = _most(saves, space)
         if most < need:

@@ -29,7 +29,7 @@ from secateur.model.linears import linears_of
 from secateur.numerics.patterns import removed_count
 from secateur.runtime.format import packed_bytes
 from secateur.search.form import Form, size_measures
-from secateur.search.space import LAYER, Piece, Space, cut_shape
+from secateur.search.space import Piece, Space, by_piece
 from secateur.search.trial import Against, Trials
 from secateur.search.wanted import Measures
 from secateur.search.zeros import Zeros, zeros_of
@@ -45,7 +45,7 @@ def zero_forms(told: Sequence[str], measures: Measures, job: Job, space: Space) 
     Raises:
         InputError: a pattern that doesn't fit the model, or so few zeros that nothing is saved.
     """
-    found = [Form(NONE, measures, space, partial(_trials, job, None))]
+    found = [Form(NONE, measures, space, None)]
     for one in sorted(told, key=lambda text: zeros_of(text).share):
         zeros = zeros_of(one)
         check_pattern(zeros.pattern, job.streamed.checkpoint)
@@ -61,10 +61,9 @@ def zero_forms(told: Sequence[str], measures: Measures, job: Job, space: Space) 
 
 
 def _trials(
-    job: Job, zeros: Zeros | None, folder: Path, scratch: Path, against: Against, step: ProgressStep
+    job: Job, zeros: Zeros, folder: Path, scratch: Path, against: Against, step: ProgressStep
 ) -> AbstractContextManager[Trials]:
-    finish = None if zeros is None else partial(with_zeros, job, zeros)
-    return Trials.of(job._replace(step=step), folder, scratch, against, finish)
+    return Trials.of(job._replace(step=step), folder, scratch, against, partial(with_zeros, job, zeros))
 
 
 @torch.no_grad()
@@ -84,18 +83,7 @@ def _left_out(zeros: Zeros, job: Job, space: Space) -> tuple[float, dict[Piece, 
 
     Pieces that leave a width which the pattern doesn't fit aren't among them.
     """
-    streamed, pieces, whole = job.streamed, dict[Piece, float](), 0.0
-    for index in (index for index in range(streamed.checkpoint.layers) if index not in job.rules.protected):
-        before = _of_layer(zeros, job, streamed.template(index), index)
-        whole += before or 0.0
-        for piece in (piece for piece in space.saves if piece.layer == index):
-            layer, left = streamed.template(index), None
-            if piece.kind != LAYER:
-                cut_shape(job, layer, piece)
-                left = _of_layer(zeros, job, layer, index)
-            if before is not None and (left is not None or piece.kind == LAYER):
-                pieces[piece] = before - (left or 0.0)
-    return whole, pieces
+    return by_piece(job, space, partial(_of_layer, zeros, job), job.rules.protected)
 
 
 def _of_layer(zeros: Zeros, job: Job, layer: nn.Module, index: int) -> float | None:

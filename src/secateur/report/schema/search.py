@@ -63,13 +63,13 @@ class FormatFacts(TypedDict):
     """A form of the whole model, a number format or zeros of single weights: bytes of its files with nothing gone, KL
     of it alone and of its best candidate.
 
-    `best` is null where none was looked for, as nothing could be gained, or none was found; `perplexity`, of that
-    candidate as a model, where it wasn't made to be compared.
+    `kl` is null where it wasn't looked at, `best` where no candidate was looked for or found, as nothing could be
+    gained or time was up; `perplexity`, of that candidate as a model, where it wasn't made to be compared.
     """
 
     type: str
     bytes: float
-    kl: float
+    kl: float | None
     best: float | None
     perplexity: float | None
     chosen: bool

@@ -55,6 +55,8 @@ def looked_at(found: SearchReport) -> list[str]:
         return f"{name:<11} {said}{', chosen' if chosen else ''}"
 
     def best(one: HiddenFacts | FormatFacts) -> str:
+        if one["kl"] is None:
+            return "not looked at"
         kl = "not looked for" if one["best"] is None else fmt.number(one["best"])
         return f"KL {fmt.number(one['kl'])} alone, of the best candidate {kl}"
 
