@@ -21,6 +21,7 @@ from secateur.config.plan import Plan
 from secateur.config.searching import SearchSettings, make_search
 from secateur.cut.weights import cut_weights
 from secateur.errors import InputError
+from secateur.evaluation.speed import Trial
 from secateur.methods import METHODS
 from secateur.model.streamed import StreamedModel
 from secateur.pipeline.inputs import Inputs
@@ -313,6 +314,25 @@ def test_units_go_only_where_the_pattern_still_fits(settings: SearchSettings, tm
     ):
         with pytest.raises(InputError, match=said):
             zero_forms([told], measures, job, space)
+
+
+def test_a_shape_is_timed_without_zeros_where_layers_get_some(
+    settings: SearchSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, job, _ = opened_job(other(settings, protect="0"))
+    made = []
+    monkeypatch.setattr(latency, "enough", lambda runs, seconds: runs >= 1)
+    monkeypatch.setattr(latency, "Trial", lambda model: made.append(model) or Trial(model))
+    for told in ("0.5", "2:4"):
+        whole, own = latency.time_of(job, (Piece(1, "layer", 1), Piece(2, "channel", 4)), zeros_of(told))
+        assert min(*whole, *own) > 0
+        packed = {name: m.matrix for name, m in made[-1].named_modules() if isinstance(m, PackedLinear)}
+        assert {name.split(".")[2] for name in packed} <= {"1"}
+        zeros = [
+            m for name, m in made[-1].named_modules() if name.startswith("model.layers.1") and hasattr(m, "weight")
+        ]
+        shares = [float((m.weight == 0).float().mean()) for m in zeros if m.weight.dim() == 2]
+        assert shares == pytest.approx([0.5] * 7, abs=0.02)
 
 
 def test_shares_are_told_once() -> None:
