@@ -320,9 +320,14 @@ def test_a_shape_is_timed_without_zeros_where_layers_get_some(
     settings: SearchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, job, _ = opened_job(other(settings, protect="0"))
-    made = []
+    made: list[nn.Module] = []
+
+    def trial(model: nn.Module) -> Trial:
+        made.append(model)
+        return Trial(model)
+
     monkeypatch.setattr(latency, "enough", lambda runs, seconds: runs >= 1)
-    monkeypatch.setattr(latency, "Trial", lambda model: made.append(model) or Trial(model))
+    monkeypatch.setattr(latency, "Trial", trial)
     for told in ("0.5", "2:4"):
         whole, own = latency.time_of(job, (Piece(1, "layer", 1), Piece(2, "channel", 4)), zeros_of(told))
         assert min(*whole, *own) > 0
