@@ -30,6 +30,7 @@ from secateur.search.trial import Trials, evaluated
 from secateur.search.wanted import limits_of, measures_of
 from secateur.system.monitor import Monitor
 from tests.model import tiny
+from tests.search.clock import Clock
 from tests.search.text import write_text
 from tests.small import save_tiny
 
@@ -211,15 +212,6 @@ def test_seconds_are_tabled_checked_and_corrected(
 
     def seconds(job: Any, shape: Any) -> float:
         return sum(p.numel() for layer in shape.layers for p in layer.parameters()) / 1000
-
-    class Clock:
-        answer = 4
-
-        def __init__(self, value: float) -> None:
-            self.value = value
-
-        def run(self) -> tuple[float, float]:
-            return self.value, 4 * self.value
 
     whole: list[float] = []
 

@@ -44,23 +44,19 @@ from secateur.search.zero_forms import zero_forms
 from secateur.search.zeros import Zeros, zeros_of
 from secateur.system.monitor import Monitor
 from tests.runtime.pruned import prune_copy
+from tests.search.clock import Clock
 from tests.search.interrupted import interrupted
 from tests.search.text import write_text
 from tests.small import save_tiny
 
 CPU = torch.device("cpu")
+SHAPE: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> SearchSettings:
     folder = tmp_path_factory.mktemp("zeros")
-    shape: dict[str, Any] = {
-        "hidden_size": 64,
-        "intermediate_size": 192,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    save_tiny(folder / "model", context=64, num_hidden_layers=3, **shape)
+    save_tiny(folder / "model", context=64, num_hidden_layers=3, intermediate_size=192, **SHAPE)
     write_text(folder, 100)
     told = {"model": str(folder / "model"), "calibrate": str(folder / "text.jsonl"), "samples": 8, "length": 32}
     told |= {"evaluate": "none", "speed": False, "general_text": 0, "explain": False, "device": "cpu", "trials": 8}
@@ -188,15 +184,6 @@ def test_seconds_are_those_of_models_without_their_zeros(
 ) -> None:
     """By a clock that knows the shapes, and half of the zeros."""
 
-    class Clock:
-        answer = 4
-
-        def __init__(self, value: float) -> None:
-            self.value = value
-
-        def run(self) -> tuple[float, float]:
-            return self.value, 4 * self.value
-
     def trial(job: Any, shape: Any, zeros: Zeros | None = None, *_: Any) -> Clock:
         value = sum(p.numel() for layer in shape.layers for p in layer.parameters()) / 1000
         return Clock(value * (1 if zeros is None else 1 - 0.5 * zeros.share))
@@ -293,13 +280,7 @@ def test_a_candidate_is_measured_with_zeros_that_suit_what_is_left_of_it(
 
 
 def test_units_go_only_where_the_pattern_still_fits(settings: SearchSettings, tmp_path: Path) -> None:
-    shape: dict[str, Any] = {
-        "hidden_size": 64,
-        "intermediate_size": 48,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    save_tiny(tmp_path / "model", context=64, num_hidden_layers=2, **shape)
+    save_tiny(tmp_path / "model", context=64, num_hidden_layers=2, intermediate_size=48, **SHAPE)
     inputs, job, kinds = opened_job(other(settings, model=str(tmp_path / "model")))
     space = space_of(job, kinds)
     measures = measures_of(space, inputs.streamed)

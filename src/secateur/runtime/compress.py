@@ -37,6 +37,8 @@ from secateur.system.monitor import Monitor
 from secateur.workspace.folder import Workspace
 from secateur.workspace.room import check_room
 
+KEPT = Entry("", "", torch.float32, (), True)  # values as they are
+
 
 def compress(
     model: str | Path,
@@ -85,7 +87,7 @@ def compress(
     workspace = Workspace(out, overwrite, inputs=[source])
     with Monitor(torch.device("cpu"), quiet, ["look", "compress", "verify"]) as monitor:
         with monitor.stage("look", len(read_index(source))) as step:
-            form = Entry("", "", torch.float32, (), True, values == "int8", group)
+            form = replace(KEPT, int8=values == "int8", group=group)
             entries = entries_of(source, form, exact_bits, step)
         check_room(workspace.out, sum(entry.nbytes for entry in entries))
         with workspace.open():
@@ -106,9 +108,6 @@ def compress(
             write_mark(workspace.final, found)
             workspace.deliver()
     return found
-
-
-KEPT = Entry("", "", torch.float32, (), True)  # values as they are
 
 
 def entries_of(source: Path, form: Entry, exact: bool, step: ProgressStep) -> list[Entry]:

@@ -18,10 +18,15 @@ How it goes, file by file:
                few of its layers chosen anew at perturbed costs (large neighbourhood search).
     latency    Seconds of a piece, measured on this machine: models without weights of their own, cut alike in every
                layer, beside the untouched one. The choice is timed as it is; what the sum had missed corrects it.
+    stopwatch  Both in seconds, and what a journal remembers of them.
+    form       One way of storing the whole model:
+    precision  a number format of an export to GGUF, or
+    zero_forms zeros of single weights (`zeros`) that are left out. Each has candidates of its own;
+    forms      the best of them.
     found      What it has come to.
     find       The order in which all of this is done, with a journal.
     finalists  Which few candidates are compared as models, and
-    compared   their comparison, after a short training if that is asked for.
+    compared   their comparison, after a short training if that is asked for; and that of forms.
     make       The choice goes through `pipeline.prune` as a plan.
     search     Both, and what is written of them.
 
@@ -30,6 +35,6 @@ from the seed; measured seconds are the only thing that another machine, or anot
 
 One piece for each sub-block: query heads, KV groups or (`heads`) both, experts or their channels. What each saves
 then adds up exactly, which is what makes the programme linear. Hidden dimensions (`hidden`) are a level of the whole
-model instead, each with a search of its own. So are number formats (`precision`) and zeros of single weights
-(`zeros`), which are factors on what everything else saves (`form`, and `forms` for the best of them).
+model instead, each with a search of its own. So are number formats and zeros of single weights, which are factors on
+what everything else saves.
 """

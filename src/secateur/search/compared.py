@@ -65,18 +65,18 @@ def best_of_forms(
             **dict.fromkeys(("recover", "tasks", "prompts")),
         }
     )
-    perplexities, best = dict[str, float | None](), found
+    perplexities, best, least = dict[str, float | None](), found, float("inf")
     for one in (found, *found.others):
         assert one.form is not None
         assert one.best is not None
         value = judged(_JUDGE, pruned(untrained, inputs, one, one.best, workspace, quiet).report)[1]
-        least = min((known for known in perplexities.values() if known is not None), default=float("inf"))
         perplexities[one.form.name] = value
         if value is None:
             best = found
             break
-        best = one if value < least else best
+        if value < least:
+            best, least = one, value
     assert best.form is not None
     assert best.best is not None
-    best = replace(best, formats=chosen(found.formats, best.form.name, perplexities), others=())
-    return best, pruned(settings, inputs, best, best.best or (), workspace, quiet)
+    made = pruned(settings, inputs, best, best.best, workspace, quiet)
+    return replace(best, formats=chosen(found.formats, best.form.name, perplexities), others=()), made

@@ -57,8 +57,8 @@ def opened(settings: SearchSettings, device: torch.device, monitor: Monitor) -> 
 
 def fingerprint(settings: SearchSettings, inputs: Inputs) -> dict[str, object]:
     """Everything that decides what a measurement says. Wishes don't: another search may use what one has measured."""
-    same = {"want", "trials", "minutes", "memory", "precision", "zeros", "export", "prompts", "finalists"}
-    same |= {"recover_steps"}
+    same = {"want", "trials", "minutes", "memory", "precision", "zeros", "export", "prompts"}
+    same |= {"finalists", "recover_steps"}
     return {
         **settings.model_dump(mode="json", exclude=same),
         "calibration data": inputs.calibration.sha256,

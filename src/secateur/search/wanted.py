@@ -90,9 +90,9 @@ def limits_of(wishes: Sequence[Wish], measures: Measures, space: Space) -> list[
     for wish in (wish for wish in wishes if wish.of_cost):
         whole = measures.whole[wish.about]
         gone = measures.gone.get(wish.about, 0.0)
-        need = whole - wish.limit(whole) - gone
         if wish.limit(whole) >= whole:
             raise InputError(f"wish '{wish.text}': the model has {said(wish.about, whole)} already; ask for less")
+        need = whole - wish.limit(whole) - gone
         if need <= 0:
             continue
         saves = measures.saves[wish.about]
