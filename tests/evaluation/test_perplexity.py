@@ -59,7 +59,7 @@ def test_against_loops_in_double_precision() -> None:
 def test_batches_and_slices_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     together, _ = perplexity(tiny_llama(0), found(), tiny_llama(1))
     monkeypatch.setattr("secateur.evaluation.perplexity.LOGITS_BYTES", {"cpu": 1})  # one window a batch
-    monkeypatch.setattr("secateur.evaluation.perplexity.CHUNK_BYTES", 3 * 259 * 4)  # three places a slice
+    monkeypatch.setattr("secateur.numerics.divergence.CACHED", 3 * 259)  # three places a slice
     alone, _ = perplexity(tiny_llama(0), found(), tiny_llama(1))
     assert alone.nll == pytest.approx(together.nll, rel=1e-6)
     assert alone.kl == pytest.approx(together.kl, rel=1e-5)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.numerics import divergence
-from secateur.numerics.divergence import forward_kl
+from secateur.numerics.divergence import forward_kl, kl_of_each, nll_of_each
 from tests.predictions import VOCABULARY, softmax, two_logits
 
 
@@ -25,6 +25,24 @@ def test_forward_kl(temperature: float, logits: tuple[Tensor, Tensor]) -> None:
         for q, p in zip(softmax(own, temperature), softmax(other, temperature), strict=True):
             expected += p * math.log(p / q) * temperature**2
     assert float(forward_kl(*logits, temperature)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_each_distribution(at_once: int, logits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are taken at once, each is what loops say of it, and what the teacher rules out adds nothing."""
+    monkeypatch.setattr(divergence, "CACHED", at_once * VOCABULARY)
+    own, other = logits
+    other[0, 2] = -torch.inf
+    targets = torch.arange(len(own)) % VOCABULARY
+    divergences, losses = kl_of_each(own, other), nll_of_each(own, targets)
+    for place, (mine, theirs) in enumerate(zip(own, other, strict=True)):
+        pairs = list(zip(softmax(mine, 1.0), softmax(theirs, 1.0), strict=True))
+        expected = sum(p * math.log(p / q) for q, p in pairs if p > 0)
+        assert float(divergences[place]) == pytest.approx(expected, rel=1e-4)
+        assert float(losses[place]) == pytest.approx(-math.log(pairs[int(targets[place])][0]), rel=1e-5)
+    shaped = kl_of_each(own[:2].view(2, 1, -1).bfloat16(), other[:2].view(2, 1, -1).bfloat16())
+    assert shaped.shape == (2, 1)
+    assert shaped.dtype == torch.float32
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 100])

@@ -26,4 +26,5 @@ def interrupted(settings: SearchSettings, out: Path, monkeypatch: pytest.MonkeyP
             search(settings, out, quiet=True)
     with monkeypatch.context() as patch:
         patch.setattr(Trials, "evaluate", dies)
+        patch.setattr(Trials, "roughly", dies)
         return search(settings, out, resume=True, quiet=True)

@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from secateur.search.predict import costs_of, fitted, group_of, measured_pieces, predicted, rank_correlation, weighted
+from secateur.search.predict import (
+    costs_of,
+    fitted,
+    from_others,
+    group_of,
+    measured_pieces,
+    predicted,
+    rank_correlation,
+    weighted,
+)
 from secateur.search.programme import Limit, solve
 from secateur.search.refine import Tried, refined
 from secateur.search.space import BOTH, LAYER, LEVELS, Amounts, Candidate, Piece, Space
@@ -153,6 +162,40 @@ def test_pieces_between_measured_ones_lie_between_them() -> None:
     assert channel == sorted(channel)
     for level, cost in enumerate(channel, 1):
         assert cost == pytest.approx((60 * level / 8) ** 2, rel=0.05)
+
+
+def test_past_the_last_level_that_is_measured_a_curve_ends_where_the_sub_block_is_gone() -> None:
+    of = space(layers=1, levels=8)
+    without = Space({p: saved for p, saved in of.saves.items() if p.kind != "ffn"}, of.shares, of.whole, 1)
+    last = Piece(0, "channel", 7)
+    assert last not in measured_pieces(of)
+    assert last in measured_pieces(without)  # nothing else says what is there
+
+    def evaluate(candidates: Sequence[Candidate]) -> list[float]:
+        return [{"channel": of.shares[piece], "ffn": 9.0}.get(piece.kind, 1.0) for (piece,) in candidates]
+
+    costs = costs_of(of, evaluate)
+    assert costs[Piece(0, "channel", 5)] < costs[Piece(0, "channel", 6)] < costs[last] < 9.0
+    assert costs[last] > 2 * costs[Piece(0, "channel", 5)]
+    assert costs_of(without, evaluate)[last] == last.level / 8
+
+
+def test_each_is_predicted_by_the_others() -> None:
+    """What a candidate itself was measured to cost doesn't tell in what is predicted of it."""
+    of = space(layers=6, levels=4)
+    costs, draw = random_costs(of, 4), np.random.default_rng(0)
+    params = {piece: saved.params for piece, saved in of.saves.items()}
+    every = (
+        solve(of, {p: float(draw.uniform(0.1, 1)) * params[p] for p in params}, [Limit(params, 300.0, "")])
+        for _ in range(12)
+    )
+    tried = [(candidate, 3 * predicted(candidate, costs)) for candidate in every if candidate]
+    found = from_others(of, costs, tried)
+    assert found == pytest.approx([cost for _, cost in tried], rel=0.05)
+    strange = [*tried[:-1], (tried[-1][0], 100 * tried[-1][1])]
+    again = from_others(of, costs, strange)
+    assert again[-1] == found[-1]
+    assert again[0] != found[0]
 
 
 def test_heads_together_follow_from_each_alone() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.flops import flops_of
 from secateur.pipeline.inputs import memory_for
-from secateur.search import latency
+from secateur.search import latency, trial
 from secateur.search import make as making
 from secateur.search import search as room
 from secateur.search.levels import write_pieces
@@ -52,8 +52,12 @@ def settings(desk: Path, **changes: Any) -> SearchSettings:
     return make_search({**told, **changes})
 
 
-def test_what_is_measured_is_the_pruned_model_and_what_is_saved_is_saved(desk: Path, tmp_path: Path) -> None:
+def test_what_is_measured_is_the_pruned_model_and_what_is_saved_is_saved(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against checkpoints that `prune --plan` makes, with the units zeroed and nothing refitted."""
+    few = 3
+    monkeypatch.setattr(trial, "FEW", few * 32)
     told = settings(desk, method="magnitude", refit=False, sites="channel,query_head,kv_group,attention,ffn,layer")
     monitor = Monitor(CPU, True)
     inputs, kinds = opened(told, CPU, monitor)
@@ -73,7 +77,10 @@ def test_what_is_measured_is_the_pruned_model_and_what_is_saved_is_saved(desk: P
         got = trials.evaluate(some)
         assert trials.evaluate(some) == got  # with what is kept in memory
         assert trials.evaluate([()]) == [0.0]
+        got_roughly = trials.roughly(some)
     ids = evaluated(job.tokens)
+    assert ids.shape[1] == 32
+    assert len(ids) > few
     dense = secateur.load(desk / "model", device="cpu")
     for number, candidate in enumerate(some):
         out, plan = tmp_path / str(number), plan_of(inputs, candidate, tmp_path / "levels")
@@ -85,7 +92,9 @@ def test_what_is_measured_is_the_pruned_model_and_what_is_saved_is_saved(desk: P
             p, q = (
                 model(input_ids=ids, use_cache=False).logits.double().log_softmax(-1) for model in (dense, pruned)
             )
-        assert got[number] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
+        each = (p.exp() * (p - q)).sum(-1)
+        assert got[number] == pytest.approx(float(each.mean()), rel=1e-3)
+        assert got_roughly[number] == pytest.approx(float(each[:few].mean()), rel=1e-3)
         assert got[number] > 0.01
         assert measures.left("params", candidate) == Checkpoint.open(out).parameters
         assert measures.left("flops", candidate) == flops_of(out)
@@ -131,16 +140,20 @@ def test_a_search_keeps_its_wishes_and_its_plan_replays(desk: Path, tmp_path: Pa
 def test_an_interrupted_search_goes_on(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = settings(desk, want="params=0.8x", sites="channel,kv_group,layer")
     straight = search(told, tmp_path / "straight", quiet=True)
-    measured: list[Candidate] = []
-    real, stop_at = Trials.evaluate, 30
+    measured: list[tuple[str, Candidate]] = []
+    stop_at = 30
 
-    def counted(self: Trials, candidates: Sequence[Candidate]) -> list[float]:
-        if len(measured) == stop_at:
-            raise KeyboardInterrupt
-        measured.extend(candidates)
-        return real(self, candidates)
+    def counting(name: str, real: Callable[[Trials, Sequence[Candidate]], list[float]]) -> Any:
+        def counted(self: Trials, candidates: Sequence[Candidate]) -> list[float]:
+            if len(measured) == stop_at:
+                raise KeyboardInterrupt
+            measured.extend((name, candidate) for candidate in candidates)
+            return real(self, candidates)
 
-    monkeypatch.setattr(Trials, "evaluate", counted)
+        return counted
+
+    for name in ("evaluate", "roughly"):
+        monkeypatch.setattr(Trials, name, counting(name, getattr(Trials, name)))
     with pytest.raises(KeyboardInterrupt):
         search(told, tmp_path / "out", quiet=True)
     levels = tmp_path / "out" / ".secateur" / "levels"

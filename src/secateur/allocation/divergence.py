@@ -21,6 +21,7 @@ from secateur.calibration.gradients import LayerGradients, hand_over
 from secateur.calibration.stream import Stream, batches_of, of_sequences
 from secateur.calibration.walk import Block
 from secateur.model.streamed import StreamedModel
+from secateur.numerics.divergence import kl_of_each
 from secateur.numerics.precision import wide_dtype
 from secateur.system import distributed
 from secateur.system.halving import AtOnce, in_parts, of
@@ -120,16 +121,14 @@ def compare(
         rows = of(some)
         ids, own, shape = batches[i][rows], torch.zeros_like(sums), batches[i].shape
         first = of_sequences(states[None][i], shape, rows)
-        reference = (untouched or streamed).logits(ids, first).float().log_softmax(-1)
+        reference = (untouched or streamed).logits(ids, first)
         # A token is predicted at the place before it; what the last place predicts isn't there.
         whole = counts is None or reference.dim() == 2  # one prediction for a text
         unseen = None if whole or counts is None else ~predicting(counts[i][rows]).to(reference.device)
         for place, key in enumerate(keys):
-            cut = streamed.logits(ids, of_sequences(states[key][i], shape, rows)).float().log_softmax(-1)
-            terms = reference.exp() * (reference - cut)
-            # What the untouched model rules out adds nothing, in the limit.
-            terms = terms.masked_fill(reference == -torch.inf, 0.0)
-            terms = terms if unseen is None else terms.masked_fill(unseen[..., None], 0.0)
+            cut = streamed.logits(ids, of_sequences(states[key][i], shape, rows))
+            terms = kl_of_each(cut, reference)
+            terms = terms if unseen is None else terms.masked_fill(unseen, 0.0)
             own[place] = terms.sum(dtype=sums.dtype)
         own[-1] = reference[..., 0].numel() if unseen is None else (~unseen).sum()
         return own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from secateur.model.linears import Linear, linears_of
 from secateur.model.site_kinds import KINDS, UNIT_KINDS
 from secateur.model.sites import Site
 from secateur.model.streamed import StreamedModel
+from secateur.numerics.moments import Moments
 
 ProgressStep = Callable[[str], None]
 
@@ -92,11 +93,17 @@ def local_cut(job: Job, key: str, kind: str) -> float:
     return sum(x.shape[0] * x.shape[1] * sparsity(x.name) for x in own)
 
 
-def scores_of(job: Job, block: Block, sites: list[Site], method: Method) -> Tensor:
-    """Importance of the units of sites of one kind, one site after the other."""
+def scores_of(
+    job: Job, block: Block, sites: list[Site], method: Method, known: Mapping[str, Moments] | None = None
+) -> Tensor:
+    """Importance of the units of sites of one kind, one site after the other.
+
+    Args:
+        known: what is known already of the inputs of the sites' consumers; None: it is gathered.
+    """
     seed = job.config.seed
     if not KINDS[sites[0].kind].refitted:
         return torch.cat([score_experts(block, site, method, seed_of(site, seed)) for site in sites])
-    found = block.moments([site.consumer for site in sites], method.statistics)
+    found = known or block.moments([site.consumer for site in sites], method.statistics)
     consumers = {linear.name: linear.weight for linear in block.linears}
     return torch.cat([score_site(block, s, consumers[s.consumer], found[s.consumer], method, seed) for s in sites])

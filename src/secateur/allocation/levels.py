@@ -7,7 +7,7 @@ and refitted on the untouched model's statistics, at full width; whoever puts it
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -23,6 +23,7 @@ from secateur.cut.units import choose, decide, mask_of
 from secateur.model.site_kinds import KINDS
 from secateur.model.sites import Site
 from secateur.numerics.keep_counts import keep_count
+from secateur.numerics.moments import Moments
 
 MASK = "units of "
 T = TypeVar("T")
@@ -37,7 +38,13 @@ class Before(NamedTuple):
 
 @torch.no_grad()
 def write_levels(
-    job: Job, block: Block, sites: list[Site], shares: Mapping[int, float], folder: Path, before: Before | None = None
+    job: Job,
+    block: Block,
+    sites: list[Site],
+    shares: Mapping[int, float],
+    folder: Path,
+    known: Mapping[str, Moments] | None = None,
+    before: Before | None = None,
 ) -> None:
     """Writes `<level>.safetensors` for each level of sites of one kind of a block, which stays as it is.
 
@@ -46,16 +53,16 @@ def write_levels(
     Args:
         shares: level -> the fraction of the units that goes.
         folder: exists.
+        known: what `moments_for` these sites, or more of the block's, has found; None: it is gathered.
         before: what went from the block already, which the files are to say too.
     """
     untouched, kind = copy.deepcopy(block.layer), sites[0].kind
     reference, masks_before = before or Before(untouched, {})
     method = job.rules.units.method_for(kind)
     assert method is not None
-    scores = scores_of(job, block, sites, method).split([site.units for site in sites])
+    moments = known or moments_for(job, block, sites)
+    scores = scores_of(job, block, sites, method, moments).split([site.units for site in sites])
     refitted = KINDS[kind].refitted
-    needs = frozenset({"gram", "mean"})
-    moments = block.moments([site.consumer for site in sites], needs) if refitted else {}
     consumers = {linear.name: linear for linear in block.linears}
     for level, share in shares.items():
         masks = {**masks_before}
@@ -68,6 +75,16 @@ def write_levels(
             masks[MASK + site.name] = mask_of(chosen, site.units)
         save_file(changed(block.layer, reference) | masks, folder / f"{level}.safetensors")
         block.layer.load_state_dict(untouched.state_dict())
+
+
+def moments_for(job: Job, block: Block, sites: Sequence[Site]) -> dict[str, Moments]:
+    """What scores and refits of these sites ask of their consumers' inputs, in one pass over the block."""
+    refitted = [site for site in sites if KINDS[site.kind].refitted]
+    needs = {"gram", "mean"}
+    for kind in {site.kind for site in refitted}:
+        method = job.rules.units.method_for(kind)
+        needs |= frozenset() if method is None else method.statistics
+    return block.moments([site.consumer for site in refitted], frozenset(needs)) if refitted else {}
 
 
 def always(value: T) -> Callable[[object], T]:

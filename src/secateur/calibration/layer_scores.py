@@ -24,10 +24,12 @@ from secateur.model.heads import BODY, SPAN, head_of
 from secateur.model.sites import sites_of
 from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import silence
+from secateur.numerics.divergence import kl_of_each, nll_of_each
 from secateur.numerics.layer_information import LayerInformation
 from secateur.numerics.precision import wide_dtype
 from secateur.system import distributed
 
+TOKENS = 4096  # of the calibration text that sets of parts are weighed on
 EXHAUSTIVE = 4  # all combinations are tried where they're at most this many times the layers
 
 ModelPart = tuple[int, str]  # (layer, what of it): "layer" is all of it, "attention" and "ffn" are its sub-blocks
@@ -64,6 +66,7 @@ def loss_without(
     candidates: Sequence[frozenset[ModelPart]],
     budget: MemoryBudget | None = None,
     work: Path | None = None,
+    step: Callable[[str], None] = lambda text: None,
 ) -> list[float]:
     """Mean negative log likelihood of the calibration tokens with each set of layers and sub-blocks left out; of a
     model that predicts no next token, how far it is from what the untouched one says.
@@ -94,6 +97,7 @@ def loss_without(
         for old in states.values():
             old.close()
         states = following
+        step(f"layer {index}")
     if causal:
         losses = {removed: _loss(streamed, start.batches, final) for removed, final in states.items()}
     else:
@@ -119,10 +123,8 @@ def _without(streamed: StreamedModel, layer: nn.Module, gone: frozenset[ModelPar
 def _loss(streamed: StreamedModel, batches: list[Tensor], states: Activations) -> float:
     sums = torch.zeros(2, dtype=wide_dtype(streamed.device), device=streamed.device)
     for i, ids in enumerate(batches):
-        logits = streamed.logits(ids, states[i])[:, :-1].float().flatten(0, 1)
-        targets = ids[:, 1:].flatten().to(logits.device)
-        sums[0] += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").to(sums.dtype)
-        sums[1] += targets.numel()
+        losses = nll_of_each(streamed.logits(ids, states[i])[:, :-1], ids[:, 1:])
+        sums += torch.stack([losses.sum(dtype=sums.dtype), sums.new_tensor(losses.numel())])
     distributed.all_reduce([sums])
     return float(sums[0] / sums[1])
 
@@ -132,14 +134,13 @@ def _drift(streamed: StreamedModel, batches: list[Tensor], states: Activations, 
     head = head_of(streamed.checkpoint.whole_config)
     sums = torch.zeros(2, dtype=wide_dtype(streamed.device), device=streamed.device)
     for i, ids in enumerate(batches):
-        own, other = (streamed.logits(ids, found[i]).float() for found in (states, dense))
+        own, other = (streamed.logits(ids, found[i]) for found in (states, dense))
         if head is SPAN:  # which token an answer begins with, and ends with
             own, other = own.transpose(1, 2), other.transpose(1, 2)
         if head is BODY:
-            terms = 1 - torch.cosine_similarity(own, other, dim=-1)
+            terms = 1 - torch.cosine_similarity(own.float(), other.float(), dim=-1)
         else:
-            own, other = own.log_softmax(-1), other.log_softmax(-1)
-            terms = torch.nn.functional.kl_div(own, other, reduction="none", log_target=True).sum(-1)
+            terms = kl_of_each(own, other)
         sums += torch.stack([terms.sum(dtype=sums.dtype), sums.new_tensor(terms.numel())])
     distributed.all_reduce([sums])
     return float(sums[0] / sums[1])
@@ -157,27 +158,41 @@ def leave_out(
 ) -> tuple[frozenset[ModelPart], dict[ModelPart, float]]:
     """The `count` parts without which the loss is lowest, and each candidate part's loss when it was weighed.
 
-    All combinations are tried where there are few, otherwise one part after the other (greedy).
+    All combinations are tried where there are few, otherwise one part after the other (greedy), each time on the
+    first sequences, of some `TOKENS` tokens.
 
     Args:
+        step: called after each layer of each pass, of which there are `passes_of`.
         before: what has gone already, and isn't counted.
     """
-    single = loss_without(streamed, tokens, [before | {part} for part in allowed], budget, work)
+    some = tokens[: max(1, TOKENS // tokens.shape[1])]
+
+    def losses_without(sets: list[frozenset[ModelPart]], said: str) -> list[float]:
+        now = [before | gone for gone in sets]
+        return loss_without(streamed, some, now, budget, work, lambda layer: step(f"{said}, {layer}"))
+
+    single = losses_without([frozenset({part}) for part in allowed], "one out")
     losses = dict(zip(allowed, single, strict=True))
-    step("one out")
     if count == 1:
         return frozenset({min(losses, key=lambda part: (losses[part], part))}), losses
-    if math.comb(len(allowed), count) <= EXHAUSTIVE * streamed.checkpoint.layers:
+    if _all_sets(len(allowed), count, streamed.checkpoint.layers):
         sets = [frozenset(c) for c in itertools.combinations(allowed, count)]
-        found = loss_without(streamed, tokens, [before | gone for gone in sets], budget, work)
-        step("all combinations")
+        found = losses_without(sets, "all combinations")
         best = min(range(len(sets)), key=lambda k: (found[k], sorted(sets[k])))
         return sets[best], losses
     removed = frozenset({min(losses, key=lambda part: (losses[part], part))})
     while len(removed) < count:
         rest = [part for part in allowed if part not in removed]
-        found = loss_without(streamed, tokens, [before | removed | {part} for part in rest], budget, work)
+        found = losses_without([removed | {part} for part in rest], f"{len(removed) + 1} out")
         losses |= dict(zip(rest, found, strict=True))
         removed |= {rest[min(range(len(rest)), key=lambda k: (found[k], rest[k]))]}
-        step(f"{len(removed)} out")
     return removed, losses
+
+
+def passes_of(allowed: int, count: int, layers: int) -> int:
+    """Passes over the layers in which `leave_out` finds `count` of the allowed parts."""
+    return min(count, 2) if _all_sets(allowed, count, layers) else count
+
+
+def _all_sets(allowed: int, count: int, layers: int) -> bool:
+    return math.comb(allowed, count) <= EXHAUSTIVE * layers

@@ -14,6 +14,7 @@ from secateur.errors import InputError, SecateurError
 from secateur.evaluation.progress import progress
 from secateur.evaluation.windows import Window, context_length
 from secateur.model.heads import head_of
+from secateur.numerics.divergence import kl_of_each, nll_of_each
 from secateur.numerics.precision import wide_dtype
 from secateur.system.halving import in_parts
 
@@ -21,7 +22,6 @@ __all__ = ["Score", "context_length", "perplexity", "refuse_encoder"]
 
 LOGITS_BYTES = {"cpu": 2**24}  # fp32, of one batch: what stays near a processor's caches is fastest;
 LOGITS_BYTES_ELSE = 2**28  # an accelerator wants large batches. A single long window may need more than either.
-CHUNK_BYTES = 2**26  # of one slice of fp32 log-probabilities
 
 
 @dataclass(frozen=True)
@@ -168,18 +168,16 @@ def score_rows(
     wide = wide_dtype(logits.device)
     sums = torch.zeros(len(rows), 3, dtype=wide, device=logits.device)
     for index, row in enumerate(rows):
-        targets = torch.tensor(row[1:], device=logits.device)
+        targets, places = torch.tensor(row[1:], device=logits.device), slice(len(row) - 1)
+        own = logits[index, places]
+        terms = [nll_of_each(own, targets)]
+        if reference_logits is not None:
+            other = reference_logits[index, places].to(own.device)
+            terms += [kl_of_each(own, other), nll_of_each(other, targets)]
         own_counts = None if counts is None else counts[index]
-        mine = None if own_counts is None else torch.tensor(own_counts[1:], device=logits.device)
-        for piece in _slices(len(row) - 1, logits.shape[-1]):
-            chosen = slice(None) if mine is None else mine[piece]
-            wanted = targets[piece][chosen]
-            own = logits[index, piece][chosen].float().log_softmax(-1)
-            sums[index, 0] += _nll(own, wanted)
-            if reference_logits is not None:
-                other = reference_logits[index, piece].to(own.device)[chosen].float().log_softmax(-1)
-                sums[index, 1] += _kl(other, own)
-                sums[index, 2] += _nll(other, wanted)
+        mine = slice(None) if own_counts is None else torch.tensor(own_counts[1:], device=logits.device)
+        for place, each in enumerate(terms):
+            sums[index, place] = each[mine].sum(dtype=wide)
     return sums.cpu().double()
 
 
@@ -187,21 +185,6 @@ def _logits(model: Any, padded: Tensor) -> Tensor:
     ids = padded.to(model.device)
     # All ones: a padded place needs no masking, and without a mask the fast attention kernels apply.
     return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-
-
-def _slices(tokens: int, vocab: int) -> Iterator[slice]:
-    step = max(1, CHUNK_BYTES // (vocab * 4))
-    return (slice(start, min(start + step, tokens)) for start in range(0, tokens, step))
-
-
-def _nll(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    return -log_probabilities.gather(1, targets[:, None]).sum(dtype=wide_dtype(targets.device))
-
-
-def _kl(reference: Tensor, own: Tensor) -> Tensor:
-    terms = reference.exp() * (reference - own)
-    # A token that the reference rules out (some models mask padding rows) adds nothing, in the limit.
-    return terms.masked_fill(reference == -torch.inf, 0.0).sum(dtype=wide_dtype(own.device))
 
 
 def total(found: list[Window], nll: float, divergence: float | None = None) -> Score:

@@ -14,6 +14,48 @@ from torch import Tensor
 CACHED, LAUNCHED = 2**19, 2**26
 
 
+def rows_at_once(logits: Tensor) -> int:
+    """How many rows of logits (..., vocabulary) are worth comparing at once."""
+    return max(1, (CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[-1])
+
+
+@torch.no_grad()
+def kl_of_each(logits: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || logits) of each distribution, in nats, (...) fp32 or wider.
+
+    What the teacher rules out (some models mask padding rows of their head) adds nothing, in the limit.
+
+    Args:
+        logits, teacher: (..., vocabulary).
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    rows, others = logits.flatten(0, -2), teacher.to(logits.device).flatten(0, -2)
+    found = torch.empty(len(rows), dtype=exact, device=logits.device)
+    at_once = rows_at_once(logits)
+    for own, other, out in zip(*(x.split(at_once) for x in (rows, others, found)), strict=True):
+        log_p = other.to(exact).log_softmax(-1)
+        terms = log_p.exp() * (log_p - own.to(exact).log_softmax(-1))
+        out.copy_(terms.masked_fill_(log_p == -torch.inf, 0.0).sum(-1))
+    return found.view(logits.shape[:-1])
+
+
+@torch.no_grad()
+def nll_of_each(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log p of each target, in nats, (...) fp32 or wider.
+
+    Args:
+        logits: (..., vocabulary), of which `targets` (...) are places.
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    rows, wanted = logits.flatten(0, -2), targets.to(logits.device).flatten()
+    found = torch.empty(len(rows), dtype=exact, device=logits.device)
+    at_once = rows_at_once(logits)
+    for own, target, out in zip(*(x.split(at_once) for x in (rows, wanted, found)), strict=True):
+        wide = own.to(exact)
+        out.copy_(wide.logsumexp(-1) - wide.gather(1, target[:, None])[:, 0])
+    return found.view(logits.shape[:-1])
+
+
 def forward_kl(logits: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Sum of KL(teacher || student) of the softened distributions, times the squared temperature.
 
@@ -35,7 +77,7 @@ class _ForwardKL(torch.autograd.Function):
         exact = torch.promote_types(logits.dtype, torch.float32)
         slope = torch.empty_like(logits)
         total = torch.zeros((), dtype=exact, device=logits.device)
-        at_once = max(1, (CACHED if logits.device.type == "cpu" else LAUNCHED) // logits.shape[-1])
+        at_once = rows_at_once(logits)
         for own, other, out in zip(*(x.split(at_once) for x in (logits, teacher, slope)), strict=True):
             log_q = (own.to(exact) / temperature).log_softmax(-1)
             log_p = (other.to(exact) / temperature).log_softmax(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
-from secateur.calibration.layer_scores import ModelPart, leave_out, scores_of_layers
+from secateur.calibration.layer_scores import ModelPart, leave_out, passes_of, scores_of_layers
 from secateur.pipeline.inputs import Inputs, Services
 
 
@@ -65,7 +65,7 @@ def _weakest_layers(inputs: Inputs, services: Services) -> tuple[frozenset[int],
         with services.monitor.stage("choose layers", layers) as step:
             scores = scores_of_layers(measure, streamed, tokens, step)
         return frozenset(sorted(allowed, key=lambda i: (scores[i], i))[:count]), dict(enumerate(scores))
-    with services.monitor.stage("choose layers") as step:
+    with services.monitor.stage("choose layers", layers * passes_of(len(allowed), count, layers)) as step:
         parts = [(i, "layer") for i in allowed]
         gone, losses = leave_out(streamed, tokens, count, parts, step, services.memory, services.scratch)
     return frozenset(i for i, _ in gone), {i: loss for (i, _), loss in losses.items()}
@@ -77,12 +77,16 @@ def _weakest_sub_blocks(inputs: Inputs, services: Services, kept: tuple[int, ...
     chosen: frozenset[ModelPart] = frozenset()
     losses: dict[ModelPart, float] = {}
     there = [{site.kind for site in sites} for sites in inputs.checkpoint.sites]
-    with services.monitor.stage("choose sub-blocks") as step:
+    layers, protected = inputs.checkpoint.layers, inputs.rules.protected
+    allowed = {
+        kind: [(i, kind) for i in kept if i not in protected and kind in there[i]] for kind in inputs.rules.sub_blocks
+    }
+    passes = sum(passes_of(len(allowed[kind]), count, layers) for kind, count in inputs.rules.sub_blocks.items())
+    with services.monitor.stage("choose sub-blocks", layers * passes) as step:
         for kind, count in inputs.rules.sub_blocks.items():
-            parts = [(i, kind) for i in kept if i not in inputs.rules.protected and kind in there[i]]
             where = (step, services.memory, services.scratch)
             found, own = leave_out(
-                inputs.streamed, inputs.calibration.tokens, count, parts, *where, before=gone | chosen
+                inputs.streamed, inputs.calibration.tokens, count, allowed[kind], *where, before=gone | chosen
             )
             chosen, losses = chosen | found, losses | own
     return {"dropped": sorted(chosen), "losses": [(*part, loss) for part, loss in losses.items()]}

@@ -110,17 +110,17 @@ def find(
         write_pieces(job._replace(step=step), space, levels)
         workspace.worth_keeping()
     with ExitStack() as stack:
-        each, at_once = as_tasks(settings, levels, cluster) if cluster is not None else None, AT_ONCE
-        if each is None:
+        if cluster is not None:
+            each, roughly, at_once = *(as_tasks(settings, levels, cluster, few) for few in (False, True)), AT_ONCE
+        else:
             with monitor.stage("untouched model", inputs.checkpoint.layers) as step:
                 against = None if narrow is None else narrow.against
                 trials = stack.enter_context(Trials.of(job._replace(step=step), levels, workspace.work, against))
-            each, at_once = one_by_one(trials.evaluate), 1
-        evaluate: Evaluate = Remembered.of(each, journal, key)
-        [alone] = evaluate([()]) if narrow is not None else [0.0]
-        evaluate = evaluate if narrow is None else partial(beyond, evaluate, alone)
+            each, roughly, at_once = one_by_one(trials.evaluate), one_by_one(trials.roughly), 1
+        evaluate, alone = _beyond_nothing(Remembered.of(each, journal, key), narrow)
+        of_pieces, _ = _beyond_nothing(Remembered.of(roughly, journal, f"{key}-alone"), narrow)
         with monitor.stage("each piece alone", len(measured_pieces(space))) as step:
-            costs = costs_of(space, evaluate, step, at_once)
+            costs = costs_of(space, of_pieces, step, at_once)
         watch = Stopwatch.of(job, space, monitor, journal) if times(settings) else None
         ready = Ready(job, settings, space, costs, evaluate, over, at_once=at_once, watch=watch)
         wishes = [wish for wish in settings.wishes if wish.of_cost]
@@ -130,9 +130,17 @@ def find(
         with monitor.stage("candidates", settings.trials) as step:
             ready = replace(ready, step=step)
             if wishes:
-                found = _within(ready, wishes, measures)
+                found = _within(ready, wishes, measures).from_others()
                 return replace(found.above(alone), narrow=narrow)
-            return _front(ready, measures)
+            return _front(ready, measures).from_others()
+
+
+def _beyond_nothing(evaluate: Evaluate, narrow: Narrow | None) -> tuple[Evaluate, float]:
+    """What candidates lose beyond what the model does in which they are looked for, and what that one does."""
+    if narrow is None:
+        return evaluate, 0.0
+    [alone] = evaluate([()])
+    return partial(beyond, evaluate, alone), alone
 
 
 def forms_of(settings: SearchSettings, measures: Measures, job: Job, space: Space) -> list[Form]:
@@ -176,7 +184,7 @@ def _by_form(
         watch = None if ready.watch is None else ready.watch.without(form.zeros)
         own = replace(each, space=form.space, costs=costs, evaluate=evaluate, watch=watch)
         with monitor.stage(f"candidates, {stored(form.name)}", each.settings.trials) as step:
-            return _within(replace(own, step=step), wishes, form.measures)
+            return _within(replace(own, step=step), wishes, form.measures).from_others()
 
     return best_form(wishes, forms, measured_in, within, ready.over)
 

@@ -8,7 +8,7 @@ from secateur.pipeline.inputs import Inputs
 from secateur.report.schema.search import FormatFacts
 from secateur.search.form import Form
 from secateur.search.latency import TIMES, Seconds
-from secateur.search.predict import Costs
+from secateur.search.predict import Costs, from_others
 from secateur.search.refine import Tried
 from secateur.search.space import Candidate, Space
 from secateur.search.trial import Against
@@ -79,6 +79,12 @@ class Found:
     def above(self, alone: float) -> Found:
         """The same where the model that the candidates are of loses so much before anything goes."""
         return replace(self, tried=tuple(Tried(one, a + alone, b + alone) for one, a, b in self.tried))
+
+    def from_others(self) -> Found:
+        """The same, of each candidate what is predicted of it by all the others."""
+        said = from_others(self.space, self.costs, [(one.candidate, one.measured) for one in self.tried])
+        each = (one._replace(predicted=value) for one, value in zip(self.tried, said, strict=True))
+        return replace(self, tried=tuple(each))
 
     @property
     def divergence(self) -> float:

@@ -50,7 +50,7 @@ def write_heads(job: Job, block: Block, pieces: Mapping[Piece, float], groups: P
         shares = {piece.level: pieces[piece] for piece, pair in pairs.items() if pair[0] == first}
         told = {name: mask for name, mask in values.items() if name.startswith(MASK)}
         sites = _sites(checkpoint, block.index, QUERY, own.layer)
-        write_levels(job, own, sites, shares, folder, Before(plain, told))
+        write_levels(job, own, sites, shares, folder, before=Before(plain, told))
 
 
 def cut_groups(

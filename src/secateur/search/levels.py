@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from secateur.allocation.job import Job
-from secateur.allocation.levels import MASK, put_values, write_levels
+from secateur.allocation.levels import MASK, moments_for, put_values, write_levels
 from secateur.calibration.gradients import hand_over
 from secateur.calibration.walk import walk
 from secateur.model.site_kinds import SUB_BLOCKS
@@ -29,11 +29,12 @@ def write_pieces(job: Job, space: Space, folder: Path) -> None:
         pieces = [piece for piece in space.saves if piece.layer == block.index]
         with torch.enable_grad():
             hand_over(block, job.gradients, job.rules.gradient_needs)
-        for kind in dict.fromkeys(piece.kind for piece in pieces if piece.kind not in (*SUB_BLOCKS, LAYER)):
+        kinds = dict.fromkeys(piece.kind for piece in pieces if piece.kind not in (*SUB_BLOCKS, LAYER))
+        missing = [kind for kind in kinds if not (folder / f"{block.index}.{kind}").is_dir()]
+        known = moments_for(job, block, [site for site in job.sites(block.index) if site.kind in missing])
+        for kind in missing:
             own = [piece for piece in pieces if piece.kind == kind]
             whole = folder / f"{block.index}.{kind}"
-            if whole.is_dir():
-                continue
             partial = folder / f"{block.index}.{kind}.partial"
             partial.mkdir(parents=True, exist_ok=True)
             if kind == BOTH:
@@ -41,7 +42,7 @@ def write_pieces(job: Job, space: Space, folder: Path) -> None:
                 write_heads(job, block, second, folder / f"{block.index}.{KV}", partial)
             else:
                 sites = [site for site in job.sites(block.index) if site.kind == kind]
-                write_levels(job, block, sites, {piece.level: space.shares[piece] for piece in own}, partial)
+                write_levels(job, block, sites, {piece.level: space.shares[piece] for piece in own}, partial, known)
             partial.rename(whole)
         job.step(f"layer {block.index}")
         del block

@@ -1,6 +1,7 @@
 """What a candidate will cost: the sum of what its pieces cost alone, weighted by what was measured of candidates.
 
-Pieces are measured at a few levels of each site; between those the cost follows a power law. KV groups with query
+Pieces are measured at a few levels of each site; between those, and to where the whole sub-block is gone, the cost
+follows a power law. KV groups with query
 heads are measured at one level: how much more or less than the sum of both that costs holds for the others. Costs of
 pieces don't add up exactly: of some kinds they do less harm together than alone, of others more, and the same holds
 for early and late layers. A factor for each kind and third of the model's depth, fitted to all candidates so far with
@@ -13,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from secateur.model.site_kinds import KINDS
 from secateur.search.programme import scipy_optimize
 from secateur.search.space import BOTH, Candidate, Piece, Space, heads_of
 from secateur.search.trial import Evaluate
 
-MEASURED = (2, 4, 6)  # levels of a site that has more than four
+MEASURED = (2, 5)  # levels of a site that has more than four
 LEAST = 1e-7  # nats: below it a cost is rounding
 TRUST = 0.2  # in the mean factor, for each group: as so many candidates that are of that group alone
 Costs = Mapping[Piece, float]
@@ -29,8 +31,18 @@ def measured_pieces(space: Space) -> list[Piece]:
     found: list[Piece] = []
     for (_, kind), own in _curves(space).items():
         few = own[:1] if kind == BOTH else own if len(own) <= 4 else []
-        found += few or [piece for piece in own if piece.level in (*MEASURED, own[-1].level)]
+        last = () if _all_gone(space, own[0]) else (own[-1].level,)
+        found += few or [piece for piece in own if piece.level in (*MEASURED, *last)]
     return found
+
+
+def _all_gone(space: Space, piece: Piece) -> Piece | None:
+    """The piece that a layer is left with when all units of a piece's kind go; None where nothing says it."""
+    known = KINDS.get(piece.kind)
+    if known is None or known.part is None or not known.refitted or known.normed:
+        return None
+    whole = Piece(piece.layer, known.part, 1)
+    return whole if whole in space.saves else None
 
 
 def costs_of(
@@ -52,6 +64,8 @@ def costs_of(
     curves = _curves(space)
     for own in (own for (_, kind), own in curves.items() if kind != BOTH):
         points = [(space.shares[piece], found[piece]) for piece in own if piece in found]
+        whole = _all_gone(space, own[0])
+        points += [(1.0, found[whole])] if whole in found else []
         found |= {piece: between(points, space.shares[piece]) for piece in own if piece not in found}
     for own in (own for (_, kind), own in curves.items() if kind == BOTH):
         sums = {piece: sum(max(found[part], LEAST) for part in heads_of(piece)) for piece in own}
@@ -125,6 +139,15 @@ def fitted(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]])
     b = np.concatenate([np.ones(len(known)), np.sqrt(TRUST) * np.ones(len(groups))])
     factors, _ = scipy_optimize().nnls(B, b)
     return {group: mean * max(float(factors[n]), 0.05) for group, n in place.items()}
+
+
+def from_others(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]]) -> list[float]:
+    """What is predicted of each candidate once the factors are fitted to all of the others, in nats per token."""
+    found = []
+    for place, (candidate, _) in enumerate(tried):
+        weights = fitted(space, costs, [*tried[:place], *tried[place + 1 :]])
+        found.append(predicted(candidate, weighted(space, costs, weights)))
+    return found
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:

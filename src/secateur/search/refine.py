@@ -29,7 +29,7 @@ class Tried(NamedTuple):
     """A candidate that was measured.
 
     Args:
-        predicted: what was thought of it then.
+        predicted: what is thought of it, before it is measured or by all others.
         measured: KL to the untouched model's predictions, nats per token.
     """
 

@@ -22,6 +22,9 @@ from secateur.search.space import LAYER, Candidate
 from secateur.system.memory import fits_in_memory
 
 TOKENS = 4096  # of the calibration text that a candidate is measured on
+FEW = (
+    1024  # of these, for a piece alone: all of them are measured on the same ones, and it is their order that counts
+)
 Finish = Callable[[nn.Module, int, Stream], None]
 Evaluate = Callable[[Sequence[Candidate]], list[float]]
 
@@ -64,7 +67,7 @@ class Trials:
         assert finish is None or against is not None, "the untouched states have no other batches"
         budget, streamed = job.budget or MemoryBudget(None), job.streamed
         beside = [] if finish is None else batches_of(fitted_on(job.tokens))
-        batches = [*beside, *batches_of(evaluated(job.tokens))]
+        batches = [*beside, *_batches(job.tokens)]
         name = "trial" if against is None else "narrow"
         start = Stream.start(streamed, batches, budget, scratch / f"{name}-0.bin")
         before = [start.states]
@@ -85,17 +88,22 @@ class Trials:
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[float]:
         """KL(untouched || candidate) in nats per token, of each."""
-        return [self._divergence(candidate) for candidate in candidates]
+        return [self._divergence(candidate, len(self.start.batches)) for candidate in candidates]
+
+    def roughly(self, candidates: Sequence[Candidate]) -> list[float]:
+        """The same on the first few of the sequences."""
+        return [self._divergence(candidate, self.beside + 1) for candidate in candidates]
 
     @torch.no_grad()
-    def _divergence(self, candidate: Candidate) -> float:
+    def _divergence(self, candidate: Candidate, end: int) -> float:
+        """On the batches before number `end`."""
         streamed, start = self.job.streamed, self.start
-        counts = None if self.job.counts is None else dict(enumerate(batches_of(evaluated(self.job.counts))))
+        counts = None if self.job.counts is None else dict(enumerate(_batches(self.job.counts)))
         if not candidate and self.against is None:
             return 0.0
         first = min((piece.layer for piece in candidate), default=streamed.checkpoint.layers)
         gone = {piece.layer for piece in candidate if piece.kind == LAYER}
-        batches = dict(enumerate(start.batches[self.beside :], self.beside))
+        batches = dict(enumerate(start.batches[self.beside : end], self.beside))
         hidden = {i: self.before[first][i].to(streamed.device) for i in batches}
         for index in range(first, streamed.checkpoint.layers):
             if index not in gone:
@@ -131,6 +139,13 @@ class Trials:
 def evaluated(tokens: Tensor) -> Tensor:
     """Those of the calibration sequences that candidates are measured on: the first ones, about `TOKENS` tokens."""
     return tokens[: max(1, TOKENS // tokens.shape[1])]
+
+
+def _batches(tokens: Tensor) -> list[Tensor]:
+    """The sequences that are measured on; the few that pieces alone are measured on are the first batch."""
+    whole = evaluated(tokens)
+    count = min(max(1, FEW // tokens.shape[1]), len(whole))
+    return [whole[:count], *(batches_of(whole[count:]) if count < len(whole) else [])]
 
 
 def fitted_on(tokens: Tensor) -> Tensor:

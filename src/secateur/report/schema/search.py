@@ -34,7 +34,7 @@ class PieceFacts(TypedDict):
 class CandidateFacts(TypedDict):
     """A candidate that was measured: its pieces as [site, share], KL as predicted and as measured, what it takes.
 
-    `plan` is the file that replays it, where there's one.
+    What is predicted is by all other candidates. `plan` is the file that replays it, where there's one.
     """
 
     pieces: list[tuple[str, float]]
