@@ -132,18 +132,20 @@ def test_factors_are_found() -> None:
     of = space(layers=6, levels=4)
     costs = random_costs(of, 4)
     draw = np.random.default_rng(0)
-    factor = {group: float(draw.uniform(0.5, 4)) for group in {group_of(of, piece) for piece in costs}}
+    factor = {
+        group: float(draw.uniform(0.5, 4)) for group in {group_of(of, piece.layer, piece.kind) for piece in costs}
+    }
     params = {piece: saved.params for piece, saved in of.saves.items()}
     needs = [Limit(params, 300.0, "")]
     every = (solve(of, {p: float(draw.uniform(0.1, 1)) * params[p] for p in params}, needs) for _ in range(60))
     some = [candidate for candidate in every if candidate]
-    truth = [(c, sum(costs[p] * factor[group_of(of, p)] for p in c)) for c in some]
+    truth = [(c, sum(costs[p] * factor[group_of(of, p.layer, p.kind)] for p in c)) for c in some]
     found = fitted(of, costs, truth)
 
     def error(prices: dict[Piece, float]) -> float:
         return float(np.mean([abs(np.log(predicted(candidate, prices) / cost)) for candidate, cost in truth]))
 
-    assert error(weighted(of, costs, found)) < 0.2 * error(costs)
+    assert error(weighted(costs, found)) < 0.2 * error(costs)
     assert fitted(of, costs, []) == dict.fromkeys(found, 1.0)
 
 

@@ -4,8 +4,8 @@ Pieces are measured at a few levels of each site; between those, and to where th
 follows a power law. KV groups with query
 heads are measured at one level: how much more or less than the sum of both that costs holds for the others. Costs of
 pieces don't add up exactly: of some kinds they do less harm together than alone, of others more, and the same holds
-for early and late layers. A factor for each kind and third of the model's depth, fitted to all candidates so far with
-their relative errors, takes up most of that and keeps the sum a sum.
+for early and late layers. A factor for each kind and third of the model's depth, and how far each layer's is from it,
+are fitted to all candidates so far with their relative errors. That takes up most of it and keeps the sum a sum.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from secateur.model.site_kinds import KINDS
-from secateur.search.programme import scipy_optimize
 from secateur.search.space import BOTH, Candidate, Piece, Space, heads_of
 from secateur.search.trial import Evaluate
 
 MEASURED = (2, 5)  # levels of a site that has more than four
 LEAST = 1e-7  # nats: below it a cost is rounding
-TRUST = 0.2  # in the mean factor, for each group: as so many candidates that are of that group alone
+# In the mean factor for each group, and in the group's for each layer: as so many candidates that are of it alone.
+TRUST, TRUST_LAYER = 0.03, 0.1
 Costs = Mapping[Piece, float]
-Weights = Mapping[tuple[str, int], float]
+Weights = Mapping[tuple[int, str], float]  # (layer, kind) -> its factor
 
 
 def measured_pieces(space: Space) -> list[Piece]:
@@ -103,14 +103,14 @@ def _curves(space: Space) -> dict[tuple[int, str], list[Piece]]:
     return found
 
 
-def group_of(space: Space, piece: Piece) -> tuple[str, int]:
-    """Pieces whose costs have a factor in common: of one kind, in one third of the model's depth."""
-    return piece.kind, 3 * piece.layer // space.layers
+def group_of(space: Space, layer: int, kind: str) -> tuple[str, int]:
+    """Pieces whose factors are near each other: of one kind, in one third of the model's depth."""
+    return kind, 3 * layer // space.layers
 
 
-def weighted(space: Space, costs: Costs, weights: Weights) -> dict[Piece, float]:
-    """The costs of pieces, each times the factor of its group."""
-    return {piece: cost * weights.get(group_of(space, piece), 1.0) for piece, cost in costs.items()}
+def weighted(costs: Costs, weights: Weights) -> dict[Piece, float]:
+    """The costs of pieces, each times the factor of its layer and kind."""
+    return {piece: cost * weights.get((piece.layer, piece.kind), 1.0) for piece, cost in costs.items()}
 
 
 def predicted(candidate: Candidate, costs: Costs) -> float:
@@ -118,27 +118,35 @@ def predicted(candidate: Candidate, costs: Costs) -> float:
     return sum(costs[piece] for piece in candidate)
 
 
-def fitted(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]]) -> dict[tuple[str, int], float]:
+def fitted(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]]) -> dict[tuple[int, str], float]:
     """Factors with which the sums come nearest to what was measured, relative to it, and not far from the mean one.
+
+        minimise  sum over candidates (m sum cost[p] (1 + g + l) / measured - 1)^2 + TRUST |g|^2 + TRUST_LAYER |l|^2
+
+    m is the mean factor, g that of a kind in a third of the depth, l that of a kind in a layer.
 
     Args:
         tried: candidates with what was measured of them.
     """
     known = [(candidate, cost) for candidate, cost in tried if candidate and cost > 0]
-    groups = sorted({group_of(space, piece) for piece in costs})
+    sites = sorted({(piece.layer, piece.kind) for piece in costs})
     if not known:
-        return dict.fromkeys(groups, 1.0)
-    place = {group: n for n, group in enumerate(groups)}
-    A = np.zeros((len(known), len(groups)))
+        return dict.fromkeys(sites, 1.0)
+    place = {site: n for n, site in enumerate(sites)}
+    A = np.zeros((len(known), len(sites)))
     for row, (candidate, cost) in enumerate(known):
         for piece in candidate:
-            A[row, place[group_of(space, piece)]] += costs[piece] / cost
-    # What all candidates have in common first: a group that none of them touches gets it too.
+            A[row, place[piece.layer, piece.kind]] += costs[piece] / cost
+    # What all candidates have in common first: a site that none of them touches gets it too.
     mean = float(np.exp(-np.mean(np.log(np.maximum(A.sum(1), 1e-9)))))
-    B = np.vstack([A * mean, np.sqrt(TRUST) * np.eye(len(groups))])
-    b = np.concatenate([np.ones(len(known)), np.sqrt(TRUST) * np.ones(len(groups))])
-    factors, _ = scipy_optimize().nnls(B, b)
-    return {group: mean * max(float(factors[n]), 0.05) for group, n in place.items()}
+    A *= mean
+    groups = [group_of(space, *site) for site in sites]
+    of_group = np.array([[float(group == own) for group in sorted({*groups})] for own in groups])
+    # Ridge regression in its dual form, which has one unknown for each candidate.
+    spread = of_group @ of_group.T / TRUST + np.eye(len(sites)) / TRUST_LAYER
+    dual = np.linalg.solve(A @ spread @ A.T + np.eye(len(known)), 1 - A.sum(1))
+    beside = spread @ (A.T @ dual)
+    return {site: mean * max(1 + float(beside[n]), 0.05) for site, n in place.items()}
 
 
 def from_others(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]]) -> list[float]:
@@ -146,7 +154,7 @@ def from_others(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, flo
     found = []
     for place, (candidate, _) in enumerate(tried):
         weights = fitted(space, costs, [*tried[:place], *tried[place + 1 :]])
-        found.append(predicted(candidate, weighted(space, costs, weights)))
+        found.append(predicted(candidate, weighted(costs, weights)))
     return found
 
 

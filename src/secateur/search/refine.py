@@ -62,7 +62,7 @@ def refined(
     idle, number = 0, 0
     while len(tried) < trials and idle < IDLE and not (tried and over()):
         every = [*known, *tried]
-        now = weighted(space, costs, fitted(space, costs, [(one.candidate, one.measured) for one in every]))
+        now = weighted(costs, fitted(space, costs, [(one.candidate, one.measured) for one in every]))
         best = [one.candidate for one in sorted(tried, key=lambda one: one.measured)[:BEST]]
         draw = np.random.default_rng([seed, number])
         found = _begin(space, now, limits) if number == 0 else _round(space, now, limits, best, draw)
