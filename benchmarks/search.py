@@ -12,8 +12,9 @@ with each allocation, and the search. A rival that comes out more than a hundred
 run again for so much more or less, twice at most; the nearest counts, and all runs are in its row. `latency`: a wish
 for decoding and one for prefill, and what the result takes, timed as it is. `size`: a wish for bytes, kept with units
 alone and with zeros of single weights beside them. Each row is written as it comes, and rows
-that are there aren't measured again; `--how` picks some of them. `--also` is said to every run. Times are of one
-thread, with the load of the machine beside them. Results: results/search.json and .md, and docs/search.md.
+that are there aren't measured again; `--how` picks some of them. `--also` is said to every run. Times are the
+processor's seconds of one thread, or where a row has none, the clock's, with the load of the machine beside them.
+Results: results/search.json and .md, and docs/search.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -60,14 +62,20 @@ def ran(model: Path, text: Path, words: list[str], out: Path, also: list[str]) -
     name, *told = words
     told += ["--calibrate", str(text), "--no-speed", "--no-explain", "--quiet", *also]
     told += [] if "--zeros" in words else ["--evaluate", "none"]  # forms are compared on what the text holds out
-    begin, load = time.perf_counter(), os.getloadavg()[0]
+    begin, load, busy = time.perf_counter(), os.getloadavg()[0], of_children()
     whole = [sys.executable, "-m", "secateur", name, str(model), *told, "--out", str(out), "--threads", "1"]
     done = subprocess.run(whole, capture_output=True, text=True)
     if not (out / "report.json").is_file():  # a search whose wish isn't held ends with 1, and there's a model
         return {"refused": (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]}
-    found = {"seconds": time.perf_counter() - begin, "load": load}
+    found = {"seconds": time.perf_counter() - begin, "cpu_seconds": of_children() - busy, "load": load}
     report = json.loads((out / "report.json").read_text())
     return found | {"parameters": report["parameters"]["after"], "before": report["parameters"]["before"]}
+
+
+def of_children() -> float:
+    """Processor seconds of all processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def quality_row(model: Path, stories: Path, share: float, how: str, also: list[str]) -> dict[str, Any]:
@@ -179,7 +187,8 @@ def compared(name: str, share: float, found: dict[str, dict[str, Any]]) -> list[
         if not known:
             continue
         best = min(known, key=lambda row: row["perplexity"])
-        times = own["seconds"] / found["channel"]["seconds"] if "seconds" in found.get("channel", {}) else None
+        clock = "cpu_seconds" if "cpu_seconds" in own and "cpu_seconds" in found.get("channel", {}) else "seconds"
+        times = own[clock] / found["channel"][clock] if clock in found.get("channel", {}) else None
         change = f"{own['perplexity'] / best['perplexity'] - 1:+.1%}"
         cells = (name, f"{share:g}", best["how"], change, f"{times:.1f}" if times else "–")
         lines.append(f"| {' | '.join(cells)} | {own['rank_correlation'] or 0:.2f} |")

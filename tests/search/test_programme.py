@@ -12,7 +12,6 @@ from secateur.search.predict import (
     costs_of,
     fitted,
     from_others,
-    group_of,
     measured_pieces,
     predicted,
     rank_correlation,
@@ -132,14 +131,15 @@ def test_factors_are_found() -> None:
     of = space(layers=6, levels=4)
     costs = random_costs(of, 4)
     draw = np.random.default_rng(0)
-    factor = {
-        group: float(draw.uniform(0.5, 4)) for group in {group_of(of, piece.layer, piece.kind) for piece in costs}
-    }
+    kinds = {(piece.kind, piece.layer // 2) for piece in costs}
+    by_kind = {key: float(draw.uniform(0.5, 4)) for key in sorted(kinds)}
+    by_level = {level: float(draw.uniform(0.7, 1.4)) for level in (1, 2, 3)}
+    factor = {piece: by_kind[piece.kind, piece.layer // 2] * by_level[piece.level] for piece in costs}
     params = {piece: saved.params for piece, saved in of.saves.items()}
     needs = [Limit(params, 300.0, "")]
     every = (solve(of, {p: float(draw.uniform(0.1, 1)) * params[p] for p in params}, needs) for _ in range(60))
     some = [candidate for candidate in every if candidate]
-    truth = [(c, sum(costs[p] * factor[group_of(of, p.layer, p.kind)] for p in c)) for c in some]
+    truth = [(c, sum(costs[p] * factor[p] for p in c)) for c in some]
     found = fitted(of, costs, truth)
 
     def error(prices: dict[Piece, float]) -> float:

@@ -4,13 +4,13 @@ Pieces are measured at a few levels of each site; between those, and to where th
 follows a power law. KV groups with query
 heads are measured at one level: how much more or less than the sum of both that costs holds for the others. Costs of
 pieces don't add up exactly: of some kinds they do less harm together than alone, of others more, and the same holds
-for early and late layers. A factor for each kind and third of the model's depth, and how far each layer's is from it,
-are fitted to all candidates so far with their relative errors. That takes up most of it and keeps the sum a sum.
+for early and late layers, and for much of a site and little. Factors for each of these, fitted to all candidates so
+far with their relative errors, take up most of that and keep the sum a sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,10 +20,15 @@ from secateur.search.trial import Evaluate
 
 MEASURED = (2, 5)  # levels of a site that has more than four
 LEAST = 1e-7  # nats: below it a cost is rounding
-# In the mean factor for each group, and in the group's for each layer: as so many candidates that are of it alone.
-TRUST, TRUST_LAYER = 0.03, 0.1
+# Pieces that have a term of their factor in common, and the trust that there is none: as so many candidates that are
+# of such pieces alone, and cost what all others' factor says.
+TERMS: tuple[tuple[Callable[[Space, Piece], Hashable], float], ...] = (
+    (lambda space, piece: (piece.kind, 3 * piece.layer // space.layers), 0.02),
+    (lambda space, piece: (piece.kind, piece.layer), 0.1),
+    (lambda space, piece: (piece.kind, int(4 * space.shares[piece])), 0.05),
+)
 Costs = Mapping[Piece, float]
-Weights = Mapping[tuple[int, str], float]  # (layer, kind) -> its factor
+Weights = Mapping[Piece, float]  # a piece's factor
 
 
 def measured_pieces(space: Space) -> list[Piece]:
@@ -103,14 +108,9 @@ def _curves(space: Space) -> dict[tuple[int, str], list[Piece]]:
     return found
 
 
-def group_of(space: Space, layer: int, kind: str) -> tuple[str, int]:
-    """Pieces whose factors are near each other: of one kind, in one third of the model's depth."""
-    return kind, 3 * layer // space.layers
-
-
 def weighted(costs: Costs, weights: Weights) -> dict[Piece, float]:
-    """The costs of pieces, each times the factor of its layer and kind."""
-    return {piece: cost * weights.get((piece.layer, piece.kind), 1.0) for piece, cost in costs.items()}
+    """The costs of pieces, each times its factor."""
+    return {piece: cost * weights[piece] for piece, cost in costs.items()}
 
 
 def predicted(candidate: Candidate, costs: Costs) -> float:
@@ -118,35 +118,39 @@ def predicted(candidate: Candidate, costs: Costs) -> float:
     return sum(costs[piece] for piece in candidate)
 
 
-def fitted(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]]) -> dict[tuple[int, str], float]:
+def fitted(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]]) -> dict[Piece, float]:
     """Factors with which the sums come nearest to what was measured, relative to it, and not far from the mean one.
 
-        minimise  sum over candidates (m sum cost[p] (1 + g + l) / measured - 1)^2 + TRUST |g|^2 + TRUST_LAYER |l|^2
+        minimise  sum over candidates (m sum cost[p] (1 + terms of p) / measured - 1)^2 + sum over terms trust term^2
 
-    m is the mean factor, g that of a kind in a third of the depth, l that of a kind in a layer.
+    m is the mean factor, the terms those of `TERMS`.
 
     Args:
         tried: candidates with what was measured of them.
     """
     known = [(candidate, cost) for candidate, cost in tried if candidate and cost > 0]
-    sites = sorted({(piece.layer, piece.kind) for piece in costs})
+    place = {piece: n for n, piece in enumerate(costs)}
     if not known:
-        return dict.fromkeys(sites, 1.0)
-    place = {site: n for n, site in enumerate(sites)}
-    A = np.zeros((len(known), len(sites)))
+        return dict.fromkeys(place, 1.0)
+    A = np.zeros((len(known), len(place)))
     for row, (candidate, cost) in enumerate(known):
         for piece in candidate:
-            A[row, place[piece.layer, piece.kind]] += costs[piece] / cost
-    # What all candidates have in common first: a site that none of them touches gets it too.
+            A[row, place[piece]] = costs[piece] / cost
+    # What all candidates have in common first: a piece that none of them has gets it too.
     mean = float(np.exp(-np.mean(np.log(np.maximum(A.sum(1), 1e-9)))))
     A *= mean
-    groups = [group_of(space, *site) for site in sites]
-    of_group = np.array([[float(group == own) for group in sorted({*groups})] for own in groups])
     # Ridge regression in its dual form, which has one unknown for each candidate.
-    spread = of_group @ of_group.T / TRUST + np.eye(len(sites)) / TRUST_LAYER
-    dual = np.linalg.solve(A @ spread @ A.T + np.eye(len(known)), 1 - A.sum(1))
-    beside = spread @ (A.T @ dual)
-    return {site: mean * max(1 + float(beside[n]), 0.05) for site, n in place.items()}
+    together = [(_alike([key(space, piece) for piece in place]), trust) for key, trust in TERMS]
+    kernel = np.sum([(A @ G) @ (A @ G).T / trust for G, trust in together], axis=0)
+    dual = np.linalg.solve(kernel + np.eye(len(known)), 1 - A.sum(1))
+    terms = np.sum([G @ (G.T @ (A.T @ dual)) / trust for G, trust in together], axis=0)
+    return {piece: mean * max(1 + float(terms[n]), 0.05) for piece, n in place.items()}
+
+
+def _alike(keys: Sequence[Hashable]) -> np.ndarray:
+    """(keys, different keys), 1 where a key is that one."""
+    place = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    return np.eye(len(place))[[place[key] for key in keys]]
 
 
 def from_others(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]]) -> list[float]:
