@@ -145,7 +145,7 @@ def sizes(rows: list[dict[str, Any]]) -> list[str]:
         form = next((one["type"] for one in row["forms"] if one["chosen"]), "as it is")
         got = row["size"]["got"] / row["size"]["whole"]
         cells = (row["model"], f"{row['share']:g}x", row["how"], form, f"{got:.3f}x", f"{row['perplexity']:.2f}")
-        lines.append(f"| {' | '.join(cells)} | {row['seconds']:.0f} |")
+        lines.append(f"| {' | '.join(cells)} | {row.get('cpu_seconds', row['seconds']):.0f} |")
     return lines if rows else []
 
 
@@ -156,7 +156,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for name, share in dict.fromkeys((row["model"], row["share"]) for row in own):
         found = {row["how"]: row for row in own if (row["model"], row["share"]) == (name, share)}
         lines.append(f"| {name} | {share:g} | " + " | ".join(cell(found.get(how)) for how in HOW) + " |")
-    lines += ["", "| model | share | against | change | seconds of the search / of `channel` | rank correlation |"]
+    lines += ["", "| model | share | against | change | time of the search / of `channel` | rank correlation |"]
     lines.append("|---|---|---|---|---|---|")
     for name, share in dict.fromkeys((row["model"], row["share"]) for row in own):
         found = {row["how"]: row for row in own if (row["model"], row["share"]) == (name, share)}
@@ -167,7 +167,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         *(f"{row['model']}, {row['share']:g}, {row['how']}: {row['note']}." for row in rows if "note" in row),
     ]
     busy = max((row["load"] for row in rows if "load" in row), default=0.0)
-    lines.append(f"Load of the machine while it ran: up to {busy:.1f}; times are told with that in mind.")
+    lines.append(f"Load of the machine while it ran: up to {busy:.1f}. Seconds are the processor's, of one thread.")
     lines += sizes([row for row in rows if "size" in row])
     timed = [row for row in rows if "wish" in row]
     if timed:
@@ -187,8 +187,8 @@ def compared(name: str, share: float, found: dict[str, dict[str, Any]]) -> list[
         if not known:
             continue
         best = min(known, key=lambda row: row["perplexity"])
-        clock = "cpu_seconds" if "cpu_seconds" in own and "cpu_seconds" in found.get("channel", {}) else "seconds"
-        times = own[clock] / found["channel"][clock] if clock in found.get("channel", {}) else None
+        clock = "cpu_seconds" if all("cpu_seconds" in row for row in (own, found.get("channel", own))) else "seconds"
+        times = own[clock] / found["channel"][clock] if "channel" in found else None
         change = f"{own['perplexity'] / best['perplexity'] - 1:+.1%}"
         cells = (name, f"{share:g}", best["how"], change, f"{times:.1f}" if times else "–")
         lines.append(f"| {' | '.join(cells)} | {own['rank_correlation'] or 0:.2f} |")

@@ -13,6 +13,7 @@ from secateur.config.plan import Plan
 from secateur.config.searching import SearchSettings, make_search
 from secateur.errors import InputError
 from secateur.model.checkpoint import Checkpoint
+from secateur.search import trial
 from secateur.search.prepared import opened
 from secateur.search.search import search
 from secateur.search.trial import evaluated
@@ -45,7 +46,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> SearchSettings:
 def test_fewer_dimensions_and_channels_are_found_made_and_replayed(
     settings: SearchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Embeddings are most of this model, so channels alone can't keep the wish."""
+    """Embeddings are most of this model, so channels alone can't keep the wish. Pieces are measured on less text."""
+    monkeypatch.setattr(trial, "FEW", 64)
+    monkeypatch.setattr(trial, "ENOUGH", 1)
     found = interrupted(settings, tmp_path / "out", monkeypatch)
     first, second = found["hidden"]
     assert (first["kept"], second["kept"], first["units"]) == (56, 48, 64)

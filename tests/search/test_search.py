@@ -58,6 +58,7 @@ def test_what_is_measured_is_the_pruned_model_and_what_is_saved_is_saved(
     """Against checkpoints that `prune --plan` makes, with the units zeroed and nothing refitted."""
     few = 3
     monkeypatch.setattr(trial, "FEW", few * 32)
+    monkeypatch.setattr(trial, "ENOUGH", few * 32)
     told = settings(desk, method="magnitude", refit=False, sites="channel,query_head,kv_group,attention,ffn,layer")
     monitor = Monitor(CPU, True)
     inputs, kinds = opened(told, CPU, monitor)

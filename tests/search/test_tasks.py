@@ -17,7 +17,7 @@ from secateur.config.searching import SearchSettings, make_search
 from secateur.errors import InputError, ResourceError
 from secateur.report.schema.search import SearchReport
 from secateur.search import search as room
-from secateur.search import tasks
+from secateur.search import tasks, trial
 from secateur.search.search import search
 from secateur.search.space import Piece
 from secateur.system.on_ray import Lost, OnRay, map_tasks
@@ -53,6 +53,10 @@ def test_tasks_measure_what_this_process_does(
     settings: SearchSettings, here: tuple[SearchReport, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The function that workers run, without Ray: all it is given, and all it gives, goes through JSON."""
+    monkeypatch.setattr(trial, "FEW", 64)  # two of eight sequences
+    monkeypatch.setattr(trial, "ENOUGH", 1)
+    by_few = search(settings, tmp_path / "here", quiet=True)
+    assert by_few["pieces"] != here[0]["pieces"]
     sizes = []
 
     def mapped(function: Any, items: Sequence[Any], cluster: OnRay) -> Iterator[tuple[int, Any]]:
@@ -64,7 +68,7 @@ def test_tasks_measure_what_this_process_does(
     monkeypatch.setattr(tasks, "map_tasks", mapped)
     monkeypatch.setattr(room, "connected", lambda cluster: nullcontext())
     found = search(settings, tmp_path / "out", quiet=True, on="ray")
-    same(found, tmp_path / "out", here)
+    same(found, tmp_path / "out", (by_few, tmp_path / "here"))
     assert sizes[0] == sum(piece["measured"] for piece in found["pieces"])
     assert "untouched model" not in [stage["name"] for stage in found["stages"]]
 

@@ -80,11 +80,9 @@ def write_levels(
 def moments_for(job: Job, block: Block, sites: Sequence[Site]) -> dict[str, Moments]:
     """What scores and refits of these sites ask of their consumers' inputs, in one pass over the block."""
     refitted = [site for site in sites if KINDS[site.kind].refitted]
-    needs = {"gram", "mean"}
-    for kind in {site.kind for site in refitted}:
-        method = job.rules.units.method_for(kind)
-        needs |= frozenset() if method is None else method.statistics
-    return block.moments([site.consumer for site in refitted], frozenset(needs)) if refitted else {}
+    method = job.rules.units.method
+    needs = frozenset({"gram", "mean"}) | (method.statistics if method else frozenset())
+    return block.moments([site.consumer for site in refitted], needs) if refitted else {}
 
 
 def always(value: T) -> Callable[[object], T]:

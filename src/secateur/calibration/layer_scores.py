@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration.activations import Activations, MemoryBudget
-from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.stream import Stream, batches_of, first_of
 from secateur.calibration.walk import walk
 from secateur.methods.block_influence import BlockInfluence
-from secateur.model.heads import BODY, SPAN, head_of
+from secateur.model.heads import BODY, SEQUENCE, SPAN, head_of
 from secateur.model.sites import sites_of
 from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import silence
@@ -159,13 +159,14 @@ def leave_out(
     """The `count` parts without which the loss is lowest, and each candidate part's loss when it was weighed.
 
     All combinations are tried where there are few, otherwise one part after the other (greedy), each time on the
-    first sequences, of some `TOKENS` tokens.
+    first sequences, of some `TOKENS` tokens; on all of them where a model predicts once for a text.
 
     Args:
         step: called after each layer of each pass, of which there are `passes_of`.
         before: what has gone already, and isn't counted.
     """
-    some = tokens[: max(1, TOKENS // tokens.shape[1])]
+    of_texts = head_of(streamed.checkpoint.whole_config) in (SEQUENCE, SPAN)  # which have few predictions
+    some = tokens if of_texts else first_of(tokens, TOKENS)
 
     def losses_without(sets: list[frozenset[ModelPart]], said: str) -> list[float]:
         now = [before | gone for gone in sets]

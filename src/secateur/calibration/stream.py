@@ -31,6 +31,11 @@ def batches_of(tokens: Tensor) -> list[Tensor]:
     return batches[distributed.share(len(batches))]
 
 
+def first_of(tokens: Tensor, count: int) -> Tensor:
+    """The first of some sequences (n, length), of about `count` tokens together; one at least."""
+    return tokens[: max(1, count // tokens.shape[1])]
+
+
 @dataclass
 class Stream:
     """Calibration sequences on their way through the model: token batches, hidden states, layer arguments.

@@ -52,8 +52,8 @@ def perplexity(
 ) -> tuple[Score, Score | None]:
     """Score a causal language model, and a reference model with it, on windows made by `windows`.
 
-    Logits are brought to fp32, sums are kept in fp64. Windows of similar length share a batch with padding on
-    the right: the models are causal, so a padded place changes nothing before it, and it is not counted.
+    Logits are brought to fp32, sums over tokens are kept in fp64. Windows of similar length share a batch with
+    padding on the right: the models are causal, so a padded place changes nothing before it, and it is not counted.
 
     Args:
         model, reference: `transformers` causal LMs in eval mode, on any device; one vocabulary size.
@@ -168,16 +168,16 @@ def score_rows(
     wide = wide_dtype(logits.device)
     sums = torch.zeros(len(rows), 3, dtype=wide, device=logits.device)
     for index, row in enumerate(rows):
-        targets, places = torch.tensor(row[1:], device=logits.device), slice(len(row) - 1)
-        own = logits[index, places]
-        terms = [nll_of_each(own, targets)]
-        if reference_logits is not None:
-            other = reference_logits[index, places].to(own.device)
-            terms += [kl_of_each(own, other), nll_of_each(other, targets)]
         own_counts = None if counts is None else counts[index]
         mine = slice(None) if own_counts is None else torch.tensor(own_counts[1:], device=logits.device)
+        places, targets = slice(len(row) - 1), torch.tensor(row[1:], device=logits.device)[mine]
+        own = logits[index, places][mine]
+        terms = [nll_of_each(own, targets)]
+        if reference_logits is not None:
+            other = reference_logits[index, places].to(own.device)[mine]
+            terms += [kl_of_each(own, other), nll_of_each(other, targets)]
         for place, each in enumerate(terms):
-            sums[index, place] = each[mine].sum(dtype=wide)
+            sums[index, place] = each.sum(dtype=wide)
     return sums.cpu().double()
 
 

@@ -78,12 +78,11 @@ def _weakest_sub_blocks(inputs: Inputs, services: Services, kept: tuple[int, ...
     losses: dict[ModelPart, float] = {}
     there = [{site.kind for site in sites} for sites in inputs.checkpoint.sites]
     layers, protected = inputs.checkpoint.layers, inputs.rules.protected
-    allowed = {
-        kind: [(i, kind) for i in kept if i not in protected and kind in there[i]] for kind in inputs.rules.sub_blocks
-    }
-    passes = sum(passes_of(len(allowed[kind]), count, layers) for kind, count in inputs.rules.sub_blocks.items())
+    counts = {kind: count for kind, count in inputs.rules.sub_blocks.items() if count}
+    allowed = {kind: [(i, kind) for i in kept if i not in protected and kind in there[i]] for kind in counts}
+    passes = sum(passes_of(len(allowed[kind]), count, layers) for kind, count in counts.items())
     with services.monitor.stage("choose sub-blocks", layers * passes) as step:
-        for kind, count in inputs.rules.sub_blocks.items():
+        for kind, count in counts.items():
             where = (step, services.memory, services.scratch)
             found, own = leave_out(
                 inputs.streamed, inputs.calibration.tokens, count, allowed[kind], *where, before=gone | chosen

@@ -111,7 +111,8 @@ def find(
         workspace.worth_keeping()
     with ExitStack() as stack:
         if cluster is not None:
-            each, roughly, at_once = *(as_tasks(settings, levels, cluster, few) for few in (False, True)), AT_ONCE
+            each, at_once = as_tasks(settings, levels, cluster), AT_ONCE
+            roughly = as_tasks(settings, levels, cluster, few=True)
         else:
             with monitor.stage("untouched model", inputs.checkpoint.layers) as step:
                 against = None if narrow is None else narrow.against

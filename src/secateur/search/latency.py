@@ -21,11 +21,11 @@ from secateur.model.linears import linears_of
 from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.pipeline.limits import Shape, filled, shape_of
 from secateur.runtime.in_memory import without_zeros
-from secateur.search.predict import MEASURED
 from secateur.search.space import BOTH, LAYER, Candidate, Piece, Space, cut_shape
 from secateur.search.zeros import Zeros
 
 TIMES = ("latency", "prefill")  # of a decoding step at batch 1, and of a prompt
+TIMED = (2, 4, 6)  # levels of a site that has more than four, and the last
 OFF = 0.05  # of a limit: what a timed candidate is off by more than this is corrected
 
 
@@ -104,7 +104,7 @@ def timed_pieces(space: Space) -> list[tuple[str, int]]:
     found = []
     for kind in space.kinds:
         levels = sorted({piece.level for piece in space.saves if piece.kind == kind})
-        found += [(kind, level) for level in levels if len(levels) <= 4 or level in (*MEASURED, levels[-1])]
+        found += [(kind, level) for level in levels if len(levels) <= 4 or level in (*TIMED, levels[-1])]
     return found
 
 

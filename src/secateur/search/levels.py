@@ -45,7 +45,7 @@ def write_pieces(job: Job, space: Space, folder: Path) -> None:
                 write_levels(job, block, sites, {piece.level: space.shares[piece] for piece in own}, partial, known)
             partial.rename(whole)
         job.step(f"layer {block.index}")
-        del block
+        del block, known
 
 
 def bytes_of_pieces(job: Job, space: Space) -> int:

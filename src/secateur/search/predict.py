@@ -1,11 +1,10 @@
 """What a candidate will cost: the sum of what its pieces cost alone, weighted by what was measured of candidates.
 
 Pieces are measured at a few levels of each site; between those, and to where the whole sub-block is gone, the cost
-follows a power law. KV groups with query
-heads are measured at one level: how much more or less than the sum of both that costs holds for the others. Costs of
-pieces don't add up exactly: of some kinds they do less harm together than alone, of others more, and the same holds
-for early and late layers, and for much of a site and little. Factors for each of these, fitted to all candidates so
-far with their relative errors, take up most of that and keep the sum a sum.
+follows a power law. KV groups with query heads are measured at one level: how much more or less than the sum of both
+that costs holds for the others. Costs of pieces don't add up exactly: of some kinds they do less harm together than
+alone, of others more, and the same holds for early and late layers, and for much of a site and little. Factors for
+each of these, fitted to all candidates so far with their relative errors, take up most of it and keep the sum a sum.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def measured_pieces(space: Space) -> list[Piece]:
 
 
 def _all_gone(space: Space, piece: Piece) -> Piece | None:
-    """The piece that a layer is left with when all units of a piece's kind go; None where nothing says it."""
+    """The whole sub-block, where that is as much as all units of a piece's kind; None where nothing says so."""
     known = KINDS.get(piece.kind)
     if known is None or known.part is None or not known.refitted or known.normed:
         return None
@@ -115,10 +114,12 @@ def weighted(costs: Costs, weights: Weights) -> dict[Piece, float]:
 
 def predicted(candidate: Candidate, costs: Costs) -> float:
     """The cost of a candidate, in nats per token."""
-    return sum(costs[piece] for piece in candidate)
+    return sum((costs[piece] for piece in candidate), 0.0)
 
 
-def fitted(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]]) -> dict[Piece, float]:
+def fitted(
+    space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]], without: int | None = None
+) -> dict[Piece, float]:
     """Factors with which the sums come nearest to what was measured, relative to it, and not far from the mean one.
 
         minimise  sum over candidates (m sum cost[p] (1 + terms of p) / measured - 1)^2 + sum over terms trust term^2
@@ -127,6 +128,8 @@ def fitted(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]])
 
     Args:
         tried: candidates with what was measured of them.
+        without: the place of one of them that tells of the mean factor alone: without it there, too, one that costs
+            much would itself make the others look cheap.
     """
     known = [(candidate, cost) for candidate, cost in tried if candidate and cost > 0]
     place = {piece: n for n, piece in enumerate(costs)}
@@ -139,10 +142,12 @@ def fitted(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]])
     # What all candidates have in common first: a piece that none of them has gets it too.
     mean = float(np.exp(-np.mean(np.log(np.maximum(A.sum(1), 1e-9)))))
     A *= mean
+    if without is not None:
+        A = np.delete(A, without, axis=0)
     # Ridge regression in its dual form, which has one unknown for each candidate.
     together = [(_alike([key(space, piece) for piece in place]), trust) for key, trust in TERMS]
     kernel = np.sum([(A @ G) @ (A @ G).T / trust for G, trust in together], axis=0)
-    dual = np.linalg.solve(kernel + np.eye(len(known)), 1 - A.sum(1))
+    dual = np.linalg.solve(kernel + np.eye(len(A)), 1 - A.sum(1))
     terms = np.sum([G @ (G.T @ (A.T @ dual)) / trust for G, trust in together], axis=0)
     return {piece: mean * max(1 + float(terms[n]), 0.05) for piece, n in place.items()}
 
@@ -154,12 +159,14 @@ def _alike(keys: Sequence[Hashable]) -> np.ndarray:
 
 
 def from_others(space: Space, costs: Costs, tried: Sequence[tuple[Candidate, float]]) -> list[float]:
-    """What is predicted of each candidate once the factors are fitted to all of the others, in nats per token."""
-    found = []
-    for place, (candidate, _) in enumerate(tried):
-        weights = fitted(space, costs, [*tried[:place], *tried[place + 1 :]])
-        found.append(predicted(candidate, weighted(costs, weights)))
-    return found
+    """What is predicted of each candidate once the factors are fitted to all of the others, in nats per token; of one
+    that costs nothing, what all say."""
+    known = [(candidate, cost) for candidate, cost in tried if candidate and cost > 0]
+    place = {candidate: n for n, (candidate, _) in enumerate(known)}
+    return [
+        predicted(candidate, weighted(costs, fitted(space, costs, known, place.get(candidate))))
+        for candidate, _ in tried
+    ]
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:

@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from secateur.allocation.divergence import Candidate as Key
-from secateur.allocation.divergence import compare
+from secateur.allocation.divergence import compare, predicting
 from secateur.allocation.job import Job
 from secateur.calibration.activations import Activations, MemoryBudget
-from secateur.calibration.stream import Stream, batches_of
+from secateur.calibration.stream import Stream, batches_of, first_of
+from secateur.model.heads import SEQUENCE, SPAN, head_of
 from secateur.model.streamed import StreamedModel
 from secateur.search.levels import put_together
 from secateur.search.space import LAYER, Candidate
 from secateur.system.memory import fits_in_memory
 
 TOKENS = 4096  # of the calibration text that a candidate is measured on
-FEW = (
-    1024  # of these, for a piece alone: all of them are measured on the same ones, and it is their order that counts
-)
+# Of these, for a piece alone: all pieces are measured on the same ones, and their order is what counts.
+FEW = 1024
+ENOUGH = 128  # predictions that such an order takes
 Finish = Callable[[nn.Module, int, Stream], None]
 Evaluate = Callable[[Sequence[Candidate]], list[float]]
 
@@ -47,6 +48,7 @@ class Trials:
         against: None: the job's model is the untouched one.
         finish: what is done to each layer, in place, given its place and what enters it of some batches.
         beside: so many batches, the first, are for that alone; nothing is measured on them.
+        few: so many batches after those are what pieces alone are measured on.
     """
 
     job: Job
@@ -56,6 +58,7 @@ class Trials:
     against: Against | None = None
     finish: Finish | None = None
     beside: int = 0
+    few: int = 1
     _layers: dict[tuple[int, Candidate], nn.Module] = field(default_factory=dict)
 
     @classmethod
@@ -71,7 +74,7 @@ class Trials:
         name = "trial" if against is None else "narrow"
         start = Stream.start(streamed, batches, budget, scratch / f"{name}-0.bin")
         before = [start.states]
-        trials = cls(job, folder, start, before, against, finish, len(beside))
+        trials = cls(job, folder, start, before, against, finish, len(beside), few_of(job))
         try:
             for index in range(streamed.checkpoint.layers):
                 layer, stream = trials.finished(streamed.load(index), index), start.with_states(before[-1])
@@ -92,7 +95,7 @@ class Trials:
 
     def roughly(self, candidates: Sequence[Candidate]) -> list[float]:
         """The same on the first few of the sequences."""
-        return [self._divergence(candidate, self.beside + 1) for candidate in candidates]
+        return [self._divergence(candidate, self.beside + self.few) for candidate in candidates]
 
     @torch.no_grad()
     def _divergence(self, candidate: Candidate, end: int) -> float:
@@ -138,13 +141,21 @@ class Trials:
 
 def evaluated(tokens: Tensor) -> Tensor:
     """Those of the calibration sequences that candidates are measured on: the first ones, about `TOKENS` tokens."""
-    return tokens[: max(1, TOKENS // tokens.shape[1])]
+    return first_of(tokens, TOKENS)
+
+
+def few_of(job: Job) -> int:
+    """How many batches pieces alone are measured on: the first, or all where that one has few predictions."""
+    batches = _batches(job.tokens if job.counts is None else job.counts)
+    of_texts = head_of(job.streamed.checkpoint.whole_config) in (SEQUENCE, SPAN)
+    counted = batches[0].numel() if job.counts is None else int(predicting(batches[0]).sum())
+    return len(batches) if of_texts or counted < ENOUGH else 1
 
 
 def _batches(tokens: Tensor) -> list[Tensor]:
-    """The sequences that are measured on; the few that pieces alone are measured on are the first batch."""
+    """The sequences that are measured on; the first batch is the few that pieces alone are measured on."""
     whole = evaluated(tokens)
-    count = min(max(1, FEW // tokens.shape[1]), len(whole))
+    count = len(first_of(whole, FEW))
     return [whole[:count], *(batches_of(whole[count:]) if count < len(whole) else [])]
 
 
