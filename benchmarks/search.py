@@ -13,7 +13,7 @@ run again for so much more or less, twice at most; the nearest counts, and all r
 for decoding and one for prefill, and what the result takes, timed as it is. `size`: a wish for bytes, kept with units
 alone and with zeros of single weights beside them. Each row is written as it comes, and rows
 that are there aren't measured again; `--how` picks some of them. `--also` is said to every run. Times are the
-processor's seconds of one thread, or where a row has none, the clock's, with the load of the machine beside them.
+processor's seconds of one thread; the clock's are in the rows, with the load of the machine.
 Results: results/search.json and .md, and docs/search.md.
 """
 
@@ -187,8 +187,8 @@ def compared(name: str, share: float, found: dict[str, dict[str, Any]]) -> list[
         if not known:
             continue
         best = min(known, key=lambda row: row["perplexity"])
-        clock = "cpu_seconds" if all("cpu_seconds" in row for row in (own, found.get("channel", own))) else "seconds"
-        times = own[clock] / found["channel"][clock] if "channel" in found else None
+        spent = [found.get(how, {}).get("cpu_seconds") for how in ("search", "channel")]
+        times = spent[0] / spent[1] if all(spent) else None  # of the clock they say little: other runs were beside
         change = f"{own['perplexity'] / best['perplexity'] - 1:+.1%}"
         cells = (name, f"{share:g}", best["how"], change, f"{times:.1f}" if times else "–")
         lines.append(f"| {' | '.join(cells)} | {own['rank_correlation'] or 0:.2f} |")
