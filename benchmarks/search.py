@@ -187,8 +187,9 @@ def compared(name: str, share: float, found: dict[str, dict[str, Any]]) -> list[
         if not known:
             continue
         best = min(known, key=lambda row: row["perplexity"])
-        spent = [found.get(how, {}).get("cpu_seconds") for how in ("search", "channel")]
-        times = spent[0] / spent[1] if all(spent) else None  # of the clock they say little: other runs were beside
+        # The clock's seconds say little of this: other runs were beside.
+        mine, of_channel = own.get("cpu_seconds"), found.get("channel", {}).get("cpu_seconds")
+        times = mine / of_channel if mine and of_channel else None
         change = f"{own['perplexity'] / best['perplexity'] - 1:+.1%}"
         cells = (name, f"{share:g}", best["how"], change, f"{times:.1f}" if times else "–")
         lines.append(f"| {' | '.join(cells)} | {own['rank_correlation'] or 0:.2f} |")
