@@ -19,6 +19,7 @@ from secateur.errors import InputError
 from secateur.model.architectures import family_of, join
 from secateur.model.checkpoint import Checkpoint
 from secateur.model.streamed import StreamedModel
+from secateur.pipeline import one_shot
 from secateur.pipeline.prune import prune
 from tests.model import tiny
 
@@ -155,3 +156,31 @@ def test_what_cannot_be_is_refused(asked: dict[str, Any], words: str, shared: Pa
             quiet=True,
         )
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_that_was_stopped_goes_on_with_layers_that_lack_sub_blocks(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished layers are read again: in a resumed run, and to be proved where the run computes in less than fp32."""
+    tiny.save("llama", tmp_path / "model")
+    (tmp_path / "ids.jsonl").write_text(
+        "".join(f"{json.dumps({'input_ids': row})}\n" for row in tiny.tokens(3).tolist())
+    )
+    told = {"model": str(tmp_path / "model"), "calibrate": str(tmp_path / "ids.jsonl"), "samples": 3, "dtype": dtype}
+    told |= {"sites": ["attention", "ffn", "channel"], "sparsity": {"attention": 0.25, "ffn": 0.25, "channel": 0.5}}
+    recipe = make_recipe(
+        {**told, "length": tiny.tokens(3).shape[1], "evaluate": "none", "speed": False, "device": "cpu"}
+    )
+    prune(recipe, tmp_path / "straight", quiet=True)
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one_shot, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            prune(recipe, tmp_path / "out", quiet=True)
+    prune(recipe, tmp_path / "out", quiet=True, resume=True)
+    for name in ("model.safetensors", "plan.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()

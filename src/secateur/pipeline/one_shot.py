@@ -22,8 +22,9 @@ from secateur.errors import InputError, VerificationError
 from secateur.model.result_config import new_config
 from secateur.model.round_trip import verify, write_probe
 from secateur.model.save import fill, read_block, write_checkpoint
+from secateur.model.site_kinds import SUB_BLOCKS
 from secateur.model.streamed import StreamedModel
-from secateur.model.surgery import update_heads
+from secateur.model.surgery import drop, update_heads
 from secateur.pipeline.depth import choose_layers, choose_sub_blocks
 from secateur.pipeline.inputs import Inputs, Services
 from secateur.pipeline.recovery import recover_stage
@@ -182,7 +183,10 @@ def _uncompiled(blocks: Sequence[BlockCuts]) -> list[str]:
 
 def layer_of(streamed: StreamedModel, cuts: BlockCuts, tensors: dict[str, Tensor]) -> nn.Module:
     """The layer of a finished block, with the block's tensors."""
-    layer = fill(streamed.template(cuts.index), tensors, streamed.dtype).to(streamed.device)
+    layer = streamed.template(cuts.index)
+    for site in (cut.site for cut in cuts.units if cut.site.kind in SUB_BLOCKS):
+        drop(layer, site, streamed.checkpoint.family)
+    layer = fill(layer, tensors, streamed.dtype).to(streamed.device)
     update_heads(layer, streamed.checkpoint.family, streamed.checkpoint.head_dim)
     if "heads" in cuts.widths:
         layer.secateur_heads = cuts.widths["heads"]
