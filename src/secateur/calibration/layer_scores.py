@@ -20,7 +20,7 @@ from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.stream import Stream, batches_of, first_of
 from secateur.calibration.walk import walk
 from secateur.methods.block_influence import BlockInfluence
-from secateur.model.heads import BODY, SEQUENCE, SPAN, head_of
+from secateur.model.heads import BODY, SPAN, head_of, predicts_texts
 from secateur.model.sites import sites_of
 from secateur.model.streamed import StreamedModel
 from secateur.model.surgery import silence
@@ -165,8 +165,7 @@ def leave_out(
         step: called after each layer of each pass, of which there are `passes_of`.
         before: what has gone already, and isn't counted.
     """
-    of_texts = head_of(streamed.checkpoint.whole_config) in (SEQUENCE, SPAN)  # which have few predictions
-    some = tokens if of_texts else first_of(tokens, TOKENS)
+    some = tokens if predicts_texts(streamed.checkpoint.whole_config) else first_of(tokens, TOKENS)
 
     def losses_without(sets: list[frozenset[ModelPart]], said: str) -> list[float]:
         now = [before | gone for gone in sets]

@@ -78,6 +78,11 @@ def head_of(config: Any) -> Head | None:
     return next((head for head in usual if head.of(config) is not None), None)
 
 
+def predicts_texts(config: Any) -> bool:
+    """Whether there is one prediction for a whole text: its class, or where an answer lies."""
+    return head_of(config) in (SEQUENCE, SPAN)
+
+
 def predicts_next(config: Any) -> bool:
     """Whether a model predicts the next token from those before it; so do those that see, which name no such head."""
     return head_of(config) in (CAUSAL, None)

@@ -11,8 +11,8 @@ How it goes, file by file:
                sequences. It begins where the candidate differs from the untouched model, so a piece alone costs
                half a pass. A plain function of plain data, so that
     tasks      maps it to a Ray cluster.
-    predict    What a candidate costs, as a sum over its pieces, each as measured alone; the sum is weighted by kind
-               and depth, fitted to all candidates that were measured. Additive, so that
+    predict    What a candidate costs, as a sum over its pieces, each as measured alone; the sum is weighted by kind,
+               depth, layer and share, fitted to all candidates that were measured. Additive, so that
     programme  an integer programme (scipy's HiGHS) finds the cheapest candidate that keeps every limit, exactly.
     refine     Solve, measure what was found, fit the weights to it, solve again; beside that, the best so far with a
                few of its layers chosen anew at perturbed costs (large neighbourhood search).

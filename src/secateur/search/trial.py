@@ -16,7 +16,7 @@ from secateur.allocation.divergence import compare, predicting
 from secateur.allocation.job import Job
 from secateur.calibration.activations import Activations, MemoryBudget
 from secateur.calibration.stream import Stream, batches_of, first_of
-from secateur.model.heads import SEQUENCE, SPAN, head_of
+from secateur.model.heads import predicts_texts
 from secateur.model.streamed import StreamedModel
 from secateur.search.levels import put_together
 from secateur.search.space import LAYER, Candidate
@@ -147,9 +147,9 @@ def evaluated(tokens: Tensor) -> Tensor:
 def few_of(job: Job) -> int:
     """How many batches pieces alone are measured on: the first, or all where that one has few predictions."""
     batches = _batches(job.tokens if job.counts is None else job.counts)
-    of_texts = head_of(job.streamed.checkpoint.whole_config) in (SEQUENCE, SPAN)
     counted = batches[0].numel() if job.counts is None else int(predicting(batches[0]).sum())
-    return len(batches) if of_texts or counted < ENOUGH else 1
+    alone = not predicts_texts(job.streamed.checkpoint.whole_config) and counted >= ENOUGH
+    return 1 if alone else len(batches)
 
 
 def _batches(tokens: Tensor) -> list[Tensor]:

@@ -15,7 +15,7 @@ from secateur.evaluation.perplexity import check_finite
 from secateur.evaluation.progress import progress
 from secateur.evaluation.tasks.encode import Pair
 from secateur.evaluation.tasks.rows import Row, mask_of, padded, shared_row, together
-from secateur.numerics.divergence import rows_at_once
+from secateur.numerics.divergence import nll_of_each
 from secateur.system.halving import in_parts
 
 TOKENS = {"cpu": 2048}  # that go through a model together
@@ -165,10 +165,4 @@ def _only(model: Any, where: Tensor) -> Iterator[Any]:
 
 def _of_tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each target (n,), fp64 on the CPU, and whether no other token is likelier; logits (n, V)."""
-    nats, greedy = [], []
-    step = rows_at_once(logits)
-    for part, own in zip(logits.split(step), targets.split(step), strict=True):
-        wide = part.float()
-        nats.append((wide.gather(1, own[:, None])[:, 0] - wide.logsumexp(-1)).cpu().double())
-        greedy.append((wide.argmax(-1) == own).cpu())
-    return torch.cat(nats), torch.cat(greedy)
+    return -nll_of_each(logits, targets).cpu().double(), (logits.argmax(-1) == targets).cpu()
