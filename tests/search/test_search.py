@@ -26,7 +26,7 @@ from secateur.search.planned import plan_of
 from secateur.search.prepared import job_of, opened
 from secateur.search.search import search
 from secateur.search.space import BOTH, LEVELS, Candidate, Piece, space_of
-from secateur.search.trial import Trials, evaluated
+from secateur.search.trial import Trials, evaluated, few_of
 from secateur.search.wanted import limits_of, measures_of
 from secateur.system.monitor import Monitor
 from tests.model import tiny
@@ -305,3 +305,24 @@ def test_what_is_measured_holds_for_other_families(family: str, tmp_path: Path) 
     assert got == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=2e-3)
     assert measures.left("params", candidate) == Checkpoint.open(tmp_path / "out").parameters
     assert measures.left("flops", candidate) == flops_of(tmp_path / "out")
+
+
+def test_pieces_alone_are_measured_on_all_text_where_the_first_of_it_has_few_predictions(desk: Path) -> None:
+    monitor = Monitor(CPU, True)
+    inputs, _ = opened(settings(desk, samples=8), CPU, monitor)
+    job = job_of(inputs, monitor, memory_for(inputs.config, CPU), desk)
+    long = job._replace(tokens=torch.zeros(12, 512, dtype=torch.int64))
+    assert few_of(long) == 1
+    counts = torch.zeros(12, 512, dtype=torch.bool)
+    counts[:, -60:] = True  # 120 of the first two sequences: short answers
+    every = few_of(long._replace(counts=counts))
+    assert every > 1
+    counts[:, -70:] = True
+    assert few_of(long._replace(counts=counts)) == 1
+    own = inputs.checkpoint.whole_config
+    named = own.architectures
+    try:
+        own.architectures = ["LlamaForSequenceClassification"]
+        assert few_of(long) == every
+    finally:
+        own.architectures = named
